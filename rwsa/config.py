@@ -1,0 +1,152 @@
+"""Configuration: frozen dataclasses, read from YAML overlays, where every wrong key is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import pydantic
+import pydantic.dataclasses
+import yaml
+
+from rwsa.errors import InputError
+
+T = TypeVar("T")
+_ENVIRONMENT = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen, keyword-only dataclass that validates types and forbids extras."""
+    return pydantic.dataclasses.dataclass(  # type: ignore[return-value]
+        frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid")
+    )(cls)
+
+
+def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
+    """Make a `@config` dataclass from plain values.
+
+    Args:
+        cls: the configuration class.
+        values: nested mappings, as YAML gives them.
+        where: what to call the source in errors, usually the file's name.
+
+    Raises:
+        InputError: naming every unknown, missing or ill-typed key; for an unknown one the nearest
+            valid name.
+    """
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(dict(values))
+    except pydantic.ValidationError as error:
+        lines = "; ".join(_explain(cls, problem) for problem in error.errors())
+        raise InputError(f"{where}: {lines}") from None
+
+
+def _explain(cls: type, problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        name = str(problem["loc"][-1])
+        names = _names_at(cls, problem["loc"][:-1])
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(names)}"
+        return f"unknown key '{key}'; {hint}"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"missing key '{key}'"
+    return f"'{key}' is {problem['input']!r}: {problem['msg']}"
+
+
+def _names_at(cls: Any, location: tuple[Any, ...]) -> list[str]:
+    """Field names of the dataclass found by following `location` from `cls`."""
+    for part in location:
+        if dataclasses.is_dataclass(cls):
+            hints = pydantic.TypeAdapter(cls).core_schema  # resolves string annotations once
+            del hints
+            field = cls.__pydantic_fields__.get(part)  # type: ignore[union-attr]
+            cls = field.annotation if field is not None else cls
+        cls = next((a for a in getattr(cls, "__args__", ()) if dataclasses.is_dataclass(a)), cls)
+    return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; `${NAME}` and `${NAME:-default}` are taken from the environment.
+
+    Raises:
+        InputError: the file is missing, is not YAML, is not a mapping, or names an unset variable.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    try:
+        values = yaml.safe_load(_ENVIRONMENT.sub(lambda m: _environment(m, path), text))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must hold a mapping of keys to values, not {type(values).__name__}")
+    return values
+
+
+def _environment(match: re.Match[str], path: Path) -> str:
+    name, default = match.group(1), match.group(2)
+    value = os.environ.get(name, default)
+    if value is None:
+        raise InputError(f"{path}: uses ${{{name}}}, which is not set; export {name}=…")
+    return value
+
+
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `overlay` laid over it; mappings merge, everything else is replaced."""
+    merged = dict(base)
+    for key, value in overlay.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def setting(text: str) -> dict[str, Any]:
+    """Turn `a.b=v` (v in YAML) into `{"a": {"b": v}}`.
+
+    Raises:
+        InputError: there is no `=`, or a part of the name is empty.
+    """
+    name, equals, value = text.partition("=")
+    parts = name.strip().split(".")
+    if not equals or not all(parts):
+        raise InputError(f"--set {text}: must read key.subkey=value")
+    nested: Any = yaml.safe_load(value)
+    for part in reversed(parts):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def read_config(cls: type[T], paths: Iterable[Path], settings: Iterable[str] = ()) -> T:
+    """Read YAML overlays in order, then `a.b=v` settings, into one configuration.
+
+    Raises:
+        InputError: see `read_yaml`, `setting` and `build`.
+    """
+    paths, values = list(paths), {}
+    for path in paths:
+        values = merge(values, read_yaml(path))
+    for text in settings:
+        values = merge(values, setting(text))
+    return build(cls, values, where=" + ".join(path.name for path in paths) or "settings")
+
+
+def as_mapping(value: Any) -> dict[str, Any]:
+    """A configuration as plain nested mappings, ready for YAML or JSON."""
+    return json.loads(pydantic.TypeAdapter(type(value)).dump_json(value))
+
+
+def config_hash(value: Any) -> str:
+    """Twelve hexadecimal digits that identify a configuration, whatever the order of its keys."""
+    text = json.dumps(as_mapping(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
