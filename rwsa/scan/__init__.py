@@ -1,0 +1,98 @@
+"""The selective scan of Mamba-1: one function, several backends.
+
+`reference` is a plain torch loop and defines the truth; `cpu` is compiled by numba at its first use;
+`mamba_ssm` is the CUDA kernel of the mamba-ssm package, where it is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from rwsa.errors import InputError
+
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor | None = None,
+    *,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Scan h_t = exp(δ_t A) h_{t-1} + δ_t B_t u_t; y_t = C_t·h_t + D u_t, times SiLU(z_t) where given.
+
+    Source: Gu & Dao 2023, "Mamba", Algorithm 2, with zero-order hold for A and Euler's rule for B.
+
+    Args:
+        u: input `[..., length, channel]`. Any leading batch dimensions; an axis that lies second to
+            last but one in memory (a time axis seen through `transpose`) is scanned where it lies.
+        delta: step sizes, after their softplus, shaped as u.
+        A: `[channel, state]`, negative.
+        B, C: `[..., length, state]`.
+        D: `[channel]`.
+        z: gate, shaped as u.
+        reverse: scan from the last step to the first (the same as flip, scan, flip).
+        backend: `auto`, `reference`, `cpu` or `mamba_ssm`.
+
+    Returns:
+        y, shaped as u.
+
+    Raises:
+        InputError: the backend is unknown, or is not available here.
+    """
+    chosen = choose_backend(u.device) if backend == "auto" else _named(backend, u.device)
+    return _load(chosen)(u, delta, A, B, C, D, z, reverse)
+
+
+def choose_backend(device: torch.device) -> str:
+    """The fastest backend that can run on `device`."""
+    missing = missing_backends(device)
+    return next(name for name in ("mamba_ssm", "cpu", "reference") if name not in missing)
+
+
+def missing_backends(device: torch.device) -> dict[str, str]:
+    """Backends that cannot run on `device`, with the reason."""
+    missing = {}
+    if device.type != "cpu":
+        missing["cpu"] = f"runs on the CPU, not on {device.type}"
+    if device.type != "cuda":
+        missing["mamba_ssm"] = f"needs a CUDA device, not {device.type}"
+    elif find_spec("selective_scan_cuda") is None:
+        missing["mamba_ssm"] = "the package's Mamba-1 kernel is not installed (pip install 'rwsa[cuda]')"
+    return missing
+
+
+BACKENDS = ("reference", "cpu", "mamba_ssm")
+
+
+def _named(backend: str, device: torch.device) -> str:
+    if backend not in BACKENDS:
+        raise InputError(f"scan backend '{backend}' is unknown; choose auto, {', '.join(BACKENDS)}")
+    missing = missing_backends(device)
+    if backend in missing:
+        raise InputError(f"scan backend '{backend}' is not available: {missing[backend]}; choose auto")
+    return backend
+
+
+def _load(name: str) -> Scan:
+    if name == "cpu":
+        from rwsa.scan.cpu import selective_scan_cpu
+
+        return selective_scan_cpu
+    if name == "mamba_ssm":
+        from rwsa.scan.mamba_ssm import selective_scan_mamba_ssm
+
+        return selective_scan_mamba_ssm
+    from rwsa.scan.reference import selective_scan_reference
+
+    return selective_scan_reference

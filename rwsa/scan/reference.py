@@ -1,0 +1,26 @@
+"""The selective scan as a plain loop over time. Slow, differentiable, any dtype: it defines the truth."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def selective_scan_reference(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, reverse: bool
+) -> Tensor:
+    """See `rwsa.scan.selective_scan`; every shape there holds here."""
+    if reverse:
+        u, delta, B, C = (x.flip(-2) for x in (u, delta, B, C))
+    decay = torch.exp(delta.unsqueeze(-1) * A)
+    drive = (delta * u).unsqueeze(-1) * B.unsqueeze(-2)
+    state = torch.zeros_like(decay.select(-3, 0))
+    outputs = []
+    for t in range(u.shape[-2]):
+        state = decay.select(-3, t) * state + drive.select(-3, t)
+        outputs.append((state * C.select(-2, t).unsqueeze(-2)).sum(-1))
+    y = torch.stack(outputs, dim=-2) + D * u
+    if reverse:
+        y = y.flip(-2)
+    return y if z is None else y * F.silu(z)
