@@ -1,0 +1,112 @@
+"""The losses of arXiv 2510.01958 by name; their weights are keyed alike.
+
+All spectra are compressed. Legend: B batch, F frequency bins, T frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from rwsa.config import config
+from rwsa.spectral import SpectralConfig, complex_parts, istft, stft
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+@config
+class LossWeights:
+    """Weights of the generator's losses. With `metric` 0 no discriminator is built at all."""
+
+    metric: Weight = 0.05
+    magnitude: Weight = 0.9
+    phase: Weight = 0.3
+    complex: Weight = 0.1
+    time: Weight = 0.2
+    consistency: Weight = 0.1
+
+
+def spectral_losses(
+    mag_BFT: Tensor, pha_BFT: Tensor, clean: Tensor, spectral: SpectralConfig
+) -> dict[str, Tensor]:
+    """Every unweighted loss of the generator but the discriminator's, each a scalar.
+
+    Args:
+        mag_BFT, pha_BFT: the model's output.
+        clean: the clean signal `[B, samples]`, normalised as the noisy one was.
+        spectral: the STFT's geometry.
+
+    Returns:
+        magnitude, complex, time, consistency; phase, and the three parts it is the sum of.
+    """
+    clean_mag, clean_pha = stft(clean, spectral)
+    wav = istft(mag_BFT, pha_BFT, spectral, clean.shape[-1])
+    again = complex_parts(*stft(wav, spectral, epsilon=1e-10))
+    predicted = complex_parts(mag_BFT, pha_BFT)
+    parts = phase_losses(pha_BFT, clean_pha)
+    return {
+        "magnitude": F.mse_loss(mag_BFT, clean_mag),
+        "complex": 2 * F.mse_loss(predicted, complex_parts(clean_mag, clean_pha)),
+        "time": F.l1_loss(wav, clean),
+        "consistency": 2 * F.mse_loss(predicted, again),
+        "phase": torch.stack(list(parts.values())).sum(),
+        **parts,
+    }
+
+
+def phase_losses(pha_BFT: Tensor, clean_BFT: Tensor) -> dict[str, Tensor]:
+    """Anti-wrapped means of the phase difference and of its steps along frequency and time.
+
+    Source: Ai & Ling 2023, equations 8 to 10, as the paper's authors compute them: the first bin
+    (frame) has no neighbour, enters as its own raw phase, and counts in the mean.
+    """
+    difference = pha_BFT - clean_BFT
+    return {
+        "instantaneous_phase": _anti_wrap(difference).mean(),
+        "group_delay": _anti_wrap(_steps(difference, dim=1)).mean(),
+        "instantaneous_angular_frequency": _anti_wrap(_steps(difference, dim=2)).mean(),
+    }
+
+
+def _steps(x: Tensor, dim: int) -> Tensor:
+    """Differences along `dim`, the first element kept, so that the length is."""
+    return torch.cat((x.narrow(dim, 0, 1), x.diff(dim=dim)), dim=dim)
+
+
+def _anti_wrap(x: Tensor) -> Tensor:
+    return (x - torch.round(x / math.tau) * math.tau).abs()
+
+
+def metric_loss(score: Tensor) -> Tensor:
+    """The generator's: D(clean, enhanced) should be 1."""
+    return F.mse_loss(score, torch.ones_like(score))
+
+
+def discriminator_losses(clean_score: Tensor, enhanced_score: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """The discriminator's: D(clean, clean) should be 1, D(clean, enhanced) the scaled PESQ.
+
+    Args:
+        clean_score, enhanced_score: the discriminator's output, `[B]`.
+        target: scaled PESQ `[B]`; NaN where PESQ refused the clip, which then drops out of the mean.
+
+    Returns:
+        discriminator_clean and discriminator_enhanced. The latter is 0 where every clip was refused.
+    """
+    known = torch.isfinite(target)
+    errors = torch.where(known, enhanced_score - torch.where(known, target, 0.0), 0.0)
+    return {
+        "discriminator_clean": F.mse_loss(clean_score, torch.ones_like(clean_score)),
+        "discriminator_enhanced": errors.square().sum() / known.sum().clamp(min=1),
+    }
+
+
+def weighted_total(losses: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
+    """Sum of weight times loss over the weights' keys that have a loss."""
+    terms = [getattr(weights, name) * losses[name] for name in weights.__dataclass_fields__ if name in losses]
+    return torch.stack(terms).sum()

@@ -1,0 +1,41 @@
+"""The metric discriminator: guesses a PESQ score, scaled to 0…1, from two compressed magnitudes.
+
+Source: Fu et al. 2019, MetricGAN, in CMGAN's form. Legend: B batch, F frequency bins, T frames.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+PESQ_LOWEST, PESQ_RANGE = 1.0, 3.5
+
+
+def scaled_pesq(pesq: Tensor) -> Tensor:
+    """(PESQ - 1) / 3.5: the discriminator's target, about 0…1 over wide-band PESQ's range."""
+    return (pesq - PESQ_LOWEST) / PESQ_RANGE
+
+
+class MetricDiscriminator(nn.Module):
+    """Four strided convolutions, a global maximum and two linear layers, all spectral-normed."""
+
+    def __init__(self, channels: int = 16, dropout: float = 0.3) -> None:
+        super().__init__()
+        widths = [2, channels, 2 * channels, 4 * channels, 8 * channels]
+        layers: list[nn.Module] = []
+        for width, wider in zip(widths, widths[1:], strict=False):
+            conv = nn.Conv2d(width, wider, 4, stride=2, padding=1, bias=False)
+            layers += [spectral_norm(conv), nn.InstanceNorm2d(wider, affine=True), nn.PReLU(wider)]
+        self.convolutions = nn.Sequential(*layers)
+        self.hidden = spectral_norm(nn.Linear(widths[-1], 4 * channels))
+        self.dropout = nn.Dropout(dropout)
+        self.act = nn.PReLU(4 * channels)
+        self.score = spectral_norm(nn.Linear(4 * channels, 1))
+        self.slope = nn.Parameter(torch.ones(1))
+
+    def forward(self, clean_BFT: Tensor, other_BFT: Tensor) -> Tensor:
+        """Scaled PESQ `[B]` of `other` against `clean`, both compressed magnitudes; between 0 and 1."""
+        x = self.convolutions(torch.stack((clean_BFT, other_BFT), dim=1)).amax((2, 3))
+        x = self.score(self.act(self.dropout(self.hidden(x))))
+        return torch.sigmoid(self.slope * x).squeeze(1)

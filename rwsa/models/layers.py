@@ -1,0 +1,186 @@
+"""Convolutional parts of the U-Net: dense block, patch embedding, resampling, decoders.
+
+Tensors are `[B, C, T, F]`, kept in `torch.channels_last`, so that the sequence blocks between the
+convolutions see `[B, T, F, C]` without a copy.
+
+Legend: B batch, C channels, T frames, F frequency bins.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def norm_act(channels: int) -> tuple[nn.Module, nn.Module]:
+    """Affine instance norm and a PReLU with one slope per channel."""
+    return nn.InstanceNorm2d(channels, affine=True), nn.PReLU(channels)
+
+
+class DenseBlock(nn.Module):
+    """Four dilated 3×3 convolutions (1, 2, 4, 8 in time), each fed by all before it: [new, old]."""
+
+    def __init__(self, channels: int, layers: int = 4) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels * (i + 1), channels, 3, dilation=(2**i, 1), padding=(2**i, 1)),
+                *norm_act(channels),
+            )
+            for i in range(layers)
+        )
+
+    def forward(self, x_BCTF: Tensor) -> Tensor:
+        seen = new = x_BCTF
+        for layer in self.layers:
+            new = layer(seen)
+            seen = torch.cat((new, seen), dim=1)
+        return new
+
+
+class DenseEncoder(nn.Module):
+    """Magnitude and phase to features at half the frequency resolution."""
+
+    def __init__(self, channels: int, inputs: int = 2) -> None:
+        super().__init__()
+        self.widen = nn.Sequential(nn.Conv2d(inputs, channels, 1), *norm_act(channels))
+        self.dense = DenseBlock(channels)
+        self.halve = nn.Sequential(
+            nn.Conv2d(channels, channels, (1, 3), stride=(1, 2), padding=(0, 1)), *norm_act(channels)
+        )
+
+    def forward(self, x_BCTF: Tensor) -> Tensor:
+        return self.halve(self.dense(self.widen(x_BCTF)))
+
+
+class DeformableConv(nn.Module):
+    """Depthwise deformable 3×3 convolution; offsets are given, zeros lie outside.
+
+    Source: Dai et al. 2017. Offset channels 2k and 2k+1 are dy and dx of tap k, taps in row-major order.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, 3, 3))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def forward(self, x_BCTF: Tensor, offset_BKTF: Tensor) -> Tensor:
+        batch, channels, frames, bins = x_BCTF.shape
+        grid = self._sampling_grid(offset_BKTF, frames, bins)
+        taps = F.grid_sample(x_BCTF, grid, padding_mode="zeros", align_corners=True)
+        taps = taps.view(batch, channels, frames, 9, bins)
+        return torch.einsum("bctkf,ck->bctf", taps, self.weight.flatten(1))
+
+    @staticmethod
+    def _sampling_grid(offset_BKTF: Tensor, frames: int, bins: int) -> Tensor:
+        """Where each tap of each position looks, in grid_sample's ±1 coordinates: `[B, T·9, F, 2]`."""
+        device, dtype = offset_BKTF.device, offset_BKTF.dtype
+        reach = torch.arange(-1, 2, device=device, dtype=dtype)
+        t = torch.arange(frames, device=device, dtype=dtype).view(-1, 1, 1)
+        f = torch.arange(bins, device=device, dtype=dtype)
+        offset = offset_BKTF.unflatten(1, (9, 2)).permute(0, 3, 1, 4, 2)  # B T 9 F (dy, dx)
+        t = t + reach.repeat_interleave(3).view(1, 9, 1) + offset[..., 0]
+        f = f + reach.repeat(3).view(1, 9, 1) + offset[..., 1]
+        grid = torch.stack((f * (2 / max(bins - 1, 1)) - 1, t * (2 / max(frames - 1, 1)) - 1), dim=-1)
+        return grid.flatten(1, 2)
+
+
+class PatchEmbed(nn.Module):
+    """Deformable depthwise convolution with learnt offsets within ±1, a 1×1 convolution, Hardswish."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.offset = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            nn.Conv2d(channels, 18, 1, bias=False),
+        )
+        self.deform = DeformableConv(channels)
+        self.mix = nn.Conv2d(channels, channels, 1, bias=False)
+
+    def forward(self, x_BCTF: Tensor) -> Tensor:
+        offset = self.offset(x_BCTF).clamp(-1, 1)
+        return F.hardswish(self.mix(self.deform(x_BCTF, offset)))
+
+
+class Downsample(nn.Module):
+    """Halve T and F: depthwise 3×3, pointwise to a quarter of the new width, pixel-unshuffle."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            nn.Conv2d(channels, out_channels // 4, 1, bias=False),
+            nn.PixelUnshuffle(2),
+        )
+
+    def forward(self, x_BCTF: Tensor) -> Tensor:
+        return self.body(x_BCTF)
+
+
+class Upsample(nn.Module):
+    """Double T and F: depthwise 3×3, pointwise to four times the new width, pixel-shuffle."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            nn.Conv2d(channels, out_channels * 4, 1, bias=False),
+            nn.PixelShuffle(2),
+        )
+
+    def forward(self, x_BCTF: Tensor) -> Tensor:
+        return self.body(x_BCTF)
+
+
+class FrequencyUpsample(nn.Module):
+    """Double F: 1×1 convolution to 4C, pixel-shuffle, depthwise (1, 3) with stride (2, 1).
+
+    The stride drops every odd frame that the shuffle made, so half of the 1×1 convolution's channels
+    never reach the output. They are not computed; their weights stay, as the published ones have them.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.expand = nn.Conv2d(channels, channels * 4, 1, bias=False)
+        self.smooth = nn.Conv2d(channels, channels, (1, 3), padding=(0, 1), groups=channels, bias=False)
+
+    def forward(self, x_BCTF: Tensor) -> Tensor:
+        even = self.expand.weight.unflatten(0, (self.channels, 2, 2))[:, 0].flatten(0, 1)
+        x = F.conv2d(x_BCTF, even).unflatten(1, (self.channels, 2))
+        return self.smooth(x.permute(0, 1, 3, 4, 2).flatten(3))
+
+
+class MagnitudeDecoder(nn.Module):
+    """Features to a mask on the compressed magnitude, by a learnable sigmoid per frequency (β = 2)."""
+
+    def __init__(self, channels: int, bins: int, beta: float = 2.0) -> None:
+        super().__init__()
+        self.dense = DenseBlock(channels)
+        self.upsample = FrequencyUpsample(channels)
+        self.to_mask = nn.Sequential(nn.Conv2d(channels, 1, 1), *norm_act(1), nn.Conv2d(1, 1, 1))
+        self.slope = nn.Parameter(torch.ones(bins, 1))
+        self.beta = beta
+
+    def forward(self, x_BCTF: Tensor) -> Tensor:
+        """Returns mask_BFT, between 0 and β."""
+        logits_BFT = self.to_mask(self.upsample(self.dense(x_BCTF))).squeeze(1).transpose(1, 2)
+        return self.beta * torch.sigmoid(self.slope * logits_BFT)
+
+
+class PhaseDecoder(nn.Module):
+    """Features to a phase, as the angle of two 1×1 convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dense = DenseBlock(channels)
+        self.upsample = FrequencyUpsample(channels)
+        self.norm_act = nn.Sequential(*norm_act(channels))
+        self.real = nn.Conv2d(channels, 1, 1)
+        self.imaginary = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, x_BCTF: Tensor) -> Tensor:
+        """Returns pha_BFT in radians."""
+        x = self.norm_act(self.upsample(self.dense(x_BCTF)))
+        return torch.atan2(self.imaginary(x), self.real(x)).squeeze(1).transpose(1, 2)

@@ -1,0 +1,116 @@
+"""Weights on disk: safetensors with the configuration inside. Nothing is ever unpickled as code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rwsa.config import as_mapping, build
+from rwsa.errors import InputError
+from rwsa.files import written_aside
+from rwsa.models.config import SIZES, ModelConfig, size
+from rwsa.models.official import is_official, read_official
+from rwsa.models.unet import RWSAMambaUNet
+
+
+def build_model(config: ModelConfig, *, seed: int = 0) -> RWSAMambaUNet:
+    """A model with fresh weights, the same for the same seed; the global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return RWSAMambaUNet(config)
+
+
+def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> RWSAMambaUNet:
+    """A model in eval mode.
+
+    Args:
+        source: a size (`nano`, `xs`, `s`, `m`: fresh weights of seed 0), a `.safetensors` file that
+            `save_model` wrote, or a checkpoint in the paper's published format.
+        device: where to put it.
+
+    Raises:
+        InputError: there is no such size or file, it is neither format, or its weights do not fit.
+    """
+    path = Path(source)
+    if not path.exists():
+        if path.suffix:
+            raise InputError(f"{path}: no such file; give weights, or a size ({', '.join(SIZES)})")
+        return build_model(size(str(source))).to(device).eval()
+    if path.suffix == ".safetensors":
+        config, weights = _read_safetensors(path)
+    else:
+        config, weights = _read_published(path)
+    model = build_model(config)
+    load_weights(model, weights, where=str(path))
+    return model.to(device).eval()
+
+
+def save_model(path: Path, model: RWSAMambaUNet, about: Mapping[str, Any] | None = None) -> None:
+    """Write weights and configuration atomically.
+
+    Args:
+        path: a `.safetensors` file.
+        model: shared modules are stored once.
+        about: what else to say in the file (steps, data, commit), as JSON.
+    """
+    metadata = {"config": json.dumps(as_mapping(model.config)), "about": json.dumps(dict(about or {}))}
+    tensors = {name: tensor.contiguous() for name, tensor in weights_of(model).items()}
+    with written_aside(path) as aside:
+        save_file(tensors, aside, metadata=metadata)
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, a shared one once under its first name."""
+    named = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name: tensor.detach() for name, tensor in named.items()}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy weights into a model, strictly: every name there and no other, every shape the same.
+
+    Raises:
+        InputError: listing what is missing, left over or misshapen; the model is then untouched.
+    """
+    own = weights_of(model)
+    problems = [f"missing {name}" for name in own.keys() - weights.keys()]
+    problems += [f"unexpected {name}" for name in weights.keys() - own.keys()]
+    problems += [
+        f"{name} is {list(weights[name].shape)} where {list(own[name].shape)} is expected"
+        for name in own.keys() & weights.keys()
+        if weights[name].shape != own[name].shape
+    ]
+    if problems:
+        raise InputError(f"{where}: weights do not fit the model: {'; '.join(sorted(problems))}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
+
+
+def _read_safetensors(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+    if "config" not in metadata:
+        raise InputError(f"{path}: holds no model configuration; it was not written by this project")
+    return build(ModelConfig, json.loads(metadata["config"]), where=str(path)), weights
+
+
+def _read_published(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise InputError(f"{path}: neither safetensors nor a checkpoint of plain tensors ({error})") from error
+    if not isinstance(state, Mapping) or not is_official(state):
+        raise InputError(f"{path}: not the published format, which is {{'generator': weights}}")
+    return read_official(state["generator"], where=str(path))

@@ -1,0 +1,90 @@
+"""The only STFT and inverse STFT, with the power-law compression of the magnitude.
+
+Legend: B batch, F frequency bins, T frames.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rwsa.config import config
+
+SAMPLE_RATE_HZ = 16000
+
+
+@config
+class SpectralConfig:
+    """STFT geometry. The defaults are the paper's: 30,600 samples give 256 frames of 256 bins."""
+
+    n_fft: Annotated[int, Field(gt=0)] = 510
+    hop_samples: Annotated[int, Field(gt=0)] = 120
+    window_samples: Annotated[int, Field(gt=0)] = 510
+    compression: Annotated[float, Field(gt=0, le=1)] = 0.3
+
+    @property
+    def bins(self) -> int:
+        return self.n_fft // 2 + 1
+
+    def frames(self, samples: int) -> int:
+        """Frames of a signal of `samples` samples."""
+        return samples // self.hop_samples + 1
+
+    def samples(self, frames: int) -> int:
+        """The shortest signal that has `frames` frames."""
+        return (frames - 1) * self.hop_samples
+
+
+def stft(wav: Tensor, config: SpectralConfig, *, epsilon: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Compressed magnitude and phase of a signal.
+
+    Args:
+        wav: `[B, samples]`.
+        config: geometry; Hann window, centred, reflecting at the ends.
+        epsilon: added to the squared magnitude and to both parts of the phase, so that gradients stay
+            finite at silence. The paper's consistency loss uses 1e-10; everything else uses 0.
+
+    Returns:
+        mag_BFT: |X|^compression.
+        pha_BFT: angle in radians.
+    """
+    window = torch.hann_window(config.window_samples, device=wav.device, dtype=wav.dtype)
+    spectrum = torch.stft(
+        wav,
+        config.n_fft,
+        config.hop_samples,
+        config.window_samples,
+        window,
+        center=True,
+        pad_mode="reflect",
+        return_complex=True,
+    )
+    re, im = spectrum.real, spectrum.imag
+    if epsilon:
+        mag = torch.sqrt(re.square() + im.square() + epsilon)
+        return mag.pow(config.compression), torch.atan2(im + epsilon, re + epsilon)
+    return spectrum.abs().pow(config.compression), torch.atan2(im, re)
+
+
+def istft(mag_BFT: Tensor, pha_BFT: Tensor, config: SpectralConfig, samples: int | None = None) -> Tensor:
+    """Signal `[B, samples]` of a compressed magnitude and phase; the inverse of `stft`."""
+    window = torch.hann_window(config.window_samples, device=mag_BFT.device, dtype=mag_BFT.dtype)
+    mag = mag_BFT.pow(1.0 / config.compression)
+    spectrum = torch.complex(mag * torch.cos(pha_BFT), mag * torch.sin(pha_BFT))
+    return torch.istft(
+        spectrum,
+        config.n_fft,
+        config.hop_samples,
+        config.window_samples,
+        window,
+        center=True,
+        length=samples,
+    )
+
+
+def complex_parts(mag_BFT: Tensor, pha_BFT: Tensor) -> Tensor:
+    """Real and imaginary part of a compressed spectrum, stacked last: `[B, F, T, 2]`."""
+    return torch.stack((mag_BFT * torch.cos(pha_BFT), mag_BFT * torch.sin(pha_BFT)), dim=-1)
