@@ -1,0 +1,298 @@
+"""Scores of a folder of enhanced clips against a folder of clean ones."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from rwsa.audio import find_audio, read_audio, resample
+from rwsa.errors import InputError
+from rwsa.metrics import (
+    METRICS,
+    SAMPLE_RATE_HZ,
+    Failure,
+    Summary,
+    check,
+    floored_by_silence,
+    score,
+    summarise,
+)
+
+FOLDER_METRICS = ("pesq", "ssnr", "estoi", "si_sdr", "csig", "cbak", "covl")
+_LISTED_FAILURES = 20
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFailure:
+    """A clip, or one metric of it, that could not be scored; `metric` is None for the whole clip."""
+
+    file: str
+    metric: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {'' if self.metric is None else self.metric + ': '}{self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderScores:
+    """What `score_folders` found.
+
+    Attributes:
+        clips: file, as named in the clean folder, to metric to value or failure; sorted by file.
+        summaries: for each metric its mean over values, their count and the failures.
+        failures: all of them, those of files that exist on one side only included.
+        resampled: files that were not at 16 kHz, in either folder.
+        floored: files whose CSIG and COVL are 1 for digital silence alone; see `rwsa.metrics.composite.llr`.
+    """
+
+    clips: dict[str, dict[str, float | Failure]]
+    summaries: dict[str, Summary]
+    failures: tuple[ClipFailure, ...]
+    resampled: tuple[str, ...]
+    floored: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for `rwsa.files.write_json`; what failed is null in `clips` and told in `failures`."""
+        return {
+            "clips": {
+                file: {name: None if isinstance(value, Failure) else value for name, value in row.items()}
+                for file, row in self.clips.items()
+            },
+            "mean": {name: summary.mean for name, summary in self.summaries.items()},
+            "counts": {name: summary.count for name, summary in self.summaries.items()},
+            "failures": [asdict(failure) for failure in self.failures],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """A clip to score; `fault` says what keeps it from being scored, if anything does."""
+
+    file: str
+    clean: Path
+    enhanced: Path
+    metrics: tuple[str, ...]
+    fault: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ClipScores:
+    file: str
+    row: dict[str, float | Failure]
+    failures: tuple[ClipFailure, ...]
+    resampled: bool = False
+    floored: bool = False
+
+
+def score_folders(
+    clean: Path,
+    enhanced: Path,
+    *,
+    metrics: Sequence[str] = FOLDER_METRICS,
+    workers: int | None = None,
+    strict: bool = False,
+) -> FolderScores:
+    """Score every clip of `enhanced` against the clip of the same name in `clean`.
+
+    Files are paired by their path below the folder, extension aside. Clips at other rates are resampled
+    to 16 kHz first. A clip that cannot be scored is a failure with its reason, and the job goes on.
+
+    Args:
+        clean, enhanced: folders, searched recursively.
+        metrics: names from `rwsa.metrics.METRICS`.
+        workers: processes, one thread each; by default one a core. 1 scores in this process.
+        strict: end at the first failure.
+
+    Raises:
+        InputError: a folder is missing, empty or has no file in common with the other; a metric is
+            unknown or its package missing; a worker was killed; with `strict`, the first failure.
+    """
+    names = tuple(metrics)
+    workers = workers if workers is not None else os.cpu_count() or 1
+    if workers < 1:
+        raise InputError(f"--workers is {workers}; at least 1 process is needed")
+    check(names)
+    pairs, extra = _pair(clean, enhanced, names)
+    if strict:
+        _refuse([*extra, *(_whole(pair.file, pair.fault) for pair in pairs if pair.fault is not None)])
+    results = []
+    with closing(_scored(pairs, workers)) as scored:
+        for result in tqdm(scored, total=len(pairs), desc="score", unit="clip", disable=None):
+            if strict:
+                _refuse(result.failures)
+            results.append(result)
+    failures = [*(failure for result in results for failure in result.failures), *extra]
+    return FolderScores(
+        clips={result.file: result.row for result in results},
+        summaries=summarise(result.row for result in results),
+        failures=tuple(sorted(failures, key=lambda failure: failure.file)),
+        resampled=tuple(result.file for result in results if result.resampled),
+        floored=tuple(result.file for result in results if result.floored),
+    )
+
+
+def _refuse(failures: Sequence[ClipFailure]) -> None:
+    if failures:
+        raise InputError(f"{failures[0]}; correct or remove the file, or run without --strict")
+
+
+def _pair(clean: Path, enhanced: Path, metrics: tuple[str, ...]) -> tuple[list[_Pair], list[ClipFailure]]:
+    """One pair a clean file, and the enhanced files that no clean file asks for."""
+    references, estimates = _by_stem(clean), _by_stem(enhanced)
+    if not references.keys() & estimates.keys():
+        raise InputError(
+            f"{enhanced}: no file is named as one in {clean}; names must agree, extension aside "
+            f"(for example {next(iter(estimates))} and {next(iter(references))})"
+        )
+    pairs = []
+    for stem, files in references.items():
+        partners = estimates.get(stem, [])
+        fault = _pairing_fault(files, clean, partners, enhanced)
+        pairs += [
+            _Pair(
+                file=path.relative_to(clean).as_posix(),
+                clean=path,
+                enhanced=partners[0] if partners else enhanced,
+                metrics=metrics,
+                fault=fault,
+            )
+            for path in files
+        ]
+    extra = [
+        _whole(path.relative_to(enhanced).as_posix(), f"not in {clean}")
+        for stem in estimates.keys() - references.keys()
+        for path in estimates[stem]
+    ]
+    return sorted(pairs, key=lambda pair: pair.file), sorted(extra, key=lambda failure: failure.file)
+
+
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    files: dict[str, list[Path]] = {}
+    for path in find_audio(folder):
+        files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    return files
+
+
+def _pairing_fault(files: list[Path], clean: Path, partners: list[Path], enhanced: Path) -> str | None:
+    if not partners:
+        return f"not in {enhanced}"
+    for folder, same in ((clean, files), (enhanced, partners)):
+        if len(same) > 1:
+            return f"{folder} holds {' and '.join(path.name for path in same)}; keep one"
+    return None
+
+
+def _scored(pairs: list[_Pair], workers: int) -> Generator[_ClipScores, None, None]:
+    """Results in the order of `pairs`."""
+    workers = min(workers, len(pairs))
+    if workers == 1:
+        yield from map(_score_pair, pairs)
+        return
+    # Spawned, never forked: numba's or torch's threads may live in this process, and a fork breaks them.
+    context = multiprocessing.get_context("spawn")
+    with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context) as pool:
+        try:
+            yield from pool.map(_score_pair, pairs)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a scoring process was killed, most likely for memory; use fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let processes started in the block use one thread.
+
+    BLAS and OpenMP read the environment as they load, so setting it inside the child comes too late.
+    """
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _score_pair(pair: _Pair) -> _ClipScores:
+    if pair.fault is not None:
+        return _unscored(pair, pair.fault)
+    try:
+        (clean, from_other_rate), (enhanced, also_from_other) = _read(pair.clean), _read(pair.enhanced)
+    except InputError as error:
+        return _unscored(pair, str(error))
+    if len(clean) != len(enhanced):
+        return _unscored(pair, f"clean has {len(clean)} samples at 16 kHz, enhanced {len(enhanced)}")
+    row = score(clean, enhanced, pair.metrics)
+    rated = row.keys() & {"csig", "covl"}
+    return _ClipScores(
+        file=pair.file,
+        row=row,
+        failures=_failures(pair.file, row),
+        resampled=from_other_rate or also_from_other,
+        floored=any(row[name] == 1.0 for name in rated) and floored_by_silence(clean, enhanced),
+    )
+
+
+def _read(path: Path) -> tuple[np.ndarray, bool]:
+    """A mono clip at 16 kHz, `[samples]`, and whether it was at another rate."""
+    wav, rate_hz = read_audio(path)
+    if len(wav) != 1:
+        raise InputError(f"{path}: has {len(wav)} channels where one is expected; mix it down first")
+    return resample(wav[0], rate_hz, SAMPLE_RATE_HZ), rate_hz != SAMPLE_RATE_HZ
+
+
+def _unscored(pair: _Pair, reason: str) -> _ClipScores:
+    row: dict[str, float | Failure] = dict.fromkeys(pair.metrics, Failure(reason))
+    return _ClipScores(file=pair.file, row=row, failures=(_whole(pair.file, reason),))
+
+
+def _whole(file: str, reason: str) -> ClipFailure:
+    return ClipFailure(file=file, metric=None, reason=reason)
+
+
+def _failures(file: str, row: dict[str, float | Failure]) -> tuple[ClipFailure, ...]:
+    """One entry a failed metric, or one for the clip where all failed for one reason (silence, NaN)."""
+    failed = {name: value.reason for name, value in row.items() if isinstance(value, Failure)}
+    reasons = set(failed.values())
+    if len(failed) == len(row) and len(reasons) == 1:
+        return (_whole(file, reasons.pop()),)
+    return tuple(ClipFailure(file=file, metric=name, reason=reason) for name, reason in failed.items())
+
+
+def format_table(scores: FolderScores) -> str:
+    """Means with counts, then what failed and why, for a terminal."""
+    lines = [f"{'metric':<8}{'mean':>10}  {'unit':<8}{'clips':>6}{'failed':>8}"]
+    for name, summary in scores.summaries.items():
+        mean = "–" if summary.mean is None else f"{summary.mean:.3f}"
+        unit = METRICS[name].unit
+        lines.append(f"{name:<8}{mean:>10}  {unit:<8}{summary.count:>6}{summary.failures:>8}")
+    lines += _listing("failures", [str(failure) for failure in scores.failures])
+    lines += _listing("resampled to 16 kHz before scoring", scores.resampled)
+    lines += _listing("CSIG and COVL are 1 for digital silence alone, as CMGAN gives them", scores.floored)
+    return "\n".join(lines)
+
+
+def _listing(title: str, entries: Sequence[str]) -> list[str]:
+    if not entries:
+        return []
+    left_off = len(entries) - _LISTED_FAILURES
+    more = [f"  … and {left_off} more"] if left_off > 0 else []
+    return [f"{title} ({len(entries)}):", *(f"  {entry}" for entry in entries[:_LISTED_FAILURES]), *more]
