@@ -1,0 +1,109 @@
+"""Noises that the field generates: babble, speech-shaped, coloured and mains hum.
+
+Arrays are mono float32 `[samples]`; every generator ends at the level `RMS`, below full scale. All
+randomness comes from the generator passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rwsa.audio import resample, rms
+
+RMS = 0.05
+# Power falls as 1/f to this exponent (Voss & Clarke 1975 for pink; the others by the usual names).
+COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0, "blue": -1.0}
+_LOWEST_HZ = 30.0
+_SPECTRUM_WINDOW = 512
+_MAINS_HZ = (50.0, 60.0)
+_BABBLE_SPEED = (0.84, 1.19)
+_BABBLE_TALKERS = (3, 8)
+
+
+def coloured(rng: np.random.Generator, samples: int, sample_rate_hz: int, colour: str) -> np.ndarray:
+    """Gaussian noise of one of `COLOURS`, from 30 Hz up, whose level wanders slowly."""
+    hz = np.fft.rfftfreq(samples, 1 / sample_rate_hz)
+    gain = np.zeros_like(hz)
+    audible = hz >= _LOWEST_HZ
+    gain[audible] = hz[audible] ** (-COLOURS[colour] / 2)
+    return _levelled(_filtered_white(rng, samples, gain) * _wander(rng, samples, sample_rate_hz))
+
+
+def speech_shaped(
+    rng: np.random.Generator, samples: int, sample_rate_hz: int, power_F: np.ndarray
+) -> np.ndarray:
+    """Gaussian noise with the long-term spectrum `power_F` (see `long_term_power`); its level wanders."""
+    hz = np.fft.rfftfreq(samples, 1 / sample_rate_hz)
+    gain = np.interp(hz, np.linspace(0, sample_rate_hz / 2, len(power_F)), np.sqrt(power_F))
+    gain[hz < _LOWEST_HZ] = 0
+    return _levelled(_filtered_white(rng, samples, gain) * _wander(rng, samples, sample_rate_hz))
+
+
+def mains_hum(rng: np.random.Generator, samples: int, sample_rate_hz: int) -> np.ndarray:
+    """50 or 60 Hz, up to 0.2% off, with harmonics that fall off at random, over a faint white floor."""
+    seconds = np.arange(samples) / sample_rate_hz
+    mains_hz = rng.choice(_MAINS_HZ) * (1 + rng.uniform(-0.002, 0.002))
+    fall = rng.uniform(0.4, 1.4)
+    wav = np.zeros(samples)
+    for harmonic in range(1, int(sample_rate_hz / 2 / mains_hz)):
+        amplitude = rng.uniform(0.1, 1.0) * harmonic**-fall
+        wav += amplitude * np.sin(2 * np.pi * (harmonic * mains_hz * seconds + rng.uniform()))
+    return _levelled(wav + 0.02 * np.std(wav) * rng.standard_normal(samples))
+
+
+def babble(
+    rng: np.random.Generator, samples: int, sample_rate_hz: int, clips: Sequence[np.ndarray]
+) -> np.ndarray:
+    """3 to 8 talkers at once, each a random run of `clips` played at a speed (so a pitch) of its own.
+
+    The speeds make several talkers of few recorded voices, as speed perturbation does in recognition
+    (Ko et al. 2015).
+    """
+    wav = np.zeros(samples)
+    for _ in range(rng.integers(_BABBLE_TALKERS[0], _BABBLE_TALKERS[1], endpoint=True)):
+        talker = _talker(rng, samples, sample_rate_hz, clips)
+        wav += talker / rms(talker) * 10 ** (rng.uniform(-3, 3) / 20)
+    return _levelled(wav)
+
+
+def long_term_power(clips: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean power spectrum `[257]` of all frames of `clips`: 512 samples, Hann window, half overlapped."""
+    window = np.hanning(_SPECTRUM_WINDOW)
+    power_F = np.zeros(_SPECTRUM_WINDOW // 2 + 1)
+    for clip in clips:
+        if len(clip) >= _SPECTRUM_WINDOW:
+            frames_TN = np.lib.stride_tricks.sliding_window_view(clip, _SPECTRUM_WINDOW)
+            frames_TN = frames_TN[:: _SPECTRUM_WINDOW // 2]
+            power_F += np.square(np.abs(np.fft.rfft(frames_TN * window))).sum(axis=0)
+    return power_F / power_F.sum()
+
+
+def _talker(
+    rng: np.random.Generator, samples: int, sample_rate_hz: int, clips: Sequence[np.ndarray]
+) -> np.ndarray:
+    speed = rng.uniform(*_BABBLE_SPEED)
+    needed = int(samples * speed) + sample_rate_hz
+    run: list[np.ndarray] = []
+    while sum(map(len, run)) < needed:
+        run.append(clips[int(rng.integers(len(clips)))])
+    played = resample(np.concatenate(run), round(sample_rate_hz * speed), sample_rate_hz)
+    start = rng.integers(len(played) - samples, endpoint=True)
+    return played[start : start + samples]
+
+
+def _filtered_white(rng: np.random.Generator, samples: int, gain_F: np.ndarray) -> np.ndarray:
+    return np.fft.irfft(np.fft.rfft(rng.standard_normal(samples)) * gain_F, n=samples)
+
+
+def _wander(rng: np.random.Generator, samples: int, sample_rate_hz: int) -> np.ndarray:
+    """A gain that moves by a few decibels from second to second, as the level of real noises does."""
+    knots_s = np.arange(samples // sample_rate_hz + 2)
+    gain_db = np.interp(np.arange(samples) / sample_rate_hz, knots_s, rng.normal(0, 2.5, len(knots_s)))
+    return 10 ** (gain_db / 20)
+
+
+def _levelled(wav: np.ndarray) -> np.ndarray:
+    levelled = wav * (RMS / rms(wav))
+    return (levelled / max(1.0, np.abs(levelled).max() / 0.99)).astype(np.float32)

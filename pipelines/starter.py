@@ -1,0 +1,259 @@
+"""Fetch the starter corpus: real voices from Debian's Asterisk prompts, and noises made from them.
+
+`python -m pipelines.starter --out outputs/starter` needs apt and a network, but neither root nor an
+earlier `apt-get update`. The folder it makes is what the cards starter*.yaml describe:
+
+    speech/VOICE/PROMPT.flac           prompts of at least 2.5 s, 16 kHz, as decoded from G.722
+    noise/SPLIT/KIND/KIND_SPLIT_NN.flac
+    licences/PACKAGE.txt               Debian's copyright file of each package
+    starter.json                       packages, voices, seconds, seed
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from pipelines.noises import COLOURS, babble, coloured, long_term_power, mains_hum, speech_shaped
+from rwsa.audio import write_audio
+from rwsa.errors import InputError
+from rwsa.files import read_json, write_json, written_aside
+
+SAMPLE_RATE_HZ = 16_000
+MIN_CLIP_SECONDS = 2.5
+VERSION = 1
+PACKAGES = tuple(f"asterisk-core-sounds-{language}-g722" for language in ("en", "es", "fr", "it", "ru"))
+
+# What is no speech: silence, tones, and a recording of monkeys.
+_NO_SPEECH = re.compile(r"(^|/)(silence/|beep|ascending-|descending-|tt-monkeys\.)")
+_MIN_WORD_SECONDS = 0.25
+_NOISE_SECONDS = 20
+_SEED = 20_260_101
+# Babble and the speech spectrum come from prompts that are too short to be targets. These voices are never
+# heard as targets of the same card's split, but for train, where Allison is the only voice there is: her
+# Spanish prompts, at other speeds, stand for other people. No test target is heard in any training noise.
+_TALKERS = {"train": "es_MX_f_Allison", "valid": "en_US_f_Allison", "test": "ru_RU_f_IvrvoiceRU"}
+# Split -> kind -> how many. `unseen` holds the kinds that only starter-noises uses.
+_NOISES = {
+    "train": {"babble": 24, "speech_shaped": 8, "pink": 8, "brown": 8},
+    "valid": {"babble": 6, "speech_shaped": 2, "pink": 2, "brown": 2},
+    "test": {"babble": 6, "speech_shaped": 2, "pink": 2, "brown": 2},
+    "unseen": {"white": 4, "blue": 4, "hum": 4},
+}
+_REMEDY = (
+    "set RWSA_DATA to a folder of recordings (see datasets/README.md), edit a corpus card to point at "
+    "yours, or run this where apt and a Debian mirror can be had"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One prompt of a voice, decoded: `wav` is int16 `[samples]` at 16 kHz."""
+
+    voice: str
+    name: str
+    wav: np.ndarray
+
+    @property
+    def is_target(self) -> bool:
+        return len(self.wav) >= MIN_CLIP_SECONDS * SAMPLE_RATE_HZ
+
+    @property
+    def is_short(self) -> bool:
+        """Too short for a target, long enough for a word of babble (some prompts are empty)."""
+        return _MIN_WORD_SECONDS * SAMPLE_RATE_HZ <= len(self.wav) < MIN_CLIP_SECONDS * SAMPLE_RATE_HZ
+
+
+def fetch_starter(out: Path) -> Path:
+    """Make the starter corpus at `out`, unless it is there already; returns `out`.
+
+    The folder appears whole or not at all, so an interrupted run starts anew. The same packages and
+    versions of numpy, soxr, FFmpeg and libsndfile on one CPU family give the same bytes.
+
+    Raises:
+        InputError: apt-get or the network cannot be had, `out` holds something else, or cannot be written.
+    """
+    if (out / "starter.json").is_file():
+        if read_json(out / "starter.json").get("version") == VERSION:
+            return out
+        raise InputError(f"{out}: holds a starter corpus of another version; remove the folder and try again")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is there already and is no starter corpus; choose another --out")
+    with tempfile.TemporaryDirectory(prefix="rwsa-starter-") as temporary, written_aside(out) as aside:
+        packages = download_packages(Path(temporary))
+        sounds = unpack_packages(packages, Path(temporary) / "unpacked")
+        build_starter(sounds, aside)
+        for package in packages:
+            name = package.name.partition("_")[0]
+            copyright_file = Path(temporary) / "unpacked/usr/share/doc" / name / "copyright"
+            (aside / "licences").mkdir(exist_ok=True)
+            shutil.copyfile(copyright_file, aside / "licences" / f"{name}.txt")
+        described = read_json(aside / "starter.json") | {"packages": [package.name for package in packages]}
+        write_json(aside / "starter.json", described)
+    return out
+
+
+def download_packages(folder: Path) -> list[Path]:
+    """Download `PACKAGES` with apt's lists and caches below `folder`, so that nobody needs to be root.
+
+    apt checks the signatures. A broken third-party source does not matter as long as the packages are had.
+
+    Raises:
+        InputError: apt-get is missing or cannot get them; the message holds apt's own last errors.
+    """
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise InputError(f"the starter corpus needs apt-get and dpkg-deb, and they are not here; {_REMEDY}")
+    for name in ("lists/partial", "cache/archives/partial", "packages"):
+        (folder / name).mkdir(parents=True)
+    options = [f"Dir::State::lists={folder}/lists", f"Dir::Cache={folder}/cache", "Acquire::Languages=none"]
+    options += ["Acquire::Retries=2", "Acquire::http::Timeout=20", "Acquire::https::Timeout=20"]
+    if os.geteuid() == 0:
+        # The folder is private to root, so apt's own download user could not write there.
+        options.append("APT::Sandbox::User=root")
+    apt = ["apt-get", "-q", *(part for option in options for part in ("-o", option))]
+    _say("fetching the lists of packages")
+    update = _run([*apt, "update"], folder)
+    said = update.stderr
+    for number, package in enumerate(PACKAGES, start=1):
+        _say(f"fetching {package} ({number} of {len(PACKAGES)}, about 11 MB)")
+        download = _run([*apt, "download", package], folder / "packages")
+        said += download.stderr
+        if download.returncode != 0:
+            reasons = [line for line in said.splitlines() if line.startswith(("E:", "W:"))][-3:]
+            raise InputError(f"{package}: apt-get cannot get it ({' '.join(reasons)}); {_REMEDY}")
+    return sorted((folder / "packages").glob("*.deb"))
+
+
+def unpack_packages(packages: list[Path], folder: Path) -> Path:
+    """Unpack Debian packages; returns the folder that holds a folder of sounds for each voice.
+
+    Raises:
+        InputError: dpkg-deb fails (a damaged package, a full disk).
+    """
+    folder.mkdir()
+    for package in packages:
+        unpacked = _run(["dpkg-deb", "-x", str(package), str(folder)], folder)
+        if unpacked.returncode != 0:
+            raise InputError(f"{package}: cannot be unpacked ({unpacked.stderr.strip()}); try again")
+    return folder / "usr/share/asterisk/sounds"
+
+
+def build_starter(sounds: Path, out: Path) -> None:
+    """Turn a folder `VOICE/PROMPT.g722` into the starter corpus (without its licences) at `out`.
+
+    Raises:
+        InputError: a prompt cannot be decoded, or `out` cannot be written.
+    """
+    paths = [
+        (path, path.relative_to(sounds))
+        for path in sorted(sounds.rglob("*.g722"))
+        if not _NO_SPEECH.search("/".join(path.relative_to(sounds).parts[1:]))
+    ]
+    prompts = [
+        Prompt(voice=below.parts[0], name="_".join(below.with_suffix("").parts[1:]), wav=decode_g722(path))
+        for path, below in tqdm(paths, desc="starter: decoding", unit="prompt")
+    ]
+    targets = [prompt for prompt in prompts if prompt.is_target]
+    for prompt in tqdm(targets, desc="starter: writing speech", unit="clip"):
+        path = out / "speech" / prompt.voice / f"{prompt.name}.flac"
+        write_audio(path, prompt.wav, SAMPLE_RATE_HZ, subtype="PCM_16")
+    write_noises(prompts, out / "noise")
+    write_json(
+        out / "starter.json",
+        {
+            "version": VERSION,
+            "seed": _SEED,
+            "noise_clips": _NOISES,
+            "noise_seconds": _NOISE_SECONDS,
+            "voices": {voice: _extent(targets, voice) for voice in sorted({p.voice for p in targets})},
+        },
+    )
+
+
+def write_noises(prompts: list[Prompt], out: Path) -> None:
+    """Generate every noise of every split; each file has a generator of its own, so order does not matter."""
+    short = {
+        split: [p.wav / np.float32(32768) for p in prompts if p.voice == voice and p.is_short]
+        for split, voice in _TALKERS.items()
+    }
+    jobs = [
+        (split, kind, number)
+        for split, kinds in _NOISES.items()
+        for kind, count in kinds.items()
+        for number in range(count)
+    ]
+    for split, kind, number in tqdm(jobs, desc="starter: making noise", unit="clip"):
+        name = f"{kind}_{split}_{number:02d}"
+        rng = np.random.default_rng([_SEED, zlib.crc32(name.encode())])
+        wav = _noise(rng, kind, short.get(split, []))
+        write_audio(out / split / kind / f"{name}.flac", wav, SAMPLE_RATE_HZ, subtype="PCM_16")
+
+
+def decode_g722(path: Path) -> np.ndarray:
+    """Decode a raw G.722 file (ITU-T G.722, 64 kbit/s); int16 `[samples]` at 16 kHz, none of an empty file.
+
+    Raises:
+        InputError: FFmpeg cannot decode it.
+    """
+    try:
+        with av.open(str(path), format="g722") as container:
+            frames = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
+    except av.error.FFmpegError as error:
+        raise InputError(f"{path}: cannot be decoded as G.722 ({error.strerror})") from error
+    return np.concatenate(frames) if frames else np.zeros(0, np.int16)
+
+
+def _noise(rng: np.random.Generator, kind: str, talkers: list[np.ndarray]) -> np.ndarray:
+    samples = _NOISE_SECONDS * SAMPLE_RATE_HZ
+    if kind == "babble":
+        return babble(rng, samples, SAMPLE_RATE_HZ, talkers)
+    if kind == "speech_shaped":
+        return speech_shaped(rng, samples, SAMPLE_RATE_HZ, long_term_power(talkers))
+    if kind == "hum":
+        return mains_hum(rng, samples, SAMPLE_RATE_HZ)
+    if kind in COLOURS:
+        return coloured(rng, samples, SAMPLE_RATE_HZ, kind)
+    raise ValueError(f"no noise is called '{kind}'")
+
+
+def _extent(prompts: list[Prompt], voice: str) -> dict[str, float]:
+    lengths = [len(prompt.wav) for prompt in prompts if prompt.voice == voice]
+    return {"clips": len(lengths), "seconds": round(sum(lengths) / SAMPLE_RATE_HZ, 1)}
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    # In English whatever the person's language is, because its last lines become part of our message.
+    environment = os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def _say(what: str) -> None:
+    print(f"starter: {what}", file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.starter", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("outputs/starter"), help="folder to make")
+    try:
+        print(fetch_starter(parser.parse_args(arguments).out))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

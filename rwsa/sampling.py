@@ -1,0 +1,198 @@
+"""Which samples make up each global batch: a pure function of (shard sizes, seed, epoch).
+
+The epochs laid end to end form one endless sequence of samples. Global batch s is a fixed slice of
+it, and the ranks divide that slice among themselves, so the same data are seen at any world size
+and a run resumes from a `Cursor` alone. An epoch's tail that is smaller than a batch is completed
+with the head of the next epoch: nothing is dropped and nothing is seen twice in an epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from rwsa.errors import InputError
+
+
+@dataclass(frozen=True, order=True)
+class Cursor:
+    """The next sample to read: `sample` counts from 0 in the order of `epoch`, over all ranks."""
+
+    epoch: int = 0
+    sample: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRef:
+    """One sample of the order, and where it lies.
+
+    `position` counts within `epoch` over all ranks; `index` counts within shard number `shard`.
+    """
+
+    epoch: int
+    position: int
+    shard: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a global batch, and the cursor to resume at once it has been used."""
+
+    samples: tuple[SampleRef, ...]
+    cursor_after: Cursor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The order of all samples in every epoch.
+
+    Shards are shuffled and taken `open_shards` at a time; the samples of each such group are
+    shuffled together. A reader therefore never needs more than two groups open, and neighbours in
+    a shard do not stay neighbours.
+
+    Attributes:
+        shard_sizes: samples in each shard, in the order of the index.
+        seed: of the order; not negative.
+        open_shards: shards that are shuffled together.
+
+    Raises:
+        InputError: there are no samples, or a value is out of range.
+    """
+
+    shard_sizes: tuple[int, ...]
+    seed: int
+    open_shards: int = 8
+
+    def __post_init__(self) -> None:
+        if self.seed < 0 or self.open_shards < 1 or any(size < 0 for size in self.shard_sizes):
+            raise InputError(
+                f"sample order: seed ({self.seed}) must be at least 0, open_shards ({self.open_shards})"
+                " at least 1 and no shard size negative"
+            )
+        if self.samples == 0:
+            raise InputError("sample order: the shards hold no samples; mix some first")
+
+    @property
+    def samples(self) -> int:
+        """Samples in an epoch."""
+        return sum(self.shard_sizes)
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """The order of one epoch: int64 `[samples, 2]`, rows (shard, index within the shard)."""
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch]))
+        shards = rng.permutation(len(self.shard_sizes))
+        groups = [shards[at : at + self.open_shards] for at in range(0, len(shards), self.open_shards)]
+        return np.concatenate([rng.permutation(self._rows_of(group)) for group in groups])
+
+    def _rows_of(self, shards: np.ndarray) -> np.ndarray:
+        sizes = [self.shard_sizes[shard] for shard in shards]
+        indices = np.concatenate([np.arange(size, dtype=np.int64) for size in sizes])
+        return np.stack([np.repeat(shards, sizes), indices], axis=1)
+
+    def identity(self) -> str:
+        """Twelve hexadecimal digits; a cursor means the same samples only under the same identity."""
+        text = repr((self.shard_sizes, self.seed, self.open_shards))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def batches(
+    order: Order, cursor: Cursor | None = None, *, global_batch_size: int, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
+    """Yield one rank's share of every global batch from `cursor` on, without end.
+
+    A global batch is the next `global_batch_size` samples of the order, whatever the world size;
+    rank r takes the r-th of `world_size` equal, contiguous parts. A batch at the end of an epoch is
+    completed from the next one, so it may hold a sample of both; their epochs differ.
+
+    Args:
+        order: the order of the samples.
+        cursor: where to start; the beginning by default.
+        global_batch_size: samples in a batch over all ranks, a multiple of `world_size`.
+        rank: this worker's number among all workers, from 0.
+        world_size: number of workers.
+
+    Raises:
+        InputError: at once if the sizes do not fit together or the cursor lies outside its epoch.
+    """
+    share = share_of(global_batch_size, rank=rank, world_size=world_size)
+    start = cursor or Cursor()
+    if start.epoch < 0 or not 0 <= start.sample < order.samples:
+        raise InputError(
+            f"cursor {start} lies outside an epoch of {order.samples} samples;"
+            " it was saved with other shards, start from a new checkpoint"
+        )
+    return _batches(order, start, global_batch_size, share)
+
+
+def _batches(order: Order, cursor: Cursor, global_batch_size: int, share: slice) -> Iterator[Batch]:
+    stream = _stream(order, cursor)
+    while True:
+        whole = [next(stream) for _ in range(global_batch_size)]
+        cursor = _after(whole[-1], order)
+        yield Batch(tuple(whole[share]), cursor)
+
+
+def _stream(order: Order, cursor: Cursor) -> Iterator[SampleRef]:
+    epoch, start = cursor.epoch, cursor.sample
+    while True:
+        rows = order.epoch(epoch)
+        for position in range(start, len(rows)):
+            yield SampleRef(epoch, position, int(rows[position, 0]), int(rows[position, 1]))
+        epoch, start = epoch + 1, 0
+
+
+def _after(sample: SampleRef, order: Order) -> Cursor:
+    if sample.position + 1 == order.samples:
+        return Cursor(sample.epoch + 1, 0)
+    return Cursor(sample.epoch, sample.position + 1)
+
+
+def share_of(global_batch_size: int, *, rank: int, world_size: int) -> slice:
+    """The part of a global batch that is `rank`'s.
+
+    Unequal shares are refused: DDP averages gradients over ranks, so a sample on a rank with a
+    smaller share would count for more.
+
+    Raises:
+        InputError: the batch does not divide evenly, or `rank` is not below `world_size`.
+    """
+    if not 0 <= rank < world_size:
+        raise InputError(f"rank {rank} does not exist among {world_size} workers")
+    size, rest = divmod(global_batch_size, world_size)
+    if rest or size == 0:
+        raise InputError(
+            f"a global batch of {global_batch_size} cannot be shared equally by {world_size} workers;"
+            f" use a multiple of {world_size}"
+        )
+    return slice(rank * size, (rank + 1) * size)
+
+
+def in_order(shard_sizes: tuple[int, ...], *, rank: int = 0, world_size: int = 1) -> list[SampleRef]:
+    """One rank's part of a single pass in the shards' own order: for validation and scoring.
+
+    The parts of all ranks together hold every sample once; their lengths differ by at most one, so
+    reduce results as sums and counts, never as a mean of means.
+
+    Raises:
+        InputError: `rank` is not below `world_size`.
+    """
+    if not 0 <= rank < world_size:
+        raise InputError(f"rank {rank} does not exist among {world_size} workers")
+    places = ((shard, index) for shard, size in enumerate(shard_sizes) for index in range(size))
+    refs = [SampleRef(0, position, shard, index) for position, (shard, index) in enumerate(places)]
+    return refs[rank::world_size]
+
+
+def sample_rng(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
+    """The generator for everything random about one sample in one epoch (crop, augmentation, …).
+
+    Keyed by the sample's id, never by rank, worker or position, so a sample meets the same
+    randomness at any world size.
+    """
+    digest = hashlib.sha256(sample_id.encode()).digest()
+    words = np.frombuffer(digest[:16], dtype="<u4").tolist()
+    return np.random.default_rng(np.random.SeedSequence([seed, epoch, *words]))

@@ -1,0 +1,224 @@
+"""Mixing on a real Ray: the same bytes with any workers, after any interruption; faults counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipelines.mix_shards import main, mix_shards
+from rwsa.cards import CorpusCard, read_card
+from rwsa.errors import InputError
+from rwsa.files import sha256_of
+from rwsa.recipes import Recipe, read_recipe
+from rwsa.shard_index import read_index
+from rwsa.shards import verify
+
+pytestmark = pytest.mark.usefixtures("ray_address")
+CHECKOUT = Path(__file__).parents[2]
+RATE_HZ = 16000
+
+CARD = """
+name: toy
+description: Noise bursts in place of speech.
+sample_rate_hz: 16000
+licence: CC0
+speech: [{{root: {root}/speech, pattern: '(?P<split>\\w+)/(?P<speaker>\\w+)\\.wav'}}]
+noise: [{{root: {root}/noise, pattern: '(?P<split>\\w+)/(?P<recording>\\w+)\\.wav'}}]
+"""
+RECIPE = """
+name: toy
+seconds: 0.5
+min_snr_db: -5
+max_snr_db: 10
+examples: {train: 21, valid: 5}
+seed: 3
+"""
+
+
+def write_corpus(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind, number in (("speech", 5), ("noise", 4)):
+        for split in ("train", "valid"):
+            (root / kind / split).mkdir(parents=True)
+            for name in range(number):
+                wav = rng.normal(scale=0.1, size=2 * RATE_HZ)
+                soundfile.write(root / kind / split / f"{split}_{kind}{name}.wav", wav, RATE_HZ)
+    (root / "card.yaml").write_text(CARD.format(root=root))
+    (root / "recipe.yaml").write_text(RECIPE)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "corpus")
+    return tmp_path / "corpus"
+
+
+@pytest.fixture
+def card(corpus: Path) -> CorpusCard:
+    return read_card(corpus / "card.yaml")
+
+
+@pytest.fixture
+def recipe(corpus: Path) -> Recipe:
+    return read_recipe(corpus / "recipe.yaml")
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def test_one_and_two_workers_give_the_same_bytes(card: CorpusCard, recipe: Recipe, tmp_path: Path) -> None:
+    said: list[str] = []
+    one = mix_shards(card, recipe, tmp_path / "one", workers=1, shard_examples=4, report=said.append)
+    two = mix_shards(card, recipe, tmp_path / "two", workers=2, shard_examples=4, report=quiet)
+    assert checksums(tmp_path / "one") == checksums(tmp_path / "two")
+    assert (one.examples, one.shards, one.kept, one.failures) == (26, 8, 0, ())
+    assert one.hours == two.hours == pytest.approx(26 * 0.5 / 3600)
+    assert said[-1].startswith("shards 8/8")
+    for split, sizes in (("train", (4, 4, 4, 4, 4, 1)), ("valid", (4, 1))):
+        index = read_index(tmp_path / "one", split)
+        assert index.shard_sizes == sizes
+        assert verify(index) == []
+
+
+def test_running_again_makes_only_what_is_not_whole(card: CorpusCard, recipe: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    mix_shards(card, recipe, out, shard_examples=4, report=quiet)
+    undisturbed = checksums(out)
+    (out / "train-000000.json").unlink()
+    (out / "train-000001.tar").unlink()
+    (out / "train-000002.tar").write_bytes(b"damaged")
+    (out / "train-000003.json").write_text("{")
+    (out / ".train-000004.0123abcd.tar").write_bytes(b"half-written")
+    (out / "index.json").unlink()
+    summary = mix_shards(card, recipe, out, shard_examples=4, report=quiet)
+    assert summary.kept == 4
+    assert checksums(out) == undisturbed
+
+
+def test_more_examples_keep_the_shards_made_before(card: CorpusCard, recipe: Recipe, corpus: Path) -> None:
+    out = corpus / "out"
+    mix_shards(card, recipe, out, splits=["train"], shard_examples=4, report=quiet)
+    more = read_recipe(corpus / "recipe.yaml", ["examples.train=30"])
+    summary = mix_shards(card, more, out, splits=["train"], shard_examples=4, report=quiet)
+    assert (summary.shards, summary.kept, summary.examples) == (8, 5, 30)
+
+
+def test_a_killed_run_is_completed_to_the_same_bytes(corpus: Path, ray_address: str, tmp_path: Path) -> None:
+    arguments = ["--card", str(corpus / "card.yaml"), "--recipe", str(corpus / "recipe.yaml")]
+    arguments += ["--set", "examples.train=160", "--shard-examples", "4", "--splits", "train"]
+    command = [sys.executable, "-m", "pipelines.mix_shards", *arguments, "--out", str(tmp_path / "killed")]
+    # A driver of its own, started outside the checkout; killing it takes its tasks with it.
+    environment = {**os.environ, "RAY_ADDRESS": ray_address, "PYTHONPATH": str(CHECKOUT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "killed").glob("train-*.json"))) < 2 and time.monotonic() < deadline:
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert 2 <= len(list((tmp_path / "killed").glob("train-*.json"))) < 40
+    assert not (tmp_path / "killed" / "index.json").exists()
+    for name in ("killed", "whole"):
+        assert main([*arguments, "--out", str(tmp_path / name)]) == 0
+    assert checksums(tmp_path / "killed") == checksums(tmp_path / "whole")
+
+
+def test_a_bad_source_is_counted_and_the_rest_made(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(corpus / "noise/train/train_noise1.wav", np.zeros(2 * RATE_HZ), RATE_HZ)
+    (corpus / "speech/train/train_speech4.wav").write_text("not audio")
+    out = corpus / "out"
+    arguments = ["--card", f"{corpus}/card.yaml", "--recipe", f"{corpus}/recipe.yaml", "--out", str(out)]
+    assert main(arguments) == 0
+    shown = capsys.readouterr()
+    assert "left out" in shown.out
+    assert "train_speech4.wav" in shown.out
+    failures = shown.err.count("train_noise1.wav: silent throughout")
+    assert failures >= 4
+    assert f"{26 - failures} examples" in shown.out
+    assert f"{failures} failures, 1 unusable files" in shown.out
+    index = read_index(out, "train")
+    assert len(index.entries[0].failures) == failures
+    assert verify(index) == []
+
+
+def test_strict_ends_at_a_bad_source(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(corpus / "noise/train/train_noise1.wav", np.zeros(2 * RATE_HZ), RATE_HZ)
+    out = corpus / "out"
+    arguments = ["--card", f"{corpus}/card.yaml", "--recipe", f"{corpus}/recipe.yaml", "--out", str(out)]
+    assert main([*arguments, "--splits", "train", "--strict"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("error: ") == 1
+    assert "train_noise1.wav: silent throughout" in error
+    assert list(out.iterdir()) == []
+
+
+def test_a_repaired_source_is_taken_in_on_the_next_run(
+    card: CorpusCard, recipe: Recipe, corpus: Path
+) -> None:
+    noise = corpus / "noise/train/train_noise1.wav"
+    whole = noise.read_bytes()
+    mix_shards(card, recipe, corpus / "whole", shard_examples=4, report=quiet)
+    soundfile.write(noise, np.zeros(2 * RATE_HZ), RATE_HZ)
+    broken = mix_shards(card, recipe, corpus / "out", shard_examples=4, report=quiet)
+    assert broken.failures
+    noise.write_bytes(whole)
+    assert mix_shards(card, recipe, corpus / "out", shard_examples=4, report=quiet).failures == ()
+    assert checksums(corpus / "out") == checksums(corpus / "whole")
+
+
+def test_nothing_usable_in_a_split_is_an_error(card: CorpusCard, recipe: Recipe, corpus: Path) -> None:
+    for path in (corpus / "noise/valid").iterdir():
+        soundfile.write(path, np.zeros(2 * RATE_HZ), RATE_HZ)
+    with pytest.raises(InputError, match=r"split 'valid': no example could be made; the first, .*silent"):
+        mix_shards(card, recipe, corpus / "out", report=quiet)
+    assert not (corpus / "out" / "index.json").exists()
+
+
+def test_a_folder_of_other_shards_is_left_alone(card: CorpusCard, recipe: Recipe, corpus: Path) -> None:
+    out = corpus / "out"
+    mix_shards(card, recipe, out, shard_examples=4, report=quiet)
+    before = checksums(out)
+    for settings in (["seed=4"], ["examples.train=4"]):
+        other = read_recipe(corpus / "recipe.yaml", settings)
+        with pytest.raises(InputError, match="belongs to another plan"):
+            mix_shards(card, other, out, shard_examples=4, report=quiet)
+    assert checksums(out) == before
+
+
+def test_unusable_arguments_get_one_error_line(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (corpus / "file").write_text("")
+    given = {"--card": f"{corpus}/card.yaml", "--recipe": f"{corpus}/recipe.yaml", "--out": f"{corpus}/out"}
+    cases = [
+        ({"--out": f"{corpus}/file"}, "file: is a file; name a folder"),
+        ({"--out": "/proc/nowhere"}, "cannot be written"),
+        ({"--card": f"{corpus}/none.yaml"}, "none.yaml"),
+        ({"--recipe": f"{corpus}/none.yaml"}, "none.yaml"),
+        ({"--set": "min_snr=3"}, "did you mean 'min_snr_db'"),
+        ({"--splits": "test"}, "wants no examples of ['test']"),
+        ({"--set": "examples.test=3"}, "has no speech in split 'test'"),
+        ({"--shard-examples": "0"}, "--shard-examples 0: must be at least 1"),
+        ({"--workers": "0"}, "--workers 0: must be at least 1"),
+    ]
+    for change, says in cases:
+        arguments = [part for pair in {**given, **change}.items() for part in pair]
+        assert main(arguments) == 2, says
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert says in error
+        assert error.count("\n") == 1
+    assert not (corpus / "out").exists()
