@@ -66,8 +66,6 @@ def _names_at(cls: Any, location: tuple[Any, ...]) -> list[str]:
     """Field names of the dataclass found by following `location` from `cls`."""
     for part in location:
         if dataclasses.is_dataclass(cls):
-            hints = pydantic.TypeAdapter(cls).core_schema  # resolves string annotations once
-            del hints
             field = cls.__pydantic_fields__.get(part)  # type: ignore[union-attr]
             cls = field.annotation if field is not None else cls
         cls = next((a for a in getattr(cls, "__args__", ()) if dataclasses.is_dataclass(a)), cls)
@@ -133,7 +131,7 @@ def read_config(cls: type[T], paths: Iterable[Path], settings: Iterable[str] = (
     Raises:
         InputError: see `read_yaml`, `setting` and `build`.
     """
-    paths, values = list(paths), {}
+    paths, values = list(paths), dict[str, Any]()
     for path in paths:
         values = merge(values, read_yaml(path))
     for text in settings:

@@ -30,6 +30,8 @@ class ModelConfig:
         middle_heads: attention heads in the middle.
         d_state, d_conv, expand: Mamba-1's N, convolution width and expansion.
         spectral: STFT geometry that the model was made for.
+        segment_frames: length of the segments that it is trained on and enhances by; instance norm and
+            attention see another signal at other lengths.
     """
 
     channels: Positive = 16
@@ -42,6 +44,12 @@ class ModelConfig:
     d_conv: Positive = 4
     expand: Positive = 4
     spectral: SpectralConfig = SpectralConfig()
+    segment_frames: Positive = 256
+
+    @property
+    def segment_samples(self) -> int:
+        """30,600 samples (1.9 s) in the paper."""
+        return self.spectral.samples(self.segment_frames)
 
     def __post_init__(self) -> None:
         for level in range(1, self.depth + 1):

@@ -94,6 +94,15 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str)
             tensor.copy_(weights[name])
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a file that `save_model` wrote.
+
+    Raises:
+        InputError: it is missing, damaged, or was not written by this project.
+    """
+    return _read_safetensors(path)[1]
+
+
 def _read_safetensors(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:

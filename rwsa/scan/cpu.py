@@ -7,28 +7,37 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rwsa.scan import cpu_kernels as kernels
+from rwsa.scan.simd import LANES
 
 # Sums over sequences are taken in this many parts, whatever the number of threads: same bits always.
-GRADIENT_SLOTS = 16
+PARTS = 16
 
 
 def selective_scan_cpu(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, reverse: bool
 ) -> Tensor:
     """See `rwsa.scan.selective_scan`. Computes in float32 whatever the dtype; returns u's dtype."""
-    sequences = (u, delta, B, C) if z is None else (u, delta, B, C, z)
+    channels, spare = u.shape[-1], -u.shape[-1] % LANES
+    if spare:
+        u, delta, D = (F.pad(x, (0, spare)) for x in (u, delta, D))
+        z = None if z is None else F.pad(z, (0, spare))
+        A = F.pad(A, (0, 0, 0, spare))
+        return selective_scan_cpu(u, delta, A, B, C, D, z, reverse)[..., :channels]
     across = _lies_across(u)
-    laid = [_as_outer_inner(x.float(), across) for x in sequences]
-    gate = laid[4] if z is not None else laid[0].new_empty(0)
-    inputs = (laid[0], laid[1], A.float().contiguous(), laid[2], laid[3], D.float().contiguous(), gate)
-    save = torch.is_grad_enabled() and any(x.requires_grad for x in (*sequences, A, D))
-    y, _ = _scan(*inputs, reverse, save)
+    gate = u.new_empty(0, dtype=torch.float32) if z is None else _as_outer_inner(z, across)
+    sequences = [_as_outer_inner(x, across) for x in (u, delta, B, C)]
+    save = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (u, delta, A, B, C, D, z)
+    )
+    y, _ = _scan(*sequences, A.float(), D.float(), gate, reverse, save)
     if across:
-        y = y.view(*u.shape[:-3], u.shape[-2], u.shape[-3], u.shape[-1]).transpose(-3, -2)
+        y = y.unflatten(0, u.shape[:-3]).transpose(-3, -2)
     return y.view(u.shape).to(u.dtype) if not across else y.to(u.dtype)
 
 
@@ -38,7 +47,8 @@ def _lies_across(x: Tensor) -> bool:
 
 
 def _as_outer_inner(x: Tensor, across: bool) -> Tensor:
-    """View as contiguous `[outer, length, inner, channel]`; copies only where the storage differs."""
+    """View as contiguous float32 `[outer, length, inner, channel]`; copies only what lies otherwise."""
+    x = x.float()
     if across:
         return x.transpose(-3, -2).contiguous().view(-1, x.shape[-2], x.shape[-3], x.shape[-1])
     return x.contiguous().view(-1, x.shape[-2], 1, x.shape[-1])
@@ -46,27 +56,23 @@ def _as_outer_inner(x: Tensor, across: bool) -> Tensor:
 
 @torch.library.custom_op("rwsa::scan_cpu", mutates_args=())
 def _scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, reverse: bool, save: bool
+    u: Tensor, delta: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, z: Tensor, reverse: bool, save: bool
 ) -> tuple[Tensor, Tensor]:
-    """y and the saved states (empty unless `save`); shapes as in `cpu_kernels.scan_forward`."""
-    outer, length, inner, channels = u.shape
-    y = torch.empty_like(u)
-    states = u.new_empty(_state_shape(u, A) if save else (0, 0, 0, 0))
-    a2 = (A.t() * float(kernels.LOG2_E)).contiguous()
-    arrays = [x.detach().numpy() for x in (u, delta, a2, B, C, D, _gate(z, u), y, states)]
-    *inputs, y_out, states_out = arrays
-    _over_sequences(
-        outer * inner,
-        lambda slot, first, last: kernels.scan_forward(
-            *inputs, z.numel() > 0, reverse, y_out, states_out, save, first, last
-        ),
-    )
+    """y, and the saved states (empty unless `save`); shapes as in `cpu_kernels.scan_forward`."""
+    y, states = torch.empty_like(u), u.new_empty(_state_shape(u, A) if save else (0,))
+    inputs = [_flat(x) for x in (u, delta, _grouped(A), B, C, D, z)]
+    shape, y_flat, states_flat = _shape(u, A), _flat(y), _flat(states)
+
+    def work(part: int, first: int, last: int) -> None:
+        kernels.scan_forward(*inputs, reverse, save, shape, y_flat, states_flat, first, last)
+
+    _over_sequences(u.shape[0] * u.shape[2], work)
     return y, states
 
 
 @_scan.register_fake
-def _(u, delta, A, B, C, D, z, reverse, save):  # type: ignore[no-untyped-def]
-    return torch.empty_like(u), u.new_empty(_state_shape(u, A) if save else (0, 0, 0, 0))
+def _(u, delta, B, C, A, D, z, reverse, save):  # type: ignore[no-untyped-def]
+    return torch.empty_like(u), u.new_empty(_state_shape(u, A) if save else (0,))
 
 
 @torch.library.custom_op("rwsa::scan_cpu_backward", mutates_args=())
@@ -74,69 +80,73 @@ def _scan_backward(
     dy: Tensor,
     u: Tensor,
     delta: Tensor,
-    A: Tensor,
     B: Tensor,
     C: Tensor,
+    A: Tensor,
     D: Tensor,
     z: Tensor,
     states: Tensor,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    outer, _, inner, channels = u.shape
-    a2 = (A.t() * float(kernels.LOG2_E)).contiguous()
+    """Gradients of u, delta, B, C, A, D and z, in the order and shape of `_scan`'s arguments."""
     du, ddelta, dB, dC, dz = (torch.empty_like(x) for x in (u, delta, B, C, z))
-    dA = u.new_zeros(GRADIENT_SLOTS, A.shape[1], channels)
-    dD = u.new_zeros(GRADIENT_SLOTS, channels)
-    inputs = [x.detach().numpy() for x in (u, delta, a2, B, C, D, _gate(z, u))]
-    outputs = [x.numpy() for x in (du, ddelta, dA, dB, dC, dD, _gate(dz, u))]
-    saved, dy_in = states.numpy(), dy.detach().contiguous().numpy()
-    _over_sequences(
-        outer * inner,
-        lambda slot, first, last: kernels.scan_backward(
-            *inputs, z.numel() > 0, reverse, saved, dy_in, *outputs, slot, first, last
-        ),
-    )
-    return du, ddelta, dA.sum(0).t().contiguous(), dB, dC, dD.sum(0), dz
+    grouped = _grouped(A)
+    dA, dD = u.new_zeros(PARTS, *grouped.shape), u.new_zeros(PARTS, *D.shape)
+    inputs, saved = [_flat(x) for x in (u, delta, grouped, B, C, D, z)], _flat(states)
+    outputs = [_flat(x) for x in (dy, du, ddelta, dA, dB, dC, dD, dz)]
+    shape = _shape(u, A)
+
+    def work(part: int, first: int, last: int) -> None:
+        kernels.scan_backward(*inputs, reverse, shape, saved, *outputs, part, first, last)
+
+    _over_sequences(u.shape[0] * u.shape[2], work)
+    return du, ddelta, dB, dC, dA.sum(0).transpose(1, 2).reshape(A.shape), dD.sum(0), dz
 
 
 @_scan_backward.register_fake
-def _(dy, u, delta, A, B, C, D, z, states, reverse):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(x) for x in (u, delta, A, B, C, D, z))
+def _(dy, u, delta, B, C, A, D, z, states, reverse):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(x) for x in (u, delta, B, C, A, D, z))
 
 
 def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    *tensors, reverse, _ = inputs
-    ctx.reverse = reverse
+    *tensors, ctx.reverse, _ = inputs
     ctx.save_for_backward(*tensors, output[1])
 
 
 def _differentiate(ctx, dy, _):  # type: ignore[no-untyped-def]
-    gradients = _scan_backward(dy.contiguous(), *ctx.saved_tensors, ctx.reverse)
-    return (*gradients, None, None)
+    return (*_scan_backward(dy.contiguous(), *ctx.saved_tensors, ctx.reverse), None, None)
 
 
 _scan.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _state_shape(u: Tensor, A: Tensor) -> tuple[int, int, int, int]:
+def _grouped(A: Tensor) -> Tensor:
+    """A times log2 e as the kernels read it: `[channel, state]` to `[group, state, LANES]`."""
+    return (A * float(kernels.LOG2_E)).unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
+
+
+def _shape(u: Tensor, A: Tensor) -> tuple[int, int, int, int]:
+    return u.shape[1], u.shape[2], u.shape[3], A.shape[1]
+
+
+def _state_shape(u: Tensor, A: Tensor) -> tuple[int, ...]:
     outer, length, inner, channels = u.shape
-    return outer * inner, -(-length // kernels.CHECKPOINT_STEPS), A.shape[1], channels
+    return outer * inner, channels // LANES, -(-length // kernels.CHECKPOINT_STEPS), A.shape[1], LANES
 
 
-def _gate(z: Tensor, u: Tensor) -> Tensor:
-    """z, or where there is none an empty array of the four dimensions that the kernels are typed for."""
-    return z if z.numel() else u.new_empty(0, 0, 0, u.shape[-1])
+def _flat(x: Tensor) -> np.ndarray:
+    return x.detach().contiguous().view(-1).numpy()
 
 
 def _over_sequences(sequences: int, work: Callable[[int, int, int], None]) -> None:
-    """Run `work(slot, first, last)` over all sequences on torch's number of threads, this one included."""
-    slots = min(GRADIENT_SLOTS, sequences)
-    bounds = [sequences * i // slots for i in range(slots + 1)]
-    threads = min(torch.get_num_threads(), slots)
+    """Run `work(part, first, last)` over all sequences on torch's number of threads, this one included."""
+    parts = min(PARTS, sequences)
+    bounds = [sequences * part // parts for part in range(parts + 1)]
+    threads = min(torch.get_num_threads(), parts)
 
     def share(thread: int) -> None:
-        for slot in range(slots * thread // threads, slots * (thread + 1) // threads):
-            work(slot, bounds[slot], bounds[slot + 1])
+        for part in range(parts * thread // threads, parts * (thread + 1) // threads):
+            work(part, bounds[part], bounds[part + 1])
 
     pending = [_pool(os.getpid()).submit(share, thread) for thread in range(1, threads)]
     share(0)

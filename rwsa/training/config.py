@@ -1,0 +1,100 @@
+"""Everything that a training run is, as configuration. The defaults are the paper's recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rwsa.config import config
+from rwsa.losses import LossWeights
+from rwsa.models.config import ModelConfig
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+
+
+@config
+class DataConfig:
+    """Where the shards are.
+
+    Attributes:
+        shards: folder of WebDataset shards with an `index.json`.
+        train, valid: the splits to train on and to choose the best checkpoint by.
+        open_shards: shards that are shuffled together (see `rwsa.sampling.Order`).
+        valid_examples: validate on so many examples at the most; all by default.
+        prefetch_batches: batches decoded ahead of the step.
+    """
+
+    shards: str
+    train: str = "train"
+    valid: str = "valid"
+    open_shards: Positive = 8
+    valid_examples: Positive | None = None
+    prefetch_batches: Positive = 4
+
+
+@config
+class OptimiserConfig:
+    """AdamW for generator and discriminator alike.
+
+    Attributes:
+        learning_rate: at the end of the warm-up.
+        schedule: `exponential` multiplies by `decay_per_epoch` after each epoch (the paper);
+            `cosine` falls to zero over `max_steps`.
+        warmup_steps: steps of linear rise from zero.
+        max_gradient_norm: gradients are scaled down to it; no clipping where it is absent (the paper).
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    betas: tuple[float, float] = (0.8, 0.99)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    schedule: Literal["exponential", "cosine"] = "exponential"
+    decay_per_epoch: Annotated[float, Field(gt=0, le=1)] = 0.99
+    warmup_steps: NotNegative = 0
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = None
+
+
+@config
+class StorageConfig:
+    """Where results go.
+
+    Attributes:
+        root: folder for runs and their checkpoints.
+        tracking_uri: MLflow's address. SQLite serves one machine; give an http address on a cluster.
+        experiment: MLflow experiment.
+    """
+
+    root: str = "outputs"
+    tracking_uri: str = "sqlite:///outputs/mlflow.db"
+    experiment: str = "rwsa"
+
+
+@config
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        name: of the run; the same name in the same storage resumes it.
+        seed: of the first weights, the sample order, crops and dropout.
+        global_batch_size: segments a step, over all workers.
+        max_steps: where training ends.
+        best_metric: validation metric whose maximum chooses the best checkpoint.
+        *_every_steps: intervals; a checkpoint is also written at the end.
+        keep_checkpoints: newest ones to keep; the best one is always kept.
+    """
+
+    name: str
+    model: ModelConfig
+    data: DataConfig
+    loss_weights: LossWeights = LossWeights()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    storage: StorageConfig = StorageConfig()
+    seed: NotNegative = 0
+    global_batch_size: Positive = 8
+    max_steps: Positive
+    best_metric: Literal["pesq", "ssnr", "estoi", "si_sdr"] = "pesq"
+    validate_every_steps: Positive = 250
+    checkpoint_every_steps: Positive = 250
+    log_every_steps: Positive = 10
+    keep_checkpoints: Positive = 2

@@ -1,0 +1,81 @@
+"""What the training loop may know of the world it runs in. It knows no cluster."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from rwsa.files import read_json, write_json
+
+
+class WorkerContext(Protocol):
+    """One worker's place among all workers, and whom it reports to."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record figures of a step. Called on rank 0 only; must return at once."""
+
+    def report(self, step: int, values: Mapping[str, float], checkpoint: Path, *, best: bool) -> None:
+        """Hand over a checkpoint folder and the figures that belong to it.
+
+        Called on all ranks at the same step; only rank 0's folder holds anything. The folder may be
+        moved away.
+        """
+
+    def latest_checkpoint(self) -> Path | None:
+        """The checkpoint to resume from, as a local folder; the same on all ranks."""
+
+
+class LocalContext:
+    """A single process: checkpoints go to a folder, figures to whoever `log_to` is.
+
+    `FOLDER/checkpoints/step-000250` are whole (renamed when written); `FOLDER/latest.json` names the
+    newest and the best.
+    """
+
+    def __init__(self, folder: Path, *, device: torch.device | None = None, keep: int = 2) -> None:
+        self.rank, self.world_size = 0, 1
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self._folder, self._keep = folder, keep
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.logged.append((step, dict(values)))
+
+    def report(self, step: int, values: Mapping[str, float], checkpoint: Path, *, best: bool) -> None:
+        name = f"step-{step:06d}"
+        target = self._folder / "checkpoints" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.move(checkpoint, target)
+        pointers = self._pointers()
+        pointers["latest"] = name
+        if best or "best" not in pointers:
+            pointers["best"] = name
+        write_json(self._folder / "latest.json", pointers)
+        self._prune(set(pointers.values()))
+
+    def latest_checkpoint(self) -> Path | None:
+        name = self._pointers().get("latest")
+        return None if name is None else self._folder / "checkpoints" / name
+
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint with the highest validation metric so far."""
+        name = self._pointers().get("best")
+        return None if name is None else self._folder / "checkpoints" / name
+
+    def _pointers(self) -> dict[str, str]:
+        path = self._folder / "latest.json"
+        return read_json(path) if path.exists() else {}
+
+    def _prune(self, pinned: set[str]) -> None:
+        for old in sorted((self._folder / "checkpoints").glob("step-*"))[: -self._keep]:
+            if old.name not in pinned:
+                shutil.rmtree(old)

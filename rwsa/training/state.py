@@ -1,0 +1,150 @@
+"""Everything that a training run must remember, saved atomically and loaded strictly.
+
+A checkpoint is a folder: `generator.safetensors` (loadable by `rwsa.load_model`), `state.safetensors`
+(discriminator and both optimisers), `state.json` (step, sample cursor, best score, identities). The
+learning rate follows from the step, and dropout and crops are keyed by step and sample, so there is
+no random state to keep.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rwsa.config import config_hash
+from rwsa.errors import InputError
+from rwsa.files import read_json, write_json
+from rwsa.models.discriminator import MetricDiscriminator
+from rwsa.models.unet import RWSAMambaUNet
+from rwsa.models.weights import build_model, load_weights, read_weights, save_model, weights_of
+from rwsa.sampling import Cursor
+from rwsa.training.config import OptimiserConfig, TrainConfig
+
+
+class TrainState:
+    """Models, optimisers, the step, the sample cursor and the best score so far."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config = config
+        self.generator: RWSAMambaUNet = build_model(config.model, seed=config.seed).to(device)
+        self.discriminator: MetricDiscriminator | None = None
+        if config.loss_weights.metric > 0:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                self.discriminator = MetricDiscriminator().to(device)
+        self.generator_optimiser = _adamw(self.generator, config.optimiser)
+        self.discriminator_optimiser = (
+            None if self.discriminator is None else _adamw(self.discriminator, config.optimiser)
+        )
+        self.step = 0
+        self.cursor = Cursor()
+        self.best_score = -math.inf
+
+    def set_learning_rate(self) -> float:
+        """Give both optimisers the learning rate of the present step; returns it."""
+        rate = learning_rate(
+            self.config.optimiser, self.step, epoch=self.cursor.epoch, max_steps=self.config.max_steps
+        )
+        for optimiser in self._optimisers().values():
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        return rate
+
+    def save(self, folder: Path, *, order_identity: str) -> None:
+        """Write a checkpoint into `folder`, which the caller then renames or hands over whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(folder / "generator.safetensors", self.generator, {"step": self.step})
+        tensors = {
+            f"{name}.{key}": tensor.contiguous()
+            for name, optimiser in self._optimisers().items()
+            for key, tensor in _optimiser_tensors(optimiser).items()
+        }
+        if self.discriminator is not None:
+            tensors |= {f"discriminator.{k}": v.contiguous() for k, v in weights_of(self.discriminator).items()}
+        save_file(tensors, folder / "state.safetensors")
+        write_json(
+            folder / "state.json",
+            {
+                "step": self.step,
+                "cursor": {"epoch": self.cursor.epoch, "sample": self.cursor.sample},
+                "best_score": self.best_score if math.isfinite(self.best_score) else None,
+                "order": order_identity,
+                "model": config_hash(self.config.model),
+                "loss_weights": config_hash(self.config.loss_weights),
+            },
+        )
+
+    def load(self, folder: Path, *, order_identity: str) -> None:
+        """Restore a checkpoint.
+
+        Raises:
+            InputError: it is of another model, other loss weights or other data, or a tensor is
+                missing, left over or misshapen.
+        """
+        about = read_json(folder / "state.json")
+        for key, mine in (
+            ("order", order_identity),
+            ("model", config_hash(self.config.model)),
+            ("loss_weights", config_hash(self.config.loss_weights)),
+        ):
+            if about.get(key) != mine:
+                raise InputError(
+                    f"{folder}: was saved with another '{key}' ({about.get(key)}, now {mine});"
+                    " give the run another name, or the configuration it was started with"
+                )
+        load_weights(self.generator, read_weights(folder / "generator.safetensors"), where=str(folder))
+        tensors = load_file(folder / "state.safetensors")
+        if self.discriminator is not None:
+            load_weights(self.discriminator, _part(tensors, "discriminator"), where=str(folder))
+        for name, optimiser in self._optimisers().items():
+            _restore_optimiser(optimiser, _part(tensors, name), where=f"{folder}: {name}")
+        self.step = about["step"]
+        self.cursor = Cursor(**about["cursor"])
+        self.best_score = -math.inf if about["best_score"] is None else about["best_score"]
+
+    def _optimisers(self) -> dict[str, torch.optim.AdamW]:
+        found = {"generator_optimiser": self.generator_optimiser}
+        if self.discriminator_optimiser is not None:
+            found["discriminator_optimiser"] = self.discriminator_optimiser
+        return found
+
+
+def learning_rate(config: OptimiserConfig, step: int, *, epoch: int, max_steps: int) -> float:
+    """The learning rate of a step: a pure function, so that resuming needs nothing saved."""
+    rate = config.learning_rate * min(1.0, (step + 1) / (config.warmup_steps + 1))
+    if config.schedule == "cosine":
+        return rate * 0.5 * (1 + math.cos(math.pi * min(step / max_steps, 1.0)))
+    return rate * config.decay_per_epoch**epoch
+
+
+def _adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    )
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimiser.state_dict()["state"]
+    return {f"{index}.{key}": tensor for index, slots in state.items() for key, tensor in slots.items()}
+
+
+def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], *, where: str) -> None:
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    expected = {f"{i}.{key}" for i in range(len(parameters)) for key in ("step", "exp_avg", "exp_avg_sq")}
+    if tensors and tensors.keys() != expected:
+        wrong = sorted(tensors.keys() ^ expected)
+        raise InputError(f"{where}: does not fit; missing or left over: {', '.join(wrong)}")
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
