@@ -26,6 +26,8 @@ _NOT_CARRIED = [
 ]
 # Two processes that each spin two threads on two cores run ten times slower than one thread each.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+# Keeps glibc from handing big buffers back to the system at every step of training on a CPU.
+_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 # What these say at every start is no news: that a token guards the cluster, that bars are off.
 _CHATTY = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
 
@@ -49,7 +51,7 @@ def start_ray(
     started = time.monotonic()
     if not ray.is_initialized():
         address = address or os.environ.get("RAY_ADDRESS") or None
-        _quieten()
+        _quieten(local=address is None)
         ray.init(
             address=address,
             # What belongs to the machine that starts a cluster is not for one who joins it to say.
@@ -60,15 +62,20 @@ def start_ray(
             runtime_env={
                 "working_dir": str(CHECKOUT),
                 "excludes": _NOT_CARRIED,
-                "env_vars": dict.fromkeys(_THREADS, "1"),
+                "worker_process_setup_hook": "pipelines.worker_setup.quieten",
+                "env_vars": {**dict.fromkeys(_THREADS, "1"), **_MEMORY},
             },
         )
     return time.monotonic() - started
 
 
-def _quieten() -> None:
+def _quieten(*, local: bool) -> None:
     # Else Ray warns at every start that it leaves out .git and .venv, which _NOT_CARRIED does anyway.
     os.environ.setdefault("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", "")
+    # Else Ray Train shows every line that a worker prints twice.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    # Nobody takes this machine away; without it Ray Train warns about the watcher's own arguments.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if local else "1")
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     for handler in logging.getLogger("ray.data").handlers:

@@ -54,7 +54,8 @@ def read_audio(path: Path, *, start: int = 0, samples: int = -1) -> tuple[np.nda
             file.seek(start)
             wav = file.read(samples, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise InputError(f"{path}: damaged audio ({_reason(error)}); replace or remove the file") from error
+            reason = f"damaged audio ({_reason(error)})"
+            raise InputError(f"{path}: {reason}; replace or remove the file") from error
     expected = samples if samples >= 0 else None
     if len(wav) == 0 or (expected is not None and len(wav) != expected):
         raise InputError(f"{path}: ends after {start + len(wav)} samples; replace or remove the file")
@@ -132,7 +133,8 @@ def _opened(path: Path) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise InputError(f"{path}: not readable as audio ({_reason(error)}); replace or remove the file") from error
+        reason = f"not readable as audio ({_reason(error)})"
+        raise InputError(f"{path}: {reason}; replace or remove the file") from error
     if file.frames == 0:
         file.close()
         raise InputError(f"{path}: holds no samples; replace or remove the file")

@@ -59,6 +59,8 @@ def _explain(cls: type, problem: Any) -> str:
         return f"unknown key '{key}'; {hint}"
     if problem["type"] in ("missing", "missing_argument"):
         return f"missing key '{key}'"
+    if problem["type"] == "value_error":  # raised by a configuration's own __post_init__
+        return f"'{key}': {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])
     return f"'{key}' is {problem['input']!r}: {problem['msg']}"
 
 
@@ -83,12 +85,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     try:
-        values = yaml.safe_load(_ENVIRONMENT.sub(lambda m: _environment(m, path), text))
+        values = _parse(_ENVIRONMENT.sub(lambda m: _environment(m, path), text))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: must hold a mapping of keys to values, not {type(values).__name__}")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's booleans: `off` and `no` are words, as in `sharing: off`."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF")
+)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes plain values only
 
 
 def _environment(match: re.Match[str], path: Path) -> str:
@@ -113,13 +132,16 @@ def setting(text: str) -> dict[str, Any]:
     """Turn `a.b=v` (v in YAML) into `{"a": {"b": v}}`.
 
     Raises:
-        InputError: there is no `=`, or a part of the name is empty.
+        InputError: there is no `=`, a part of the name is empty, or the value is not YAML.
     """
     name, equals, value = text.partition("=")
     parts = name.strip().split(".")
     if not equals or not all(parts):
         raise InputError(f"--set {text}: must read key.subkey=value")
-    nested: Any = yaml.safe_load(value)
+    try:
+        nested: Any = _parse(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {text}: the value is not valid YAML") from error
     for part in reversed(parts):
         nested = {part: nested}
     return dict(nested)

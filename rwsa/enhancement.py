@@ -6,7 +6,8 @@ and they are cross-faded. So memory is bounded, and instance norm and attention 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from rwsa.models.unet import RWSAMambaUNet
 from rwsa.spectral import SAMPLE_RATE_HZ, istft, stft
 
 Progress = Callable[[int, int], None]
+Phase = Literal["model", "noisy"]
 
 
 def enhance(
@@ -47,16 +49,48 @@ def enhance(
     Raises:
         InputError: wrong shape or type, no samples, NaN, or an argument out of range.
     """
+    (enhanced,) = enhance_phases(
+        wav,
+        sample_rate_hz,
+        model,
+        ("model",),
+        crossfade=crossfade,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return enhanced
+
+
+def enhance_phases(
+    wav: np.ndarray | Tensor,
+    sample_rate_hz: int,
+    model: RWSAMambaUNet,
+    phases: Sequence[Phase],
+    *,
+    crossfade: float = 0.1,
+    batch_size: int = 4,
+    progress: Progress | None = None,
+) -> tuple[np.ndarray | Tensor, ...]:
+    """As `enhance`, with a choice of phases: one pass of the model, one signal for each phase.
+
+    Args:
+        phases: what the model's magnitude is put together with: `model`, its own phase, which is what
+            `enhance` gives; `noisy`, the input's, which tells what the magnitude alone is worth.
+
+    The rest, and what it raises, is as in `enhance`.
+    """
     samples = wav.detach().cpu().numpy() if isinstance(wav, Tensor) else np.asarray(wav)
     _check(samples, sample_rate_hz, crossfade, batch_size)
     channels = np.atleast_2d(samples).astype(np.float32, copy=False)
     at_16k = resample(channels, sample_rate_hz, SAMPLE_RATE_HZ)
-    enhancer = _Enhancer(model, crossfade, batch_size, progress, len(at_16k))
-    enhanced = resample(np.stack([enhancer(channel) for channel in at_16k]), SAMPLE_RATE_HZ, sample_rate_hz)
-    enhanced = _exactly(enhanced, samples.shape[-1]).reshape(samples.shape)
+    enhancer = _Enhancer(model, phases, crossfade, batch_size, progress, len(at_16k))
+    # Put together: [phases, channels, samples].
+    enhanced = np.stack([enhancer(channel) for channel in at_16k], axis=1)
+    enhanced = _exactly(resample(enhanced, SAMPLE_RATE_HZ, sample_rate_hz), samples.shape[-1])
+    signals = [signal.reshape(samples.shape) for signal in enhanced]
     if isinstance(wav, Tensor):
-        return torch.from_numpy(enhanced).to(wav.device, wav.dtype)
-    return enhanced.astype(samples.dtype)
+        return tuple(torch.from_numpy(signal).to(wav.device, wav.dtype) for signal in signals)
+    return tuple(signal.astype(samples.dtype) for signal in signals)
 
 
 def _check(samples: np.ndarray, sample_rate_hz: int, crossfade: float, batch_size: int) -> None:
@@ -75,16 +109,23 @@ def _check(samples: np.ndarray, sample_rate_hz: int, crossfade: float, batch_siz
 
 def _exactly(wav: np.ndarray, samples: int) -> np.ndarray:
     """Undo the sample or two that resampling there and back may add or lose at the end."""
-    return np.pad(wav[..., :samples], ((0, 0), (0, max(0, samples - wav.shape[-1]))))
+    lacking = max(0, samples - wav.shape[-1])
+    return np.pad(wav[..., :samples], [(0, 0)] * (wav.ndim - 1) + [(0, lacking)])
 
 
 class _Enhancer:
-    """One 16 kHz channel in, the same out."""
+    """One 16 kHz channel `[samples]` in, one for each phase out: `[phases, samples]`."""
 
     def __init__(
-        self, model: RWSAMambaUNet, crossfade: float, batch_size: int, progress: Progress | None, channels: int
+        self,
+        model: RWSAMambaUNet,
+        phases: Sequence[Phase],
+        crossfade: float,
+        batch_size: int,
+        progress: Progress | None,
+        channels: int,
     ) -> None:
-        self.model, self.batch_size, self.progress = model, batch_size, progress
+        self.model, self.phases, self.batch_size, self.progress = model, phases, batch_size, progress
         self.length = model.config.segment_samples
         self.overlap = int(self.length * crossfade)
         self.window = fade_window(self.length, self.overlap)
@@ -96,26 +137,31 @@ class _Enhancer:
         starts = segment_starts(len(wav), self.length, self.overlap)
         if level == 0:
             self._count(len(starts), len(starts))
-            return wav
-        total, weight = np.zeros_like(wav), np.zeros_like(wav)
+            return np.stack([wav] * len(self.phases))
+        total, weight = np.zeros((len(self.phases), len(wav)), np.float32), np.zeros_like(wav)
         for at in range(0, len(starts), self.batch_size):
             group = starts[at : at + self.batch_size]
             for start, segment in zip(group, self._segments(wav / np.float32(level), group), strict=True):
                 here = slice(start, min(start + self.length, len(wav)))
                 size = here.stop - here.start
-                total[here] += segment[:size] * self.window[:size]
+                total[:, here] += segment[:, :size] * self.window[:size]
                 weight[here] += self.window[:size]
             self._count(len(group), len(starts))
         return total / weight * np.float32(level)
 
     def _segments(self, wav: np.ndarray, starts: list[int]) -> np.ndarray:
+        """Enhanced segments, `[segments, phases, samples]`."""
         cut = np.zeros((len(starts), self.length), np.float32)
         for row, start in zip(cut, starts, strict=True):
             piece = wav[start : start + self.length]
             row[: len(piece)] = piece
         with torch.inference_mode():
-            mag, pha = stft(torch.from_numpy(cut).to(self.device), self.model.config.spectral)
-            return istft(*self.model(mag, pha), self.model.config.spectral, self.length).cpu().numpy()
+            spectral = self.model.config.spectral
+            mag, pha = stft(torch.from_numpy(cut).to(self.device), spectral)
+            enhanced_mag, enhanced_pha = self.model(mag, pha)
+            of_phase = {"model": enhanced_pha, "noisy": pha}
+            wavs = [istft(enhanced_mag, of_phase[phase], spectral, self.length) for phase in self.phases]
+            return torch.stack(wavs, dim=1).cpu().numpy()
 
     def _count(self, segments: int, of: int) -> None:
         self.done += segments

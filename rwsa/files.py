@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +27,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
-        os.replace(aside, path)
+        aside.replace(path)
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
             raise
@@ -50,10 +49,10 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON (sorted keys, two spaces), atomically."""
+def write_json(path: Path, value: Any, *, sort_keys: bool = True) -> None:
+    """Write `value` as JSON, indented by two spaces, atomically."""
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(value, indent=2, sort_keys=sort_keys) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

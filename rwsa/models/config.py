@@ -55,11 +55,15 @@ class ModelConfig:
         for level in range(1, self.depth + 1):
             heads = self.middle_heads if level == self.depth else self.heads
             if self.channels * level % heads:
-                raise ValueError(f"width {self.channels * level} of level {level} must divide by {heads} heads")
+                raise ValueError(
+                    f"width {self.channels * level} of level {level} must divide by {heads} heads"
+                )
         if self.channels % 4:
             raise ValueError(f"channels is {self.channels}; it must divide by 4, for the pixel shuffles")
         if self.spectral.bins % 2**self.depth:
-            raise ValueError(f"{self.spectral.bins} bins must divide by {2**self.depth} at depth {self.depth}")
+            raise ValueError(
+                f"{self.spectral.bins} bins must divide by {2**self.depth} at depth {self.depth}"
+            )
 
 
 SIZES = {

@@ -5,6 +5,8 @@ Source: Fu et al. 2019, MetricGAN, in CMGAN's form. Legend: B batch, F frequency
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -24,7 +26,7 @@ class MetricDiscriminator(nn.Module):
         super().__init__()
         widths = [2, channels, 2 * channels, 4 * channels, 8 * channels]
         layers: list[nn.Module] = []
-        for width, wider in zip(widths, widths[1:], strict=False):
+        for width, wider in pairwise(widths):
             conv = nn.Conv2d(width, wider, 4, stride=2, padding=1, bias=False)
             layers += [spectral_norm(conv), nn.InstanceNorm2d(wider, affine=True), nn.PReLU(wider)]
         self.convolutions = nn.Sequential(*layers)

@@ -68,7 +68,7 @@ class DeformableConv(nn.Module):
     def forward(self, x_BCTF: Tensor, offset_BKTF: Tensor) -> Tensor:
         batch, channels, frames, bins = x_BCTF.shape
         grid = self._sampling_grid(offset_BKTF, frames, bins)
-        taps = F.grid_sample(x_BCTF, grid, padding_mode="zeros", align_corners=True)
+        taps = F.grid_sample(x_BCTF, grid, padding_mode="zeros", align_corners=False)
         taps = taps.view(batch, channels, frames, 9, bins)
         return torch.einsum("bctkf,ck->bctf", taps, self.weight.flatten(1))
 
@@ -82,7 +82,8 @@ class DeformableConv(nn.Module):
         offset = offset_BKTF.unflatten(1, (9, 2)).permute(0, 3, 1, 4, 2)  # B T 9 F (dy, dx)
         t = t + reach.repeat_interleave(3).view(1, 9, 1) + offset[..., 0]
         f = f + reach.repeat(3).view(1, 9, 1) + offset[..., 1]
-        grid = torch.stack((f * (2 / max(bins - 1, 1)) - 1, t * (2 / max(frames - 1, 1)) - 1), dim=-1)
+        # ±1 are the outer edges of the first and last position: so a single frame has an outside too.
+        grid = torch.stack(((2 * f + 1) / bins - 1, (2 * t + 1) / frames - 1), dim=-1)
         return grid.flatten(1, 2)
 
 

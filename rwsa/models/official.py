@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from rwsa.config import build
 from rwsa.errors import InputError
 from rwsa.models.config import ModelConfig
 
@@ -98,22 +99,25 @@ def read_official(state: Mapping[str, Tensor], *, where: str) -> tuple[ModelConf
     Raises:
         InputError: a name is not of this format, or copies of a shared attention differ.
     """
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
+        raise InputError(f"{where}: its 'generator' holds something other than tensors by name")
     weights: dict[str, Tensor] = {}
     for theirs, tensor in state.items():
         ours = _rename(theirs, where)
         if ".time_attention." in ours:  # the decoder's are the encoder's
             ours = ours.replace("up_stages.", "down_stages.")
-        if ours.endswith("_mamba.merge.weight"):  # a transposed convolution of width 1
+        if ours.endswith("_mamba.merge.weight") and tensor.dim() == 3:  # a transposed convolution of width 1
             tensor = tensor.squeeze(-1).t()
         if ours in weights and not torch.equal(weights[ours], tensor):
             raise InputError(f"{where}: '{theirs}' differs from the other copies of its shared attention")
         weights[ours] = tensor
     try:
         channels = weights["encoder.widen.0.weight"].shape[0]
-    except KeyError:
+    except (KeyError, IndexError):
         raise InputError(f"{where}: holds no 'dense_encoder.dense_conv_1.0.weight'") from None
     blocks = {name.split(".")[2] for name in weights if name.startswith("middle.blocks.")}
-    return ModelConfig(channels=channels, blocks=max(len(blocks), 1)), weights
+    values = {"channels": channels, "blocks": max(len(blocks), 1)}
+    return build(ModelConfig, values, where=where), weights
 
 
 def _rename(theirs: str, where: str) -> str:

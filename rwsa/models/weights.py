@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,14 +111,21 @@ def _read_safetensors(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from error
     if "config" not in metadata:
         raise InputError(f"{path}: holds no model configuration; it was not written by this project")
-    return build(ModelConfig, json.loads(metadata["config"]), where=str(path)), weights
+    try:
+        values = dict(json.loads(metadata["config"]))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: its model configuration is not readable ({error})") from error
+    return build(ModelConfig, values, where=str(path)), weights
 
 
 def _read_published(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise InputError(f"{path}: neither safetensors nor a checkpoint of plain tensors ({error})") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise InputError(
+            f"{path}: neither safetensors nor a checkpoint of plain tensors; it is damaged, or holds code,"
+            " which is never run"
+        ) from error
     if not isinstance(state, Mapping) or not is_official(state):
         raise InputError(f"{path}: not the published format, which is {{'generator': weights}}")
     return read_official(state["generator"], where=str(path))

@@ -62,9 +62,10 @@ def _scan(
     y, states = torch.empty_like(u), u.new_empty(_state_shape(u, A) if save else (0,))
     inputs = [_flat(x) for x in (u, delta, _grouped(A), B, C, D, z)]
     shape, y_flat, states_flat = _shape(u, A), _flat(y), _flat(states)
+    forward: Callable[..., None] = kernels.scan_forward
 
     def work(part: int, first: int, last: int) -> None:
-        kernels.scan_forward(*inputs, reverse, save, shape, y_flat, states_flat, first, last)
+        forward(*inputs, reverse, save, shape, y_flat, states_flat, first, last)
 
     _over_sequences(u.shape[0] * u.shape[2], work)
     return y, states
@@ -95,9 +96,10 @@ def _scan_backward(
     inputs, saved = [_flat(x) for x in (u, delta, grouped, B, C, D, z)], _flat(states)
     outputs = [_flat(x) for x in (dy, du, ddelta, dA, dB, dC, dD, dz)]
     shape = _shape(u, A)
+    backward: Callable[..., None] = kernels.scan_backward
 
     def work(part: int, first: int, last: int) -> None:
-        kernels.scan_backward(*inputs, reverse, shape, saved, *outputs, part, first, last)
+        backward(*inputs, reverse, shape, saved, *outputs, part, first, last)
 
     _over_sequences(u.shape[0] * u.shape[2], work)
     return du, ddelta, dB, dC, dA.sum(0).transpose(1, 2).reshape(A.shape), dD.sum(0), dz

@@ -16,11 +16,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from rwsa.scan.simd import FAST_MATH, LANES, exp2, load, splat, store, total
+from rwsa.scan.simd import FAST_MATH, LANES, LOWEST, exp2, load, maximum, splat, store, total
 
 CHECKPOINT_STEPS = 32
 LOG2_E = np.float32(1.4426950408889634)
-_MINUS_LOG2_E, _LN_2 = np.float32(-LOG2_E), np.float32(0.6931471805599453)
+_LN_2 = np.float32(0.6931471805599453)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 _compiled = njit(nogil=True, fastmath=FAST_MATH, boundscheck=False, error_model="numpy", cache=True)
@@ -28,8 +28,9 @@ _compiled = njit(nogil=True, fastmath=FAST_MATH, boundscheck=False, error_model=
 
 @njit(inline="always")
 def _sigmoid(x):  # type: ignore[no-untyped-def]
-    # Below -87 the sigmoid is 2^-126 instead of less: exp2 is held there.
-    return splat(_ONE) / (splat(_ONE) + exp2(x * splat(_MINUS_LOG2_E)))
+    # Below -87 the sigmoid stays at 2^-126: exp2 is not made for arguments above 126.
+    held = maximum(x * splat(LOG2_E), splat(LOWEST))
+    return splat(_ONE) / (splat(_ONE) + exp2(splat(_ZERO) - held))
 
 
 @_compiled
@@ -60,7 +61,9 @@ def scan_forward(u, delta, A2, B, C, D, z, reverse, save, shape, y, states, firs
                 t = length - 1 - step if reverse else step
                 row = origin + t * inner
                 if save and step % CHECKPOINT_STEPS == 0:
-                    slot = ((s * (channels // LANES) + group) * blocks + step // CHECKPOINT_STEPS) * block_size
+                    slot = (
+                        (s * (channels // LANES) + group) * blocks + step // CHECKPOINT_STEPS
+                    ) * block_size
                     for at in range(0, block_size, LANES):
                         store(states, slot + at, load(h, at))
                 at_d = row * channels + group * LANES

@@ -30,7 +30,7 @@ VECTOR = _Vector()
 
 
 @register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: Any) -> None:
         super().__init__(manager, numba_type, _FLOATS)
 
@@ -130,7 +130,9 @@ for _symbol, _instruction in (
 
 
 @intrinsic
-def _maximum(typing_context: Any, a: Any, b: Any) -> Any:
+def maximum(typing_context: Any, a: Any, b: Any) -> Any:
+    """The larger of two vectors, element by element; b where a is NaN."""
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
 
@@ -149,7 +151,7 @@ def _add_to_exponent(typing_context: Any, mantissa: Any, shifted: Any) -> Any:
     return VECTOR(VECTOR, VECTOR), generate
 
 
-_LOWEST, _ROUNDER = np.float32(-126.0), np.float32(1.5 * 2**23)
+LOWEST, _ROUNDER = np.float32(-126.0), np.float32(1.5 * 2**23)
 # 2^f on [-0.5, 0.5], minimax in relative error: 7.5e-8 before rounding.
 _C0, _C1, _C2 = np.float32(1.0000000716546416), np.float32(0.6931469670652649), np.float32(0.2402211972396918)
 _C3, _C4, _C5 = np.float32(0.0555071327287539), np.float32(0.0096755413310214), np.float32(0.0013276472167820)
@@ -162,7 +164,7 @@ def exp2(x):  # type: ignore[no-untyped-def]
     Adding 1.5·2^23 rounds x to an integer and leaves that integer in the low bits of the sum, whence
     it is added to the exponent of the polynomial's value.
     """
-    x = _maximum(x, splat(_LOWEST))
+    x = maximum(x, splat(LOWEST))
     shifted = x + splat(_ROUNDER)
     f = x - (shifted - splat(_ROUNDER))
     mantissa = splat(_C4) + f * splat(_C5)

@@ -80,8 +80,10 @@ class TrainConfig:
         global_batch_size: segments a step, over all workers.
         max_steps: where training ends.
         best_metric: validation metric whose maximum chooses the best checkpoint.
-        *_every_steps: intervals; a checkpoint is also written at the end.
-        keep_checkpoints: newest ones to keep; the best one is always kept.
+        checkpoint_every_steps: validate and save so often, and at the end.
+        log_every_steps: record losses and speed so often.
+        keep_checkpoints: how many to keep, the newest and the best always among them.
+        max_failures: lost workers or nodes after which Ray Train gives up.
     """
 
     name: str
@@ -94,7 +96,7 @@ class TrainConfig:
     global_batch_size: Positive = 8
     max_steps: Positive
     best_metric: Literal["pesq", "ssnr", "estoi", "si_sdr"] = "pesq"
-    validate_every_steps: Positive = 250
     checkpoint_every_steps: Positive = 250
     log_every_steps: Positive = 10
     keep_checkpoints: Positive = 2
+    max_failures: NotNegative = 2

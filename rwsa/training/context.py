@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from rwsa.files import read_json, write_json
+
+LogTo = Callable[[int, Mapping[str, float]], None]
 
 
 class WorkerContext(Protocol):
@@ -34,20 +36,22 @@ class WorkerContext(Protocol):
 
 
 class LocalContext:
-    """A single process: checkpoints go to a folder, figures to whoever `log_to` is.
+    """A single process: checkpoints go to a folder, figures to `log_to`.
 
     `FOLDER/checkpoints/step-000250` are whole (renamed when written); `FOLDER/latest.json` names the
     newest and the best.
     """
 
-    def __init__(self, folder: Path, *, device: torch.device | None = None, keep: int = 2) -> None:
+    def __init__(
+        self, folder: Path, log_to: LogTo | None = None, *, device: torch.device | None = None, keep: int = 2
+    ) -> None:
         self.rank, self.world_size = 0, 1
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.logged: list[tuple[int, dict[str, float]]] = []
-        self._folder, self._keep = folder, keep
+        self._folder, self._log_to, self._keep = folder, log_to, keep
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self.logged.append((step, dict(values)))
+        if self._log_to is not None:
+            self._log_to(step, values)
 
     def report(self, step: int, values: Mapping[str, float], checkpoint: Path, *, best: bool) -> None:
         name = f"step-{step:06d}"

@@ -16,6 +16,7 @@ from torch import distributed as dist
 
 from rwsa.enhancement import enhance
 from rwsa.metrics import Failure, score
+from rwsa.spectral import SAMPLE_RATE_HZ
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import WorkerContext
 from rwsa.training.data import Segments, TrainData, ValidData
@@ -61,7 +62,9 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
             values = _mean_over_ranks(losses) | {"learning_rate": rate} | pace.since_last(state.step)
             if context.rank == 0:
                 context.log(state.step, values)
-        _validate_and_save(config, context, state, valid, data.order.identity())
+        if _due(state.step, config.checkpoint_every_steps, config):
+            _validate_and_save(config, context, state, valid, data.order.identity())
+            pace.restart()
     return state
 
 
@@ -72,20 +75,17 @@ def _due(step: int, every: int, config: TrainConfig) -> bool:
 def _validate_and_save(
     config: TrainConfig, context: WorkerContext, state: TrainState, valid: ValidData, order_identity: str
 ) -> None:
-    validating = _due(state.step, config.validate_every_steps, config)
-    if not validating and not _due(state.step, config.checkpoint_every_steps, config):
-        return
-    values = validate(config, context, state, valid) if validating else {}
-    best = values.get(f"valid_{config.best_metric}", -math.inf) > state.best_score
-    if best:
-        state.best_score = values[f"valid_{config.best_metric}"]
-    if context.rank == 0 and values:
+    values = validate(config, context, state, valid)
+    score_now = values.get(f"valid_{config.best_metric}", -math.inf)
+    best = score_now > state.best_score
+    state.best_score = max(score_now, state.best_score)
+    if context.rank == 0:
         context.log(state.step, values)
     folder = Path(tempfile.mkdtemp(prefix="rwsa-checkpoint-"))
     try:
         if context.rank == 0:
             state.save(folder, order_identity=order_identity)
-        context.report(state.step, values, folder, best=best)
+        context.report(state.step, {**values, "score": score_now}, folder, best=best)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -151,10 +151,13 @@ def _keyed_randomness(seed: int, step: int, rank: int) -> Iterator[None]:
 
 
 class _Pace:
-    """How fast training goes and how much of that is waiting for data."""
+    """How fast training goes, validation apart, and how much of that is waiting for data."""
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
+        self.restart()
+
+    def restart(self) -> None:
         self._since, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
     def waited_for(self, segments: Iterator[Segments]) -> Segments:
@@ -169,9 +172,9 @@ class _Pace:
         rate = self._steps * self._config.global_batch_size / elapsed
         values = {
             "samples_per_second": rate,
-            "audio_seconds_per_second": rate * self._config.model.segment_samples / 16000,
+            "audio_seconds_per_second": rate * self._config.model.segment_samples / SAMPLE_RATE_HZ,
             "data_wait_share": self._waited / elapsed,
             "eta_seconds": (self._config.max_steps - step) * elapsed / self._steps,
         }
-        self._since, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        self.restart()
         return values

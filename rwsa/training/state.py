@@ -64,7 +64,9 @@ class TrainState:
             for key, tensor in _optimiser_tensors(optimiser).items()
         }
         if self.discriminator is not None:
-            tensors |= {f"discriminator.{k}": v.contiguous() for k, v in weights_of(self.discriminator).items()}
+            tensors |= {
+                f"discriminator.{k}": v.contiguous() for k, v in weights_of(self.discriminator).items()
+            }
         save_file(tensors, folder / "state.safetensors")
         write_json(
             folder / "state.json",

@@ -52,10 +52,9 @@ class TrainStep:
         assert self.discriminate is not None
         assert self.state.discriminator_optimiser is not None
         # One pass over both pairs: DDP allows one forward pass before its backward pass.
-        scores = self.discriminate(
-            torch.cat((clean_BFT, clean_BFT)), torch.cat((clean_BFT, enhanced_BFT))
-        )
-        losses = discriminator_losses(*scores.chunk(2), target.to(scores.device))
+        scores = self.discriminate(torch.cat((clean_BFT, clean_BFT)), torch.cat((clean_BFT, enhanced_BFT)))
+        clean_score, enhanced_score = scores.chunk(2)
+        losses = discriminator_losses(clean_score, enhanced_score, target.to(scores.device))
         self._update(self.state.discriminator_optimiser, torch.stack(list(losses.values())).sum())
         return losses | {"pesq_refused": (~torch.isfinite(target)).sum().float()}
 

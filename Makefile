@@ -1,0 +1,34 @@
+# `make demo` and `make test` need nothing prepared but Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+# A stamp, so that an interrupted installation is not taken for a whole one.
+.venv: .venv/.installed
+.venv/.installed: pyproject.toml infra/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; run: make PYTHON=python3.12 …" >&2; exit 2; }
+	@command -v cc >/dev/null || \
+	  { echo "error: pesq is built from source and needs a C compiler; on Debian: apt-get install build-essential python3-dev" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c infra/constraints.txt -e '.[metrics,app,dev]'
+	@touch $@
+
+demo: .venv
+	$(BIN)/python -m pipelines.demo
+
+test: .venv
+	$(BIN)/pytest -q
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv
+	$(BIN)/python -m tests.benchmarks.bench_scan
+
+clean:
+	rm -rf .venv outputs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,140 @@
+"""The whole job in minutes: recordings to shards, a trained model, scores, a sweep, and pages to browse.
+
+    python -m pipelines.demo
+
+Runs the project's own verbs one after another on one local Ray, and prints each command, so that any
+of them can be run again alone. Uses the recordings that `RWSA_DATA` points to, or fetches a starter
+corpus where there are none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from pipelines.cluster import CHECKOUT, start_ray
+from rwsa.errors import InputError
+from rwsa.files import read_json, write_json
+
+RECORDED = ("libri_esc50", "commands_urban", "voices_ambient")
+FETCHED = ("starter", "starter_languages", "starter_noises")
+TEST_EXAMPLES = 24
+
+
+class FailedStepError(RuntimeError):
+    """A verb ended with an error, which it has printed itself."""
+
+
+class Demo:
+    """The steps, and the seconds that each took."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Run every step and write `summary.json`.
+
+        Raises:
+            FailedStepError: a step failed.
+        """
+        # A demo starts afresh: what an earlier one left would be kept or resumed, and nothing be seen.
+        shutil.rmtree(self.out, ignore_errors=True)
+        # Relative, as a person would type them: the commands run in the checkout.
+        out, cards = self.out, self._cards()
+        started = time.monotonic()
+        start_ray()
+        self.seconds["start Ray"] = time.monotonic() - started
+        storage = [
+            f"storage.root={out}",
+            f"storage.tracking_uri=sqlite:///{out.parent}/mlflow.db",
+            "storage.experiment=demo",
+        ]
+        shards = f"data.shards={out}/shards"
+        workers = str(min(2, os.cpu_count() or 1))
+        self._step(
+            "mix", "pipelines.mix_shards", "--card", cards[0], "--recipe", "datasets/recipes/demo.yaml",
+            "--out", f"{out}/shards", "--splits", "train", "valid", "--shard-examples", "32",
+        )  # fmt: skip
+        self._step(
+            "train", "pipelines.train", "base", "nano", "demo", "--workers", workers,
+            "--set", "name=demo", shards, *storage,
+        )  # fmt: skip
+        shutil.copyfile(out / "runs" / "demo" / "model.safetensors", out / "model.safetensors")
+        self._step(
+            "evaluate", "pipelines.evaluate", "--weights", f"{out}/model.safetensors", "--name", "demo",
+            "--corpora", *cards, "--examples", str(TEST_EXAMPLES), "--json", f"{out}/scores.json",
+            "--set", *storage,
+        )  # fmt: skip
+        self._step(
+            "sweep", "tune.sweep", "tune/ablations/demo.yaml", "--corpora", cards[0],
+            "--set", shards, *storage,
+        )  # fmt: skip
+        scores = read_json(out / "scores.json")["corpora"]
+        seconds = {step: round(taken, 1) for step, taken in self.seconds.items()}
+        write_json(out / "summary.json", {"corpora": scores, "seconds": seconds}, sort_keys=False)
+
+    def _cards(self) -> list[str]:
+        """Cards of the recordings at hand, in-domain first; fetches the starter corpus if need be."""
+        recordings = Path(os.environ.get("RWSA_DATA", CHECKOUT.parent / "shared" / "data"))
+        names = RECORDED
+        if not recordings.is_dir():
+            names = FETCHED
+            folder = os.environ.setdefault("RWSA_STARTER", str(self.out.parent / "starter"))
+            self._step("fetch recordings", "pipelines.starter", "--out", folder)
+        return [f"datasets/{name}.yaml" for name in names]
+
+    def _step(self, name: str, module: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", module, *arguments]
+        print(f"\n── {name}\n$ {shlex.join(['python', *command[1:]])}", flush=True)
+        environment = dict(os.environ)
+        if ray.is_initialized():
+            environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        started = time.monotonic()
+        status = subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
+        self.seconds[name] = time.monotonic() - started
+        if status:
+            raise FailedStepError(f"the step '{name}' failed with status {status}; its message is above")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.demo", description="Every part of the project, in minutes."
+    )
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="relative to the checkout")
+    out = parser.parse_args(argv).out
+    os.chdir(CHECKOUT)
+    demo = Demo(out)
+    try:
+        demo.run()
+    except (InputError, FailedStepError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(_where_to_look(out, demo.seconds))
+    return 0
+
+
+def _where_to_look(out: Path, seconds: dict[str, float]) -> str:
+    steps = " · ".join(f"{step} {taken:.0f} s" for step, taken in seconds.items())
+    return (
+        f"\nDone in {sum(seconds.values()):.0f} s: {steps}\n\n"
+        f"Browse runs, audio, spectrograms and the report page:\n"
+        f"  .venv/bin/mlflow ui --backend-store-uri sqlite:///{out.parent}/mlflow.db\n"
+        f"  then open http://127.0.0.1:5000, experiment 'demo'\n"
+        f"Enhance a recording of your own:\n"
+        f"  .venv/bin/rwsa enhance noisy.wav --out enhanced --weights {out}/model.safetensors\n"
+        f"Scores: {out}/summary.json"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

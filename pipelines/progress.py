@@ -1,0 +1,28 @@
+"""Progress lines of training, for people."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+
+def progress_line(step: int, max_steps: int, values: Mapping[str, float]) -> str:
+    """One line: the step, then what is known of it."""
+    parts = [f"step {step:>{len(str(max_steps))}}/{max_steps}"]
+    if "total" in values:
+        parts.append(f"loss {values['total']:.4f}")
+        parts += [f"{name} {values[name]:.3f}" for name in ("magnitude", "phase", "metric") if name in values]
+    parts += [f"{name} {value:.3f}" for name, value in values.items() if name.startswith("valid_")]
+    if "samples_per_second" in values:
+        parts.append(f"{values['samples_per_second']:.1f} segments/s")
+        parts.append(f"{values['audio_seconds_per_second']:.1f} s audio/s")
+        parts.append(f"waiting {values['data_wait_share']:.1%}")
+        parts.append(f"left {duration(values['eta_seconds'])}")
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`4:07` or `1:02:03`."""
+    text = time.strftime("%H:%M:%S", time.gmtime(max(seconds, 0)))
+    hours = int(seconds) // 3600
+    return f"{hours}:{text[3:]}" if hours else text[3:].lstrip("0").rjust(4, "0")

@@ -1,0 +1,37 @@
+"""The training loop's view of a Ray Train worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import ray.train
+import ray.train.torch
+
+from rwsa.training.context import LogTo
+
+
+class RayContext:
+    """A `rwsa.training.context.WorkerContext` over `ray.train`."""
+
+    def __init__(self, log_to: LogTo | None = None) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self._log_to = log_to
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if self._log_to is not None:
+            self._log_to(step, values)
+
+    def report(self, step: int, values: Mapping[str, float], checkpoint: Path, *, best: bool) -> None:
+        """All ranks report; rank 0 attaches the folder, which Ray copies to the run's storage.
+
+        Ray itself finds the best by the `score` among the values.
+        """
+        folder = ray.train.Checkpoint.from_directory(checkpoint) if self.rank == 0 else None
+        ray.train.report({**values, "step": step}, checkpoint=folder)
+
+    def latest_checkpoint(self) -> Path | None:
+        checkpoint = ray.train.get_checkpoint()
+        return None if checkpoint is None else Path(checkpoint.to_directory())

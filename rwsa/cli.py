@@ -1,0 +1,119 @@
+"""`rwsa enhance | score | info`."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rwsa.errors import InputError
+
+STATUS_BAD_INPUT = 2
+STATUS_SOME_FAILED = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns 0, 1 where some files failed, or 2 where the input cannot be used."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.verb(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return STATUS_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; files already written are whole", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rwsa", description="Speech enhancement with RWSA-MambaUNet.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    enhance = verbs.add_parser("enhance", help="remove noise from files or folders")
+    enhance.set_defaults(verb=_enhance)
+    enhance.add_argument("inputs", nargs="+", type=Path, metavar="FILE_OR_FOLDER")
+    enhance.add_argument(
+        "--out", type=Path, required=True, help="folder to write to; folders keep their structure"
+    )
+    enhance.add_argument("--weights", required=True, help="safetensors of this project, or published weights")
+    enhance.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, …; default: a GPU if there is one"
+    )
+    enhance.add_argument(
+        "--crossfade", type=float, default=0.1, help="overlap of segments, as a share of one"
+    )
+    enhance.add_argument("--batch-size", type=int, default=4, help="segments enhanced at once")
+    enhance.add_argument("--strict", action="store_true", help="stop at the first bad file")
+    score = verbs.add_parser("score", help="score enhanced files against clean ones of the same names")
+    score.set_defaults(verb=_score)
+    score.add_argument("--clean", type=Path, required=True, metavar="DIR")
+    score.add_argument("--enhanced", type=Path, required=True, metavar="DIR")
+    score.add_argument("--json", type=Path, metavar="FILE", help="write every clip's scores here")
+    score.add_argument("--workers", type=int, help="processes; default: one a core")
+    score.add_argument("--strict", action="store_true", help="stop at the first bad file")
+    info = verbs.add_parser("info", help="what is installed, which scan runs here, and the model sizes")
+    info.set_defaults(verb=_info)
+    info.add_argument("--weights", help="describe these weights instead of the named sizes")
+    return parser
+
+
+def _enhance(arguments: argparse.Namespace) -> int:
+    from rwsa.enhance_files import enhance_files
+
+    failures = enhance_files(
+        arguments.inputs,
+        arguments.out,
+        weights=arguments.weights,
+        device=arguments.device,
+        crossfade=arguments.crossfade,
+        batch_size=arguments.batch_size,
+        strict=arguments.strict,
+    )
+    for failure in failures:
+        print(f"skipped: {failure}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} file(s) skipped", file=sys.stderr)
+    return STATUS_SOME_FAILED if failures else 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from rwsa.files import write_json
+    from rwsa.scoring import format_table, score_folders
+
+    scores = score_folders(
+        arguments.clean, arguments.enhanced, workers=arguments.workers, strict=arguments.strict
+    )
+    if arguments.json is not None:
+        write_json(arguments.json, scores.as_json())
+    print(format_table(scores))
+    return STATUS_SOME_FAILED if scores.failures else 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from importlib.metadata import version
+
+    import torch
+
+    from rwsa.models import SIZES, build_model, load_model
+    from rwsa.scan import choose_backend, missing_backends
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"rwsa {version('rwsa')} · Python {platform.python_version()} · torch {torch.__version__}")
+    print(f"device {device} · {torch.get_num_threads()} threads")
+    print(f"scan   {choose_backend(device)}")
+    for name, reason in missing_backends(device).items():
+        print(f"       not {name}: {reason}")
+    models = {name: build_model(config) for name, config in SIZES.items()}
+    if arguments.weights is not None:
+        models = {arguments.weights: load_model(arguments.weights)}
+    for name, model in models.items():
+        config, count = model.config, sum(p.numel() for p in model.parameters())
+        shape = f"C {config.channels} · N {config.blocks} · sharing {config.sharing}"
+        print(f"{name:6} {count:>9,} parameters · {shape}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

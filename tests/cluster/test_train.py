@@ -1,0 +1,133 @@
+"""Training on real Ray workers: the same curve as alone, resumed where it stopped, logged to MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from pipelines.train import config_paths, main, train
+from rwsa.audio import round_to_int16
+from rwsa.config import read_config
+from rwsa.models import load_model
+from rwsa.shard_index import merge_index
+from rwsa.shards import Example, write_shard
+from rwsa.training.config import TrainConfig
+
+RATE = 16000
+TINY = [
+    "model={channels: 8, blocks: 1, d_state: 4, expand: 2, heads: 2, middle_heads: 2, segment_frames: 16}",
+    "loss_weights.metric=0",
+    "best_metric=si_sdr",
+    "global_batch_size=2",
+    "log_every_steps=1",
+]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve noisy tones, eight to train on and four to validate on."""
+    folder = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("valid", 4)):
+        write_shard(
+            folder, split, 0, [_example(rng, f"{split}-{i}") for i in range(count)], sample_rate_hz=RATE
+        )
+    merge_index(folder)
+    return folder
+
+
+def _example(rng: np.random.Generator, name: str) -> Example:
+    time_s = np.arange(4000) / RATE
+    clean = 0.2 * np.sin(2 * np.pi * rng.uniform(200, 2000) * time_s)
+    noisy = clean + 0.05 * rng.standard_normal(len(time_s))
+    return Example(
+        example_id=name,
+        noisy=round_to_int16(noisy.astype(np.float32)),
+        clean=round_to_int16(clean.astype(np.float32)),
+        sample_rate_hz=RATE,
+        meta={},
+    )
+
+
+def _config(shards: Path, root: Path, *, steps: int, name: str = "tiny") -> TrainConfig:
+    settings = [
+        *TINY,
+        f"name={name}",
+        f"max_steps={steps}",
+        "checkpoint_every_steps=2",
+        f"data.shards={shards}",
+        f"storage.root={root}",
+        f"storage.tracking_uri=sqlite:///{root}/mlflow.db",
+    ]
+    return read_config(TrainConfig, config_paths(["base"]), settings)
+
+
+def _curve(root: Path, run_id: str, name: str = "total") -> dict[int, float]:
+    history = MlflowClient(f"sqlite:///{root}/mlflow.db").get_metric_history(run_id, name)
+    return {point.step: point.value for point in history}
+
+
+@pytest.fixture(scope="module")
+def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """The loss curve of four steps in this process."""
+    root = tmp_path_factory.mktemp("alone")
+    return _curve(root, train(_config(shards, root, steps=4)).run_id)
+
+
+def test_alone_logs_every_step_and_leaves_loadable_weights(
+    alone: dict[int, float], shards: Path, tmp_path: Path
+) -> None:
+    assert sorted(alone) == [1, 2, 3, 4]
+    summary = train(_config(shards, tmp_path, steps=2))
+    assert load_model(summary.weights).config.channels == 8
+    run = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(summary.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.channels"] == "8"
+    assert run.data.metrics["valid_clips"] == 4
+
+
+@pytest.mark.slow
+def test_two_ray_workers_give_the_curve_of_one_process_and_resume(
+    alone: dict[int, float], shards: Path, tmp_path: Path, ray_address: str
+) -> None:
+    first = train(_config(shards, tmp_path, steps=2), workers=2)
+    again = train(_config(shards, tmp_path, steps=4), workers=2)
+    assert again.run_id == first.run_id
+    curve = _curve(tmp_path, again.run_id)
+    assert sorted(curve) == [1, 2, 3, 4]
+    torch.testing.assert_close(
+        torch.tensor([curve[step] for step in sorted(curve)]),
+        torch.tensor([alone[step] for step in sorted(alone)]),
+        rtol=1e-3,
+        atol=0,
+    )
+
+
+def test_missing_shards_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["base", "nano", "--set", "name=x", f"data.shards={tmp_path}", f"storage.root={tmp_path}"]
+    status = main([*arguments, f"storage.tracking_uri=sqlite:///{tmp_path}/mlflow.db"])
+    (message,) = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert message.startswith(f"error: {tmp_path / 'index.json'}: no such index")
+
+
+def test_unknown_key_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(
+        ["base", "nano", "--print-config", "--set", "name=x", "data.shards=y", "optimiser.lerning_rate=1"]
+    )
+    assert status == 2
+    assert "did you mean 'learning_rate'" in capsys.readouterr().err
+
+
+def test_unreachable_mlflow_is_one_clear_line(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["name=x", f"data.shards={shards}", f"storage.root={tmp_path}"]
+    status = main(["base", "nano", "--set", *settings, "storage.tracking_uri=http://127.0.0.1:9"])
+    message = capsys.readouterr().err
+    assert status == 2
+    assert "http://127.0.0.1:9 does not answer" in message
