@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", type=Path, required=True, help="mixing recipe")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, help="default: all that the recipe names")
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--workers", type=int, help="shards made at a time; default: as many as CPUs")
     parser.add_argument("--shard-examples", type=int, default=64, metavar="N")
     parser.add_argument("--strict", action="store_true", help="end at the first unusable source file")
