@@ -131,7 +131,6 @@ def _on_ray(
         run_config=ray.train.RunConfig(
             name="ray",
             storage_path=str(folder),
-            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=config.keep_checkpoints,

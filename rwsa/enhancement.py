@@ -7,7 +7,7 @@ and they are cross-faded. So memory is bounded, and instance norm and attention 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,18 +19,19 @@ from rwsa.models.unet import RWSAMambaUNet
 from rwsa.spectral import SAMPLE_RATE_HZ, istft, stft
 
 Progress = Callable[[int, int], None]
+Signal = TypeVar("Signal", np.ndarray, Tensor)
 Phase = Literal["model", "noisy"]
 
 
 def enhance(
-    wav: np.ndarray | Tensor,
+    wav: Signal,
     sample_rate_hz: int,
     model: RWSAMambaUNet,
     *,
     crossfade: float = 0.1,
     batch_size: int = 4,
     progress: Progress | None = None,
-) -> np.ndarray | Tensor:
+) -> Signal:
     """Remove noise from speech.
 
     Args:
@@ -62,7 +63,7 @@ def enhance(
 
 
 def enhance_phases(
-    wav: np.ndarray | Tensor,
+    wav: Signal,
     sample_rate_hz: int,
     model: RWSAMambaUNet,
     phases: Sequence[Phase],
@@ -70,7 +71,7 @@ def enhance_phases(
     crossfade: float = 0.1,
     batch_size: int = 4,
     progress: Progress | None = None,
-) -> tuple[np.ndarray | Tensor, ...]:
+) -> tuple[Signal, ...]:
     """As `enhance`, with a choice of phases: one pass of the model, one signal for each phase.
 
     Args:
@@ -79,10 +80,11 @@ def enhance_phases(
 
     The rest, and what it raises, is as in `enhance`.
     """
-    samples = wav.detach().cpu().numpy() if isinstance(wav, Tensor) else np.asarray(wav)
+    samples = _as_numpy(wav) if isinstance(wav, Tensor) else np.asarray(wav)
     _check(samples, sample_rate_hz, crossfade, batch_size)
     channels = np.atleast_2d(samples).astype(np.float32, copy=False)
     at_16k = resample(channels, sample_rate_hz, SAMPLE_RATE_HZ)
+    at_16k = _exactly(at_16k, max(at_16k.shape[-1], 1))  # one sample at 48 kHz is none at 16 kHz
     enhancer = _Enhancer(model, phases, crossfade, batch_size, progress, len(at_16k))
     # Put together: [phases, channels, samples].
     enhanced = np.stack([enhancer(channel) for channel in at_16k], axis=1)
@@ -105,6 +107,11 @@ def _check(samples: np.ndarray, sample_rate_hz: int, crossfade: float, batch_siz
             f"sample_rate_hz ({sample_rate_hz}) must be positive, crossfade ({crossfade}) in [0, 0.5]"
             f" and batch_size ({batch_size}) at least 1"
         )
+
+
+def _as_numpy(wav: Tensor) -> np.ndarray:
+    wav = wav.detach().cpu()
+    return (wav.float() if wav.dtype is torch.bfloat16 else wav).numpy()  # NumPy has no bfloat16
 
 
 def _exactly(wav: np.ndarray, samples: int) -> np.ndarray:
@@ -133,21 +140,22 @@ class _Enhancer:
         self.channels, self.done = channels, 0
 
     def __call__(self, wav: np.ndarray) -> np.ndarray:
-        level = float(np.sqrt(np.mean(np.square(wav, dtype=np.float64))))
+        level = np.float32(np.sqrt(np.mean(np.square(wav, dtype=np.float64))))
         starts = segment_starts(len(wav), self.length, self.overlap)
-        if level == 0:
+        if level < np.finfo(np.float32).tiny:  # silence, or too near to it to divide by
             self._count(len(starts), len(starts))
             return np.stack([wav] * len(self.phases))
+        normalised = wav / level
         total, weight = np.zeros((len(self.phases), len(wav)), np.float32), np.zeros_like(wav)
         for at in range(0, len(starts), self.batch_size):
             group = starts[at : at + self.batch_size]
-            for start, segment in zip(group, self._segments(wav / np.float32(level), group), strict=True):
+            for start, segment in zip(group, self._segments(normalised, group), strict=True):
                 here = slice(start, min(start + self.length, len(wav)))
                 size = here.stop - here.start
                 total[:, here] += segment[:, :size] * self.window[:size]
                 weight[here] += self.window[:size]
             self._count(len(group), len(starts))
-        return total / weight * np.float32(level)
+        return total / weight * level
 
     def _segments(self, wav: np.ndarray, starts: list[int]) -> np.ndarray:
         """Enhanced segments, `[segments, phases, samples]`."""

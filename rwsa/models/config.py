@@ -1,4 +1,4 @@
-"""What a model is, as configuration; the paper's sizes by name."""
+"""What a model is, as configuration; the paper's sizes by name, and one for demonstrations."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rwsa.errors import InputError
 from rwsa.spectral import SpectralConfig
 
 Sharing = Literal["resolution", "block", "none", "off"]
+Phase = Literal["absolute", "residual"]
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -25,6 +26,8 @@ class ModelConfig:
         sharing: which attention modules are one module. `resolution` (the paper's RWSA): time and
             frequency inside a block, and encoder and decoder blocks of one level; `block`: time and
             frequency only; `none`: each its own; `off`: no attention at all.
+        phase: what the phase decoder's output is. `absolute` (the paper's): the clean phase, which begins
+            as noise and takes long to learn; `residual`: what to add to the noisy phase, beginning at 0.
         heads: attention heads outside the middle. Fixed across sharing modes, so that an ablation
             changes one thing.
         middle_heads: attention heads in the middle.
@@ -38,6 +41,7 @@ class ModelConfig:
     blocks: Positive = 2
     depth: Annotated[int, Field(ge=2, le=4)] = 3
     sharing: Sharing = "resolution"
+    phase: Phase = "absolute"
     heads: Positive = 4
     middle_heads: Positive = 8
     d_state: Positive = 16
@@ -67,7 +71,17 @@ class ModelConfig:
 
 
 SIZES = {
-    "nano": ModelConfig(channels=8, blocks=1),
+    "nano": ModelConfig(
+        channels=8,
+        blocks=1,
+        d_state=8,
+        expand=2,
+        heads=2,
+        middle_heads=4,
+        phase="residual",
+        segment_frames=64,
+        spectral=SpectralConfig(hop_samples=240),
+    ),
     "xs": ModelConfig(channels=16, blocks=2),
     "s": ModelConfig(channels=16, blocks=4),
     "m": ModelConfig(channels=24, blocks=4),

@@ -171,15 +171,19 @@ class MagnitudeDecoder(nn.Module):
 
 
 class PhaseDecoder(nn.Module):
-    """Features to a phase, as the angle of two 1×1 convolutions."""
+    """Features to a phase, as the angle of two 1×1 convolutions; with `from_zero` it begins at 0."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, from_zero: bool = False) -> None:
         super().__init__()
         self.dense = DenseBlock(channels)
         self.upsample = FrequencyUpsample(channels)
         self.norm_act = nn.Sequential(*norm_act(channels))
         self.real = nn.Conv2d(channels, 1, 1)
         self.imaginary = nn.Conv2d(channels, 1, 1)
+        if from_zero:
+            for part, value in ((self.real, 1.0), (self.imaginary, 0.0)):
+                nn.init.zeros_(part.weight)
+                nn.init.constant_(part.bias, value)
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
         """Returns pha_BFT in radians."""

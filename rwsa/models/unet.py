@@ -107,7 +107,7 @@ class RWSAMambaUNet(nn.Module):
         self.magnitude_refinement = Refinement(channels, config)
         self.phase_refinement = Refinement(channels, config)
         self.magnitude_decoder = MagnitudeDecoder(channels, config.spectral.bins)
-        self.phase_decoder = PhaseDecoder(channels)
+        self.phase_decoder = PhaseDecoder(channels, from_zero=config.phase == "residual")
 
     def _stage(self, channels: int, attentions: list[AttentionPair]) -> Stage:
         return Stage(channels, self.config, attentions)
@@ -128,8 +128,10 @@ class RWSAMambaUNet(nn.Module):
         encoded = self.encoder(x.contiguous(memory_format=torch.channels_last))
         decoded = self._unet(encoded)
         mask = self.magnitude_decoder(self.magnitude_refinement(decoded, encoded))
-        pha = self.phase_decoder(self.phase_refinement(decoded, encoded))
-        return mag_BFT * mask[..., :frames], pha[..., :frames]
+        pha = self.phase_decoder(self.phase_refinement(decoded, encoded))[..., :frames]
+        if self.config.phase == "residual":
+            pha = pha_BFT + pha
+        return mag_BFT * mask[..., :frames], pha
 
     def _unet(self, x_BCTF: Tensor) -> Tensor:
         skips = []

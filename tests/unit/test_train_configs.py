@@ -1,0 +1,38 @@
+"""The configurations of pipelines/configs say what the library's named sizes say."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.train import config_paths
+from rwsa.config import read_config
+from rwsa.errors import InputError
+from rwsa.models import SIZES
+from rwsa.training.config import TrainConfig
+
+REQUIRED = ["name=x", "data.shards=y"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_is_the_same_in_yaml_and_in_the_library(size: str) -> None:
+    assert read_config(TrainConfig, config_paths(["base", size]), REQUIRED).model == SIZES[size]
+
+
+def test_base_is_the_papers_recipe() -> None:
+    config = read_config(TrainConfig, config_paths(["base", "xs"]), REQUIRED)
+    assert config.optimiser.betas == (0.8, 0.99)
+    assert config.optimiser.decay_per_epoch == 0.99
+    assert config.loss_weights.metric == 0.05
+    assert config.model.segment_samples == 30600
+
+
+def test_a_later_configuration_lies_over_an_earlier_one() -> None:
+    config = read_config(TrainConfig, config_paths(["base", "nano", "demo"]), [*REQUIRED, "max_steps=3"])
+    assert config.max_steps == 3
+    assert config.loss_weights.metric == 0
+    assert config.loss_weights.phase == 0.3
+
+
+def test_an_unknown_configuration_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"giant: no such configuration; give a path or one of base, .*nano"):
+        config_paths(["base", "giant"])
