@@ -7,9 +7,8 @@ import logging
 _CHATTY = {
     # Asks the dashboard, which a local Ray does not start, and says each second that nobody answers.
     "ray.train.v2._internal.execution.controller.placement_group_cleaner": logging.ERROR,
-    # Says at every checkpoint, on every rank, what the progress lines say.
-    "ray.train.v2._internal.execution.context": logging.WARNING,
-    "ray.train.v2._internal.execution.storage": logging.WARNING,
+    # Tells of its own doings, at every checkpoint on every rank; the progress lines say what matters.
+    "ray.train.v2": logging.WARNING,
 }
 
 

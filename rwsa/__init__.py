@@ -1,8 +1,8 @@
 """RWSA-MambaUNet speech enhancement (arXiv 2510.01958): model, data, training loop and metrics.
 
-    >>> import rwsa
-    >>> model = rwsa.load_model("model.safetensors")
-    >>> clean = rwsa.enhance(noisy, sample_rate_hz, model)
+>>> import rwsa
+>>> model = rwsa.load_model("model.safetensors")
+>>> clean = rwsa.enhance(noisy, sample_rate_hz, model)
 """
 
 from __future__ import annotations

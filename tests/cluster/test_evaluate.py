@@ -1,0 +1,284 @@
+"""Evaluating on a real Ray and a real MLflow store: right numbers, everything logged, faults counted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipelines.clips import load_clip, read_sets
+from pipelines.evaluate import EvaluationSummary, evaluate, main
+from pipelines.tracking import Tracker
+from rwsa.enhancement import enhance
+from rwsa.errors import InputError
+from rwsa.files import sha256_of
+from rwsa.metrics import score
+from rwsa.models import ModelConfig, build_model, load_model, save_model
+from rwsa.training.config import StorageConfig
+
+pytestmark = pytest.mark.usefixtures("ray_address")
+RATE_HZ = 16000
+TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)
+MIXED = """
+name: mixed
+description: Tones in noise.
+sample_rate_hz: 16000
+licence: CC0
+speech: [{{root: {root}/speech, pattern: '(?P<speaker>\\w+)\\.wav', split: test}}]
+noise: [{{root: {root}/noise, pattern: '(?P<recording>\\w+)\\.wav', split: test}}]
+evaluation: {{recipe: recipe.yaml, examples: 3, seed: 5}}
+"""
+PAIRS = """
+name: pairs
+description: Ready-made pairs, one of them damaged.
+sample_rate_hz: 16000
+licence: CC0
+pairs:
+  - root: {root}/pairs
+    clean: 'clean/(?P<pair>\\w+)\\.flac'
+    noisy: 'noisy/(?P<pair>\\w+)\\.flac'
+    split: test
+noisy_row: {{pesq: 1.2, ssnr: 0.0, estoi: 0.6, si_sdr: 4.0}}
+"""
+RECIPE = "{name: toy, seconds: 1.5, min_snr_db: 0, max_snr_db: 10, examples: {}}"
+
+
+def voice(seed: int) -> np.ndarray:
+    """Two seconds of harmonics that come and go like syllables, so that PESQ and STOI find utterances."""
+    time = np.arange(2 * RATE_HZ) / RATE_HZ
+    phase = 2 * np.pi * (100 + 15 * seed) * time + 3 * np.sin(2 * np.pi * 0.7 * time)
+    wave = sum(np.sin(k * phase) / k for k in range(1, 25))
+    return np.asarray(0.1 * wave * np.clip(np.sin(2 * np.pi * 2.5 * time), 0, 1))
+
+
+def write(path: Path, wav: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wav, RATE_HZ)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A folder with two corpora, weights and a store."""
+
+    root: Path
+    weights: Path
+    cards: tuple[Path, Path]
+    storage: StorageConfig
+
+    def arguments(self) -> list[str]:
+        return [
+            *("--weights", str(self.weights), "--corpora", *map(str, self.cards)),
+            *("--set", f"storage.tracking_uri={self.storage.tracking_uri}"),
+            *("--set", f"storage.root={self.storage.root}"),
+        ]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    root, rng = tmp_path_factory.mktemp("bench"), np.random.default_rng(0)
+    for number in range(2):
+        write(root / f"speech/s{number}.wav", voice(number))
+        write(root / f"noise/n{number}.wav", rng.normal(scale=0.1, size=3 * RATE_HZ))
+    for number in range(4):
+        clean = voice(number)
+        noise = rng.normal(scale=0.01 * (number + 1), size=len(clean))
+        write(root / f"pairs/clean/p{number}.flac", clean)
+        write(root / f"pairs/noisy/p{number}.flac", clean + noise)
+    # Its header, all that scanning reads, stays good.
+    damaged = root / "pairs/noisy/p2.flac"
+    damaged.write_bytes(damaged.read_bytes()[:20_000])
+    for name, text in (("mixed", MIXED), ("pairs", PAIRS)):
+        (root / f"{name}.yaml").write_text(text.format(root=root))
+    (root / "recipe.yaml").write_text(RECIPE)
+    save_model(root / "tiny.safetensors", build_model(TINY))
+    return Bench(
+        root=root,
+        weights=root / "tiny.safetensors",
+        cards=(root / "pairs.yaml", root / "mixed.yaml"),
+        storage=StorageConfig(root=str(root / "out"), tracking_uri=f"sqlite:///{root}/mlflow.db"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """An evaluation that ran."""
+
+    summary: EvaluationSummary
+    run: Run
+    artifacts: Path
+    said: list[str]
+    parent: str
+
+
+@pytest.fixture(scope="module")
+def done(bench: Bench, ray_address: str) -> Done:
+    said: list[str] = []
+    with Tracker(bench.storage).run("parent") as parent:
+        summary = evaluate(
+            bench.weights,
+            bench.cards,
+            storage=bench.storage,
+            parent=parent.run_id,
+            json_path=bench.root / "out/means.json",
+            report=said.append,
+        )
+    assert summary.run_id is not None
+    client = MlflowClient(bench.storage.tracking_uri)
+    return Done(
+        summary=summary,
+        run=client.get_run(summary.run_id),
+        artifacts=Path(client.download_artifacts(summary.run_id, "", str(bench.root))),
+        said=said,
+        parent=parent.run_id,
+    )
+
+
+def test_numbers_are_those_of_the_library(bench: Bench, done: Done) -> None:
+    model = load_model(bench.weights)
+    compared = 0
+    for one, scored in zip(read_sets(bench.cards), done.summary.corpora, strict=True):
+        for clip, scores in zip(one.clips, scored.clips, strict=True):
+            assert clip.clip_id == scores.clip_id
+            if scores.error is None:
+                noisy, clean = load_clip(clip)
+                assert scores.noisy == pytest.approx(score(clean, noisy))
+                direct = score(clean, np.asarray(enhance(noisy, RATE_HZ, model)))
+                found = {name: value for name, value in scores.enhanced.items() if name in direct}
+                assert found == pytest.approx(direct, abs=2e-3)
+                compared += 1
+    assert compared == 6
+
+
+def test_json_has_the_means_in_the_order_given(bench: Bench, done: Done) -> None:
+    values = json.loads((bench.root / "out/means.json").read_text())
+    assert values == done.summary.as_json()
+    assert list(values["corpora"]) == ["pairs", "mixed"]
+    mixed = values["corpora"]["mixed"]
+    assert mixed["clips"] == 3
+    clips = done.summary.corpora[1].clips
+    assert mixed["noisy"]["pesq"] == pytest.approx(np.mean([clip.noisy["pesq"] for clip in clips]))
+
+
+def test_a_damaged_clip_is_counted_and_left_out_of_the_means(done: Done) -> None:
+    pairs = done.summary.corpora[0]
+    assert [clip.error is not None for clip in pairs.clips] == [False, False, True, False]
+    for summary in (*pairs.summaries("noisy").values(), *pairs.summaries("enhanced").values()):
+        assert (summary.count, summary.failures) == (3, 1)
+    assert "p2.flac" in pairs.failures()[0]
+    assert pairs.verdict() == "not compared with the published row: 3 of 4 clips scored"
+    assert done.said[-1].startswith("clips 7/7")
+    assert "failures 1" in done.said[-1]
+
+
+def test_the_run_says_what_was_evaluated(bench: Bench, done: Done) -> None:
+    params, tags = done.run.data.params, done.run.data.tags
+    assert params["weights_sha256"] == sha256_of(bench.weights)
+    assert params["model.channels"] == "8"
+    assert params["clips.mixed"] == "3"
+    assert tags["mlflow.parentRunId"] == done.parent
+    assert tags["noisy_row.pairs"].startswith("not compared")
+    assert "| mixed |" in tags["mlflow.note.content"]
+    assert done.run.info.status == "FINISHED"
+
+
+def test_the_run_has_flat_metrics_and_counts_of_failures(done: Done) -> None:
+    metrics = done.run.data.metrics
+    corpora = done.summary.as_json()["corpora"]
+    for corpus in ("pairs", "mixed"):
+        for signal in ("noisy", "enhanced"):
+            for name, mean in corpora[corpus][signal].items():
+                assert metrics[f"{corpus}.{signal}.{name}"] == pytest.approx(mean)
+    assert metrics["pairs.enhanced.pesq.failed"] == 1
+    assert "mixed.enhanced.pesq.failed" not in metrics
+    assert (metrics["pairs.clips"], metrics["pairs.clips_failed"]) == (4, 1)
+
+
+def test_the_table_has_a_row_a_clip(done: Done) -> None:
+    table = json.loads((done.artifacts / "clips.json").read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [row["corpus"] for row in rows] == ["pairs"] * 4 + ["mixed"] * 3
+    assert rows[2]["enhanced_pesq"] is None
+    assert "p2.flac" in rows[2]["failures"]
+    clip = done.summary.corpora[1].clips[0]
+    phase = clip.enhanced["si_sdr_noisy_phase"]
+    assert rows[4]["enhanced_si_sdr_noisy_phase"] == pytest.approx(phase, abs=1e-4)
+    # A name with a dot in it would be an empty column in MLflow's table.
+    assert not [name for name in table["columns"] if "." in name]
+    assert rows[4]["speaker"] == clip.speaker
+    # The recipe draws it.
+    assert 0 <= rows[4]["input_snr_db"] <= 10
+
+
+def test_chosen_clips_can_be_heard_and_seen(done: Done) -> None:
+    for corpus, seconds in (("pairs", 2.0), ("mixed", 1.5)):
+        for label in ("worst", "median", "best"):
+            stem = f"{corpus}/{label}"
+            assert (done.artifacts / f"spectrograms/{stem}.png").read_bytes().startswith(b"\x89PNG")
+            for name in ("noisy", "enhanced", "clean"):
+                info = soundfile.info(done.artifacts / f"audio/{stem}.{name}.flac")
+                assert (info.duration, info.samplerate, info.channels) == (seconds, RATE_HZ, 1)
+        assert (done.artifacts / f"pictures/{corpus}.png").exists()
+    page = (done.artifacts / "report.html").read_text()
+    assert page.count("<audio") == 2 * 3 * 3
+
+
+def test_strict_ends_at_the_damaged_clip(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    json_path = bench.root / "strict.json"
+    assert main([*bench.arguments(), "--strict", "--workers", "1", "--json", str(json_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("error: ") == 1
+    assert "p2.flac" in error
+    assert not json_path.exists()
+
+
+def test_command_line_prints_an_aligned_table(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--examples", "2", "--audio-clips", "0", "--workers", "1"]
+    assert main([*bench.arguments(), *few]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    head = next(number for number, line in enumerate(shown) if line.startswith("corpus"))
+    assert shown[head + 1].split()[:3] == ["pairs", "2", "noisy"]
+    assert len({len(line) for line in shown[head : head + 8]}) == 1
+    assert "4 clips in" in shown[-1]
+
+
+def test_pairs_are_spread_and_mixtures_kept_when_fewer_are_asked_for(bench: Bench) -> None:
+    every, some = read_sets(bench.cards), read_sets(bench.cards, examples=2)
+    assert [clip.clip_id for clip in some[0].clips] == ["pairs/noisy/p0", "pairs/noisy/p2"]
+    assert some[1].clips == every[1].clips[:2]
+    assert (some[0].of_clips, some[1].of_clips) == (4, 3)
+
+
+def test_unusable_arguments_get_one_error_line(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (bench.root / "mixed.yaml").read_text()
+    (bench.root / "nothing.yaml").write_text(text.partition("evaluation")[0])
+    cases = [
+        (["--weights", f"{bench.root}/none.safetensors"], "none.safetensors: no such file"),
+        (["--weights", f"{bench.root}/recipe.yaml"], "recipe.yaml: neither"),
+        (["--corpora", f"{bench.root}/none.yaml"], "none.yaml"),
+        (["--corpora", f"{bench.root}/nothing.yaml"], "has neither pairs nor an `evaluation`"),
+        (["--corpora", *[f"{bench.root}/mixed.yaml"] * 2], "another card given is named 'mixed' too"),
+        (["--examples", "0"], "--examples 0: must be at least 1"),
+        (["--workers", "0"], "--workers 0: must be at least 1"),
+        (["--audio-clips", "-1"], "--audio-clips -1: must be at least 0"),
+        (["--json", str(bench.root)], "is a folder; name a file"),
+        (["--json", "/proc/none/means.json"], "cannot be written"),
+        (["--set", "storage.rot=x"], "did you mean 'root'?"),
+        (["--set", "storage.tracking_uri=http://127.0.0.1:9"], "does not answer"),
+    ]
+    for change, says in cases:
+        assert main([*bench.arguments(), *change]) == 2, says
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert says in error
+        assert error.count("\n") == 1
+
+
+def test_no_corpus_is_an_error(bench: Bench) -> None:
+    with pytest.raises(InputError, match="no corpus card given"):
+        evaluate(bench.weights, [], storage=bench.storage)

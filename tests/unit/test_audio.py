@@ -1,0 +1,183 @@
+"""Reading, writing and resampling: what goes in comes out, and every bad file is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rwsa.audio import (
+    find_audio,
+    read_audio,
+    read_info,
+    read_mono,
+    resample,
+    rms,
+    round_to_int16,
+    write_audio,
+)
+from rwsa.errors import InputError
+
+RATE_HZ = 16_000
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(3).uniform(-0.5, 0.5, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(500,), (1, 500), (2, 500), (6, 500)])
+def test_floats_survive_a_round_trip(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    wav = noise(*shape)
+    write_audio(tmp_path / "a.wav", wav, 44_100, subtype="FLOAT")
+    read, rate = read_audio(tmp_path / "a.wav")
+    np.testing.assert_array_equal(read, np.atleast_2d(wav))
+    assert (read.dtype, rate) == (np.float32, 44_100)
+    assert read.flags.c_contiguous
+    info = read_info(tmp_path / "a.wav")
+    assert (info.channels, info.samples, info.sample_rate_hz) == (*np.atleast_2d(wav).shape, 44_100)
+    assert info.seconds == pytest.approx(500 / 44_100)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".aiff"])
+def test_a_wave_on_the_16_bit_grid_survives_any_lossless_format(tmp_path: Path, suffix: str) -> None:
+    wav = round_to_int16(noise(500))
+    write_audio(tmp_path / f"a{suffix}", wav, RATE_HZ, subtype="PCM_16")
+    # libsndfile writes floats times 32767 and reads them over 32768: at most one step.
+    np.testing.assert_allclose(read_mono(tmp_path / f"a{suffix}", RATE_HZ), wav, atol=1.01 / 32768)
+
+
+def test_reading_a_part(tmp_path: Path) -> None:
+    wav = noise(500)
+    write_audio(tmp_path / "a.wav", wav, RATE_HZ, subtype="FLOAT")
+    part = read_mono(tmp_path / "a.wav", RATE_HZ, start=100, samples=50)
+    np.testing.assert_array_equal(part, wav[100:150])
+    tail, _ = read_audio(tmp_path / "a.wav", start=480)
+    np.testing.assert_array_equal(tail[0], wav[480:])
+
+
+@pytest.mark.parametrize(("start", "samples"), [(480, 21), (500, 1), (500, -1), (600, -1), (600, 5)])
+def test_a_part_beyond_the_end_is_refused(tmp_path: Path, start: int, samples: int) -> None:
+    write_audio(tmp_path / "a.wav", noise(500), RATE_HZ)
+    with pytest.raises(InputError, match=r"a\.wav: "):
+        read_audio(tmp_path / "a.wav", start=start, samples=samples)
+
+
+def bad_file(folder: Path, kind: str) -> Path:
+    path = folder / f"{kind}.wav"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "empty":
+        path.touch()
+    elif kind == "no samples":
+        soundfile.write(path, np.zeros(0), RATE_HZ)
+    elif kind == "random":
+        path.write_bytes(np.random.default_rng(0).bytes(5000))
+    elif kind == "header only":
+        write_audio(path, noise(500), RATE_HZ)
+        path.write_bytes(path.read_bytes()[:20])
+    elif kind in ("nan", "infinite"):
+        wav = noise(500)
+        wav[7] = np.nan if kind == "nan" else np.inf
+        write_audio(path, wav, RATE_HZ, subtype="FLOAT")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("missing", "no such file"),
+        ("folder", "no such file"),
+        ("empty", "not readable as audio"),
+        ("no samples", "holds no samples"),
+        ("random", "not readable as audio"),
+        ("header only", "not readable as audio"),
+        ("nan", "holds NaN or infinite samples"),
+        ("infinite", "holds NaN or infinite samples"),
+    ],
+)
+def test_a_bad_file_is_named_with_what_is_wrong(tmp_path: Path, kind: str, says: str) -> None:
+    path = bad_file(tmp_path, kind)
+    with pytest.raises(InputError) as caught:
+        read_audio(path)
+    assert str(caught.value).startswith(f"{path}: {says}")
+
+
+def test_a_damaged_flac_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    write_audio(path, noise(50_000), RATE_HZ)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"a\.flac: (damaged audio|ends after)"):
+        read_audio(path)
+
+
+def test_stereo_and_other_rates_are_refused_where_mono_is_expected(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", noise(2, 500), RATE_HZ)
+    with pytest.raises(InputError, match=r"a\.wav: has 2 channels where one is expected"):
+        read_mono(tmp_path / "a.wav", RATE_HZ)
+    write_audio(tmp_path / "b.wav", noise(500), 48_000)
+    with pytest.raises(InputError, match=r"b\.wav: is at 48000 Hz where 16000 Hz is expected"):
+        read_mono(tmp_path / "b.wav", RATE_HZ)
+
+
+@pytest.mark.parametrize("target", ["/proc/a.wav", "/proc/rwsa/a.wav"])
+def test_a_read_only_folder_is_named(target: str) -> None:
+    with pytest.raises(InputError, match=rf"^{target}: cannot be written \("):
+        write_audio(Path(target), noise(500), RATE_HZ)
+
+
+def test_a_format_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    for name, subtype in (("a.xyz", None), ("a.flac", "FLOAT")):
+        with pytest.raises(InputError, match=rf"{name}: cannot be written"):
+            write_audio(tmp_path / name, noise(500), RATE_HZ, subtype=subtype)
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(
+    samples=st.integers(1, 5000),
+    from_hz=st.sampled_from([8000, 16_000, 22_050, 44_100, 48_000]),
+    to_hz=st.sampled_from([8000, 16_000, 48_000]),
+    channels=st.integers(1, 2),
+)
+def test_resampling_keeps_duration_and_channels(
+    samples: int, from_hz: int, to_hz: int, channels: int
+) -> None:
+    out = resample(np.zeros((channels, samples), np.float32), from_hz, to_hz)
+    assert out.shape[0] == channels
+    assert out.dtype == np.float32
+    assert abs(out.shape[1] - samples * to_hz / from_hz) <= 1
+
+
+def test_resampling_keeps_a_tone_and_removes_what_does_not_fit() -> None:
+    seconds = np.arange(48_000) / 48_000
+    kept, lost = (np.sin(2 * np.pi * hz * seconds).astype(np.float32) for hz in (1000, 12_000))
+    down = resample(np.stack([kept, lost]), 48_000, 16_000)[:, 2000:-2000]
+    np.testing.assert_allclose(down[0], kept[::3][2000:-2000], atol=1e-4)
+    assert np.abs(down[1]).max() < 1e-4
+
+
+def test_same_rate_is_left_alone() -> None:
+    wav = noise(2, 100)
+    np.testing.assert_array_equal(resample(wav, 16_000, 16_000), wav)
+
+
+def test_finding_audio_skips_the_hidden_and_the_other(tmp_path: Path) -> None:
+    for name in ("b.wav", "sub/a.FLAC", ".half.wav", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_audio(tmp_path) == [tmp_path / "b.wav", tmp_path / "sub/a.FLAC"]
+    with pytest.raises(InputError, match="no such folder"):
+        find_audio(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no audio"):
+        find_audio(tmp_path / "empty")
+
+
+def test_level_and_rounding() -> None:
+    assert rms(np.array([3.0, -4.0, 0.0, 0.0], np.float32)) == pytest.approx(2.5)
+    grid = round_to_int16(np.array([-2.0, -1.0, 0.3 / 32768, 0.7 / 32768, 2.0], np.float32))
+    np.testing.assert_array_equal(grid * 32768, [-32768, -32768, 0, 1, 32767])

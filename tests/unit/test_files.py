@@ -1,0 +1,113 @@
+"""Files appear whole or not at all, and nothing is left behind."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from rwsa.errors import InputError
+from rwsa.files import read_json, sha256_of, write_json, written_aside
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*")}
+
+
+def test_the_name_appears_only_when_the_block_has_ended(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "a.tar"
+    with written_aside(target) as aside:
+        aside.write_bytes(b"whole")
+        assert not target.exists()
+        assert aside.parent == target.parent
+        assert aside.name.startswith(".")
+        assert aside.suffix == ".tar"
+    assert target.read_bytes() == b"whole"
+    assert names(tmp_path) == {"deep", "a.tar"}
+
+
+def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def interrupted() -> None:
+        with written_aside(target) as aside:
+            aside.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert target.read_text() == "old"
+    assert names(tmp_path) == {"a.txt"}
+
+
+def test_a_failed_folder_is_removed_with_all_in_it(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with written_aside(tmp_path / "folder") as aside:
+            (aside / "sub").mkdir(parents=True)
+            (aside / "sub" / "file").touch()
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        interrupted()
+    assert names(tmp_path) == set()
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with written_aside(tmp_path / "folder") as aside:
+        aside.mkdir()
+        (aside / "file").write_text("x")
+    assert names(tmp_path) == {"folder", "file"}
+
+
+@pytest.mark.parametrize("target", ["/proc/rwsa/a.json", "/proc/a.json"])
+def test_a_folder_that_cannot_be_written_is_named(target: str) -> None:
+    with pytest.raises(InputError, match=rf"^{target}: cannot be written \(.+\); choose a folder"):
+        write_json(Path(target), {})
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    def fill() -> None:
+        with written_aside(tmp_path / "a.bin") as aside:
+            aside.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match=r"a\.bin: cannot be written \(No space left on device\)"):
+        fill()
+    assert names(tmp_path) == set()
+
+
+def test_trouble_with_another_file_is_not_blamed_on_this_one(tmp_path: Path) -> None:
+    def copy() -> None:
+        with written_aside(tmp_path / "out" / "a.txt") as aside:
+            aside.write_text((tmp_path / "missing.txt").read_text())
+
+    with pytest.raises(FileNotFoundError, match=r"missing\.txt"):
+        copy()
+
+
+def test_json_round_trip_is_sorted_and_ends_in_a_line(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": [1, None], "a": "é"})
+    assert (tmp_path / "a.json").read_text().splitlines()[1].strip().startswith('"a"')
+    assert (tmp_path / "a.json").read_text().endswith("}\n")
+    assert read_json(tmp_path / "a.json") == {"a": "é", "b": [1, None]}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00"])
+def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.json: not a readable JSON file"):
+        read_json(tmp_path / "a.json")
+
+
+def test_missing_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.json: no such file"):
+        read_json(tmp_path / "a.json")
+
+
+def test_checksum(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "a").write_bytes(content)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(content).hexdigest()

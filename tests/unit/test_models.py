@@ -1,0 +1,291 @@
+"""The network's parts against plain formulations of them; what is shared; what a configuration may be.
+
+Legend: B batch, C channels, T frames, F frequency bins.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rwsa.config import build
+from rwsa.errors import InputError
+from rwsa.models import SIZES, ModelConfig, RWSAMambaUNet, build_model, load_model, save_model
+from rwsa.models.attention import AxialAttention, Axis
+from rwsa.models.config import Sharing, size
+from rwsa.models.layers import DeformableConv, DenseBlock, FrequencyUpsample
+from rwsa.models.mamba import BiMamba, MambaMixer
+
+TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)
+SHARINGS: tuple[Sharing, ...] = ("resolution", "block", "none", "off")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def tiny(**changes: Any) -> ModelConfig:
+    return dataclasses.replace(TINY, **changes)
+
+
+class TestParameters:
+    @pytest.mark.parametrize(("name", "count"), [("xs", 1_024_360), ("s", 1_946_664), ("m", 3_914_424)])
+    def test_the_papers_sizes(self, name: str, count: int) -> None:
+        assert parameters(build_model(size(name))) == count
+
+    # One attention of width C has 4C² + 6C weights: 304, 1120 and 2448 at widths 8, 16 and 24.
+    @pytest.mark.parametrize(
+        ("sharing", "count"), [("off", 81_192), ("resolution", 85_064), ("block", 86_488), ("none", 91_784)]
+    )
+    def test_each_sharing_mode(self, sharing: Sharing, count: int) -> None:
+        assert parameters(build_model(tiny(sharing=sharing))) == count
+
+    @pytest.mark.parametrize(("depth", "count"), [(2, 47_200), (3, 85_064), (4, 153_328)])
+    def test_each_depth(self, depth: int, count: int) -> None:
+        assert parameters(build_model(tiny(depth=depth))) == count
+
+    def test_every_parameter_takes_part(self) -> None:
+        model = build_model(TINY)
+        mag_BFT, pha_BFT = model(normal(1, 256, 8).abs(), normal(1, 256, 8, seed=1))
+        named = dict(model.named_parameters())
+        gradients = torch.autograd.grad(mag_BFT.sum() + pha_BFT.sum(), list(named.values()))
+        assert [n for n, g in zip(named, gradients, strict=True) if not torch.isfinite(g).all()] == []
+        # A bias that an instance norm follows has no effect; every other parameter has one.
+        still = [n for n, g in zip(named, gradients, strict=True) if g.abs().max() == 0]
+        assert [name for name in still if not name.endswith("bias")] == []
+
+    def test_same_seed_same_weights_and_the_global_generator_is_left_alone(self) -> None:
+        before = torch.get_rng_state()
+        one, two, other = (build_model(TINY, seed=seed).state_dict() for seed in (1, 1, 2))
+        assert torch.equal(torch.get_rng_state(), before)
+        assert all(torch.equal(one[name], two[name]) for name in one)
+        assert not torch.equal(one["encoder.widen.0.weight"], other["encoder.widen.0.weight"])
+
+
+def attentions(model: RWSAMambaUNet) -> Iterator[tuple[AxialAttention, ...]]:
+    """(encoder time, encoder frequency, decoder time, decoder frequency) of each shared level's blocks."""
+    for down, up in zip(model.down_stages, model.up_stages, strict=True):
+        for first, second in zip(down.blocks, up.blocks, strict=True):
+            pairs = [(b.time_attention, b.frequency_attention) for b in (first, second)]
+            yield tuple(itertools.chain.from_iterable(pairs))
+
+
+# Which of those four are one module: equal letters.
+PATTERNS = {"resolution": "aaaa", "block": "aabb", "none": "abcd"}
+
+
+def assert_shared(model: RWSAMambaUNet, sharing: Sharing) -> None:
+    found = list(attentions(model))
+    assert len(found) == (model.config.depth - 1) * model.config.blocks
+    for quartet in found:
+        if sharing == "off":
+            assert quartet == (None,) * 4
+            continue
+        for (i, a), (j, b) in itertools.combinations(enumerate(quartet), 2):
+            assert (a is b) == (PATTERNS[sharing][i] == PATTERNS[sharing][j])
+    for block in model.middle.blocks:
+        assert (block.time_attention is block.frequency_attention) == (sharing != "none")
+    # No attention serves two blocks or two levels.
+    firsts = [quartet[0] for quartet in found if quartet[0] is not None]
+    assert len(set(map(id, firsts))) == len(firsts)
+
+
+class TestSharing:
+    @pytest.mark.parametrize("sharing", SHARINGS)
+    def test_shared_modules_are_one_after_building_copying_and_loading(
+        self, tmp_path: Path, sharing: Sharing
+    ) -> None:
+        model = build_model(tiny(sharing=sharing, blocks=2))
+        save_model(tmp_path / "m.safetensors", model)
+        for each in (model, copy.deepcopy(model), load_model(tmp_path / "m.safetensors")):
+            assert_shared(each, sharing)
+            assert parameters(each) == parameters(model)
+        for stage in (*model.down_stages, *model.up_stages, model.magnitude_refinement.stage):
+            assert len({id(block) for block in stage.blocks}) == 2
+
+    def test_shared_modules_stay_one_under_ddp(self, tmp_path: Path) -> None:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
+        )
+        try:
+            wrapped = nn.parallel.DistributedDataParallel(build_model(TINY))
+            assert_shared(wrapped.module, "resolution")
+            wrapped(normal(1, 256, 4).abs(), normal(1, 256, 4))[0].sum().backward()
+        finally:
+            torch.distributed.destroy_process_group()
+
+    def test_official_weights_are_shared_too(self, official: Path) -> None:
+        assert_shared(load_model(official / "RWSA_xs_random.pth"), "resolution")
+
+    def test_heads_are_the_same_in_every_mode(self) -> None:
+        for sharing in ("resolution", "block", "none"):
+            model = build_model(tiny(sharing=sharing, channels=16, heads=4, middle_heads=8))
+            assert {a.heads for quartet in attentions(model) for a in quartet} == {4}
+            assert {block.time_attention.heads for block in model.middle.blocks} == {8}
+
+
+class TestShapes:
+    @pytest.mark.parametrize("depth", [2, 3, 4])
+    @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 7, 9, 33])
+    def test_any_number_of_frames_is_kept(self, depth: int, frames: int) -> None:
+        model = build_model(tiny(depth=depth)).eval()
+        with torch.inference_mode():
+            mag_BFT, pha_BFT = model(normal(2, 256, frames).abs(), normal(2, 256, frames, seed=1))
+        assert mag_BFT.shape == pha_BFT.shape == (2, 256, frames)
+        assert torch.isfinite(mag_BFT).all()
+        assert (mag_BFT >= 0).all()
+        assert (pha_BFT.abs() <= math.pi + 1e-6).all()
+
+    def test_clips_of_a_batch_do_not_touch(self) -> None:
+        model, mag, pha = build_model(TINY).eval(), normal(3, 256, 8).abs(), normal(3, 256, 8, seed=1)
+        with torch.inference_mode():
+            together, _ = model(mag, pha)
+            alone, _ = model(mag[1:2], pha[1:2])
+        torch.testing.assert_close(together[1:2], alone)
+
+
+class TestLayers:
+    def test_frequency_upsample_is_its_plain_formulation(self) -> None:
+        layer, x = FrequencyUpsample(6), normal(2, 6, 5, 7)
+        shuffled = F.pixel_shuffle(layer.expand(x), 2)
+        plain = F.conv2d(shuffled, layer.smooth.weight, stride=(2, 1), padding=(0, 1), groups=6)
+        assert plain.shape == (2, 6, 5, 14)
+        torch.testing.assert_close(layer(x), plain)
+
+    def test_dense_block_puts_the_new_before_the_old(self) -> None:
+        block, x = DenseBlock(4, layers=2).double(), normal(1, 4, 9, 9).double()
+        first = block.layers[0](x)
+        torch.testing.assert_close(block(x), block.layers[1](torch.cat((first, x), dim=1)))
+        assert [layer[0].dilation for layer in DenseBlock(4).layers] == [(1, 1), (2, 1), (4, 1), (8, 1)]
+
+
+def naive_deformable(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    """One tap at a time, bilinear, zero outside."""
+    batch, channels, frames, bins = x.shape
+    out = torch.zeros_like(x)
+    for b, t, f, k in itertools.product(range(batch), range(frames), range(bins), range(9)):
+        y = t + k // 3 - 1 + offset[b, 2 * k, t, f].item()
+        z = f + k % 3 - 1 + offset[b, 2 * k + 1, t, f].item()
+        for row, column in itertools.product(
+            (math.floor(y), math.floor(y) + 1), (math.floor(z), math.floor(z) + 1)
+        ):
+            if 0 <= row < frames and 0 <= column < bins:
+                share = (1 - abs(y - row)) * (1 - abs(z - column))
+                out[b, :, t, f] += share * weight[:, 0, k // 3, k % 3] * x[b, :, row, column]
+    return out
+
+
+class TestDeformableConv:
+    SHAPES = ((2, 3, 4, 5), (1, 2, 1, 5), (1, 2, 5, 1), (1, 2, 1, 1), (1, 2, 2, 2))
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_without_offsets_it_is_a_plain_depthwise_convolution(self, shape: tuple[int, ...]) -> None:
+        batch, channels, frames, bins = shape
+        layer, x = DeformableConv(channels).double(), normal(*shape).double()
+        plain = F.conv2d(x, layer.weight, padding=1, groups=channels)
+        torch.testing.assert_close(layer(x, torch.zeros(batch, 18, frames, bins).double()), plain)
+
+    def test_whole_offsets_shift_it(self) -> None:
+        layer, x = DeformableConv(3).double(), normal(2, 3, 6, 7).double()
+        offset = torch.zeros(2, 9, 2, 6, 7).double()
+        offset[:, :, 0], offset[:, :, 1] = 1, -1  # one frame later, one bin lower
+        wide = F.conv2d(F.pad(x, (2, 2, 2, 2)), layer.weight, groups=3)
+        torch.testing.assert_close(layer(x, offset.flatten(1, 2)), wide[:, :, 2:8, 0:7])
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_any_offsets_agree_with_a_loop(self, shape: tuple[int, ...]) -> None:
+        batch, channels, frames, bins = shape
+        layer, x = DeformableConv(channels).double(), normal(*shape).double()
+        offset = normal(batch, 18, frames, bins, seed=2).double().clamp(-1, 1)
+        torch.testing.assert_close(layer(x, offset), naive_deformable(x, offset, layer.weight.detach()))
+
+
+class TestSequenceLayers:
+    @pytest.mark.parametrize("axis", Axis)
+    @pytest.mark.parametrize("d_conv", [1, 4])
+    def test_backward_mixer_is_the_forward_one_between_flips(self, axis: Axis, d_conv: int) -> None:
+        forward, backward = (
+            MambaMixer(8, reverse=r, d_state=4, d_conv=d_conv, expand=2) for r in (False, True)
+        )
+        backward.load_state_dict(forward.state_dict())
+        x = normal(2, 5, 7, 8)
+        flipped = forward(x.flip(axis), axis).flip(axis)
+        torch.testing.assert_close(backward(x, axis), flipped)
+
+    @pytest.mark.parametrize("axis", Axis)
+    def test_forward_mixer_is_causal(self, axis: Axis) -> None:
+        mixer, x = MambaMixer(8, reverse=False, d_state=4, expand=2), normal(1, 6, 6, 8)
+        changed = x.clone()
+        changed.select(axis, 3).add_(1)
+        difference = (mixer(x, axis) - mixer(changed, axis)).abs().transpose(1, axis).amax((0, 2, 3))
+        assert difference[:3].max() == 0
+        assert difference[3:].min() > 0
+
+    @pytest.mark.parametrize("layer", [BiMamba(8, d_state=4, expand=2), AxialAttention(8, 2)])
+    def test_one_axis_is_the_other_transposed(self, layer: nn.Module) -> None:
+        x = normal(2, 5, 7, 8)
+        along_time = layer(x, Axis.TIME)
+        torch.testing.assert_close(along_time, layer(x.transpose(1, 2), Axis.FREQUENCY).transpose(1, 2))
+        # And each row is a sequence of its own.
+        torch.testing.assert_close(along_time[:, :, 2:3], layer(x[:, :, 2:3], Axis.TIME))
+
+    def test_attention_is_torchs_own(self) -> None:
+        ours, theirs = AxialAttention(8, 2), nn.MultiheadAttention(8, 2, batch_first=True)
+        nn.init.normal_(ours.qkv.bias)
+        theirs.load_state_dict(
+            {
+                "in_proj_weight": ours.qkv.weight,
+                "in_proj_bias": ours.qkv.bias,
+                "out_proj.weight": ours.out.weight,
+                "out_proj.bias": ours.out.bias,
+            }
+        )
+        x = normal(3, 4, 6, 8)
+        rows = ours.norm(x).flatten(0, 1)
+        expected = theirs(rows, rows, rows, need_weights=False)[0].unflatten(0, (3, 4))
+        torch.testing.assert_close(ours(x, Axis.FREQUENCY), expected)
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("values", "says"),
+        [
+            ({"channels": 0}, "'channels' is 0"),
+            ({"channels": 10}, "width 10 of level 1 must divide by 4 heads"),
+            ({"channels": 12}, "width 36 of level 3 must divide by 8 heads"),
+            ({"channels": 6, "heads": 2, "middle_heads": 2}, "channels is 6; it must divide by 4"),
+            ({"depth": 1}, "'depth' is 1"),
+            ({"depth": 5}, "'depth' is 5"),
+            ({"blocks": 0}, "'blocks' is 0"),
+            ({"sharing": "some"}, "'sharing' is 'some'"),
+            ({"spectral": {"n_fft": 400}}, "201 bins must divide by 8 at depth 3"),
+            ({"spectral": {"nfft": 400}}, "unknown key 'spectral.nfft'; did you mean 'n_fft'?"),
+            ({"chanels": 8}, "unknown key 'chanels'; did you mean 'channels'?"),
+        ],
+    )
+    def test_what_cannot_be_built_is_refused(self, values: dict[str, Any], says: str) -> None:
+        with pytest.raises(InputError) as caught:
+            build(ModelConfig, values, where="model.yaml")
+        assert str(caught.value).startswith("model.yaml: ")
+        assert says in str(caught.value)
+
+    def test_unknown_size_is_refused(self) -> None:
+        with pytest.raises(InputError, match="model size 'xxl' is unknown; choose nano, xs, s, m"):
+            size("xxl")
+
+    def test_the_papers_segment(self) -> None:
+        assert {config.segment_samples for config in SIZES.values()} == {30_600}

@@ -1,0 +1,529 @@
+"""Training: resumed or spread over ranks it is the same training; what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rwsa.audio import rms, round_to_int16
+from rwsa.config import build, merge
+from rwsa.errors import InputError
+from rwsa.models import load_model
+from rwsa.models.weights import weights_of
+from rwsa.sampling import Cursor, sample_rng
+from rwsa.shard_index import merge_index
+from rwsa.shards import Example, write_shard
+from rwsa.training.config import OptimiserConfig, TrainConfig
+from rwsa.training.context import LocalContext
+from rwsa.training.data import TrainData, ValidData, crop_or_pad, normalised
+from rwsa.training.loop import DivergedError, fit
+from rwsa.training.state import TrainState, learning_rate
+from rwsa.training.step import pesq_targets
+
+RATE_HZ = 16_000
+TINY = {
+    "channels": 8,
+    "blocks": 1,
+    "segment_frames": 32,
+    "d_state": 4,
+    "expand": 2,
+    "heads": 2,
+    "middle_heads": 2,
+    "spectral": {"n_fft": 126, "hop_samples": 30, "window_samples": 126},
+}
+# A quarter of a second, so that PESQ has something to score.
+AUDIBLE = {"segment_frames": 72, "spectral": {"n_fft": 254, "hop_samples": 60, "window_samples": 254}}
+# What a log says about the machine and not about the training.
+TIMINGS = ("samples_per_second", "audio_seconds_per_second", "data_wait_share", "eta_seconds")
+
+
+def example(name: str, samples: int) -> Example:
+    """Noise in syllables, which PESQ takes for speech, and more noise."""
+    rng = np.random.default_rng([ord(letter) for letter in name])
+    syllables = 0.02 + np.sin(2 * np.pi * 2 * np.arange(samples) / RATE_HZ) ** 2
+    clean = 0.1 * np.convolve(rng.standard_normal(samples + 1), [1, 0.5], "valid") * syllables
+    return Example(
+        example_id=name,
+        noisy=round_to_int16(clean + 0.02 * rng.standard_normal(samples)),
+        clean=round_to_int16(clean),
+        sample_rate_hz=RATE_HZ,
+        meta={},
+    )
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five examples in two shards to train on, some shorter than a segment, and two to validate by."""
+    folder = tmp_path_factory.mktemp("shards")
+    train = [example(f"train-{n}", 600 + 1800 * n) for n in range(5)]
+    write_shard(folder, "train", 0, train[:3], sample_rate_hz=RATE_HZ)
+    write_shard(folder, "train", 1, train[3:], sample_rate_hz=RATE_HZ)
+    valid = [example(f"valid-{n}", 2000 + n) for n in range(2)]
+    write_shard(folder, "valid", 0, valid, sample_rate_hz=RATE_HZ)
+    merge_index(folder)
+    return folder
+
+
+def config_of(shards: Path, **changes: Any) -> TrainConfig:
+    values = {
+        "name": "test",
+        "model": TINY,
+        "data": {"shards": str(shards)},
+        "loss_weights": {"metric": 0},
+        "global_batch_size": 2,
+        "max_steps": 4,
+        "best_metric": "si_sdr",
+        "checkpoint_every_steps": 2,
+        "log_every_steps": 1,
+    }
+    return build(TrainConfig, merge(values, changes), where="test")
+
+
+class Log:
+    """Figures by step, without timings; can break the training off."""
+
+    def __init__(self, *, break_off_at: int | None = None) -> None:
+        self.steps: dict[int, dict[str, float]] = {}
+        self._break_off_at = break_off_at
+
+    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        kept = {name: value for name, value in values.items() if name not in TIMINGS}
+        self.steps.setdefault(step, {}).update(kept)
+        if step == self._break_off_at and "total" in values:
+            raise KeyboardInterrupt
+
+
+def trained(config: TrainConfig, folder: Path, log: Log | None = None) -> TrainState:
+    return fit(config, LocalContext(folder, log))
+
+
+def tensors_of(state: TrainState) -> dict[str, Tensor]:
+    """Everything that a later step depends on."""
+    found = weights_of(state.generator)
+    for name, optimiser in state._optimisers().items():
+        slots = optimiser.state_dict()["state"]
+        found |= {f"{name}.{i}.{key}": t for i, each in slots.items() for key, t in each.items()}
+    if state.discriminator is not None:
+        found |= {f"discriminator.{name}": t for name, t in weights_of(state.discriminator).items()}
+    return found
+
+
+def assert_same_bits(one: TrainState, two: TrainState) -> None:
+    left, right = tensors_of(one), tensors_of(two)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    assert (one.step, one.cursor, one.best_score) == (two.step, two.cursor, two.best_score)
+
+
+class TestResuming:
+    @pytest.mark.parametrize("metric", [0, 0.05])
+    def test_broken_off_and_resumed_is_the_same_training(
+        self, shards: Path, tmp_path: Path, metric: float
+    ) -> None:
+        # Step 3 reaches into a second epoch.
+        config = config_of(shards, loss_weights={"metric": metric}, model=AUDIBLE if metric else {})
+        straight, broken, resumed = Log(), Log(break_off_at=3), Log()
+        whole = trained(config, tmp_path / "straight", straight)
+        with pytest.raises(KeyboardInterrupt):
+            trained(config, tmp_path / "broken", broken)
+        again = trained(config, tmp_path / "broken", resumed)
+
+        assert straight.steps.keys() == {1, 2, 3, 4}
+        assert resumed.steps == {step: straight.steps[step] for step in (3, 4)}
+        assert [broken.steps[step] for step in (1, 2)] == [straight.steps[step] for step in (1, 2)]
+        assert whole.cursor.epoch == 1
+        assert_same_bits(whole, again)
+        if metric:
+            assert {"metric", "discriminator_clean", "discriminator_enhanced"} < straight.steps[1].keys()
+            assert any(values["discriminator_enhanced"] > 0 for values in straight.steps.values())
+        else:
+            assert whole.discriminator is None
+            assert "metric" not in straight.steps[1]
+
+    def test_going_on_beyond_the_end_is_the_same_training(self, shards: Path, tmp_path: Path) -> None:
+        first, rest = Log(), Log()
+        trained(config_of(shards, max_steps=1), tmp_path / "parts", first)
+        parts = trained(config_of(shards, max_steps=3), tmp_path / "parts", rest)
+        straight = Log()
+        assert_same_bits(parts, trained(config_of(shards, max_steps=3), tmp_path / "straight", straight))
+        losses = {step: values["total"] for step, values in (first.steps | rest.steps).items()}
+        assert losses == {step: values["total"] for step, values in straight.steps.items()}
+        assert len(set(losses.values())) == 3
+
+    def test_a_finished_run_trains_no_more(self, shards: Path, tmp_path: Path) -> None:
+        done, log = trained(config_of(shards, max_steps=1), tmp_path), Log()
+        assert_same_bits(done, trained(config_of(shards, max_steps=1), tmp_path, log))
+        assert log.steps == {}
+
+    def test_the_saved_model_is_the_trained_one(self, shards: Path, tmp_path: Path) -> None:
+        state = trained(config_of(shards, max_steps=2), tmp_path)
+        saved = load_model(tmp_path / "checkpoints" / "step-000002" / "generator.safetensors")
+        assert saved.config == state.config.model
+        pairs = zip(saved.parameters(), state.generator.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of one step with a discriminator."""
+    folder = tmp_path_factory.mktemp("finished")
+    trained(config_of(shards, max_steps=1, loss_weights={"metric": 0.05}), folder)
+    return folder
+
+
+NOT_YET = pytest.mark.xfail(strict=True, reason="TrainState.load lets these through")
+
+
+class TestRefusing:
+    @pytest.mark.parametrize(
+        ("changes", "says"),
+        [
+            ({"seed": 1}, "saved with another 'order'"),
+            ({"data": {"open_shards": 1}}, "saved with another 'order'"),
+            ({"model": {"d_state": 5}}, "saved with another 'model'"),
+            ({"model": {"sharing": "block"}}, "saved with another 'model'"),
+            ({"loss_weights": {"time": 0.3}}, "saved with another 'loss_weights'"),
+            ({"loss_weights": {"metric": 0}}, "saved with another 'loss_weights'"),
+        ],
+    )
+    def test_a_checkpoint_of_another_run(
+        self, shards: Path, finished: Path, changes: dict[str, Any], says: str
+    ) -> None:
+        config = config_of(shards, **merge({"loss_weights": {"metric": 0.05}}, changes))
+        with pytest.raises(InputError, match=says) as caught:
+            trained(config, finished)
+        assert "step-000001" in str(caught.value)
+        assert "give the run another name" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("file", "change", "says"),
+        [
+            ("generator", lambda t: t.pop("merges.0.weight"), r"missing merges\.0\.weight"),
+            ("generator", lambda t: t.update(more=torch.zeros(1)), "unexpected more"),
+            ("state", lambda t: t.pop("discriminator.slope"), "missing slope"),
+            (
+                "state",
+                lambda t: t.pop("generator_optimiser.3.exp_avg"),
+                r"generator_optimiser: does not fit; missing or left over: 3\.exp_avg$",
+            ),
+            (
+                "state",
+                lambda t: t.update({"discriminator_optimiser.99.step": torch.zeros(())}),
+                r"discriminator_optimiser: does not fit; missing or left over: 99\.step$",
+            ),
+            pytest.param(
+                "state",
+                lambda t: without(t, "generator_optimiser."),
+                r"generator_optimiser: .*0\.exp_avg,",
+                marks=NOT_YET,
+            ),
+            pytest.param(
+                "state",
+                lambda t: t.update({"generator_optimiser.0.exp_avg": torch.zeros(7)}),
+                r"generator_optimiser: .*0\.exp_avg",
+                marks=NOT_YET,
+            ),
+            pytest.param(
+                "state", lambda t: t.update({"other.0": torch.zeros(1)}), r"other\.0", marks=NOT_YET
+            ),
+        ],
+    )
+    def test_a_checkpoint_with_wrong_keys(
+        self,
+        shards: Path,
+        finished: Path,
+        tmp_path: Path,
+        file: str,
+        change: Callable[[dict[str, Tensor]], Any],
+        says: str,
+    ) -> None:
+        shutil.copytree(finished, tmp_path / "run")
+        edit(tmp_path / "run" / "checkpoints" / "step-000001" / f"{file}.safetensors", change)
+        config = config_of(shards, max_steps=2, loss_weights={"metric": 0.05})
+        with pytest.raises(InputError, match=says):
+            trained(config, tmp_path / "run")
+
+    def test_shards_that_are_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no such index"):
+            trained(config_of(tmp_path), tmp_path / "run")
+
+    def test_a_batch_that_cannot_be_shared(self, shards: Path) -> None:
+        data = TrainData(config_of(shards).data, seed=0, segment_samples=100)
+        with pytest.raises(InputError, match="multiple of 2"):
+            next(data.segments(Cursor(), global_batch_size=3, rank=0, world_size=2))
+
+
+def edit(path: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    header = path.read_bytes()
+    length = int.from_bytes(header[:8], "little")
+    metadata = json.loads(header[8 : 8 + length]).get("__metadata__")
+    save_file(tensors, path, metadata=metadata)
+
+
+def without(tensors: dict[str, Tensor], prefix: str) -> None:
+    for name in [name for name in tensors if name.startswith(prefix)]:
+        del tensors[name]
+
+
+def test_a_loss_that_is_not_finite_names_step_and_clips(shards: Path, tmp_path: Path) -> None:
+    config = config_of(shards, max_steps=1)
+    trained(config, tmp_path)
+    newest = tmp_path / "checkpoints" / "step-000001" / "generator.safetensors"
+    edit(newest, lambda tensors: tensors["merges.0.weight"].fill_(math.nan))
+    with pytest.raises(
+        DivergedError, match=r"^step 2: not finite: .*total.* clips train-\d, train-\d; resume"
+    ):
+        trained(config_of(shards, max_steps=3), tmp_path)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-000001"}
+
+
+class TestLearningRate:
+    def test_exponential_falls_by_epoch_alone(self) -> None:
+        config = OptimiserConfig(learning_rate=1e-3)
+        rates = [learning_rate(config, step, epoch=e, max_steps=10) for step, e in ((0, 0), (9, 0), (9, 3))]
+        assert rates == pytest.approx([1e-3, 1e-3, 1e-3 * 0.99**3], rel=1e-12)
+
+    def test_cosine_falls_to_zero_over_the_run(self) -> None:
+        config = OptimiserConfig(learning_rate=1e-3, schedule="cosine")
+        rates = [learning_rate(config, step, epoch=5, max_steps=8) for step in (0, 2, 4, 8, 9)]
+        assert rates == pytest.approx([1e-3, 1e-3 * (1 + 0.5**0.5) / 2, 5e-4, 0, 0], abs=1e-12)
+
+    def test_warm_up_rises_in_equal_steps(self) -> None:
+        config = OptimiserConfig(learning_rate=1e-3, warmup_steps=3)
+        rates = [learning_rate(config, step, epoch=0, max_steps=10) for step in range(6)]
+        assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
+
+    def test_both_optimisers_get_it(self, shards: Path) -> None:
+        state = TrainState(
+            config_of(shards, loss_weights={"metric": 0.05}, optimiser={"learning_rate": 0.5}),
+            torch.device("cpu"),
+        )
+        state.cursor = Cursor(2, 0)
+        assert state.set_learning_rate() == pytest.approx(0.5 * 0.99**2)
+        rates = {group["lr"] for o in state._optimisers().values() for group in o.param_groups}
+        assert rates == {0.5 * 0.99**2}
+        assert len(state._optimisers()) == 2
+
+
+def test_gradients_are_scaled_down_to_the_limit(shards: Path, tmp_path: Path) -> None:
+    free, limited = Log(), Log()
+    one = trained(config_of(shards, max_steps=1), tmp_path / "free", free)
+    limit = {"optimiser": {"max_gradient_norm": 1e-9}}
+    two = trained(config_of(shards, max_steps=1, **limit), tmp_path / "limited", limited)
+    # The norm that is logged is the one before; AdamW's first step hardly sees a gradient of 1e-9.
+    assert limited.steps[1]["gradient_norm"] == free.steps[1]["gradient_norm"] > 1e-3
+    moved = [
+        (state.generator.merges[0].weight - fresh.generator.merges[0].weight).abs().max().item()
+        for state in (one, two)
+        for fresh in [TrainState(state.config, torch.device("cpu"))]
+    ]
+    assert moved[1] < 0.3 * moved[0]
+
+
+class TestLocalContext:
+    @staticmethod
+    def report(context: LocalContext, folder: Path, step: int, *, best: bool) -> None:
+        written = folder / "incoming"
+        written.mkdir()
+        (written / "state.json").write_text(str(step))
+        context.report(step, {}, written, best=best)
+
+    def test_the_best_and_the_newest_are_kept(self, tmp_path: Path) -> None:
+        context = LocalContext(tmp_path / "run", keep=2)
+        assert context.latest_checkpoint() is None
+        assert context.best_checkpoint() is None
+        for step in (1, 2, 3, 4, 5):
+            self.report(context, tmp_path, step, best=step == 2)
+        kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+        assert kept == ["step-000002", "step-000004", "step-000005"]
+        for found, step in ((context.best_checkpoint(), 2), (context.latest_checkpoint(), 5)):
+            assert found is not None
+            assert (found / "state.json").read_text() == str(step)
+        assert not (tmp_path / "incoming").exists()
+        again = LocalContext(tmp_path / "run")
+        assert again.latest_checkpoint() == context.latest_checkpoint()
+
+    def test_the_first_is_the_best_until_there_is_a_better_one(self, tmp_path: Path) -> None:
+        context = LocalContext(tmp_path / "run", keep=1)
+        for step in (1, 2):
+            self.report(context, tmp_path, step, best=False)
+        assert context.best_checkpoint() == tmp_path / "run" / "checkpoints" / "step-000001"
+
+    def test_the_best_validation_chooses(self, shards: Path, tmp_path: Path) -> None:
+        log = Log()
+        trained(config_of(shards, max_steps=3, checkpoint_every_steps=1, keep_checkpoints=1), tmp_path, log)
+        scores = {step: values["valid_si_sdr"] for step, values in log.steps.items()}
+        best = LocalContext(tmp_path).best_checkpoint()
+        assert best is not None
+        assert best.name == f"step-{max(scores, key=scores.__getitem__):06d}"
+        assert {values["valid_clips"] for values in log.steps.values()} == {2}
+
+
+class TestData:
+    def test_short_clips_are_padded_and_long_ones_cropped_alike(self) -> None:
+        rng = np.random.default_rng(0)
+        noisy = np.arange(1.0, 8.0)
+        padded, clean = crop_or_pad(noisy, -noisy, 10, rng)
+        np.testing.assert_array_equal(padded, [1, 2, 3, 4, 5, 6, 7, 0, 0, 0])
+        np.testing.assert_array_equal(clean, -padded)
+        np.testing.assert_array_equal(crop_or_pad(noisy, -noisy, 7, rng)[0], noisy)
+        starts = set()
+        for _ in range(50):
+            cropped, clean = crop_or_pad(noisy, -noisy, 4, rng)
+            starts.add(int(cropped[0]))
+            np.testing.assert_array_equal(cropped, cropped[0] + np.arange(4))
+            np.testing.assert_array_equal(clean, -cropped)
+        assert starts == {1, 2, 3, 4}
+
+    def test_both_are_divided_by_the_level_of_the_whole_noisy_file(self) -> None:
+        pair = example("a", 5000)
+        noisy, clean = normalised(pair)
+        assert rms(noisy) == pytest.approx(1, rel=1e-5)
+        np.testing.assert_allclose(clean, pair.clean / rms(pair.noisy), rtol=1e-5)
+        assert noisy.dtype == clean.dtype == np.float32
+
+    def test_silence_is_refused_by_name(self) -> None:
+        silent = Example(
+            example_id="a-1", noisy=np.zeros(9), clean=np.zeros(9), sample_rate_hz=RATE_HZ, meta={}
+        )
+        with pytest.raises(InputError, match="example a-1: its noisy file is silent"):
+            normalised(silent)
+
+    def test_segments_are_the_planned_crops(self, shards: Path) -> None:
+        data = TrainData(config_of(shards).data, seed=4, segment_samples=2400)
+        batches = data.segments(Cursor(), global_batch_size=4, rank=1, world_size=2)
+        first = next(batches)
+        assert first.noisy.shape == first.clean.shape == (2, 2400)
+        assert first.cursor_after == Cursor(0, 4)
+        for name, noisy in zip(first.ids, first.noisy.numpy(), strict=True):
+            whole = example(name, 600 + 1800 * int(name[-1]))
+            expected, _ = crop_or_pad(*normalised(whole), 2400, sample_rng(4, 0, name))
+            np.testing.assert_array_equal(noisy, expected)
+        batches.close()  # type: ignore[attr-defined]
+
+    def test_trouble_in_the_decoding_thread_is_raised_here(self, shards: Path, tmp_path: Path) -> None:
+        shutil.copytree(shards, tmp_path / "damaged")
+        for tar in (tmp_path / "damaged").glob("train-*.tar"):
+            tar.write_bytes(b"\0" * tar.stat().st_size)
+        data = TrainData(config_of(tmp_path / "damaged").data, seed=0, segment_samples=100)
+        with pytest.raises(InputError, match=r"train-00000\d\.tar: member train-\d"):
+            next(data.segments(Cursor(), global_batch_size=1, rank=0, world_size=1))
+
+    def test_validation_shares_hold_every_example_once(self, shards: Path) -> None:
+        data = ValidData(config_of(shards).data)
+        ids = [e.example_id for rank in (0, 1, 2) for e in data.examples(rank=rank, world_size=3)]
+        assert sorted(ids) == ["valid-0", "valid-1"]
+        few = ValidData(config_of(shards, data={"valid_examples": 1}).data)
+        assert [e.example_id for e in few.examples(rank=0, world_size=1)] == ["valid-0"]
+
+
+def test_pesq_targets_are_scaled_and_nan_where_pesq_refuses() -> None:
+    pair = example("a", 8000)
+    clean = torch.from_numpy(np.stack([pair.clean, pair.clean, np.zeros(8000, np.float32)]))
+    enhanced = torch.from_numpy(np.stack([pair.clean, pair.noisy, pair.noisy]))
+    same, noisy, refused = pesq_targets(clean, 5 * enhanced).tolist()
+    assert same == pytest.approx((4.644 - 1) / 3.5, abs=1e-3)
+    assert 0 < noisy < same
+    assert math.isnan(refused)
+
+
+class GlooContext:
+    """One of several processes; figures go to a file, checkpoints nowhere."""
+
+    def __init__(self, rank: int, world_size: int, folder: Path) -> None:
+        self.rank, self.world_size, self.device = rank, world_size, torch.device("cpu")
+        self._folder, self._log = folder, Log()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._log(step, values)
+
+    def report(self, step: int, values: Mapping[str, float], checkpoint: Path, *, best: bool) -> None:
+        (self._folder / f"rank-{self.rank}.json").write_text(json.dumps(self._log.steps))
+
+    def latest_checkpoint(self) -> Path | None:
+        return None
+
+
+def train_as_rank(rank: int, shards: Path, folder: Path, metric: float, poisoned: bool) -> None:
+    """What each spawned process runs."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    try:
+        config = spread(shards, metric)
+        state = fit(config, GlooContext(rank, 2, folder))
+        torch.save(tensors_of(state), folder / f"rank-{rank}.pt")
+        if poisoned:
+            fail_on_one_rank(rank, config, folder)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def fail_on_one_rank(rank: int, config: TrainConfig, folder: Path) -> None:
+    """A loss that only rank 1 sees go wrong must stop both, at the same step."""
+    from rwsa.training import loop
+
+    healthy = loop.TrainStep.__call__
+
+    def sick(self: Any, segments: Any) -> dict[str, Tensor]:
+        losses = healthy(self, segments)
+        if rank == 1 and self.state.step == 1:
+            losses["total"] = torch.tensor(math.nan)
+        return losses
+
+    loop.TrainStep.__call__ = sick  # type: ignore[method-assign]
+    try:
+        fit(config, GlooContext(rank, 2, folder))
+    except DivergedError as error:
+        (folder / f"diverged-{rank}").write_text(str(error))
+
+
+def spread(shards: Path, metric: float) -> TrainConfig:
+    return config_of(
+        shards, global_batch_size=4, max_steps=3, checkpoint_every_steps=3, loss_weights={"metric": metric}
+    )
+
+
+class TestTwoRanks:
+    @staticmethod
+    def spawn(
+        shards: Path, folder: Path, *, metric: float, poisoned: bool = False
+    ) -> dict[int, dict[str, float]]:
+        torch.multiprocessing.spawn(train_as_rank, args=(shards, folder, metric, poisoned), nprocs=2)
+        first, second = (torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1))
+        assert [name for name in first if not torch.equal(first[name], second[name])] == []
+        return {int(step): v for step, v in json.loads((folder / "rank-0.json").read_text()).items()}
+
+    @pytest.mark.slow
+    def test_losses_are_those_of_one_process(self, shards: Path, tmp_path: Path) -> None:
+        alone = Log()
+        trained(spread(shards, 0), tmp_path / "alone", alone)
+        together = self.spawn(shards, tmp_path, metric=0, poisoned=True)
+        assert together.keys() == alone.steps.keys()
+        for step, values in alone.steps.items():
+            # Bins whose phase is nearly undefined rule the gradient's norm, and rounding rules them.
+            norm, si_sdr = values.pop("gradient_norm"), values.pop("valid_si_sdr", 0)
+            assert together[step].pop("gradient_norm") == pytest.approx(norm, rel=1e-3 if step == 1 else 0.5)
+            assert together[step].pop("valid_si_sdr", 0) == pytest.approx(si_sdr, abs=0.05)
+            assert together[step] == pytest.approx(values, rel=1e-4), step
+        first, second = ((tmp_path / f"diverged-{rank}").read_text() for rank in (0, 1))
+        assert first == "step 2: not finite: on another rank; resume with a lower learning rate"
+        assert second.startswith("step 2: not finite: total on this rank, clips train-")
+
+    @pytest.mark.slow
+    def test_the_discriminator_is_the_same_on_both(self, shards: Path, tmp_path: Path) -> None:
+        steps = self.spawn(shards, tmp_path, metric=0.05)
+        # The segments are too short for PESQ: clean pairs alone teach it.
+        assert [values["pesq_refused"] for values in steps.values()] == [2.0] * 3
+        assert all(math.isfinite(values["discriminator_clean"]) for values in steps.values())

@@ -1,0 +1,183 @@
+"""Weights on disk: strict, safe, and in the authors' format too."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rwsa.errors import InputError
+from rwsa.models import ModelConfig, RWSAMambaUNet, build_model, load_model, save_model
+from rwsa.models.weights import load_weights, read_weights, weights_of
+
+TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)
+
+
+@pytest.fixture
+def model() -> RWSAMambaUNet:
+    return build_model(TINY, seed=3)
+
+
+def test_round_trip_keeps_every_weight_and_the_configuration(tmp_path: Path, model: RWSAMambaUNet) -> None:
+    save_model(tmp_path / "m.safetensors", model, {"step": 7})
+    again = load_model(tmp_path / "m.safetensors")
+    assert again.config == TINY
+    assert not again.training
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(again.state_dict()[n], w) for n, w in model.state_dict().items())
+    assert {path.name for path in tmp_path.iterdir()} == {"m.safetensors"}
+
+
+def test_shared_weights_are_stored_once(tmp_path: Path, model: RWSAMambaUNet) -> None:
+    save_model(tmp_path / "m.safetensors", model)
+    stored = read_weights(tmp_path / "m.safetensors")
+    assert sum(w.numel() for w in stored.values()) == sum(p.numel() for p in model.parameters())
+    assert len(stored) < len(model.state_dict())
+
+
+def test_every_misfit_is_listed_and_the_model_untouched(model: RWSAMambaUNet) -> None:
+    before = {name: w.clone() for name, w in weights_of(model).items()}
+    weights = {name: w + 1 for name, w in before.items()}
+    del weights["encoder.widen.0.bias"], weights["merges.0.weight"]
+    weights["extra.weight"] = torch.zeros(1)
+    weights["phase_decoder.real.weight"] = torch.zeros(1, 9, 1, 1)
+    with pytest.raises(InputError) as caught:
+        load_weights(model, weights, where="w.safetensors")
+    assert str(caught.value) == (
+        "w.safetensors: weights do not fit the model: missing encoder.widen.0.bias; missing merges.0.weight;"
+        " phase_decoder.real.weight is [1, 9, 1, 1] where [1, 8, 1, 1] is expected; unexpected extra.weight"
+    )
+    assert all(torch.equal(w, before[name]) for name, w in weights_of(model).items())
+
+
+def test_weights_of_another_configuration_are_refused(tmp_path: Path, model: RWSAMambaUNet) -> None:
+    save_model(tmp_path / "m.safetensors", model)
+    other = build_model(
+        ModelConfig(channels=8, blocks=1, d_state=4, expand=2, heads=2, middle_heads=2, depth=2)
+    )
+    with pytest.raises(InputError, match="unexpected down_stages"):
+        load_weights(other, read_weights(tmp_path / "m.safetensors"), where="m")
+
+
+def test_sizes_give_fresh_weights_and_other_names_are_refused(tmp_path: Path) -> None:
+    one, two = load_model("nano"), load_model("nano")
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    with pytest.raises(InputError, match="model size 'nanno' is unknown; choose nano, xs, s, m"):
+        load_model("nanno")
+    with pytest.raises(InputError, match=r"none\.safetensors: no such file; give weights, or a size"):
+        load_model(tmp_path / "none.safetensors")
+
+
+class Bomb:
+    """A pickle that writes a file when it is loaded as code."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.target,)
+
+
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    bomb = {"generator": Bomb(tmp_path / "exploded")}
+    torch.save(bomb, tmp_path / "zip.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(bomb))
+    for name in ("zip.pth", "plain.pth"):
+        with pytest.raises(InputError, match=rf"{name}: neither safetensors nor a checkpoint") as caught:
+            load_model(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "exploded").exists()
+    pickle.loads((tmp_path / "plain.pth").read_bytes())  # it would have
+    assert (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_damaged_files_are_refused(tmp_path: Path, model: RWSAMambaUNet, suffix: str) -> None:
+    path = tmp_path / f"m{suffix}"
+    if suffix == ".pth":
+        torch.save({"generator": model.state_dict()}, path)
+    else:
+        save_model(path, model)
+    whole = path.read_bytes()
+    for content in (b"", whole[:5], whole[: len(whole) // 2], whole[:-1], b"\0" * 100):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=path.name):
+            load_model(path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".ckpt"])
+def test_random_bytes_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"m{suffix}"
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        # Half of them start as a pickle does, to reach further into the reader.
+        path.write_bytes(b"\x80\x02" * (seed % 2) + rng.bytes(int(rng.integers(1, 200))))
+        with pytest.raises(InputError, match=path.name):
+            load_model(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"generator": 3}, {"generator": {}}, [1, 2], {"model": {}}, {"generator": {3: torch.zeros(1)}}]
+    + [
+        {"generator": {"dense_encoder.dense_conv_1.0.weight": value}}
+        for value in (3, torch.zeros(7, 2, 1, 1))
+    ],
+)
+def test_plain_tensors_in_another_form_are_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "m.pth")
+    with pytest.raises(InputError, match=r"m\.pth: "):
+        load_model(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("config", [None, "{", "[1]", json.dumps({"chanels": 8})])
+def test_safetensors_without_a_usable_configuration_are_refused(tmp_path: Path, config: str | None) -> None:
+    metadata = None if config is None else {"config": config}
+    save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", metadata=metadata)
+    with pytest.raises(InputError, match=r"m\.safetensors: "):
+        load_model(tmp_path / "m.safetensors")
+
+
+class TestOfficialFormat:
+    @pytest.fixture
+    def published(self, official: Path) -> dict[str, torch.Tensor]:
+        checkpoint = torch.load(official / "RWSA_xs_random.pth", weights_only=True)
+        assert len(checkpoint["generator"]) == 829
+        return checkpoint["generator"]
+
+    def test_it_loads_and_saves_as_our_own(self, tmp_path: Path, official: Path) -> None:
+        model = load_model(official / "RWSA_xs_random.pth")
+        assert model.config == ModelConfig(channels=16, blocks=2)
+        assert not model.training
+        save_model(tmp_path / "m.safetensors", model)
+        again = load_model(tmp_path / "m.safetensors")
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+    @pytest.mark.parametrize("copy", ["shared_attention_lvl1", "TSMamba1_encoder", "TSMamba2_decoder"])
+    def test_copies_of_a_shared_attention_must_be_equal(
+        self, tmp_path: Path, published: dict[str, torch.Tensor], copy: str
+    ) -> None:
+        name = next(n for n in published if n.startswith(copy) and n.endswith("in_proj_weight"))
+        published[name] = published[name].clone()
+        published[name][3, 5] += 1e-6
+        torch.save({"generator": published}, tmp_path / "m.pth")
+        with pytest.raises(InputError, match="differs from the other copies of its shared attention"):
+            load_model(tmp_path / "m.pth")
+
+    def test_names_must_be_known_and_complete(
+        self, tmp_path: Path, published: dict[str, torch.Tensor]
+    ) -> None:
+        torch.save({"generator": published | {"new.weight": torch.zeros(1)}}, tmp_path / "m.pth")
+        with pytest.raises(InputError, match=r"'new\.weight' is not a name of the published"):
+            load_model(tmp_path / "m.pth")
+        del published["down1_2.body.0.weight"]
+        torch.save({"generator": published}, tmp_path / "m.pth")
+        with pytest.raises(InputError, match=r"missing downsamples\.0\.body\.0\.weight"):
+            load_model(tmp_path / "m.pth")
