@@ -12,7 +12,7 @@ BIN := .venv/bin
 	@command -v cc >/dev/null || \
 	  { echo "error: pesq is built from source and needs a C compiler; on Debian: apt-get install build-essential python3-dev" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c infra/constraints.txt -e '.[metrics,app,dev]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c infra/constraints.txt -e '.[metrics,app,dev]'
 	@touch $@
 
 demo: .venv

@@ -23,7 +23,8 @@ name: pairs
 description: Tones in noise.
 sample_rate_hz: 16000
 licence: CC0
-pairs: [{{root: {root}, clean: 'clean/(?P<pair>\\w+)\\.wav', noisy: 'noisy/(?P<pair>\\w+)\\.wav', split: test}}]
+pairs:
+  - {{root: {root}, clean: 'clean/(?P<pair>\\w+)\\.wav', noisy: 'noisy/(?P<pair>\\w+)\\.wav', split: test}}
 """
 TINY = {
     "channels": 8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -238,7 +239,7 @@ def test_segments_cover_everything_and_overlap(samples: int, length: int, share:
     starts = segment_starts(samples, length, overlap)
     assert starts[0] == 0
     assert starts[-1] == max(samples - length, 0)
-    for one, next_one in zip(starts, starts[1:], strict=False):
+    for one, next_one in itertools.pairwise(starts):
         assert 0 < next_one - one <= length - overlap
 
 

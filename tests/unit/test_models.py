@@ -150,6 +150,12 @@ class TestShapes:
         assert (mag_BFT >= 0).all()
         assert (pha_BFT.abs() <= math.pi + 1e-6).all()
 
+    def test_a_residual_phase_begins_as_the_noisy_one(self) -> None:
+        model, pha = build_model(tiny(phase="residual")).eval(), normal(2, 256, 8, seed=1)
+        with torch.inference_mode():
+            _, enhanced = model(normal(2, 256, 8).abs(), pha)
+        torch.testing.assert_close(enhanced, pha)
+
     def test_clips_of_a_batch_do_not_touch(self) -> None:
         model, mag, pha = build_model(TINY).eval(), normal(3, 256, 8).abs(), normal(3, 256, 8, seed=1)
         with torch.inference_mode():
@@ -175,7 +181,7 @@ class TestLayers:
 
 def naive_deformable(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     """One tap at a time, bilinear, zero outside."""
-    batch, channels, frames, bins = x.shape
+    batch, _, frames, bins = x.shape
     out = torch.zeros_like(x)
     for b, t, f, k in itertools.product(range(batch), range(frames), range(bins), range(9)):
         y = t + k // 3 - 1 + offset[b, 2 * k, t, f].item()
@@ -288,4 +294,5 @@ class TestConfig:
             size("xxl")
 
     def test_the_papers_segment(self) -> None:
-        assert {config.segment_samples for config in SIZES.values()} == {30_600}
+        assert {size(name).segment_samples for name in ("xs", "s", "m")} == {30_600}
+        assert set(SIZES) == {"nano", "xs", "s", "m"}

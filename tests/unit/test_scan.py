@@ -194,8 +194,9 @@ def test_output_has_the_inputs_dtype(dtype: torch.dtype, tolerance: float) -> No
 
 
 def test_exp2_is_accurate_over_its_whole_range() -> None:
-    x = np.linspace(-126, 126, 100_000 * LANES, dtype=np.float32)
-    x[: 253 * 2] = np.arange(-126, 127, 0.5, dtype=np.float32)[: 253 * 2 - 1].tolist() + [0.0]
+    x = np.linspace(-126, 126, 20_000 * LANES, dtype=np.float32)
+    halves = np.arange(-126, 126.5, 0.5, dtype=np.float32)
+    x[: len(halves)] = halves
     out = np.empty_like(x)
     cpu_kernels.exp2_of(x, out)
     truth = np.exp2(x.astype(np.float64))
