@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.data
@@ -37,8 +38,9 @@ def start_ray(
 ) -> float:
     """Start Ray on this machine or join a cluster; does nothing if this process already has.
 
-    Workers get a copy of the checkout, so that they can import `pipelines` and `tune` wherever they
-    and the driver run, and one thread each unless a task sets its own.
+    Workers import `pipelines` and `tune` wherever they and the driver run: from this checkout where
+    they see it (on one machine, or where `RWSA_SHARED_CHECKOUT=1` says that all nodes share it), else
+    from a copy that Ray carries. They have one thread each unless a task sets its own.
 
     Args:
         num_cpus: CPUs to use on this machine; all by default.
@@ -59,14 +61,18 @@ def start_ray(
             object_store_memory=None if address else object_store_bytes,
             include_dashboard=None if address else False,
             logging_level=logging.WARNING,
-            runtime_env={
-                "working_dir": str(CHECKOUT),
-                "excludes": _NOT_CARRIED,
-                "worker_process_setup_hook": "pipelines.worker_setup.quieten",
-                "env_vars": {**dict.fromkeys(_THREADS, "1"), **_MEMORY},
-            },
+            runtime_env=_runtime_env(shared=address is None or os.environ.get("RWSA_SHARED_CHECKOUT") == "1"),
         )
     return time.monotonic() - started
+
+
+def _runtime_env(*, shared: bool) -> dict[str, Any]:
+    environment = {**dict.fromkeys(_THREADS, "1"), **_MEMORY}
+    hook = {"worker_process_setup_hook": "pipelines.worker_setup.quieten"}
+    if shared:
+        # In place, numba's compiled loops are found again; a copy lies elsewhere in every session.
+        return {**hook, "env_vars": {**environment, "PYTHONPATH": str(CHECKOUT)}}
+    return {**hook, "env_vars": environment, "working_dir": str(CHECKOUT), "excludes": _NOT_CARRIED}
 
 
 def _quieten(*, local: bool) -> None:

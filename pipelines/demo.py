@@ -99,6 +99,7 @@ class Demo:
         environment = dict(os.environ)
         if ray.is_initialized():
             environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+            environment["RWSA_SHARED_CHECKOUT"] = "1"
         started = time.monotonic()
         status = subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
         self.seconds[name] = time.monotonic() - started
@@ -129,7 +130,7 @@ def _where_to_look(out: Path, seconds: dict[str, float]) -> str:
         f"\nDone in {sum(seconds.values()):.0f} s: {steps}\n\n"
         f"Browse runs, audio, spectrograms and the report page:\n"
         f"  .venv/bin/mlflow ui --backend-store-uri sqlite:///{out.parent}/mlflow.db\n"
-        f"  then open http://127.0.0.1:5000, experiment 'demo'\n"
+        f"  then open http://127.0.0.1:5000/#/experiments/1/runs\n"
         f"Enhance a recording of your own:\n"
         f"  .venv/bin/rwsa enhance noisy.wav --out enhanced --weights {out}/model.safetensors\n"
         f"Scores: {out}/summary.json"

@@ -82,8 +82,8 @@ def _run(config: SweepConfig, waiting: list[Trial], folder: Path, parent_run: st
         "folder": str(folder),
         "parent_run": parent_run,
     }
-    # A trial only waits for its workers; were it to hold a CPU, few CPUs would deadlock.
-    trainable = ray.tune.with_resources(_run_trial, {"CPU": 0})
+    # A trial only waits for its workers; were it to hold a whole CPU, few CPUs would deadlock.
+    trainable = ray.tune.with_resources(_run_trial, {"CPU": 0.01})
     tuner = ray.tune.Tuner(
         trainable,
         param_space=space,

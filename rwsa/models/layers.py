@@ -181,9 +181,9 @@ class PhaseDecoder(nn.Module):
         self.real = nn.Conv2d(channels, 1, 1)
         self.imaginary = nn.Conv2d(channels, 1, 1)
         if from_zero:
-            for part, value in ((self.real, 1.0), (self.imaginary, 0.0)):
+            for part, angle_0 in ((self.real, 1.0), (self.imaginary, 0.0)):
                 nn.init.zeros_(part.weight)
-                nn.init.constant_(part.bias, value)
+                part.bias = nn.Parameter(torch.full((1,), angle_0))
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
         """Returns pha_BFT in radians."""

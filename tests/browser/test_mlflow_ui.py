@@ -33,7 +33,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 CLIP_SECONDS = 1.5
 CORPORA = ("in-domain", "street", "station")
 # Until a page of MLflow's is there, on a machine that is busy with other tests.
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
