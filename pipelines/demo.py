@@ -27,7 +27,7 @@ from rwsa.files import read_json, write_json
 
 RECORDED = ("libri_esc50", "commands_urban", "voices_ambient")
 FETCHED = ("starter", "starter_languages", "starter_noises")
-TEST_EXAMPLES = 24
+TEST_EXAMPLES = 16
 
 
 class FailedStepError(RuntimeError):

@@ -30,7 +30,7 @@ def test_a_later_configuration_lies_over_an_earlier_one() -> None:
     config = read_config(TrainConfig, config_paths(["base", "nano", "demo"]), [*REQUIRED, "max_steps=3"])
     assert config.max_steps == 3
     assert config.loss_weights.metric == 0
-    assert config.loss_weights.phase == 0.3
+    assert config.optimiser.betas == (0.8, 0.99)
 
 
 def test_an_unknown_configuration_lists_the_known_ones() -> None:

@@ -456,16 +456,15 @@ class GlooContext:
         return None
 
 
-def train_as_rank(rank: int, shards: Path, folder: Path, metric: float, poisoned: bool) -> None:
-    """What each spawned process runs."""
+def train_as_rank(rank: int, shards: Path, folder: Path) -> None:
+    """What each spawned process runs: without a discriminator, with one, and with a fault on rank 1."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     try:
-        config = spread(shards, metric)
-        state = fit(config, GlooContext(rank, 2, folder))
-        torch.save(tensors_of(state), folder / f"rank-{rank}.pt")
-        if poisoned:
-            fail_on_one_rank(rank, config, folder)
+        for name, metric in (("plain", 0), ("metric", 0.05)):
+            state = fit(spread(shards, metric), GlooContext(rank, 2, folder / name))
+            torch.save(tensors_of(state), folder / name / f"rank-{rank}.pt")
+        fail_on_one_rank(rank, spread(shards, 0), folder)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -483,10 +482,9 @@ def fail_on_one_rank(rank: int, config: TrainConfig, folder: Path) -> None:
         return losses
 
     loop.TrainStep.__call__ = sick  # type: ignore[method-assign]
-    try:
+    with pytest.raises(DivergedError) as caught:
         fit(config, GlooContext(rank, 2, folder))
-    except DivergedError as error:
-        (folder / f"diverged-{rank}").write_text(str(error))
+    (folder / f"diverged-{rank}").write_text(str(caught.value))
 
 
 def spread(shards: Path, metric: float) -> TrainConfig:
@@ -495,35 +493,48 @@ def spread(shards: Path, metric: float) -> TrainConfig:
     )
 
 
+@pytest.fixture(scope="module")
+def together(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks left behind."""
+    folder = tmp_path_factory.mktemp("together")
+    for name in ("plain", "metric"):
+        (folder / name).mkdir()
+    torch.multiprocessing.spawn(train_as_rank, args=(shards, folder), nprocs=2)
+    return folder
+
+
+@pytest.mark.slow
 class TestTwoRanks:
     @staticmethod
-    def spawn(
-        shards: Path, folder: Path, *, metric: float, poisoned: bool = False
-    ) -> dict[int, dict[str, float]]:
-        torch.multiprocessing.spawn(train_as_rank, args=(shards, folder, metric, poisoned), nprocs=2)
-        first, second = (torch.load(folder / f"rank-{rank}.pt") for rank in (0, 1))
-        assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    def steps(folder: Path) -> dict[int, dict[str, float]]:
         return {int(step): v for step, v in json.loads((folder / "rank-0.json").read_text()).items()}
 
-    @pytest.mark.slow
-    def test_losses_are_those_of_one_process(self, shards: Path, tmp_path: Path) -> None:
-        alone = Log()
-        trained(spread(shards, 0), tmp_path / "alone", alone)
-        together = self.spawn(shards, tmp_path, metric=0, poisoned=True)
-        assert together.keys() == alone.steps.keys()
+    def test_losses_are_those_of_one_process(self, shards: Path, together: Path, tmp_path: Path) -> None:
+        alone, spread_out = Log(), self.steps(together / "plain")
+        trained(spread(shards, 0), tmp_path, alone)
+        assert spread_out.keys() == alone.steps.keys()
         for step, values in alone.steps.items():
             # Bins whose phase is nearly undefined rule the gradient's norm, and rounding rules them.
             norm, si_sdr = values.pop("gradient_norm"), values.pop("valid_si_sdr", 0)
-            assert together[step].pop("gradient_norm") == pytest.approx(norm, rel=1e-3 if step == 1 else 0.5)
-            assert together[step].pop("valid_si_sdr", 0) == pytest.approx(si_sdr, abs=0.05)
-            assert together[step] == pytest.approx(values, rel=1e-4), step
-        first, second = ((tmp_path / f"diverged-{rank}").read_text() for rank in (0, 1))
+            others = spread_out[step]
+            assert others.pop("gradient_norm") == pytest.approx(norm, rel=1e-3 if step == 1 else 0.5)
+            assert others.pop("valid_si_sdr", 0) == pytest.approx(si_sdr, abs=0.05)
+            assert others == pytest.approx(values, rel=1e-4), step
+
+    @pytest.mark.parametrize("name", ["plain", "metric"])
+    def test_both_ranks_end_with_the_same_bits(self, together: Path, name: str) -> None:
+        first, second = (torch.load(together / name / f"rank-{rank}.pt") for rank in (0, 1))
+        assert any("discriminator" in key for key in first) == (name == "metric")
+        assert [key for key in first if not torch.equal(first[key], second[key])] == []
+
+    def test_clips_that_pesq_refuses_do_not_stop_the_discriminator(self, together: Path) -> None:
+        steps = self.steps(together / "metric")
+        # Segments are too short for PESQ: clean pairs alone teach it. Two on each rank are refused.
+        assert [values["pesq_refused"] for values in steps.values()] == [2.0] * 3
+        assert {values["discriminator_enhanced"] for values in steps.values()} == {0.0}
+        assert len({values["discriminator_clean"] for values in steps.values()}) == 3
+
+    def test_a_loss_that_goes_wrong_on_one_rank_stops_both(self, together: Path) -> None:
+        first, second = ((together / f"diverged-{rank}").read_text() for rank in (0, 1))
         assert first == "step 2: not finite: on another rank; resume with a lower learning rate"
         assert second.startswith("step 2: not finite: total on this rank, clips train-")
-
-    @pytest.mark.slow
-    def test_the_discriminator_is_the_same_on_both(self, shards: Path, tmp_path: Path) -> None:
-        steps = self.spawn(shards, tmp_path, metric=0.05)
-        # The segments are too short for PESQ: clean pairs alone teach it.
-        assert [values["pesq_refused"] for values in steps.values()] == [2.0] * 3
-        assert all(math.isfinite(values["discriminator_clean"]) for values in steps.values())
