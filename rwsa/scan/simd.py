@@ -2,6 +2,9 @@
 
 Numba vectorises simple loops by itself, but the scan's carry a state through memory, read and write
 many arrays, and run over few channels; what it then makes is several times slower than the machine.
+Numba keeps compiled kernels by the file that defines them: after a change here, change or touch
+`cpu_kernels.py` too.
+
 One `Vector` is two AVX2 registers, one of AVX-512 or four of NEON: LLVM splits it as it must.
 """
 

@@ -100,10 +100,14 @@ class TrainState:
                 )
         load_weights(self.generator, read_weights(folder / "generator.safetensors"), where=str(folder))
         tensors = load_file(folder / "state.safetensors")
+        parts = {*self._optimisers(), *(() if self.discriminator is None else ("discriminator",))}
+        if unknown := sorted(name for name in tensors if name.split(".")[0] not in parts):
+            raise InputError(f"{folder}: state.safetensors holds unexpected {', '.join(unknown)}")
         if self.discriminator is not None:
             load_weights(self.discriminator, _part(tensors, "discriminator"), where=str(folder))
         for name, optimiser in self._optimisers().items():
-            _restore_optimiser(optimiser, _part(tensors, name), where=f"{folder}: {name}")
+            if about["step"] > 0:  # before its first step an optimiser has nothing to remember
+                _restore_optimiser(optimiser, _part(tensors, name), where=f"{folder}: {name}")
         self.step = about["step"]
         self.cursor = Cursor(**about["cursor"])
         self.best_score = -math.inf if about["best_score"] is None else about["best_score"]
@@ -136,10 +140,17 @@ def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], *, where: str) -> None:
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    expected = {f"{i}.{key}" for i in range(len(parameters)) for key in ("step", "exp_avg", "exp_avg_sq")}
-    if tensors and tensors.keys() != expected:
-        wrong = sorted(tensors.keys() ^ expected)
+    expected = {
+        f"{i}.{key}": torch.Size() if key == "step" else parameter.shape
+        for i, parameter in enumerate(parameters)
+        for key in ("step", "exp_avg", "exp_avg_sq")
+    }
+    wrong = sorted(tensors.keys() ^ expected.keys())
+    if wrong:
         raise InputError(f"{where}: does not fit; missing or left over: {', '.join(wrong)}")
+    misshapen = [name for name, shape in expected.items() if tensors[name].shape != shape]
+    if misshapen:
+        raise InputError(f"{where}: does not fit; of another shape: {', '.join(misshapen)}")
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
