@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import ray
 
-from pipelines.cluster import _runtime_env, start_ray
+from pipelines.cluster import start_ray
 
 CHECKOUT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("ray_address")
 
 
 @ray.remote
-def _look() -> tuple[str, list[str], bool]:
+def _look() -> tuple[str, list[str]]:
     import os
-    from pathlib import Path
 
     import pipelines.cluster
 
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    checkout = pipelines.cluster.CHECKOUT
-    return str(checkout), [os.environ[name] for name in names], Path(checkout, ".venv").exists()
+    return str(pipelines.cluster.CHECKOUT), [os.environ[name] for name in names]
 
 
 def test_workers_have_the_checkout_in_place_and_one_thread_each() -> None:
-    where, threads, _ = ray.get(_look.remote())
+    where, threads = ray.get(_look.remote())
     assert where == str(CHECKOUT)
     assert threads == ["1"] * 4
 
 
-def test_nodes_that_do_not_share_the_checkout_get_a_copy_of_its_code() -> None:
-    where, threads, environment_carried = ray.get(
-        _look.options(runtime_env=_runtime_env(shared=False)).remote()
+DRIVER = """
+import json, ray
+from pipelines.cluster import start_ray
+
+@ray.remote
+def look():
+    import pipelines.cluster
+    return str(pipelines.cluster.CHECKOUT), pipelines.cluster.CHECKOUT.joinpath(".venv").exists()
+
+start_ray()
+print(json.dumps(ray.get(look.remote())))
+"""
+
+
+def test_a_driver_that_joins_a_cluster_brings_a_copy_of_the_code(ray_address: str) -> None:
+    environment = {**os.environ, "RAY_ADDRESS": ray_address}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        cwd=CHECKOUT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    where, environment_carried = json.loads(done.stdout.splitlines()[-1])
     assert "_ray_pkg_" in where
-    assert threads == ["1"] * 4
     assert not environment_carried
 
 
