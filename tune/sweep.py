@@ -150,7 +150,7 @@ def _row(folder: Path, trial: Trial) -> dict[str, Any]:
 
 def _flat(corpora: dict[str, Any]) -> dict[str, float]:
     return {
-        f"{corpus}.{metric}": value
+        f"{corpus}.enhanced.{metric}": value
         for corpus, scores in corpora.items()
         for metric, value in scores["enhanced"].items()
         if value is not None
