@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ def _run(config: SweepConfig, waiting: list[Trial], folder: Path, parent_run: st
         "examples": config.examples,
         "workers": config.workers,
         "folder": str(folder),
+        "cwd": str(Path.cwd()),
         "parent_run": parent_run,
     }
     # A trial only waits for its workers; were it to hold a whole CPU, few CPUs would deadlock.
@@ -106,6 +108,8 @@ def _directory_name(trial: Any) -> str:
 
 def _run_trial(settings: dict[str, Any]) -> None:
     """Train and evaluate one trial, in a process of Ray Tune's."""
+    # Cards name their recordings relative to where the sweep was started; Tune starts trials elsewhere.
+    os.chdir(settings["cwd"])
     trial = build(Trial, settings["trial"], where="trial")
     storage, folder = trial.train.storage, Path(settings["folder"])
     try:
