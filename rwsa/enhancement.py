@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwsa.audio import resample
+from rwsa.audio import resample, rms
 from rwsa.errors import InputError
 from rwsa.models.unet import RWSAMambaUNet
 from rwsa.spectral import SAMPLE_RATE_HZ, istft, stft
@@ -140,7 +140,7 @@ class _Enhancer:
         self.channels, self.done = channels, 0
 
     def __call__(self, wav: np.ndarray) -> np.ndarray:
-        level = np.float32(np.sqrt(np.mean(np.square(wav, dtype=np.float64))))
+        level = np.float32(rms(wav))
         starts = segment_starts(len(wav), self.length, self.overlap)
         if level < np.finfo(np.float32).tiny:  # silence, or too near to it to divide by
             self._count(len(starts), len(starts))
