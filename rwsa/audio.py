@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +15,23 @@ from rwsa.errors import InputError
 from rwsa.files import written_aside
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"})
+REMEDY = "replace or remove the file"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioInfo:
-    """What a file's header says."""
+    """What a file's header says.
+
+    Attributes:
+        samples: of one channel.
+        format, subtype: libsndfile's names (`WAV`, `PCM_16`); None where there is no file.
+    """
 
     sample_rate_hz: int
     channels: int
     samples: int
+    format: str | None = None
+    subtype: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -35,7 +45,13 @@ def read_info(path: Path) -> AudioInfo:
         InputError: the file is missing, is not audio, or is empty.
     """
     with _opened(path) as file:
-        return AudioInfo(sample_rate_hz=file.samplerate, channels=file.channels, samples=file.frames)
+        return AudioInfo(
+            sample_rate_hz=file.samplerate,
+            channels=file.channels,
+            samples=file.frames,
+            format=file.format,
+            subtype=file.subtype,
+        )
 
 
 def read_audio(path: Path, *, start: int = 0, samples: int = -1) -> tuple[np.ndarray, int]:
@@ -49,19 +65,34 @@ def read_audio(path: Path, *, start: int = 0, samples: int = -1) -> tuple[np.nda
         InputError: the file is missing, corrupt, empty, shorter than asked, or holds NaN or infinity.
     """
     with _opened(path) as file:
-        rate = file.samplerate
         try:
-            file.seek(start)
-            wav = file.read(samples, dtype="float32", always_2d=True)
+            if start:
+                file.seek(start)
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            reason = f"damaged audio ({_reason(error)})"
-            raise InputError(f"{path}: {reason}; replace or remove the file") from error
-    expected = samples if samples >= 0 else None
-    if len(wav) == 0 or (expected is not None and len(wav) != expected):
-        raise InputError(f"{path}: ends after {start + len(wav)} samples; replace or remove the file")
-    if not np.isfinite(wav).all():
-        raise InputError(f"{path}: holds NaN or infinite samples; replace or remove the file")
-    return np.ascontiguousarray(wav.T), rate
+            raise InputError(f"{path}: damaged audio ({_reason(error)}); {REMEDY}") from error
+        wav = _read(path, file, start, samples if samples >= 0 else file.frames - start)
+        return wav, file.samplerate
+
+
+def read_blocks(path: Path) -> Iterator[np.ndarray]:
+    """Read a file in blocks, at its own rate, holding one at a time.
+
+    Yields:
+        float32 `[channels, samples]`, full scale ±1, `block_samples` long but for the last; together as
+        many samples as `read_info` tells.
+
+    Raises:
+        InputError: see `read_audio`; what is wrong further on is found when it is reached.
+    """
+    with _opened(path) as file:
+        step = block_samples(file.samplerate)
+        for start in range(0, file.frames, step):
+            yield _read(path, file, start, min(step, file.frames - start))
+
+
+def block_samples(sample_rate_hz: int) -> int:
+    """Length of a block: a second, unless that is long."""
+    return min(sample_rate_hz, 1 << 16)
 
 
 def read_mono(path: Path, sample_rate_hz: int, *, start: int = 0, samples: int = -1) -> np.ndarray:
@@ -87,9 +118,34 @@ def write_audio(path: Path, wav: np.ndarray, sample_rate_hz: int, *, subtype: st
     Raises:
         InputError: the folder is not writable or full, or libsndfile cannot write this suffix.
     """
+    write_blocks(path, [np.atleast_2d(wav)], sample_rate_hz, subtype=subtype)
+
+
+def write_blocks(
+    path: Path,
+    blocks: Iterable[np.ndarray],
+    sample_rate_hz: int,
+    *,
+    format: str | None = None,
+    subtype: str | None = None,
+) -> None:
+    """Write a signal that comes in blocks `[channels, samples]`, atomically.
+
+    The first block is asked for before anything is made, and what `blocks` raises leaves nothing behind.
+    `format` is libsndfile's (`WAV`, `FLAC`, …); the default follows the suffix. The rest is as in
+    `write_audio`.
+    """
+    blocks = iter(blocks)
+    first = next(blocks)
     with written_aside(path) as aside:
         try:
-            soundfile.write(aside, wav.T, sample_rate_hz, subtype=subtype)
+            with soundfile.SoundFile(
+                aside, "w", sample_rate_hz, len(first), subtype=subtype, format=format
+            ) as file:
+                for block in itertools.chain([first], blocks):
+                    file.write(block.T)
+        except InputError:  # of `blocks`
+            raise
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             raise InputError(f"{path}: cannot be written ({_reason(error)})") from error
 
@@ -101,6 +157,23 @@ def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     flat = wav.reshape(-1, wav.shape[-1])
     parts = [soxr.resample(channel, from_hz, to_hz, quality="VHQ") for channel in flat]
     return np.stack(parts).reshape(*wav.shape[:-1], -1).astype(np.float32, copy=False)
+
+
+class Resampler:
+    """`resample` for a signal that comes in blocks: the same samples, however it is cut."""
+
+    def __init__(self, from_hz: int, to_hz: int, channels: int) -> None:
+        self.stream = (
+            None
+            if from_hz == to_hz
+            else soxr.ResampleStream(from_hz, to_hz, channels, dtype="float32", quality="VHQ")
+        )
+
+    def __call__(self, block: np.ndarray, *, last: bool = False) -> np.ndarray:
+        """What is ready after a block `[channels, samples]`; after the last one, all that is left."""
+        if self.stream is None:
+            return block
+        return self.stream.resample_chunk(np.ascontiguousarray(block.T), last=last).T
 
 
 def find_audio(folder: Path) -> list[Path]:
@@ -133,12 +206,24 @@ def _opened(path: Path) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        reason = f"not readable as audio ({_reason(error)})"
-        raise InputError(f"{path}: {reason}; replace or remove the file") from error
+        raise InputError(f"{path}: not readable as audio ({_reason(error)}); {REMEDY}") from error
     if file.frames == 0:
         file.close()
-        raise InputError(f"{path}: holds no samples; replace or remove the file")
+        raise InputError(f"{path}: holds no samples; {REMEDY}")
     return file
+
+
+def _read(path: Path, file: soundfile.SoundFile, start: int, samples: int) -> np.ndarray:
+    """The next `samples` samples, float32 `[channels, samples]`; the file is at `start`."""
+    try:
+        wav = file.read(max(samples, 0), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise InputError(f"{path}: damaged audio ({_reason(error)}); {REMEDY}") from error
+    if len(wav) == 0 or len(wav) != samples:
+        raise InputError(f"{path}: ends after {start + len(wav)} samples; {REMEDY}")
+    if not np.isfinite(wav).all():
+        raise InputError(f"{path}: holds NaN or infinite samples; {REMEDY}")
+    return np.ascontiguousarray(wav.T)
 
 
 def _reason(error: Exception) -> str:

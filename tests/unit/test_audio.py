@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rwsa.audio import (
+    Resampler,
+    block_samples,
     find_audio,
     read_audio,
+    read_blocks,
     read_info,
     read_mono,
     resample,
     rms,
     round_to_int16,
     write_audio,
+    write_blocks,
 )
 from rwsa.errors import InputError
 
@@ -101,18 +106,55 @@ def bad_file(folder: Path, kind: str) -> Path:
 )
 def test_a_bad_file_is_named_with_what_is_wrong(tmp_path: Path, kind: str, says: str) -> None:
     path = bad_file(tmp_path, kind)
-    with pytest.raises(InputError) as caught:
-        read_audio(path)
-    assert str(caught.value).startswith(f"{path}: {says}")
+    for read in (read_audio, lambda path: list(read_blocks(path))):
+        with pytest.raises(InputError) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: {says}")
 
 
-def test_a_damaged_flac_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.flac"
+@pytest.mark.parametrize("suffix", [".flac", ".mp3"])
+def test_half_a_compressed_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
     write_audio(path, noise(50_000), RATE_HZ)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match=r"a\.flac: (damaged audio|ends after)"):
-        read_audio(path)
+    for read in (read_audio, lambda path: list(read_blocks(path))):
+        with pytest.raises(InputError, match=rf"a\{suffix}: (damaged audio|ends after)"):
+            read(path)
+
+
+@pytest.mark.parametrize(("rate_hz", "samples"), [(48_000, 100_000), (3, 10), (192_000, 131_072)])
+def test_blocks_are_the_file(tmp_path: Path, rate_hz: int, samples: int) -> None:
+    path, wav = tmp_path / "a.wav", noise(2, samples)
+    step = block_samples(rate_hz)
+    write_blocks(path, (wav[:, at : at + 7] for at in range(0, samples, 7)), rate_hz, subtype="FLOAT")
+    blocks = list(read_blocks(path))
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), wav)
+    assert {block.shape[1] for block in blocks[:-1]} == {step}
+    assert blocks[-1].shape[1] <= step <= 1 << 16
+
+
+def test_an_encoding_that_cannot_be_sought_in_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "phone.wav"
+    soundfile.write(path, noise(8000), 8000, subtype="GSM610")
+    assert read_info(path).subtype == "GSM610"
+    np.testing.assert_array_equal(np.concatenate(list(read_blocks(path)), axis=1), read_audio(path)[0])
+
+
+def test_blocks_that_fail_leave_nothing_and_keep_what_was_there(tmp_path: Path) -> None:
+    def blocks(good: int) -> Iterator[np.ndarray]:
+        yield from [noise(1, 10)] * good
+        raise InputError("no more")
+
+    path = tmp_path / "folder/a.wav"
+    with pytest.raises(InputError, match=r"^no more$"):
+        write_blocks(path, blocks(0), RATE_HZ)
+    assert not path.parent.exists()
+    write_audio(path, noise(20), RATE_HZ)
+    with pytest.raises(InputError, match=r"^no more$"):
+        write_blocks(path, blocks(3), RATE_HZ)
+    assert list(path.parent.iterdir()) == [path]
+    assert read_info(path).samples == 20
 
 
 def test_stereo_and_other_rates_are_refused_where_mono_is_expected(tmp_path: Path) -> None:
@@ -158,6 +200,19 @@ def test_resampling_keeps_a_tone_and_removes_what_does_not_fit() -> None:
     down = resample(np.stack([kept, lost]), 48_000, 16_000)[:, 2000:-2000]
     np.testing.assert_allclose(down[0], kept[::3][2000:-2000], atol=1e-4)
     assert np.abs(down[1]).max() < 1e-4
+
+
+@given(
+    samples=st.integers(1, 20_000),
+    step=st.integers(1, 9000),
+    from_hz=st.sampled_from([8000, 16_000, 44_100, 48_000]),
+    to_hz=st.sampled_from([8000, 16_000, 44_100]),
+)
+def test_resampling_in_blocks_gives_the_same_bits(samples: int, step: int, from_hz: int, to_hz: int) -> None:
+    wav, resampler = noise(2, samples), Resampler(from_hz, to_hz, 2)
+    step = max(step, samples // 50)
+    parts = [resampler(wav[:, at : at + step], last=at + step >= samples) for at in range(0, samples, step)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), resample(wav, from_hz, to_hz))
 
 
 def test_same_rate_is_left_alone() -> None:
