@@ -147,7 +147,8 @@ def write_blocks(
         except InputError:  # of `blocks`
             raise
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: cannot be written ({_reason(error)})") from error
+            remedy = "choose a format that libsndfile writes, and a disk with space"
+            raise InputError(f"{path}: cannot be written ({_reason(error)}); {remedy}") from error
 
 
 def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rwsa.errors import InputError
 
+if TYPE_CHECKING:
+    from rwsa.models import RWSAMambaUNet
+
+PIPE = Path("-")
 STATUS_BAD_INPUT = 2
 STATUS_SOME_FAILED = 1
 
@@ -31,12 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rwsa", description="Speech enhancement with RWSA-MambaUNet.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    enhance = verbs.add_parser("enhance", help="remove noise from files or folders")
+    enhance = verbs.add_parser("enhance", help="remove noise from files, folders or a pipe")
     enhance.set_defaults(verb=_enhance)
-    enhance.add_argument("inputs", nargs="+", type=Path, metavar="FILE_OR_FOLDER")
     enhance.add_argument(
-        "--out", type=Path, required=True, help="folder to write to; folders keep their structure"
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="FILE_OR_FOLDER",
+        help="or - alone: stdin to stdout, once it ends",
     )
+    enhance.add_argument("--out", type=Path, help="folder to write to; folders keep their structure")
     enhance.add_argument("--weights", required=True, help="safetensors of this project, or published weights")
     enhance.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, …; default: a GPU if there is one"
@@ -60,13 +70,41 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _enhance(arguments: argparse.Namespace) -> int:
+    piped = PIPE in arguments.inputs
+    if piped and (len(arguments.inputs) > 1 or arguments.out not in (None, PIPE)):
+        raise InputError("- enhances stdin to stdout; give it alone and without --out")
+    if not piped and arguments.out in (None, PIPE):
+        raise InputError("--out: give a folder to write to; only stdin (-) goes to stdout")
+    return _enhance_pipe(arguments) if piped else _enhance_files(arguments)
+
+
+def _enhance_pipe(arguments: argparse.Namespace) -> int:
+    from rwsa.enhance_files import enhance_stream
+
+    streams = {"stdin": (sys.stdin, "pipe in audio"), "stdout": (sys.stdout, "redirect it to a file")}
+    for name, (stream, remedy) in streams.items():
+        if stream is None or stream.isatty():
+            raise InputError(f"{name} is {'closed' if stream is None else 'a terminal'}; {remedy}")
+    model = _model(arguments)
+    # A writer of its own, so that a reader who leaves early is an error here and not at exit.
+    with os.fdopen(sys.stdout.fileno(), "wb", closefd=False) as sink:
+        enhance_stream(
+            sys.stdin.buffer,
+            sink,
+            model,
+            crossfade=arguments.crossfade,
+            batch_size=arguments.batch_size,
+        )
+    return 0
+
+
+def _enhance_files(arguments: argparse.Namespace) -> int:
     from rwsa.enhance_files import enhance_files
 
     failures = enhance_files(
         arguments.inputs,
         arguments.out,
-        weights=arguments.weights,
-        device=arguments.device,
+        _model(arguments),
         crossfade=arguments.crossfade,
         batch_size=arguments.batch_size,
         strict=arguments.strict,
@@ -76,6 +114,21 @@ def _enhance(arguments: argparse.Namespace) -> int:
     if failures:
         print(f"{len(failures)} file(s) skipped", file=sys.stderr)
     return STATUS_SOME_FAILED if failures else 0
+
+
+def _model(arguments: argparse.Namespace) -> RWSAMambaUNet:
+    import torch
+
+    from rwsa.models import load_model
+
+    name = arguments.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: cannot be used ({str(error).splitlines()[0]})") from error
+    return load_model(arguments.weights, device=name)
 
 
 def _score(arguments: argparse.Namespace) -> int:

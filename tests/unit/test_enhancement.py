@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import rwsa
-from rwsa.enhancement import enhance, enhance_phases, fade_window, segment_starts
+from rwsa.enhancement import enhance, enhance_phases
 from rwsa.errors import InputError
 from rwsa.models import ModelConfig, build_model
+from rwsa.segments import fade_window, segment_starts
 from rwsa.spectral import istft, stft
 
 RATE_HZ = 16_000

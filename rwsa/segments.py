@@ -1,0 +1,82 @@
+"""Cut a signal into overlapping segments and put it together again, holding one segment at a time.
+
+Legend: C channels, L samples of a segment, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from rwsa.errors import InputError
+
+
+def segment_starts(samples: int, length: int, overlap: int) -> list[int]:
+    """Where segments of `length` start, so that they cover `samples`.
+
+    Neighbours overlap by `overlap`; the last segment is moved back to end with the signal, so that
+    it holds sound rather than padding. A signal shorter than a segment has one, padded at its end.
+    """
+    last = max(samples - length, 0)
+    return [*range(0, last, length - overlap), last]
+
+
+def fade_window(length: int, overlap: int) -> np.ndarray:
+    """Weights of a segment `[length]`, float32: 1 inside, sin² rises over the overlap; never 0."""
+    window = np.ones(length)
+    if overlap:
+        rise = np.sin(np.pi / 2 * (np.arange(overlap) + 0.5) / overlap) ** 2
+        window[:overlap], window[-overlap:] = rise, rise[::-1]
+    return window.astype(np.float32)
+
+
+def cut(
+    blocks_CS: Iterable[np.ndarray], starts: Sequence[int], length: int, samples: int
+) -> Iterator[np.ndarray]:
+    """Segments `[C, L]` that start at `starts` (ascending) in a signal of `samples` that comes in blocks.
+
+    A segment that reaches beyond the signal's end is padded with zeros.
+
+    Raises:
+        InputError: the signal has fewer samples.
+    """
+    blocks = iter(blocks_CS)
+    held_CS, origin = next(blocks), 0
+    for start in starts:
+        held_CS, origin = held_CS[:, start - origin :], start
+        while held_CS.shape[1] < length and (block := next(blocks, None)) is not None:
+            held_CS = np.concatenate((held_CS, block), axis=1)
+        if start + held_CS.shape[1] < min(start + length, samples):
+            raise InputError(f"ends after {start + held_CS.shape[1]} samples where {samples} were counted")
+        lacking = max(0, length - held_CS.shape[1])
+        yield np.pad(held_CS[:, :length], ((0, 0), (0, lacking)))
+
+
+class OverlapAdd:
+    """Cross-fades segments, given in order, into the signal that they were cut from."""
+
+    def __init__(self, samples: int, length: int, overlap: int) -> None:
+        self.starts = segment_starts(samples, length, overlap)
+        self.ends = [*self.starts[1:], samples]  # up to where the signal is done after each segment
+        self.window_L = fade_window(length, overlap)
+        self.added = 0
+        self.total: np.ndarray | None = None
+        self.weight_L = np.zeros(length, np.float32)
+
+    def add(self, segment: np.ndarray) -> np.ndarray:
+        """Take the next segment `[..., L]`; give the samples `[..., S]` that no later one changes."""
+        if self.total is None:
+            self.total = np.zeros_like(segment)
+        self.total += segment * self.window_L
+        self.weight_L += self.window_L
+        done = self.ends[self.added] - self.starts[self.added]
+        self.added += 1
+        finished: np.ndarray = self.total[..., :done] / self.weight_L[:done]
+        self.total, self.weight_L = _shifted(self.total, done), _shifted(self.weight_L, done)
+        return finished
+
+
+def _shifted(array: np.ndarray, by: int) -> np.ndarray:
+    """`array` moved towards its start, zeros moved in."""
+    return np.concatenate((array[..., by:], np.zeros_like(array[..., :by])), axis=-1)
