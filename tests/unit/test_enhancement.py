@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,7 @@ import rwsa
 from rwsa.enhancement import enhance, enhance_phases
 from rwsa.errors import InputError
 from rwsa.models import ModelConfig, build_model
-from rwsa.segments import fade_window, segment_starts
+from rwsa.segments import segment_starts
 from rwsa.spectral import istft, stft
 
 RATE_HZ = 16_000
@@ -79,18 +78,28 @@ def test_a_model_that_changes_nothing_gives_the_input_back(
     np.testing.assert_allclose(enhanced, wav, rtol=0, atol=1e-5)
 
 
-def test_a_real_model_leaves_no_seam() -> None:
+def border_steps(crossfade: float) -> tuple[np.ndarray, np.ndarray]:
+    """|difference| of neighbouring samples of a tone that a real network made, at borders and elsewhere."""
     model = build_model(CONFIG, seed=1).eval()
-    seconds = np.arange(6 * LENGTH) / RATE_HZ
+    seconds = np.arange(int(6.3 * LENGTH)) / RATE_HZ
     wav = (0.3 * np.sin(2 * np.pi * 220 * seconds) + 0.02 * noise(len(seconds))).astype(np.float32)
-    steps = np.abs(np.diff(enhance(wav, RATE_HZ, model)))
-    overlap = int(LENGTH * 0.1)
-    borders = segment_starts(len(wav), LENGTH, overlap)[1:]
-    at_borders = np.array([steps[b + edge - 1] for b in borders for edge in (0, overlap)])
-    # No more than steps are elsewhere; without a crossfade some are.
-    assert at_borders.max() <= np.quantile(steps, 0.999)
-    glued = np.abs(np.diff(enhance(wav, RATE_HZ, model, crossfade=0.0)))
-    assert np.max(glued[np.array(segment_starts(len(wav), LENGTH, 0)[1:]) - 1]) > np.quantile(glued, 0.999)
+    steps = np.abs(np.diff(enhance(wav, RATE_HZ, model, crossfade=crossfade)))
+    starts = segment_starts(len(wav), LENGTH, int(LENGTH * crossfade))
+    borders = np.array([*starts[1:], *(start + LENGTH for start in starts[:-1])]) - 1
+    return steps[borders], np.delete(steps, borders)
+
+
+@pytest.mark.parametrize("crossfade", [0.05, 0.1, 0.25, 0.5])
+def test_a_real_model_leaves_no_seam(crossfade: float) -> None:
+    at_borders, elsewhere = border_steps(crossfade)
+    assert at_borders.max() <= np.quantile(elsewhere, 0.999)
+    assert np.median(at_borders) <= 2 * np.median(elsewhere)
+
+
+def test_without_a_crossfade_seams_are_seen() -> None:
+    at_borders, elsewhere = border_steps(0.0)
+    assert at_borders.max() > np.quantile(elsewhere, 0.999)
+    assert np.median(at_borders) > 2 * np.median(elsewhere)
 
 
 def test_a_file_of_one_segment_is_the_models_own_output() -> None:
@@ -193,6 +202,7 @@ def test_torch_comes_back_in_kind(dtype: torch.dtype) -> None:
         (np.ones(5, np.complex64), "wav holds complex64"),
         (np.array([0.1, math.nan], np.float32), "wav holds NaN or infinite samples"),
         (torch.tensor([0.1, math.inf]), "wav holds NaN or infinite samples"),
+        (np.array([0.1, 1e39]), "wav holds NaN or infinite samples"),
     ],
 )
 def test_what_is_no_signal_is_refused(wav: Any, says: str) -> None:
@@ -232,27 +242,6 @@ def test_phases_come_from_one_pass() -> None:
     np.testing.assert_array_equal(own, enhance(wav, RATE_HZ, model))
     assert np.abs(own - wav).max() > 0.1
     assert sum(model.batches) == 8  # two segments of two channels, twice
-
-
-@given(samples=st.integers(1, 5000), length=st.integers(2, 500), share=st.floats(0, 0.5))
-def test_segments_cover_everything_and_overlap(samples: int, length: int, share: float) -> None:
-    overlap = int(length * share)
-    starts = segment_starts(samples, length, overlap)
-    assert starts[0] == 0
-    assert starts[-1] == max(samples - length, 0)
-    for one, next_one in itertools.pairwise(starts):
-        assert 0 < next_one - one <= length - overlap
-
-
-@given(length=st.integers(1, 3000), share=st.floats(0, 0.5))
-def test_the_window_fades_to_one_and_is_never_zero(length: int, share: float) -> None:
-    overlap = int(length * share)
-    window = fade_window(length, overlap)
-    assert window.shape == (length,)
-    assert (window > 0).all()
-    np.testing.assert_allclose(window[:overlap] + window[length - overlap :], 1, atol=1e-6)
-    assert (window[overlap : length - overlap] == 1).all()
-    np.testing.assert_allclose(window, window[::-1], atol=1e-6)
 
 
 def test_the_package_offers_it() -> None:
