@@ -1,0 +1,94 @@
+"""`rwsa enhance`: what comes out where, with which status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rwsa.audio import read_audio, write_audio
+from rwsa.cli import main
+from rwsa.models import ModelConfig, build_model, save_model
+
+RATE_HZ = 16_000
+TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)
+
+
+def noise(samples: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.5, 0.5, samples).astype(np.float32)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    save_model(tmp_path / "tiny.safetensors", build_model(TINY))
+    return str(tmp_path / "tiny.safetensors")
+
+
+def piped(data: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "rwsa.cli", "enhance", *arguments]
+    return subprocess.run(command, input=data, capture_output=True, check=False)
+
+
+def test_status_tells_whether_files_were_skipped(
+    tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_audio(tmp_path / "in/good.wav", noise(3000), RATE_HZ)
+    command = ["enhance", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--weights", weights]
+    assert main(command) == 0
+    assert capsys.readouterr() == ("", "")
+    (tmp_path / "in/bad.wav").write_text("no audio")
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    first, second = err.splitlines()
+    assert first.startswith(f"skipped: {tmp_path}/in/bad.wav: not readable as audio")
+    assert second == "1 file(s) skipped"
+    assert main([*command, "--strict"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/in/bad.wav: not readable as audio")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["a.wav"], "--out: give a folder to write to"),
+        (["a.wav", "--out", "-"], "--out: give a folder to write to"),
+        (["-", "--out", "folder"], "- enhances stdin to stdout; give it alone"),
+        (["-", "a.wav"], "- enhances stdin to stdout; give it alone"),
+        (["none.wav", "--out", "folder"], "none.wav: no such file or folder"),
+        (["none.wav", "--out", "folder", "--device", "abacus"], "--device abacus: cannot be used ("),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["enhance", *arguments, "--weights", "nano"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {says}")
+    assert err.count("\n") == 1
+
+
+def test_a_terminal_is_no_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert main(["enhance", "-", "--weights", "nano"]) == 2
+    assert capsys.readouterr().err == "error: stdin is a terminal; pipe in audio\n"
+
+
+def test_a_pipe_gives_what_a_file_gives_and_nothing_else(tmp_path: Path, weights: str) -> None:
+    write_audio(tmp_path / "a.wav", noise(20_000), 44_100)
+    main(["enhance", str(tmp_path / "a.wav"), "--out", str(tmp_path / "out"), "--weights", weights])
+    done = piped((tmp_path / "a.wav").read_bytes(), "-", "--weights", weights)
+    assert (done.returncode, done.stderr) == (0, b"")
+    (tmp_path / "piped.wav").write_bytes(done.stdout)
+    found, expected = (read_audio(tmp_path / name)[0] for name in ("piped.wav", "out/a.wav"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1.01 / 32768)  # threads may differ
+
+
+def test_an_empty_pipe_is_one_error_and_no_output(weights: str) -> None:
+    done = piped(b"", "-", "--out", "-", "--weights", weights)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"error: stdin: not readable as audio (")
+    assert done.stderr.count(b"\n") == 1
