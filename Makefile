@@ -29,6 +29,7 @@ lint: .venv
 
 bench: .venv
 	$(BIN)/python -m tests.benchmarks.bench_scan
+	$(BIN)/python -m tests.benchmarks.bench_enhance
 
 clean:
 	rm -rf .venv outputs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
