@@ -11,7 +11,7 @@ from tqdm import tqdm
 from rwsa.audio import find_audio, read_audio, write_audio
 from rwsa.enhancement import enhance
 from rwsa.errors import InputError
-from rwsa.models import RWSAMambaUNet, load_model
+from rwsa.models import Network, load_model
 
 
 def enhance_files(
@@ -82,9 +82,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _enhance_file(
-    source: Path, target: Path, model: RWSAMambaUNet, crossfade: float, batch_size: int
-) -> None:
+def _enhance_file(source: Path, target: Path, model: Network, crossfade: float, batch_size: int) -> None:
     wav, rate = read_audio(source)
     try:
         enhanced = enhance(wav, rate, model, crossfade=crossfade, batch_size=batch_size)

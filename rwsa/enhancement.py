@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rwsa.audio import resample, rms
 from rwsa.errors import InputError
-from rwsa.models.unet import RWSAMambaUNet
+from rwsa.models import Network
 from rwsa.spectral import SAMPLE_RATE_HZ, istft, stft
 
 Progress = Callable[[int, int], None]
@@ -26,7 +26,7 @@ Phase = Literal["model", "noisy"]
 def enhance(
     wav: Signal,
     sample_rate_hz: int,
-    model: RWSAMambaUNet,
+    model: Network,
     *,
     crossfade: float = 0.1,
     batch_size: int = 4,
@@ -65,7 +65,7 @@ def enhance(
 def enhance_phases(
     wav: Signal,
     sample_rate_hz: int,
-    model: RWSAMambaUNet,
+    model: Network,
     phases: Sequence[Phase],
     *,
     crossfade: float = 0.1,
@@ -125,7 +125,7 @@ class _Enhancer:
 
     def __init__(
         self,
-        model: RWSAMambaUNet,
+        model: Network,
         phases: Sequence[Phase],
         crossfade: float,
         batch_size: int,

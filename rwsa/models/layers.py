@@ -8,6 +8,8 @@ Legend: B batch, C channels, T frames, F frequency bins.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,14 +44,14 @@ class DenseBlock(nn.Module):
 
 
 class DenseEncoder(nn.Module):
-    """Magnitude and phase to features at half the frequency resolution."""
+    """Magnitude and phase to features at half the frequency resolution, `padding` bins at both ends."""
 
-    def __init__(self, channels: int, inputs: int = 2) -> None:
+    def __init__(self, channels: int, inputs: int = 2, *, padding: int = 1) -> None:
         super().__init__()
         self.widen = nn.Sequential(nn.Conv2d(inputs, channels, 1), *norm_act(channels))
         self.dense = DenseBlock(channels)
         self.halve = nn.Sequential(
-            nn.Conv2d(channels, channels, (1, 3), stride=(1, 2), padding=(0, 1)), *norm_act(channels)
+            nn.Conv2d(channels, channels, (1, 3), stride=(1, 2), padding=(0, padding)), *norm_act(channels)
         )
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
@@ -137,10 +139,17 @@ class FrequencyUpsample(nn.Module):
 class MagnitudeDecoder(nn.Module):
     """Features to a mask on the compressed magnitude, by a learnable sigmoid per frequency (β = 2)."""
 
-    def __init__(self, channels: int, bins: int, beta: float = 2.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        bins: int,
+        beta: float = 2.0,
+        *,
+        upsample: Callable[[int], nn.Module] = FrequencyUpsample,
+    ) -> None:
         super().__init__()
         self.dense = DenseBlock(channels)
-        self.upsample = FrequencyUpsample(channels)
+        self.upsample = upsample(channels)
         self.to_mask = nn.Sequential(nn.Conv2d(channels, 1, 1), *norm_act(1), nn.Conv2d(1, 1, 1))
         self.slope = nn.Parameter(torch.ones(bins, 1))
         self.beta = beta
@@ -154,10 +163,16 @@ class MagnitudeDecoder(nn.Module):
 class PhaseDecoder(nn.Module):
     """Features to a phase, as the angle of two 1×1 convolutions; with `from_zero` it begins at 0."""
 
-    def __init__(self, channels: int, *, from_zero: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        from_zero: bool = False,
+        upsample: Callable[[int], nn.Module] = FrequencyUpsample,
+    ) -> None:
         super().__init__()
         self.dense = DenseBlock(channels)
-        self.upsample = FrequencyUpsample(channels)
+        self.upsample = upsample(channels)
         self.norm_act = nn.Sequential(*norm_act(channels))
         self.real = nn.Conv2d(channels, 1, 1)
         self.imaginary = nn.Conv2d(channels, 1, 1)

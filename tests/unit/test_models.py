@@ -293,9 +293,11 @@ class TestConfig:
         assert says in str(caught.value)
 
     def test_unknown_size_is_refused(self) -> None:
-        with pytest.raises(InputError, match="model size 'xxl' is unknown; choose nano, xs, s, m"):
+        with pytest.raises(
+            InputError, match="model size 'xxl' is unknown; choose nano, xs, s, m, mambattention"
+        ):
             size("xxl")
 
     def test_the_papers_segment(self) -> None:
         assert {size(name).segment_samples for name in ("xs", "s", "m")} == {30_600}
-        assert set(SIZES) == {"nano", "xs", "s", "m"}
+        assert set(SIZES) == {"nano", "xs", "s", "m", "mambattention"}
