@@ -29,12 +29,13 @@ def outcome(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype)
     return [y.detach(), *torch.autograd.grad(y, leaves, normal(*y.shape, seed=99).to(dtype))]
 
 
-def assert_agree(compiled: Operation, reference: Operation, tensors: Sequence[Tensor]) -> None:
+def assert_agree(
+    compiled: Operation, reference: Operation, tensors: Sequence[Tensor], *, tolerance: float = 1e-5
+) -> None:
     """Errors relative to the largest value."""
     truth = outcome(reference, tensors, torch.float64)
-    for number, (found, true) in enumerate(
-        zip(outcome(compiled, tensors, torch.float32), truth, strict=True)
-    ):
+    values = outcome(compiled, tensors, torch.float32)
+    for number, (found, true) in enumerate(zip(values, truth, strict=True)):
         assert found.shape == true.shape
         error = (found - true).abs().max() / true.abs().max().clamp(min=1e-6)
         assert error < tolerance, f"{'value' if number == 0 else f'gradient {number}'}: {error:.1e}"
