@@ -11,7 +11,7 @@ from pipelines.clips import EvaluationClip, load_clip
 from rwsa.enhancement import enhance_phases
 from rwsa.errors import InputError
 from rwsa.metrics import SAMPLE_RATE_HZ, Failure, score
-from rwsa.models import RWSAMambaUNet
+from rwsa.models import Network
 
 METRICS = ("pesq", "ssnr", "estoi", "si_sdr")
 # What the enhanced signal is scored by: as above, and the model's magnitude with the noisy phase.
@@ -69,7 +69,7 @@ class ClipAudio:
     clean: np.ndarray
 
 
-def score_clip(clip: EvaluationClip, model: RWSAMambaUNet) -> ClipScores:
+def score_clip(clip: EvaluationClip, model: Network) -> ClipScores:
     """Read or mix, enhance and score a clip. One that cannot be read gets failures for scores."""
     try:
         noisy, clean = load_clip(clip)
@@ -87,7 +87,7 @@ def score_clip(clip: EvaluationClip, model: RWSAMambaUNet) -> ClipScores:
     )
 
 
-def hear_clip(clip: EvaluationClip, model: RWSAMambaUNet) -> ClipAudio:
+def hear_clip(clip: EvaluationClip, model: Network) -> ClipAudio:
     """The signals that `score_clip` scores.
 
     Raises:
@@ -104,7 +104,7 @@ def snr_db(clean: np.ndarray, noisy: np.ndarray) -> float | None:
     return float(10 * np.log10(speech / noise)) if speech and noise else None
 
 
-def _enhanced(noisy: np.ndarray, model: RWSAMambaUNet) -> list[np.ndarray]:
+def _enhanced(noisy: np.ndarray, model: Network) -> list[np.ndarray]:
     return [np.asarray(wav) for wav in enhance_phases(noisy, SAMPLE_RATE_HZ, model, ("model", "noisy"))]
 
 

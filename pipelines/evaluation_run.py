@@ -126,7 +126,7 @@ def _write_artifacts(
 
 def _about(summary: EvaluationSummary, config: ModelConfig) -> dict[str, str]:
     return {
-        "model": f"C {config.channels}, N {config.blocks}, depth {config.depth}, sharing {config.sharing}",
+        "model": config.summary,
         "commit": commit(),
         "enhancing and scoring": f"{summary.seconds:.0f} s",
         **({"MLflow run": summary.run_id} if summary.run_id else {}),

@@ -19,7 +19,7 @@ from pipelines.clip_scores import ClipAudio, ClipScores, hear_clip, score_clip
 from pipelines.clips import EvaluationClip
 from pipelines.progress import duration
 from rwsa.errors import InputError
-from rwsa.models import RWSAMambaUNet
+from rwsa.models import Network
 
 # An actor has its next clip at hand when it finishes one.
 _CLIPS_IN_FLIGHT = 2
@@ -36,7 +36,7 @@ class _Scorer:
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
-        self._model: RWSAMambaUNet | None = None
+        self._model: Network | None = None
 
     def prepare(self, shared: list[ray.ObjectRef]) -> None:
         """Fetch the model, unless it is here."""
@@ -48,7 +48,7 @@ class _Scorer:
     def hear(self, shared: list[ray.ObjectRef], clip: EvaluationClip) -> ClipAudio:
         return hear_clip(clip, self._model_of(shared))
 
-    def _model_of(self, shared: list[ray.ObjectRef]) -> RWSAMambaUNet:
+    def _model_of(self, shared: list[ray.ObjectRef]) -> Network:
         if self._model is None:
             self._model = ray.get(shared[0])
         return self._model
@@ -61,7 +61,7 @@ class ScorerPool:
     what it gets.
     """
 
-    def __init__(self, model: RWSAMambaUNet, workers: int | None, report: Callable[[str], None]) -> None:
+    def __init__(self, model: Network, workers: int | None, report: Callable[[str], None]) -> None:
         """Start the actors on the Ray that this process has joined; returns when the first is ready.
 
         Raises:

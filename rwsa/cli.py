@@ -6,18 +6,33 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwsa.errors import InputError
 
 if TYPE_CHECKING:
-    from rwsa.models import RWSAMambaUNet
+    from rwsa.models import Network
 
 PIPE = Path("-")
 STATUS_BAD_INPUT = 2
 STATUS_SOME_FAILED = 1
+
+# Heading to field of `rwsa.models.cost.Cost`.
+_COSTS = {
+    "total": "total",
+    "conv": "convolutions",
+    "deform": "deformable",
+    "linear": "projections",
+    "scan": "scans",
+    "attend": "attention",
+    "paper": "published",
+}
+_COST_LEGEND = """\
+from total on: 10⁹ multiply-accumulates of one segment (frames × bins). total is the sum of the next five,
+without norms and activations. paper counts as its table does (thop): convolutions, norms, PReLU, and of
+Mamba only its convolution, x_proj and out_proj; of scans and attention nothing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--json", type=Path, metavar="FILE", help="write every clip's scores here")
     score.add_argument("--workers", type=int, help="processes; default: one a core")
     score.add_argument("--strict", action="store_true", help="stop at the first bad file")
-    info = verbs.add_parser("info", help="what is installed, which scan runs here, and the model sizes")
+    info = verbs.add_parser("info", help="what is installed, which scan runs here, and what the models cost")
     info.set_defaults(verb=_info)
     info.add_argument("--weights", help="describe these weights instead of the named sizes")
     return parser
@@ -116,7 +131,7 @@ def _enhance_files(arguments: argparse.Namespace) -> int:
     return STATUS_SOME_FAILED if failures else 0
 
 
-def _model(arguments: argparse.Namespace) -> RWSAMambaUNet:
+def _model(arguments: argparse.Namespace) -> Network:
     import torch
 
     from rwsa.models import load_model
@@ -161,11 +176,22 @@ def _info(arguments: argparse.Namespace) -> int:
     models = {name: build_model(config) for name, config in SIZES.items()}
     if arguments.weights is not None:
         models = {arguments.weights: load_model(arguments.weights)}
-    for name, model in models.items():
-        config, count = model.config, sum(p.numel() for p in model.parameters())
-        shape = f"C {config.channels} · N {config.blocks} · sharing {config.sharing}"
-        print(f"{name:6} {count:>9,} parameters · {shape}")
+    print(_cost_table(models))
     return 0
+
+
+def _cost_table(models: Mapping[str, Network]) -> str:
+    from rwsa.models.cost import cost
+
+    width = max(map(len, models))
+    lines = [f"{'':{width}} parameters segment {' '.join(f'{heading:>6}' for heading in _COSTS)}"]
+    for name, model in models.items():
+        config, costs = model.config, cost(model)
+        count = sum(p.numel() for p in model.parameters())
+        segment = f"{config.segment_frames}×{config.spectral.bins}"
+        giga = " ".join(f"{getattr(costs, field) / 1e9:6.2f}" for field in _COSTS.values())
+        lines.append(f"{name:{width}} {count:10,} {segment:>7} {giga}  {config.summary}")
+    return "\n".join([*lines, _COST_LEGEND])
 
 
 if __name__ == "__main__":

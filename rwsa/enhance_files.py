@@ -16,7 +16,7 @@ from tqdm import tqdm
 from rwsa.audio import REMEDY, AudioInfo, find_audio, read_blocks, read_info, write_blocks
 from rwsa.enhance_recordings import Piece, enhance_recordings
 from rwsa.errors import InputError
-from rwsa.models import RWSAMambaUNet
+from rwsa.models import Network
 
 # Encodings that an output shares with its input. The others hold less than 16 bits, or whole packets only,
 # which makes an output longer than its input; the format's default stands in for them.
@@ -27,7 +27,7 @@ _BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapse
 def enhance_files(
     inputs: Sequence[Path],
     out: Path,
-    model: RWSAMambaUNet,
+    model: Network,
     *,
     crossfade: float = 0.1,
     batch_size: int = 4,
@@ -57,7 +57,7 @@ def enhance_files(
 
 
 def enhance_stream(
-    source: BinaryIO, sink: BinaryIO, model: RWSAMambaUNet, *, crossfade: float = 0.1, batch_size: int = 4
+    source: BinaryIO, sink: BinaryIO, model: Network, *, crossfade: float = 0.1, batch_size: int = 4
 ) -> None:
     """Enhance one audio file read from `source` into `sink`, which gets the same format, or nothing.
 
@@ -117,7 +117,7 @@ class _File:
 
 
 def _failures(
-    files: Sequence[_File], model: RWSAMambaUNet, crossfade: float, batch_size: int
+    files: Sequence[_File], model: Network, crossfade: float, batch_size: int
 ) -> Iterator[InputError]:
     """Enhance all files; what kept one from it, as it happens."""
     pieces = enhance_recordings(files, model, ("model",), crossfade=crossfade, batch_size=batch_size)

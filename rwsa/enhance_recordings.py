@@ -20,7 +20,7 @@ import torch
 
 from rwsa.audio import AudioInfo, Resampler
 from rwsa.errors import InputError
-from rwsa.models.unet import RWSAMambaUNet
+from rwsa.models import Network
 from rwsa.segments import OverlapAdd, cut
 from rwsa.spectral import SAMPLE_RATE_HZ, istft, stft
 
@@ -56,7 +56,7 @@ class Piece:
 
 def enhance_recordings(
     recordings: Iterable[AnyRecording],
-    model: RWSAMambaUNet,
+    model: Network,
     phases: Sequence[Phase],
     *,
     crossfade: float,
@@ -182,7 +182,7 @@ class _Output:
 
 def _through_network(
     work: Iterable[_Segment[AnyRecording] | _Failed[AnyRecording]],
-    model: RWSAMambaUNet,
+    model: Network,
     phases: Sequence[Phase],
     batch_size: int,
 ) -> Iterator[_Segment[AnyRecording] | _Failed[AnyRecording]]:
@@ -206,7 +206,7 @@ def _through_network(
 
 
 def _fill(
-    rows: Sequence[tuple[_Segment[AnyRecording], int]], model: RWSAMambaUNet, phases: Sequence[Phase]
+    rows: Sequence[tuple[_Segment[AnyRecording], int]], model: Network, phases: Sequence[Phase]
 ) -> None:
     if not rows:
         return

@@ -13,7 +13,7 @@ from torch import Tensor
 from rwsa.audio import AudioInfo, block_samples
 from rwsa.enhance_recordings import Phase, enhance_recordings
 from rwsa.errors import InputError
-from rwsa.models.unet import RWSAMambaUNet
+from rwsa.models import Network
 
 Progress = Callable[[int, int], None]
 Signal = TypeVar("Signal", np.ndarray, Tensor)
@@ -22,7 +22,7 @@ Signal = TypeVar("Signal", np.ndarray, Tensor)
 def enhance(
     wav: Signal,
     sample_rate_hz: int,
-    model: RWSAMambaUNet,
+    model: Network,
     *,
     crossfade: float = 0.1,
     batch_size: int = 4,
@@ -61,7 +61,7 @@ def enhance(
 def enhance_phases(
     wav: Signal,
     sample_rate_hz: int,
-    model: RWSAMambaUNet,
+    model: Network,
     phases: Sequence[Phase],
     *,
     crossfade: float = 0.1,

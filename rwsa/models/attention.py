@@ -1,21 +1,14 @@
 """Multi-head self-attention along one axis of `[B, T, F, C]`.
 
-Legend: B batch, T frames, F frequency bins, C channels, H heads, L length of the attended axis.
+Legend: B batch, T frames, F frequency bins, C channels.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-
-class Axis(IntEnum):
-    """The axis of `[B, T, F, C]` along which a sequence runs."""
-
-    TIME = 1
-    FREQUENCY = 2
+from rwsa.ops.attention import attend
+from rwsa.ops.axes import Axis
 
 
 class AxialAttention(nn.Module):
@@ -35,13 +28,4 @@ class AxialAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x_BTFC: Tensor, axis: Axis) -> Tensor:
-        qkv = self.qkv(self.norm(x_BTFC)).unflatten(-1, (3, self.heads, -1))
-        if axis is Axis.TIME:
-            qkv = qkv.transpose(1, 2)
-        batch, rows = qkv.shape[:2]
-        q, k, v = qkv.flatten(0, 1).permute(2, 0, 3, 1, 4)  # each (B rows) H L head width
-        attended = F.scaled_dot_product_attention(q, k, v)
-        attended = attended.transpose(1, 2).flatten(2).unflatten(0, (batch, rows))
-        if axis is Axis.TIME:
-            attended = attended.transpose(1, 2)
-        return self.out(attended)
+        return self.out(attend(self.qkv(self.norm(x_BTFC)), self.heads, axis))

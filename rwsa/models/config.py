@@ -1,4 +1,4 @@
-"""What a model is, as configuration; the paper's sizes by name, and one for demonstrations."""
+"""What a model is, as configuration; the paper's sizes and baseline by name, and one for demonstrations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rwsa.config import config
 from rwsa.errors import InputError
 from rwsa.spectral import SpectralConfig
 
+Architecture = Literal["rwsa", "mambattention"]
 Sharing = Literal["resolution", "block", "none", "off"]
 Phase = Literal["absolute", "residual"]
 Positive = Annotated[int, Field(gt=0)]
@@ -17,15 +18,18 @@ Positive = Annotated[int, Field(gt=0)]
 
 @config
 class ModelConfig:
-    """RWSA-MambaUNet's shape.
+    """The shape of RWSA-MambaUNet, or of its baseline.
 
     Attributes:
+        architecture: `rwsa`, the paper's U-Net; `mambattention`, the baseline (arXiv 2507.00966): blocks
+            between encoder and decoders and no U-Net, so `depth` and `middle_heads` say nothing there.
         channels: C; level k of the U-Net (from 1) has width C·k.
         blocks: N, MambAttention blocks a stage.
         depth: levels; the deepest is the middle. T and F/2 are padded to multiples of 2^(depth-1).
         sharing: which attention modules are one module. `resolution` (the paper's RWSA): time and
             frequency inside a block, and encoder and decoder blocks of one level; `block`: time and
-            frequency only; `none`: each its own; `off`: no attention at all.
+            frequency only; `none`: each its own; `off`: no attention at all. `mambattention` has one
+            resolution, so it has no `resolution` mode.
         phase: what the phase decoder's output is. `absolute` (the paper's): the clean phase, which begins
             as noise and takes long to learn; `residual`: what to add to the noisy phase, beginning at 0.
         heads: attention heads outside the middle. Fixed across sharing modes, so that an ablation
@@ -37,6 +41,7 @@ class ModelConfig:
             attention see another signal at other lengths.
     """
 
+    architecture: Architecture = "rwsa"
     channels: Positive = 16
     blocks: Positive = 2
     depth: Annotated[int, Field(ge=2, le=4)] = 3
@@ -55,7 +60,31 @@ class ModelConfig:
         """30,600 samples (1.9 s) in the paper."""
         return self.spectral.samples(self.segment_frames)
 
+    @property
+    def summary(self) -> str:
+        """The shape in words."""
+        depth = f"depth {self.depth}" if self.architecture == "rwsa" else self.architecture
+        return f"C {self.channels}, N {self.blocks}, {depth}, sharing {self.sharing}"
+
     def __post_init__(self) -> None:
+        if self.architecture == "rwsa":
+            self._check_unet()
+        else:
+            self._check_mambattention()
+
+    def _check_mambattention(self) -> None:
+        if (self.depth, self.middle_heads) != (ModelConfig.depth, ModelConfig.middle_heads):
+            raise ValueError("mambattention has no U-Net; leave depth and middle_heads out, and set heads")
+        if self.sharing == "resolution":
+            raise ValueError(
+                "sharing 'resolution' is between levels; mambattention has one: choose block, none or off"
+            )
+        if self.channels % self.heads:
+            raise ValueError(f"width {self.channels} must divide by {self.heads} heads")
+        if self.spectral.bins < 5 or self.spectral.bins % 2 == 0:
+            raise ValueError(f"{self.spectral.bins} bins; mambattention needs an odd number, at least 5")
+
+    def _check_unet(self) -> None:
         for level in range(1, self.depth + 1):
             heads = self.middle_heads if level == self.depth else self.heads
             if self.channels * level % heads:
@@ -85,6 +114,15 @@ SIZES = {
     "xs": ModelConfig(channels=16, blocks=2),
     "s": ModelConfig(channels=16, blocks=4),
     "m": ModelConfig(channels=24, blocks=4),
+    "mambattention": ModelConfig(
+        architecture="mambattention",
+        channels=64,
+        blocks=4,
+        sharing="block",
+        heads=8,
+        segment_frames=321,
+        spectral=SpectralConfig(n_fft=400, hop_samples=100, window_samples=400),
+    ),
 }
 
 

@@ -8,9 +8,13 @@ Legend: B batch, C channels, T frames, F frequency bins.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from rwsa.ops.deformable import deform_conv
 
 
 def norm_act(channels: int) -> tuple[nn.Module, nn.Module]:
@@ -40,14 +44,14 @@ class DenseBlock(nn.Module):
 
 
 class DenseEncoder(nn.Module):
-    """Magnitude and phase to features at half the frequency resolution."""
+    """Magnitude and phase to features at half the frequency resolution, `padding` bins at both ends."""
 
-    def __init__(self, channels: int, inputs: int = 2) -> None:
+    def __init__(self, channels: int, inputs: int = 2, *, padding: int = 1) -> None:
         super().__init__()
         self.widen = nn.Sequential(nn.Conv2d(inputs, channels, 1), *norm_act(channels))
         self.dense = DenseBlock(channels)
         self.halve = nn.Sequential(
-            nn.Conv2d(channels, channels, (1, 3), stride=(1, 2), padding=(0, 1)), *norm_act(channels)
+            nn.Conv2d(channels, channels, (1, 3), stride=(1, 2), padding=(0, padding)), *norm_act(channels)
         )
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
@@ -55,10 +59,7 @@ class DenseEncoder(nn.Module):
 
 
 class DeformableConv(nn.Module):
-    """Depthwise deformable 3×3 convolution; offsets are given, zeros lie outside.
-
-    Source: Dai et al. 2017. Offset channels 2k and 2k+1 are dy and dx of tap k, taps in row-major order.
-    """
+    """Depthwise deformable 3×3 convolution; offsets are given, zeros lie outside."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -66,25 +67,7 @@ class DeformableConv(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, x_BCTF: Tensor, offset_BKTF: Tensor) -> Tensor:
-        batch, channels, frames, bins = x_BCTF.shape
-        grid = self._sampling_grid(offset_BKTF, frames, bins)
-        taps = F.grid_sample(x_BCTF, grid, padding_mode="zeros", align_corners=False)
-        taps = taps.view(batch, channels, frames, 9, bins)
-        return torch.einsum("bctkf,ck->bctf", taps, self.weight.flatten(1))
-
-    @staticmethod
-    def _sampling_grid(offset_BKTF: Tensor, frames: int, bins: int) -> Tensor:
-        """Where each tap of each position looks, in grid_sample's ±1 coordinates: `[B, T·9, F, 2]`."""
-        device, dtype = offset_BKTF.device, offset_BKTF.dtype
-        reach = torch.arange(-1, 2, device=device, dtype=dtype)
-        t = torch.arange(frames, device=device, dtype=dtype).view(-1, 1, 1)
-        f = torch.arange(bins, device=device, dtype=dtype)
-        offset = offset_BKTF.unflatten(1, (9, 2)).permute(0, 3, 1, 4, 2)  # B T 9 F (dy, dx)
-        t = t + reach.repeat_interleave(3).view(1, 9, 1) + offset[..., 0]
-        f = f + reach.repeat(3).view(1, 9, 1) + offset[..., 1]
-        # ±1 are the outer edges of the first and last position: so a single frame has an outside too.
-        grid = torch.stack(((2 * f + 1) / bins - 1, (2 * t + 1) / frames - 1), dim=-1)
-        return grid.flatten(1, 2)
+        return deform_conv(x_BCTF, offset_BKTF, self.weight.flatten(1))
 
 
 class PatchEmbed(nn.Module):
@@ -156,10 +139,17 @@ class FrequencyUpsample(nn.Module):
 class MagnitudeDecoder(nn.Module):
     """Features to a mask on the compressed magnitude, by a learnable sigmoid per frequency (β = 2)."""
 
-    def __init__(self, channels: int, bins: int, beta: float = 2.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        bins: int,
+        beta: float = 2.0,
+        *,
+        upsample: Callable[[int], nn.Module] = FrequencyUpsample,
+    ) -> None:
         super().__init__()
         self.dense = DenseBlock(channels)
-        self.upsample = FrequencyUpsample(channels)
+        self.upsample = upsample(channels)
         self.to_mask = nn.Sequential(nn.Conv2d(channels, 1, 1), *norm_act(1), nn.Conv2d(1, 1, 1))
         self.slope = nn.Parameter(torch.ones(bins, 1))
         self.beta = beta
@@ -173,10 +163,16 @@ class MagnitudeDecoder(nn.Module):
 class PhaseDecoder(nn.Module):
     """Features to a phase, as the angle of two 1×1 convolutions; with `from_zero` it begins at 0."""
 
-    def __init__(self, channels: int, *, from_zero: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        from_zero: bool = False,
+        upsample: Callable[[int], nn.Module] = FrequencyUpsample,
+    ) -> None:
         super().__init__()
         self.dense = DenseBlock(channels)
-        self.upsample = FrequencyUpsample(channels)
+        self.upsample = upsample(channels)
         self.norm_act = nn.Sequential(*norm_act(channels))
         self.real = nn.Conv2d(channels, 1, 1)
         self.imaginary = nn.Conv2d(channels, 1, 1)

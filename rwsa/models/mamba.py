@@ -1,4 +1,4 @@
-"""Bidirectional Mamba-1 along one axis of `[B, T, F, C]`, scanned where it lies.
+"""Bidirectional Mamba-1 along one axis of `[B, T, F, C]`.
 
 Legend: B batch, T frames, F frequency bins, C channels, D inner channels (expand · C), N states.
 """
@@ -9,17 +9,13 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from rwsa.models.attention import Axis
-from rwsa.scan import selective_scan
+from rwsa.ops.axes import Axis
+from rwsa.ops.mixer import NORM_EPSILON, MixerWeights, mix
 
 
 class MambaMixer(nn.Module):
-    """Mamba-1 (Gu & Dao 2023, section 3.4) in one direction along one axis.
-
-    The backward direction flips nothing: its convolution looks ahead and its scan runs in reverse.
-    """
+    """Mamba-1 (Gu & Dao 2023, section 3.4) in one direction along one axis."""
 
     def __init__(
         self, channels: int, *, reverse: bool, d_state: int = 16, d_conv: int = 4, expand: int = 4
@@ -43,35 +39,22 @@ class MambaMixer(nn.Module):
         with torch.no_grad():
             self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))
 
-    def forward(self, x_BTFC: Tensor, axis: Axis) -> Tensor:
-        # Slices of the weight give x and z, and step, B and C, as tensors of their own: no copies.
-        x_weight, z_weight = self.in_proj.weight.split(self.inner)
-        x, z = F.linear(x_BTFC, x_weight), F.linear(x_BTFC, z_weight)
-        u = F.silu(self._causal_conv(x, axis))
-        dt_weight, B_weight, C_weight = self.x_proj.weight.split([self.rank, self.d_state, self.d_state])
-        delta = F.softplus(self.dt_proj(F.linear(u, dt_weight)))
-        sequences = (u, delta, F.linear(u, B_weight), F.linear(u, C_weight), z)
-        if axis is Axis.TIME:
-            sequences = tuple(s.transpose(1, 2) for s in sequences)  # type: ignore[assignment]
-        u, delta, B, C, z = sequences
-        y = selective_scan(u, delta, -torch.exp(self.A_log.float()), B, C, self.D, z, reverse=self.reverse)
-        return self.out_proj(y.transpose(1, 2) if axis is Axis.TIME else y)
-
-    def _causal_conv(self, x_BTFD: Tensor, axis: Axis) -> Tensor:
-        """The depthwise convolution along `axis`: over the past, or over the future in reverse."""
-        taps = self.conv.kernel_size[0]
-        kernel = self.conv.weight.flip(-1) if self.reverse else self.conv.weight
-        along = (taps, 1) if axis is Axis.TIME else (1, taps)
-        padding = (taps - 1, 0) if axis is Axis.TIME else (0, taps - 1)
-        y_BDTF = F.conv2d(
-            x_BTFD.permute(0, 3, 1, 2),
-            kernel.unflatten(-1, along),
-            self.conv.bias,
-            padding=padding,
-            groups=self.inner,
+    def forward(self, x_BTFC: Tensor, norm: Tensor, axis: Axis) -> Tensor:
+        """x + Mamba(RMSNorm(x)), where `norm` is the norm's weight."""
+        assert self.conv.bias is not None
+        weights = MixerWeights(
+            norm=norm,
+            in_proj=self.in_proj.weight,
+            conv=self.conv.weight,
+            conv_bias=self.conv.bias,
+            x_proj=self.x_proj.weight,
+            dt_proj=self.dt_proj.weight,
+            dt_bias=self.dt_proj.bias,
+            A=-torch.exp(self.A_log.float()),
+            D=self.D,
+            out_proj=self.out_proj.weight,
         )
-        length = x_BTFD.shape[axis]
-        return y_BDTF.permute(0, 2, 3, 1).narrow(axis, taps - 1 if self.reverse else 0, length)
+        return mix(x_BTFC, weights, axis, reverse=self.reverse)
 
 
 class BiMamba(nn.Module):
@@ -80,12 +63,12 @@ class BiMamba(nn.Module):
     def __init__(self, channels: int, *, d_state: int = 16, d_conv: int = 4, expand: int = 4) -> None:
         super().__init__()
         sizes = {"d_state": d_state, "d_conv": d_conv, "expand": expand}
-        self.norms = nn.ModuleList(nn.RMSNorm(channels, eps=1e-5) for _ in range(2))
+        self.norms = nn.ModuleList(nn.RMSNorm(channels, eps=NORM_EPSILON) for _ in range(2))
         self.mixers = nn.ModuleList(MambaMixer(channels, reverse=r, **sizes) for r in (False, True))
         self.merge = nn.Linear(2 * channels, channels)
 
     def forward(self, x_BTFC: Tensor, axis: Axis) -> Tensor:
         directions = [
-            mixer(norm(x_BTFC), axis) + x_BTFC for norm, mixer in zip(self.norms, self.mixers, strict=True)
+            mixer(x_BTFC, norm.weight, axis) for norm, mixer in zip(self.norms, self.mixers, strict=True)
         ]
         return self.merge(torch.cat(directions, dim=-1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rwsa.models.attention import AxialAttention, Axis
+from rwsa.models.attention import AxialAttention
 from rwsa.models.config import ModelConfig
 from rwsa.models.layers import (
     DenseEncoder,
@@ -20,6 +20,7 @@ from rwsa.models.layers import (
     Upsample,
 )
 from rwsa.models.mamba import BiMamba
+from rwsa.ops.axes import Axis
 
 # The attentions of one block, along time and along frequency: one module twice where it is shared.
 AttentionPair = tuple[AxialAttention | None, AxialAttention | None]

@@ -16,22 +16,26 @@ from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
 from rwsa.files import written_aside
 from rwsa.models.config import SIZES, ModelConfig, size
+from rwsa.models.mambattention import MambAttention
 from rwsa.models.official import is_official, read_official
 from rwsa.models.unet import RWSAMambaUNet
 
+# Any enhancer: compressed magnitude and phase in and out, `[B, F, T]`.
+Network = RWSAMambaUNet | MambAttention
 
-def build_model(config: ModelConfig, *, seed: int = 0) -> RWSAMambaUNet:
+
+def build_model(config: ModelConfig, *, seed: int = 0) -> Network:
     """A model with fresh weights, the same for the same seed; the global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return RWSAMambaUNet(config)
+        return RWSAMambaUNet(config) if config.architecture == "rwsa" else MambAttention(config)
 
 
-def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> RWSAMambaUNet:
+def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> Network:
     """A model in eval mode.
 
     Args:
-        source: a size (`nano`, `xs`, `s`, `m`: fresh weights of seed 0), a `.safetensors` file that
+        source: a name in `SIZES` (`nano`, `xs`, …: fresh weights of seed 0), a `.safetensors` file that
             `save_model` wrote, or a checkpoint in the paper's published format.
         device: where to put it.
 
@@ -52,7 +56,7 @@ def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> RWS
     return model.to(device).eval()
 
 
-def save_model(path: Path, model: RWSAMambaUNet, about: Mapping[str, Any] | None = None) -> None:
+def save_model(path: Path, model: Network, about: Mapping[str, Any] | None = None) -> None:
     """Write weights and configuration atomically.
 
     Args:

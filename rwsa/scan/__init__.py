@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -50,8 +51,27 @@ def selective_scan(
     Raises:
         InputError: the backend is unknown, or is not available here.
     """
-    chosen = choose_backend(u.device) if backend == "auto" else _named(backend, u.device)
-    return _load(chosen)(u, delta, A, B, C, D, z, reverse)
+    return _load(resolve(u.device, backend))(u, delta, A, B, C, D, z, reverse)
+
+
+@contextmanager
+def using(backend: str) -> Iterator[None]:
+    """What `auto` means inside this block, in every thread: to run a whole model on one backend."""
+    before, _auto["backend"] = _auto["backend"], backend
+    try:
+        yield
+    finally:
+        _auto["backend"] = before
+
+
+def resolve(device: torch.device, backend: str = "auto") -> str:
+    """The backend that `backend` stands for on `device`.
+
+    Raises:
+        InputError: it is unknown, or is not available here.
+    """
+    wanted = _auto["backend"] if backend == "auto" else backend
+    return choose_backend(device) if wanted == "auto" else _named(wanted, device)
 
 
 def choose_backend(device: torch.device) -> str:
@@ -73,6 +93,7 @@ def missing_backends(device: torch.device) -> dict[str, str]:
 
 
 BACKENDS = ("reference", "cpu", "mamba_ssm")
+_auto = {"backend": "auto"}
 
 
 def _named(backend: str, device: torch.device) -> str:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rwsa.ops.simd import LANES
+from rwsa.ops.threads import PARTS, in_parts
 from rwsa.scan import cpu_kernels as kernels
-from rwsa.scan.simd import LANES
-
-# Sums over sequences are taken in this many parts, whatever the number of threads: same bits always.
-PARTS = 16
 
 
 def selective_scan_cpu(
@@ -67,7 +62,7 @@ def _scan(
     def work(part: int, first: int, last: int) -> None:
         forward(*inputs, reverse, save, shape, y_flat, states_flat, first, last)
 
-    _over_sequences(u.shape[0] * u.shape[2], work)
+    in_parts(u.shape[0] * u.shape[2], work)
     return y, states
 
 
@@ -101,7 +96,7 @@ def _scan_backward(
     def work(part: int, first: int, last: int) -> None:
         backward(*inputs, reverse, shape, saved, *outputs, part, first, last)
 
-    _over_sequences(u.shape[0] * u.shape[2], work)
+    in_parts(u.shape[0] * u.shape[2], work)
     return du, ddelta, dB, dC, dA.sum(0).transpose(1, 2).reshape(A.shape), dD.sum(0), dz
 
 
@@ -138,25 +133,3 @@ def _state_shape(u: Tensor, A: Tensor) -> tuple[int, ...]:
 
 def _flat(x: Tensor) -> np.ndarray:
     return x.detach().contiguous().view(-1).numpy()
-
-
-def _over_sequences(sequences: int, work: Callable[[int, int, int], None]) -> None:
-    """Run `work(part, first, last)` over all sequences on torch's number of threads, this one included."""
-    parts = min(PARTS, sequences)
-    bounds = [sequences * part // parts for part in range(parts + 1)]
-    threads = min(torch.get_num_threads(), parts)
-
-    def share(thread: int) -> None:
-        for part in range(parts * thread // threads, parts * (thread + 1) // threads):
-            work(part, bounds[part], bounds[part + 1])
-
-    pending = [_pool(os.getpid()).submit(share, thread) for thread in range(1, threads)]
-    share(0)
-    for future in pending:
-        future.result()
-
-
-@cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    """Threads that sleep when idle, where OpenMP's would spin against torch's; made anew after a fork."""
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix=f"rwsa-scan-{process}")

@@ -19,8 +19,7 @@ from rwsa.config import config_hash
 from rwsa.errors import InputError
 from rwsa.files import read_json, write_json
 from rwsa.models.discriminator import MetricDiscriminator
-from rwsa.models.unet import RWSAMambaUNet
-from rwsa.models.weights import build_model, load_weights, read_weights, save_model, weights_of
+from rwsa.models.weights import Network, build_model, load_weights, read_weights, save_model, weights_of
 from rwsa.sampling import Cursor
 from rwsa.training.config import OptimiserConfig, TrainConfig
 
@@ -30,7 +29,7 @@ class TrainState:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config = config
-        self.generator: RWSAMambaUNet = build_model(config.model, seed=config.seed).to(device)
+        self.generator: Network = build_model(config.model, seed=config.seed).to(device)
         self.discriminator: MetricDiscriminator | None = None
         if config.loss_weights.metric > 0:
             with torch.random.fork_rng(devices=[]):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from rwsa.errors import InputError
+from rwsa.ops.simd import LANES
 from rwsa.scan import choose_backend, cpu_kernels, missing_backends, selective_scan
 from rwsa.scan.mamba_ssm import selective_scan_mamba_ssm
-from rwsa.scan.simd import LANES
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z")
 # Around the 32 steps between saved states, and odd.

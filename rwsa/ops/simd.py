@@ -1,9 +1,9 @@
 """Sixteen float32 at a time, for numba: a vector type with loads, stores and arithmetic.
 
-Numba vectorises simple loops by itself, but the scan's carry a state through memory, read and write
-many arrays, and run over few channels; what it then makes is several times slower than the machine.
-Numba keeps compiled kernels by the file that defines them: after a change here, change or touch
-`cpu_kernels.py` too.
+Numba vectorises simple loops by itself, but those of scan and attention carry sums through memory, read
+and write many arrays, and run over few channels; what it then makes is several times slower than the
+machine. Numba keeps compiled kernels by the file that defines them: after a change here, change or touch
+those that use it (`*_kernels.py`) too.
 
 One `Vector` is two AVX2 registers, one of AVX-512 or four of NEON: LLVM splits it as it must.
 """
@@ -68,14 +68,29 @@ def store(typing_context: Any, array: Any, at: Any, vector: Any) -> Any:
 
 
 @intrinsic
+def broadcast(typing_context: Any, array: Any, at: Any) -> Any:
+    """A vector of the one float32 at flat position `at`, not checked against the array's bounds."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return _repeated(builder, builder.load(builder.gep(data, [arguments[1]])))
+
+    return VECTOR(array, types.intp), generate
+
+
+@intrinsic
 def splat(typing_context: Any, value: Any) -> Any:
     """A vector of one float32, sixteen times."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        single = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), arguments[0], _int(0))
-        return builder.shuffle_vector(single, ir.Constant(_FLOATS, ir.Undefined), ir.Constant(_INTS, None))
+        return _repeated(builder, arguments[0])
 
     return VECTOR(types.float32), generate
+
+
+def _repeated(builder: Any, value: Any) -> Any:
+    single = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, _int(0))
+    return builder.shuffle_vector(single, ir.Constant(_FLOATS, ir.Undefined), ir.Constant(_INTS, None))
 
 
 @intrinsic
@@ -154,6 +169,7 @@ def _add_to_exponent(typing_context: Any, mantissa: Any, shifted: Any) -> Any:
     return VECTOR(VECTOR, VECTOR), generate
 
 
+_ZERO, _ONE, _TWO, _LOG2_E = np.float32(0), np.float32(1), np.float32(2), np.float32(1.4426950408889634)
 LOWEST, _ROUNDER = np.float32(-126.0), np.float32(1.5 * 2**23)
 # 2^f on [-0.5, 0.5], minimax in relative error: 7.5e-8 before rounding.
 _C0, _C1, _C2 = np.float32(1.0000000716546416), np.float32(0.6931469670652649), np.float32(0.2402211972396918)
@@ -174,3 +190,26 @@ def exp2(x):  # type: ignore[no-untyped-def]
     mantissa = splat(_C2) + f * (splat(_C3) + f * mantissa)
     mantissa = splat(_C0) + f * (splat(_C1) + f * mantissa)
     return _add_to_exponent(mantissa, shifted)
+
+
+@njit(inline="always")
+def sigmoid(x):  # type: ignore[no-untyped-def]
+    """1 / (1 + e^-x), element by element; below -87 it stays at 2^-126."""
+    held = maximum(x * splat(_LOG2_E), splat(LOWEST))
+    return splat(_ONE) / (splat(_ONE) + exp2(splat(_ZERO) - held))
+
+
+@njit(inline="always")
+def softplus(x):  # type: ignore[no-untyped-def]
+    """log(1 + e^x), element by element, precise to float32 also where it is small.
+
+    It is max(x, 0) + log(1 + v), v = e^-|x|, and log(1 + v) = 2 artanh(s) = 2 (s + s³/3 + s⁵/5 + …) with
+    s = v / (2 + v), at most 1/3.
+    """
+    v = exp2((splat(_ZERO) - maximum(x, splat(_ZERO) - x)) * splat(_LOG2_E))
+    s = v / (splat(_TWO) + v)
+    s2 = s * s
+    series = splat(_TWO / np.float32(11)) + s2 * splat(_TWO / np.float32(13))
+    series = splat(_TWO / np.float32(7)) + s2 * (splat(_TWO / np.float32(9)) + s2 * series)
+    series = splat(_TWO / np.float32(3)) + s2 * (splat(_TWO / np.float32(5)) + s2 * series)
+    return maximum(x, splat(_ZERO)) + s * (splat(_TWO) + s2 * series)

@@ -1,0 +1,181 @@
+"""What one forward pass costs, counted twice: as it is, and as the paper's table counts it.
+
+Shapes come from a pass on the meta device, which computes nothing. Layers whose insides are functions
+rather than modules (Mamba, attention, the deformable convolution) are skipped there and counted by formula.
+
+The table's figures are those of the profiler thop, which adds up the calls of modules of the types that it
+knows. Of the authors' network it sees
+- convolutions: outputs × inputs of each × taps; a transposed one too, though stride leaves out most taps;
+- affine norms (instance and layer) as 4 an element, PReLU as 1;
+- of Mamba the causal convolution, d_conv - 1 outputs longer than needed, and `x_proj` and `out_proj`; the
+  input and step projections and the scan are functions to it;
+- of attention the layer norm alone, but times k² where k places hold the module: it is hooked once for
+  each of them and its sum is added at each of them. Encoder, decoder and a list of their own make k = 3;
+- nothing of deformable convolutions.
+So the figures of xs, m and MambAttention come out to both decimals; for s 14.902 where the table has 14.91.
+
+Legend: B batch, C channels, T frames, F frequency bins.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rwsa.models.attention import AxialAttention, Axis
+from rwsa.models.layers import DeformableConv, FrequencyUpsample
+from rwsa.models.mamba import BiMamba, MambaMixer
+from rwsa.models.unet import MambAttentionBlock
+from rwsa.models.weights import Network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Multiply-accumulates of one pass; norms, activations and biases are left out.
+
+    Attributes:
+        convolutions: all but the deformable ones, Mamba's causal ones included.
+        deformable: 4 for each tap to interpolate, 1 to weight it.
+        projections: the linear layers of Mamba and attention.
+        scans: every multiplication: 4 a state (ΔA, ΔuB, Āh, Ch) and 3 a channel (Δu, Du, the gate).
+        attention: queries by keys, and what comes of it by values.
+        published: the table's count, which is no part of the others.
+    """
+
+    convolutions: int = 0
+    deformable: int = 0
+    projections: int = 0
+    scans: int = 0
+    attention: int = 0
+    published: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.convolutions + self.deformable + self.projections + self.scans + self.attention
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+
+# (layer, inputs, output) to the cost of one call.
+_Rule = Callable[[Any, tuple[Any, ...], Tensor], Cost]
+
+
+def cost(model: Network, frames: int | None = None) -> Cost:
+    """The cost of one clip of `frames` frames; by default a segment of the model's own length."""
+    shape = (1, model.config.spectral.bins, frames or model.config.segment_frames)
+    shadow = copy.deepcopy(model).to("meta").eval()
+    rules: dict[type[nn.Module], _Rule] = {
+        **_RULES,
+        AxialAttention: partial(_attention, places=_places(shadow)),
+    }
+    calls: list[Cost] = []
+    for layer in shadow.modules():
+        if rule := rules.get(type(layer)):
+            layer.register_forward_hook(partial(_record, calls, rule))
+        if isinstance(layer, AxialAttention | BiMamba | DeformableConv):
+            layer.forward = _unchanged  # type: ignore[assignment]
+    with torch.no_grad():
+        shadow(torch.empty(shape, device="meta"), torch.empty(shape, device="meta"))
+    return sum(calls, Cost())
+
+
+def _record(
+    calls: list[Cost], rule: _Rule, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor
+) -> None:
+    calls.append(rule(layer, inputs, output))
+
+
+def _unchanged(x: Tensor, _: Axis | Tensor) -> Tensor:
+    return x
+
+
+def _places(model: nn.Module) -> dict[AxialAttention, int]:
+    """How many places of the authors' network hold each attention: blocks, and a list of the shared ones."""
+    blocks: Counter[AxialAttention] = Counter()
+    for block in model.modules():
+        if isinstance(block, MambAttentionBlock):
+            pair = {block.time_attention, block.frequency_attention}
+            blocks.update(attention for attention in pair if attention is not None)
+    return {attention: count + (count > 1) for attention, count in blocks.items()}
+
+
+def _convolution(layer: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> Cost:
+    macs = output.numel() * layer.weight[0].numel()
+    return Cost(convolutions=macs, published=macs)
+
+
+def _transposed(layer: nn.ConvTranspose2d, inputs: tuple[Tensor], output: Tensor) -> Cost:
+    taps = layer.weight[0, 0].numel()
+    return Cost(
+        convolutions=inputs[0].numel() * layer.weight[0].numel(),
+        published=output.numel() * layer.in_channels * taps,
+    )
+
+
+def _frequency_upsample(layer: FrequencyUpsample, inputs: tuple[Tensor], output: Tensor) -> Cost:
+    """Its 1×1 convolution, of which the authors compute both halves; `smooth` is counted by itself."""
+    macs = inputs[0][:, 0].numel() * layer.expand.weight.numel()
+    return Cost(convolutions=macs // 2, published=macs)
+
+
+def _deformable(layer: DeformableConv, inputs: tuple[Tensor, Tensor], output: Tensor) -> Cost:
+    return Cost(deformable=5 * output.numel() * layer.weight[0].numel())
+
+
+def _instance_norm(layer: nn.InstanceNorm2d, inputs: tuple[Tensor], output: Tensor) -> Cost:
+    return Cost(published=4 * output.numel())
+
+
+def _prelu(layer: nn.PReLU, inputs: tuple[Tensor], output: Tensor) -> Cost:
+    return Cost(published=output.numel())
+
+
+def _bimamba(layer: BiMamba, inputs: tuple[Tensor, Axis], output: Tensor) -> Cost:
+    x_BTFC, axis = inputs
+    positions = x_BTFC[..., 0].numel()
+    merge = positions * layer.merge.weight.numel()
+    total = Cost(projections=merge, published=merge)
+    for mixer in layer.mixers:
+        assert isinstance(mixer, MambaMixer)
+        inner, states = mixer.A_log.shape
+        seen = mixer.x_proj.weight.numel() + mixer.out_proj.weight.numel()
+        unseen = mixer.in_proj.weight.numel() + mixer.dt_proj.weight.numel()
+        surplus = positions // x_BTFC.shape[axis] * (mixer.conv.kernel_size[0] - 1)
+        total += Cost(
+            convolutions=positions * mixer.conv.weight.numel(),
+            projections=positions * (seen + unseen),
+            scans=positions * inner * (4 * states + 3),
+            published=positions * seen + (positions + surplus) * mixer.conv.weight.numel(),
+        )
+    return total
+
+
+def _attention(
+    layer: AxialAttention, inputs: tuple[Tensor, Axis], output: Tensor, *, places: dict[AxialAttention, int]
+) -> Cost:
+    x_BTFC, axis = inputs
+    positions = x_BTFC[..., 0].numel()
+    return Cost(
+        projections=positions * (layer.qkv.weight.numel() + layer.out.weight.numel()),
+        attention=2 * x_BTFC.numel() * x_BTFC.shape[axis],
+        published=4 * x_BTFC.numel() * places[layer] ** 2,
+    )
+
+
+_RULES: dict[type[nn.Module], _Rule] = {
+    nn.Conv2d: _convolution,
+    nn.ConvTranspose2d: _transposed,
+    nn.InstanceNorm2d: _instance_norm,
+    nn.PReLU: _prelu,
+    FrequencyUpsample: _frequency_upsample,
+    DeformableConv: _deformable,
+    BiMamba: _bimamba,
+}
