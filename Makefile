@@ -29,6 +29,7 @@ lint: .venv
 
 bench: .venv
 	$(BIN)/python -m tests.benchmarks.bench_scan
+	$(BIN)/python -m tests.benchmarks.bench_model
 	$(BIN)/python -m tests.benchmarks.bench_enhance
 
 clean:

@@ -1,0 +1,95 @@
+"""A network on a CPU against itself in plain torch: forward pass, training step, attention.
+
+python -m tests.benchmarks.bench_model [--size xs]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from rwsa.losses import LossWeights, spectral_losses, weighted_total
+from rwsa.models import SIZES, build_model
+from rwsa.ops.attention import attend, attend_reference
+from rwsa.ops.axes import Axis
+from rwsa.ops.deformable import deform_conv_reference
+from rwsa.scan import using
+from rwsa.spectral import stft
+
+FRAMES, BINS = 256, 128
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="xs")
+    size = parser.parse_args().size
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.manual_seed(0)
+    model = build_model(SIZES[size])
+    spectral, samples = model.config.spectral, model.config.segment_samples
+    noisy, clean = torch.randn(1, samples), torch.randn(1, samples)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            model(*stft(noisy, spectral))
+
+    def step() -> None:
+        mag, pha = model(*stft(noisy, spectral))
+        losses = spectral_losses(mag, pha, clean, spectral)
+        weighted_total(losses, LossWeights(metric=0)).backward()
+        model.zero_grad()
+
+    for name, work in (("forward", forward), ("training step", step)):
+        ours = _median_seconds(work, 5)
+        with using("reference"):
+            scan = _median_seconds(work, 1)
+            plain = _plainly(lambda work=work: _median_seconds(work, 1))  # type: ignore[misc]
+        print(
+            f"{size} {name}, one segment: {ours:.2f} s; with the reference scan {scan:.1f} s,"
+            f" {scan / ours:.1f}x; with torch's attention and grid_sample too {plain:.1f} s,"
+            f" {plain / ours:.1f}x"
+        )
+    qkv = torch.randn(1, FRAMES, BINS, 48)
+    for axis in Axis:
+        _attention(qkv, axis)
+    print(f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.2f}")
+
+
+def _plainly(measure: Callable[[], float]) -> float:
+    """`measure` with every compiled operation replaced by its torch form."""
+    with ExitStack() as stack:
+        stack.enter_context(patch("rwsa.models.attention.attend", attend_reference))
+        stack.enter_context(patch("rwsa.models.layers.deform_conv", deform_conv_reference))
+        return measure()
+
+
+def _attention(qkv: Tensor, axis: Axis) -> None:
+    with torch.inference_mode():
+        ours = _median_seconds(lambda: attend(qkv, 4, axis), 7)
+        torchs = _median_seconds(lambda: attend_reference(qkv, 4, axis), 3)
+    print(
+        f"attention along {axis.name.lower()}, [1, {FRAMES}, {BINS}, 16], 4 heads: {ours * 1e3:.1f} ms,"
+        f" scaled_dot_product_attention {torchs * 1e3:.0f} ms, {torchs / ours:.1f}x"
+    )
+
+
+def _median_seconds(work: Callable[[], None], runs: int) -> float:
+    work()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    main()
