@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import ray.train
 import ray.train.torch
+from ray.train.v2._internal.execution import context as ray_reports
 
 from rwsa.training.context import LogTo
+
+# It tells of every report on every rank, in a logger that Ray names by the file.
+logging.getLogger(ray_reports.__file__).setLevel(logging.WARNING)
 
 
 class RayContext:

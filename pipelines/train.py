@@ -122,6 +122,9 @@ def _on_ray(
     import ray.train.torch
 
     start_ray()
+    # Else Train tells of its own doings, at every checkpoint on every rank. As a mapping, since to the type
+    # checker ray.train.RunConfig is still its predecessor, which lacks it.
+    quiet: dict[str, Any] = {"logging_config": ray.train.LoggingConfig(log_level="WARNING")}
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"config": as_mapping(config), "run_id": run.run_id, "cpus": cpus},
@@ -137,6 +140,7 @@ def _on_ray(
                 checkpoint_score_attribute="score",
                 checkpoint_score_order="max",
             ),
+            **quiet,
         ),
     )
     try:
