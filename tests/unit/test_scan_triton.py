@@ -25,6 +25,7 @@ installed = pytest.mark.skipif(not find_spec("triton"), reason="Triton is not in
 def run_cases(**environment: str) -> str:
     """Run `triton_cases.py` in a process of its own; returns what it printed."""
     inherited = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "CUDA_VISIBLE_DEVICES")}
+    inherited["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # importing them takes a second
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/triton_cases.py"]
     done = subprocess.run(
         command, cwd=CHECKOUT, env=inherited | environment, capture_output=True, text=True, check=False
