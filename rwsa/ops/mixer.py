@@ -81,7 +81,8 @@ def _causal_conv(x_BTFD: Tensor, weight: Tensor, bias: Tensor, axis: Axis, *, re
     padding = (taps - 1, 0) if axis is Axis.TIME else (0, taps - 1)
     x_BDTF = x_BTFD.permute(0, 3, 1, 2)
     y_BDTF = F.conv2d(x_BDTF, kernel.unflatten(-1, along), bias, padding=padding, groups=channels)
-    return y_BDTF.permute(0, 2, 3, 1).narrow(axis, taps - 1 if reverse else 0, x_BTFD.shape[axis])
+    dim = axis.value  # torch.compile cannot index a shape by an enum
+    return y_BDTF.permute(0, 2, 3, 1).narrow(dim, taps - 1 if reverse else 0, x_BTFD.shape[dim])
 
 
 @torch.library.custom_op("rwsa::mixer_cpu", mutates_args=())

@@ -1,14 +1,19 @@
 """The selective scan of Mamba-1: one function, several backends.
 
 `reference` is a plain torch loop and defines the truth; `cpu` is compiled by numba at its first use;
-`mamba_ssm` is the CUDA kernel of the mamba-ssm package, where it is installed.
+`triton` is compiled by Triton for the GPU, and comes with torch's CUDA wheels; `mamba_ssm` is the CUDA
+kernel of the mamba-ssm package, where it is installed.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
+from sysconfig import get_path
 
 import torch
 from torch import Tensor
@@ -43,7 +48,8 @@ def selective_scan(
         D: `[channel]`.
         z: gate, shaped as u.
         reverse: scan from the last step to the first (the same as flip, scan, flip).
-        backend: `auto`, `reference`, `cpu` or `mamba_ssm`.
+        backend: `auto`, `reference`, `cpu`, `triton` or `mamba_ssm`. With TRITON_INTERPRET=1 in the
+            environment before torch is imported, `triton` runs on the CPU as well, slowly, for tests.
 
     Returns:
         y, shaped as u.
@@ -77,7 +83,7 @@ def resolve(device: torch.device, backend: str = "auto") -> str:
 def choose_backend(device: torch.device) -> str:
     """The fastest backend that can run on `device`."""
     missing = missing_backends(device)
-    return next(name for name in ("mamba_ssm", "cpu", "reference") if name not in missing)
+    return next(name for name in _FASTEST_FIRST.get(device.type, ("reference",)) if name not in missing)
 
 
 def missing_backends(device: torch.device) -> dict[str, str]:
@@ -85,15 +91,32 @@ def missing_backends(device: torch.device) -> dict[str, str]:
     missing = {}
     if device.type != "cpu":
         missing["cpu"] = f"runs on the CPU, not on {device.type}"
+    if "triton" not in _INSTALLED:
+        missing["triton"] = "Triton is not installed (pip install triton; it comes with torch's CUDA wheels)"
+    elif device.type != "cuda" and not (device.type == "cpu" and _triton_is_interpreted()):
+        missing["triton"] = f"needs a CUDA device, not {device.type}"
+    elif device.type == "cuda" and not _CAN_BUILD:
+        missing["triton"] = "Triton needs gcc, clang or CC, and Python's headers, to build its launcher"
     if device.type != "cuda":
         missing["mamba_ssm"] = f"needs a CUDA device, not {device.type}"
-    elif find_spec("selective_scan_cuda") is None:
+    elif "selective_scan_cuda" not in _INSTALLED:
         missing["mamba_ssm"] = "the package's Mamba-1 kernel is not installed (pip install 'rwsa[cuda]')"
     return missing
 
 
-BACKENDS = ("reference", "cpu", "mamba_ssm")
+BACKENDS = ("reference", "cpu", "triton", "mamba_ssm")
+_FASTEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("triton", "mamba_ssm", "reference")}
+# Looked up once: a scan is called often, and torch.compile need not follow the search.
+_INSTALLED = frozenset(name for name in ("triton", "selective_scan_cuda") if find_spec(name) is not None)
+_CAN_BUILD = (
+    bool(os.environ.get("CC") or which("gcc") or which("clang"))
+    and Path(get_path("include"), "Python.h").is_file()
+)
 _auto = {"backend": "auto"}
+
+
+def _triton_is_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _named(backend: str, device: torch.device) -> str:
@@ -110,6 +133,10 @@ def _load(name: str) -> Scan:
         from rwsa.scan.cpu import selective_scan_cpu
 
         return selective_scan_cpu
+    if name == "triton":
+        from rwsa.scan.triton import selective_scan_triton
+
+        return selective_scan_triton
     if name == "mamba_ssm":
         from rwsa.scan.mamba_ssm import selective_scan_mamba_ssm
 

@@ -127,10 +127,11 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "in torch"])
 @pytest.mark.parametrize("axis", Axis)
-def test_the_whole_traces_and_keeps_its_gradients(axis: Axis) -> None:
-    weights = [w.float() for w in mixer_weights(8, 16, 1, 4, 4)]
-    x, offset, kernel = normal(1, 5, 4, 8).float(), normal(1, 18, 5, 4).float(), normal(8, 9).float()
+def test_the_whole_traces_and_keeps_its_gradients(axis: Axis, dtype: torch.dtype) -> None:
+    weights = [w.to(dtype) for w in mixer_weights(8, 16, 1, 4, 4)]
+    x, offset, kernel = (normal(*shape).to(dtype) for shape in ((1, 5, 4, 8), (1, 18, 5, 4), (8, 9)))
 
     def loss(x: Tensor) -> Tensor:
         mixed = mix(x, MixerWeights(*weights), axis, reverse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
@@ -16,71 +15,11 @@ from rwsa.errors import InputError
 from rwsa.ops.simd import LANES
 from rwsa.scan import choose_backend, cpu_kernels, missing_backends, selective_scan
 from rwsa.scan.mamba_ssm import selective_scan_mamba_ssm
+from tests.scan_inputs import NAMES, Inputs, assert_agrees, draw, lying_across, strided
 
-NAMES = ("u", "delta", "A", "B", "C", "D", "z")
 # Around the 32 steps between saved states, and odd.
 LENGTHS = (1, 2, 3, 17, 31, 32, 33, 63, 65, 127, 129, 255, 257)
 CHANNELS = (1, 5, 16, 17, 40)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Arguments of a scan, and the gradient that comes back for its output."""
-
-    tensors: dict[str, Tensor]
-    dy: Tensor
-    reverse: bool = False
-
-    def scanned(self, backend: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """y and every gradient. Tensors keep their strides."""
-        leaves = {name: x.to(dtype).requires_grad_() for name, x in self.tensors.items()}
-        y = selective_scan(**leaves, reverse=self.reverse, backend=backend)
-        gradients = torch.autograd.grad(y, list(leaves.values()), self.dy.to(dtype))
-        return {"y": y.detach()} | {f"d{n}": g for n, g in zip(leaves, gradients, strict=True)}
-
-
-def draw(
-    *batch: int, length: int, channels: int, states: int = 4, gate: bool = True, reverse: bool = False
-) -> Inputs:
-    """Random inputs in Mamba's ranges, contiguous."""
-    random = torch.Generator().manual_seed(hash((batch, length, channels, states)))
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=random, dtype=torch.float64).float()
-
-    tensors = {
-        "u": normal(*batch, length, channels),
-        "delta": torch.nn.functional.softplus(normal(*batch, length, channels) - 1),
-        "A": -torch.exp(normal(channels, states)),
-        "B": normal(*batch, length, states),
-        "C": normal(*batch, length, states),
-        "D": normal(channels),
-    }
-    if gate:
-        tensors["z"] = 2 * normal(*batch, length, channels)
-    return Inputs(tensors, normal(*batch, length, channels), reverse)
-
-
-def lying_across(inputs: Inputs) -> Inputs:
-    """The same values, the sequence's axis second to last but one in memory: time, seen by transpose."""
-
-    def across(x: Tensor) -> Tensor:
-        return x.transpose(-3, -2).contiguous().transpose(-3, -2) if x.dim() > 2 else x
-
-    tensors = {name: across(x) for name, x in inputs.tensors.items()}
-    return Inputs(tensors, across(inputs.dy), inputs.reverse)
-
-
-def assert_agrees(inputs: Inputs, *, tolerance: float = 3e-5, backend: str = "cpu") -> None:
-    """Errors relative to the largest value; or to 1, where a gradient is a sum that nearly cancels.
-
-    Where states decay slowly, each step's exponential may be one rounding (1.2e-7) too large, 257 times.
-    """
-    truth = inputs.scanned("reference", torch.float64)
-    for name, value in inputs.scanned(backend).items():
-        assert value.shape == truth[name].shape
-        error = (value - truth[name]).abs().max() / truth[name].abs().max().clamp(min=1)
-        assert error < tolerance, f"{name}: {error:.1e}"
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -107,13 +46,6 @@ def test_without_gate_and_other_states(across: bool, states: int) -> None:
 @pytest.mark.parametrize("batch", [(), (3,), (1, 1, 2), (2, 1, 1, 2)])
 def test_any_leading_dimensions(batch: tuple[int, ...]) -> None:
     assert_agrees(draw(*batch, length=9, channels=16))
-
-
-def strided(x: Tensor) -> Tensor:
-    """The same values with gaps between them."""
-    wide = torch.full((*x.shape[:-1], 2 * x.shape[-1]), torch.nan, dtype=x.dtype)
-    wide[..., ::2] = x
-    return wide[..., ::2]
 
 
 def test_every_input_may_lie_anywhere() -> None:
@@ -229,13 +161,13 @@ def test_compiled_whole_gives_the_same_values_and_gradients() -> None:
 def test_backend_is_chosen_and_named() -> None:
     assert choose_backend(torch.device("cpu")) == "cpu"
     assert choose_backend(torch.device("meta")) == "reference"
-    assert missing_backends(torch.device("cpu")) == {"mamba_ssm": "needs a CUDA device, not cpu"}
+    assert missing_backends(torch.device("cpu"))["mamba_ssm"] == "needs a CUDA device, not cpu"
 
 
 @pytest.mark.parametrize(
     ("backend", "device", "says"),
     [
-        ("tritom", "cpu", "'tritom' is unknown; choose auto, reference, cpu, mamba_ssm"),
+        ("tritom", "cpu", "'tritom' is unknown; choose auto, reference, cpu, triton, mamba_ssm"),
         ("mamba_ssm", "cpu", "'mamba_ssm' is not available: needs a CUDA device, not cpu"),
         ("cpu", "meta", "'cpu' is not available: runs on the CPU, not on meta"),
     ],
