@@ -27,6 +27,8 @@ lint: .venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# As the programs set themselves (rwsa/process.py).
+bench: export OMP_WAIT_POLICY = PASSIVE
 bench: .venv
 	$(BIN)/python -m tests.benchmarks.bench_scan
 	$(BIN)/python -m tests.benchmarks.bench_model

@@ -11,6 +11,8 @@ from typing import Any
 import ray
 import ray.data
 
+from rwsa import process
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 # Workers need the code and the cards; the rest of a checkout can be large. (`/.*` would match `.`, the
@@ -27,8 +29,6 @@ _NOT_CARRIED = [
 ]
 # Two processes that each spin two threads on two cores run ten times slower than one thread each.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-# Keeps glibc from handing big buffers back to the system at every step of training on a CPU.
-_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 # What these say at every start is no news: that a token guards the cluster, that bars are off.
 _CHATTY = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
 
@@ -67,7 +67,7 @@ def start_ray(
 
 
 def _runtime_env(*, shared: bool) -> dict[str, Any]:
-    environment = {**dict.fromkeys(_THREADS, "1"), **_MEMORY}
+    environment = {**dict.fromkeys(_THREADS, "1"), **process.environment()}
     hook = {"worker_process_setup_hook": "pipelines.worker_setup.quieten"}
     if shared:
         # In place, numba's compiled loops are found again; a copy lies elsewhere in every session.

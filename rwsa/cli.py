@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rwsa import process
 from rwsa.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ Mamba only its convolution, x_proj and out_proj; of scans and attention nothing.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns 0, 1 where some files failed, or 2 where the input cannot be used."""
     arguments = _parser().parse_args(argv)
+    process.prepare()
     try:
         status: int = arguments.verb(arguments)
     except InputError as error:

@@ -18,13 +18,14 @@ def in_parts(size: int, work: Callable[[int, int, int], None]) -> None:
     parts = min(PARTS, size)
     bounds = [size * part // parts for part in range(parts + 1)]
     threads = min(torch.get_num_threads(), parts)
+    waiting = iter(range(parts))
 
-    def share(thread: int) -> None:
-        for part in range(parts * thread // threads, parts * (thread + 1) // threads):
+    def share() -> None:
+        for part in waiting:  # taken by whoever is free: other processes slow some threads down
             work(part, bounds[part], bounds[part + 1])
 
-    pending = [_pool(os.getpid()).submit(share, thread) for thread in range(1, threads)]
-    share(0)
+    pending = [_pool(os.getpid()).submit(share) for _ in range(1, threads)]
+    share()
     for future in pending:
         future.result()
 

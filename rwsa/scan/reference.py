@@ -13,13 +13,14 @@ def selective_scan_reference(
     """See `rwsa.scan.selective_scan`; every shape there holds here."""
     if reverse:
         u, delta, B, C = (x.flip(-2) for x in (u, delta, B, C))
-    decay = torch.exp(delta.unsqueeze(-1) * A)
-    drive = (delta * u).unsqueeze(-1) * B.unsqueeze(-2)
-    state = torch.zeros_like(decay.select(-3, 0))
+    # unbind, not select: select's gradient is as large as the whole sequence, once a step.
+    decay = torch.exp(delta.unsqueeze(-1) * A).unbind(-3)
+    drive = ((delta * u).unsqueeze(-1) * B.unsqueeze(-2)).unbind(-3)
+    state = torch.zeros_like(decay[0])
     outputs = []
-    for t in range(u.shape[-2]):
-        state = decay.select(-3, t) * state + drive.select(-3, t)
-        outputs.append((state * C.select(-2, t).unsqueeze(-2)).sum(-1))
+    for decay_t, drive_t, C_t in zip(decay, drive, C.unbind(-2), strict=True):
+        state = decay_t * state + drive_t
+        outputs.append((state * C_t.unsqueeze(-2)).sum(-1))
     y = torch.stack(outputs, dim=-2) + D * u
     if reverse:
         y = y.flip(-2)

@@ -1,4 +1,4 @@
-"""The forward pass and one training step, against what the paper's own code computes.
+"""The forward pass and one training step, by every scan backend, against what the paper's own code computes.
 
 Legend: B batch, F frequency bins, T frames.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rwsa.losses import LossWeights, discriminator_losses, metric_loss, spectral
 from rwsa.models import RWSAMambaUNet, load_model
 from rwsa.models.discriminator import MetricDiscriminator
 from rwsa.models.weights import load_weights
+from rwsa.scan import BACKENDS, missing_backends, using
 from rwsa.spectral import istft, stft
 
 WEIGHTS = {"with_metric": LossWeights(), "without_metric": LossWeights(metric=0)}
@@ -57,9 +58,23 @@ MODULES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True, params=BACKENDS)
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Where one backend runs; the models that use it run on that backend."""
+    on = torch.device("cuda" if request.param in ("triton", "mamba_ssm") else "cpu")
+    if on.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip(f"scan backend {request.param} needs a CUDA device")
+    if request.param in missing_backends(on):
+        pytest.skip(missing_backends(on)[request.param])
+    with using(request.param):
+        yield on
+
+
 @pytest.fixture(scope="module")
-def generator(official: Path) -> RWSAMambaUNet:
-    return load_model(official / "RWSA_xs_random.pth")
+def generator(official: Path, device: torch.device) -> RWSAMambaUNet:
+    model = load_model(official / "RWSA_xs_random.pth", device=device)
+    assert isinstance(model, RWSAMambaUNet)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +82,9 @@ def gold(official: Path) -> Any:
     return read_json(official / "gold_step.json")
 
 
-def arrays(path: Path) -> dict[str, Tensor]:
+def arrays(path: Path, device: torch.device) -> dict[str, Tensor]:
     with np.load(path) as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
+        return {name: torch.from_numpy(file[name]).to(device) for name in file.files}
 
 
 def angle_between(a: Tensor, b: Tensor) -> Tensor:
@@ -80,8 +95,8 @@ def peak_error(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
-def test_forward_pass(official: Path, generator: RWSAMambaUNet) -> None:
-    theirs = arrays(official / "RWSA_xs_random_io.npz")
+def test_forward_pass(official: Path, generator: RWSAMambaUNet, device: torch.device) -> None:
+    theirs = arrays(official / "RWSA_xs_random_io.npz", device)
     spectral = generator.config.spectral
     mag_BFT, pha_BFT = stft(theirs["wav"], spectral)
     assert peak_error(mag_BFT, theirs["mag"]) < 1e-5
@@ -120,9 +135,9 @@ def renamed(theirs: str) -> str:
 class Step:
     """Losses of one training step in evaluation mode, still in the graph."""
 
-    def __init__(self, official: Path, generator: RWSAMambaUNet) -> None:
-        self.generator, self.discriminator = generator, discriminator_of(official)
-        given, spectral = arrays(official / "gold_step_io.npz"), generator.config.spectral
+    def __init__(self, official: Path, generator: RWSAMambaUNet, device: torch.device) -> None:
+        self.generator, self.discriminator = generator, discriminator_of(official).to(device)
+        given, spectral = arrays(official / "gold_step_io.npz", device), generator.config.spectral
         mag_BFT, pha_BFT = generator(*stft(given["noisy"], spectral))
         clean_BFT, _ = stft(given["clean"], spectral)
         self.losses = spectral_losses(mag_BFT, pha_BFT, given["clean"], spectral)
@@ -141,8 +156,8 @@ class Step:
 
 
 @pytest.fixture(scope="module")
-def step(official: Path, generator: RWSAMambaUNet) -> Step:
-    return Step(official, generator)
+def step(official: Path, generator: RWSAMambaUNet, device: torch.device) -> Step:
+    return Step(official, generator, device)
 
 
 def norm(gradients: Mapping[str, Tensor]) -> float:
