@@ -50,8 +50,8 @@ def main() -> None:
     for name, work in (("forward", forward), ("training step", step)):
         ours = _median_seconds(work, 5)
         with using("reference"):
-            scan = _median_seconds(work, 1)
-            plain = _plainly(lambda work=work: _median_seconds(work, 1))  # type: ignore[misc]
+            scan = _seconds(work)
+            plain = _plainly(lambda work=work: _seconds(work))  # type: ignore[misc]
         print(
             f"{size} {name}, one segment: {ours:.2f} s; with the reference scan {scan:.1f} s,"
             f" {scan / ours:.1f}x; with torch's attention and grid_sample too {plain:.1f} s,"
@@ -83,12 +83,13 @@ def _attention(qkv: Tensor, axis: Axis) -> None:
 
 def _median_seconds(work: Callable[[], None], runs: int) -> float:
     work()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(_seconds(work) for _ in range(runs))
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
