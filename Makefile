@@ -4,18 +4,24 @@ BIN := .venv/bin
 
 .PHONY: demo test lint bench clean
 
-# A stamp, so that an interrupted installation is not taken for a whole one.
-.venv: .venv/.installed
-.venv/.installed: pyproject.toml infra/constraints.txt
+# Stamps, so that an interrupted installation is not taken for a whole one. The demo needs no tools of
+# development, and does not wait for them.
+INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c infra/constraints.txt
+.venv/.app: pyproject.toml infra/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11; run: make PYTHON=python3.12 …" >&2; exit 2; }
 	@command -v cc >/dev/null || \
 	  { echo "error: pesq is built from source and needs a C compiler; on Debian: apt-get install build-essential python3-dev" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c infra/constraints.txt -e '.[metrics,app,dev]'
+	$(INSTALL) -e '.[metrics,app]'
 	@touch $@
 
-demo: .venv
+.venv: .venv/.installed
+.venv/.installed: .venv/.app
+	$(INSTALL) -e '.[metrics,app,dev]'
+	@touch $@
+
+demo: .venv/.app
 	$(BIN)/python -m pipelines.demo
 
 test: .venv

@@ -11,19 +11,16 @@ Legend: S sequences, L length, H heads, W width of a head, P its width in whole 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from rwsa.ops.simd import FAST_MATH, LANES, broadcast, exp2, load, maximum, splat, store
+from rwsa.ops.simd import LANES, broadcast, exp2, kernel, load, maximum, part_of_kernel, splat, store
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LEAST = np.float32(-1e30)
 _LN_2 = np.float32(0.6931471805599453)
 _FOUR = 4 * LANES
 
-_compiled = njit(nogil=True, fastmath=FAST_MATH, boundscheck=False, error_model="numpy", cache=True)
 
-
-@_compiled
+@part_of_kernel()
 def _take_rows(source, begin, stride, length, width, factor, rows):  # type: ignore[no-untyped-def]
     """`rows` [P/4, L, 4] of `width` floats that lie `stride` apart from `begin` on, times `factor`."""
     for i in range(length):
@@ -31,7 +28,7 @@ def _take_rows(source, begin, stride, length, width, factor, rows):  # type: ign
             rows[(d // 4 * length + i) * 4 + d % 4] = source[begin + i * stride + d] * factor
 
 
-@_compiled
+@part_of_kernel()
 def _take_lanes(source, begin, stride, first, length, width, factor, lanes):  # type: ignore[no-untyped-def]
     """`lanes` [W, LANES] of rows `first` on, the last row again beyond the end."""
     for lane in range(LANES):
@@ -40,7 +37,7 @@ def _take_lanes(source, begin, stride, first, length, width, factor, lanes):  # 
             lanes[d * LANES + lane] = source[at + d] * factor
 
 
-@_compiled
+@part_of_kernel()
 def _products(lanes, rows, length, fours, out):  # type: ignore[no-untyped-def]
     """`out` [L, LANES]: every row's product with every lane."""
     for four in range(fours):
@@ -54,7 +51,7 @@ def _products(lanes, rows, length, fours, out):  # type: ignore[no-untyped-def]
             store(out, j * LANES, s if four == 0 else s + load(out, j * LANES))
 
 
-@_compiled
+@part_of_kernel()
 def _sums(weights, rows, length, four, factor, out):  # type: ignore[no-untyped-def]
     """`out` [4, LANES]: rows (one four of them) summed by every lane's weights, times factor."""
     a = b = c = d = splat(_ZERO)
@@ -68,7 +65,7 @@ def _sums(weights, rows, length, four, factor, out):  # type: ignore[no-untyped-
     store(out, 3 * LANES, d * factor)
 
 
-@_compiled
+@part_of_kernel()
 def _put_lanes(lanes, begin, stride, first, length, width, four, out):  # type: ignore[no-untyped-def]
     """Write one four of `lanes` back to rows `first` on of `out`."""
     for lane in range(min(LANES, length - first)):
@@ -77,7 +74,7 @@ def _put_lanes(lanes, begin, stride, first, length, width, four, out):  # type: 
             out[at + d] = lanes[d * LANES + lane]
 
 
-@_compiled
+@kernel()
 def attention_forward(qkv, shape, y, peaks, totals, first, last):  # type: ignore[no-untyped-def]
     """Attend in sequences first…last-1 of `qkv` into `y`.
 
@@ -119,7 +116,7 @@ def attention_forward(qkv, shape, y, peaks, totals, first, last):  # type: ignor
                     totals[at + i + lane] = part[LANES + lane]
 
 
-@_compiled
+@kernel()
 def attention_backward(qkv, y, dy, shape, peaks, totals, dqkv, first, last):  # type: ignore[no-untyped-def]
     """Gradient of `attention_forward` for sequences first…last-1: `dqkv`, shaped as qkv, is written.
 

@@ -7,17 +7,14 @@ C in whole vectors. x has one vector of spare room at its end, since the last po
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from rwsa.ops.simd import FAST_MATH, LANES, load, splat, store, total
+from rwsa.ops.simd import LANES, kernel, load, part_of_kernel, splat, store, total
 
 TAPS = 9
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
-_compiled = njit(nogil=True, fastmath=FAST_MATH, boundscheck=False, error_model="numpy", cache=True)
 
-
-@_compiled
+@part_of_kernel()
 def _corners(t, f, tap, offsets, at, shape, rows, shares):  # type: ignore[no-untyped-def]
     """Where a tap looks: rows of the four positions around it and their bilinear shares, 0 outside.
 
@@ -39,7 +36,7 @@ def _corners(t, f, tap, offsets, at, shape, rows, shares):  # type: ignore[no-un
     shares[4], shares[5] = down, right
 
 
-@_compiled
+@kernel()
 def deform_forward(x, offsets, weight, shape, out, first, last):  # type: ignore[no-untyped-def]
     """Rows first…last-1 of `[B·T]` into `out`; shape: (T, F, C)."""
     frames, bins, channels = shape
@@ -65,7 +62,7 @@ def deform_forward(x, offsets, weight, shape, out, first, last):  # type: ignore
                 out[place * channels + c] = line[c]
 
 
-@_compiled
+@kernel()
 def deform_backward(x, offsets, weight, dout, shape, dx, doffsets, dweight, first, last):  # type: ignore[no-untyped-def]
     """Gradients for images first…last-1: doffsets is written, dx and dweight are added to.
 

@@ -15,14 +15,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from rwsa.ops.simd import FAST_MATH, LANES, broadcast, load, sigmoid, softplus, splat, store, total
+from rwsa.ops.simd import (
+    LANES,
+    broadcast,
+    kernel,
+    load,
+    part_of_kernel,
+    sigmoid,
+    softplus,
+    splat,
+    store,
+    total,
+)
 from rwsa.scan.cpu_kernels import scan_line, scan_line_backward
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
-
-_compiled = njit(nogil=True, fastmath=FAST_MATH, boundscheck=False, error_model="numpy", cache=True)
 
 
 class Sizes(NamedTuple):
@@ -86,7 +94,7 @@ class Line(NamedTuple):
     out: np.ndarray
 
 
-@_compiled
+@part_of_kernel()
 def _new_line(sizes):  # type: ignore[no-untyped-def]
     rows, wide = sizes.length, sizes.length * sizes.wide
     narrow, states = rows * sizes.width, rows * sizes.states_wide
@@ -108,7 +116,7 @@ def _new_line(sizes):  # type: ignore[no-untyped-def]
     )
 
 
-@_compiled
+@part_of_kernel()
 def _take(source, origin, reverse, sizes, line):  # type: ignore[no-untyped-def]
     for i in range(sizes.length):
         row = origin + (sizes.length - 1 - i if reverse else i) * sizes.inner
@@ -116,7 +124,7 @@ def _take(source, origin, reverse, sizes, line):  # type: ignore[no-untyped-def]
             line[i * sizes.width + c] = source[row * sizes.channels + c]
 
 
-@_compiled
+@part_of_kernel()
 def _put(line, origin, reverse, sizes, target):  # type: ignore[no-untyped-def]
     for i in range(sizes.length):
         row = origin + (sizes.length - 1 - i if reverse else i) * sizes.inner
@@ -124,7 +132,7 @@ def _put(line, origin, reverse, sizes, target):  # type: ignore[no-untyped-def]
             target[row * sizes.channels + c] = line[i * sizes.width + c]
 
 
-@_compiled
+@part_of_kernel()
 def _multiply(a, a_width, count, weight, width, rows, add, out):  # type: ignore[no-untyped-def]
     """out [rows, width] = (out if add) + the first `count` columns of a [rows, a_width] @ weight."""
     for m in range(0, width, LANES):
@@ -151,7 +159,7 @@ def _multiply(a, a_width, count, weight, width, rows, add, out):  # type: ignore
             store(out, r * width + m, s0)
 
 
-@_compiled
+@part_of_kernel()
 def _accumulate(a, a_width, count, b, width, rows, out):  # type: ignore[no-untyped-def]
     """out [count, width] += the first `count` columns of a [rows, a_width], transposed, @ b [rows, width]."""
     for m in range(0, width, LANES):
@@ -175,7 +183,7 @@ def _accumulate(a, a_width, count, b, width, rows, out):  # type: ignore[no-unty
             store(out, k * width + m, s0)
 
 
-@_compiled
+@part_of_kernel()
 def _through(sizes, epsilon, weights, line):  # type: ignore[no-untyped-def]
     """From `x` to `delta`: all that the scan needs."""
     _normalise(sizes, epsilon, weights.norm, line)
@@ -188,7 +196,7 @@ def _through(sizes, epsilon, weights, line):  # type: ignore[no-untyped-def]
     _steps(sizes, weights, line)
 
 
-@_compiled
+@part_of_kernel()
 def _normalise(sizes, epsilon, weight, line):  # type: ignore[no-untyped-def]
     width = sizes.width
     for i in range(sizes.length):
@@ -202,7 +210,7 @@ def _normalise(sizes, epsilon, weight, line):  # type: ignore[no-untyped-def]
             store(line.normed, at, load(line.x, at) * splat(root) * load(weight, c))
 
 
-@_compiled
+@part_of_kernel()
 def _convolve(sizes, weights, line):  # type: ignore[no-untyped-def]
     """The causal convolution and its SiLU."""
     wide, taps = sizes.wide, sizes.taps
@@ -216,7 +224,7 @@ def _convolve(sizes, weights, line):  # type: ignore[no-untyped-def]
             store(line.u, i * wide + d, s * sigmoid(s))
 
 
-@_compiled
+@part_of_kernel()
 def _steps(sizes, weights, line):  # type: ignore[no-untyped-def]
     """The step sizes, through their low rank."""
     wide, rank = sizes.wide, sizes.rank
@@ -234,7 +242,7 @@ def _steps(sizes, weights, line):  # type: ignore[no-untyped-def]
             store(line.delta, i * wide + d, softplus(s))
 
 
-@_compiled
+@kernel()
 def mixer_forward(x, sizes, epsilon, reverse, save, weights, out, states, first, last):  # type: ignore[no-untyped-def]
     """out = x + mixer(norm(x)) for lines first…last-1.
 
@@ -255,7 +263,7 @@ def mixer_forward(x, sizes, epsilon, reverse, save, weights, out, states, first,
         _put(line.out, origin, reverse, sizes, out)
 
 
-@_compiled
+@kernel()
 def mixer_backward(  # type: ignore[no-untyped-def]
     x, dout, sizes, epsilon, reverse, weights, transposed, states, dx, dweights, first, last
 ):
@@ -288,7 +296,7 @@ def mixer_backward(  # type: ignore[no-untyped-def]
         _put(d.x, origin, reverse, sizes, dx)
 
 
-@_compiled
+@part_of_kernel()
 def _steps_backward(sizes, weights, line, d, dweights):  # type: ignore[no-untyped-def]
     """From `d.delta` to what it adds to `d.u`, and the step weights' gradients."""
     wide, rank = sizes.wide, sizes.rank
@@ -310,7 +318,7 @@ def _steps_backward(sizes, weights, line, d, dweights):  # type: ignore[no-untyp
                 store(dweights.to_step, row + at, load(dweights.to_step, row + at) + dstep * u)
 
 
-@_compiled
+@part_of_kernel()
 def _convolve_backward(sizes, weights, line, d, dweights):  # type: ignore[no-untyped-def]
     """From `d.u` to `d.inner`, and the convolution's gradients."""
     wide, taps, rows = sizes.wide, sizes.taps, sizes.length
@@ -337,7 +345,7 @@ def _convolve_backward(sizes, weights, line, d, dweights):  # type: ignore[no-un
             store(d.inner, i * wide + at, s)
 
 
-@_compiled
+@part_of_kernel()
 def _normalise_backward(sizes, weight, line, d, dweights):  # type: ignore[no-untyped-def]
     """From `d.normed` and the residual `d.out` to `d.x`, and the norm's gradient."""
     width = sizes.width

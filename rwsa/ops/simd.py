@@ -11,17 +11,32 @@ One `Vector` is two AVX2 registers, one of AVX-512 or four of NEON: LLVM splits 
 from __future__ import annotations
 
 import operator
+from functools import partial
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
 _FLOATS, _INTS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(32), LANES)
 # Everything but reassociation, which would undo the rounding in `exp2`.
 FAST_MATH = {"nnan", "ninf", "nsz", "arcp", "contract", "afn"}
+
+
+# For what Python calls; and for what only other kernels call, which needs no wrappers.
+kernel = partial(
+    njit,
+    nogil=True,
+    fastmath=FAST_MATH,
+    boundscheck=False,
+    error_model="numpy",
+    cache=True,
+    no_cfunc_wrapper=True,
+)
+part_of_kernel = partial(kernel, no_cpython_wrapper=True)
 
 
 class _Vector(types.Type):
@@ -117,34 +132,21 @@ def _int(value: int) -> ir.Constant:
     return ir.Constant(ir.IntType(32), value)
 
 
-def _arithmetic(instruction: str) -> Any:
-    @intrinsic
-    def compute(typing_context: Any, a: Any, b: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return getattr(builder, instruction)(*arguments)
+def _define(symbol: Any, instruction: str) -> None:
+    # By numba's lower-level interface: through `overload`, kernels compile for twice as long.
+    @infer_global(symbol)
+    class Arithmetic(ConcreteTemplate):
+        cases = (signature(VECTOR, VECTOR, VECTOR),)
 
-        return VECTOR(VECTOR, VECTOR), generate
-
-    return compute
-
-
-def _overload(symbol: Any, instruction: str) -> None:
-    compute = _arithmetic(instruction)
-
-    @overload(symbol, inline="always")
-    def choose(a, b):  # type: ignore[no-untyped-def]  # numba compares signatures, annotations too
-        if isinstance(a, _Vector) and isinstance(b, _Vector):
-            return lambda a, b: compute(a, b)
-        return None
+    @lower_builtin(symbol, VECTOR, VECTOR)
+    def compute(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return getattr(builder, instruction)(*arguments)
 
 
-for _symbol, _instruction in (
-    (operator.add, "fadd"),
-    (operator.sub, "fsub"),
-    (operator.mul, "fmul"),
-    (operator.truediv, "fdiv"),
-):
-    _overload(_symbol, _instruction)
+_define(operator.add, "fadd")
+_define(operator.sub, "fsub")
+_define(operator.mul, "fmul")
+_define(operator.truediv, "fdiv")
 
 
 @intrinsic

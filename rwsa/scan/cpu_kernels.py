@@ -14,26 +14,23 @@ K steps between saved states.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from rwsa.ops.simd import FAST_MATH, LANES, broadcast, exp2, load, sigmoid, splat, store, total
+from rwsa.ops.simd import LANES, broadcast, exp2, kernel, load, part_of_kernel, sigmoid, splat, store, total
 
 CHECKPOINT_STEPS = 32
 LOG2_E = np.float32(1.4426950408889634)
 _LN_2 = np.float32(0.6931471805599453)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
-_compiled = njit(nogil=True, fastmath=FAST_MATH, boundscheck=False, error_model="numpy", cache=True)
 
-
-@_compiled
+@kernel()
 def exp2_of(x, out):  # type: ignore[no-untyped-def]
     """`out[:] = 2**x` for arrays of a multiple of LANES: the approximation on its own, for its test."""
     for at in range(0, x.size, LANES):
         store(out, at, exp2(load(x, at)))
 
 
-@_compiled
+@kernel()
 def scan_forward(u, delta, A2, B, C, D, z, reverse, save, shape, y, states, first, last):  # type: ignore[no-untyped-def]
     """Scan sequences first…last-1 of `u` into `y`.
 
@@ -48,7 +45,7 @@ def scan_forward(u, delta, A2, B, C, D, z, reverse, save, shape, y, states, firs
         scan_line(u, delta, A2, B, C, D, z, reverse, save, line, origin, y, states, s)
 
 
-@_compiled
+@part_of_kernel()
 def scan_line(u, delta, A2, B, C, D, z, reverse, save, line, origin, y, states, s):  # type: ignore[no-untyped-def]
     """Scan one sequence, number `s`, that begins at row `origin`.
 
@@ -82,7 +79,7 @@ def scan_line(u, delta, A2, B, C, D, z, reverse, save, line, origin, y, states, 
             store(y, at_d, y_t)
 
 
-@_compiled
+@kernel()
 def scan_backward(  # type: ignore[no-untyped-def]
     u, delta, A2, B, C, D, z, reverse, shape, states, dy, du, ddelta, dA, dB, dC, dD, dz, part, first, last
 ):
@@ -103,7 +100,7 @@ def scan_backward(  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
-@_compiled
+@part_of_kernel()
 def scan_line_backward(  # type: ignore[no-untyped-def]
     u, delta, A2, B, C, D, z, reverse, line, origin, states, s, dy, du, ddelta, dA, dB, dC, dD, dz, y
 ):
