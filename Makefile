@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Where it is set, each of a demo's thirty processes compiles torch, Ray and MLflow from source again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint bench clean
 
 # Stamps, so that an interrupted installation is not taken for a whole one. The demo needs no tools of
