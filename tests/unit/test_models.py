@@ -167,12 +167,12 @@ class TestShapes:
 
 class TestCompile:
     @pytest.mark.slow
-    @pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
-    def test_in_one_graph_it_gives_the_same_values_and_gradients(self, compiler: str) -> None:
+    def test_in_one_graph_it_gives_the_same_values_and_gradients(self) -> None:
+        """Traced, forward and backward; the code that inductor writes takes minutes to compile."""
         model, mag, pha = build_model(TINY), normal(1, 256, 4).abs(), normal(1, 256, 4, seed=1)
         torch.compiler.reset()
         outcomes = []
-        for function in (model, torch.compile(model, backend=compiler, fullgraph=True)):
+        for function in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
             model.zero_grad()
             enhanced, phase = function(mag, pha)
             (enhanced.square().sum() + phase.sin().sum()).backward()
