@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rwsa.ops import attention_kernels as kernels
 from rwsa.ops import is_compiled_for
+from rwsa.ops.arrays import flat
 from rwsa.ops.axes import Axis, lines
 from rwsa.ops.threads import in_parts
 
@@ -58,9 +58,9 @@ def _attention(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     outer, length, inner, triple = qkv.shape
     y = qkv.new_empty(outer, length, inner, triple // 3)
     peaks, totals = (qkv.new_empty(outer * inner, heads, length) for _ in range(2))
-    arrays = [_flat(x) for x in (y, peaks, totals)]
+    arrays = [flat(x) for x in (y, peaks, totals)]
     forward: Callable[..., None] = kernels.attention_forward
-    in_parts(outer * inner, lambda _, *span: forward(_flat(qkv), _shape(qkv, heads), *arrays, *span))
+    in_parts(outer * inner, lambda _, *span: forward(flat(qkv), _shape(qkv, heads), *arrays, *span))
     return y, peaks, totals
 
 
@@ -76,7 +76,7 @@ def _attention_backward(
     qkv: Tensor, y: Tensor, dy: Tensor, peaks: Tensor, totals: Tensor, heads: int
 ) -> Tensor:
     dqkv = torch.empty_like(qkv)
-    before, after = [_flat(x) for x in (qkv, y, dy)], [_flat(x) for x in (peaks, totals, dqkv)]
+    before, after = [flat(x) for x in (qkv, y, dy)], [flat(x) for x in (peaks, totals, dqkv)]
     backward: Callable[..., None] = kernels.attention_backward
     in_parts(
         qkv.shape[0] * qkv.shape[2], lambda _, *span: backward(*before, _shape(qkv, heads), *after, *span)
@@ -104,7 +104,3 @@ _attention.register_autograd(_differentiate, setup_context=_keep)
 
 def _shape(qkv: Tensor, heads: int) -> tuple[int, int, int, int]:
     return qkv.shape[1], qkv.shape[2], heads, qkv.shape[3] // (3 * heads)
-
-
-def _flat(x: Tensor) -> np.ndarray:
-    return x.detach().view(-1).numpy()

@@ -12,11 +12,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from rwsa.ops.simd import LANES, broadcast, exp2, kernel, load, maximum, part_of_kernel, splat, store
+from rwsa.ops.simd import (
+    LANES,
+    LN_2,
+    LOG2_E,
+    broadcast,
+    exp2,
+    kernel,
+    load,
+    maximum,
+    part_of_kernel,
+    splat,
+    store,
+)
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LEAST = np.float32(-1e30)
-_LN_2 = np.float32(0.6931471805599453)
 _FOUR = 4 * LANES
 
 
@@ -127,7 +138,7 @@ def attention_backward(qkv, y, dy, shape, peaks, totals, dqkv, first, last):  # 
     fours, channels = (width + 3) // 4, heads * width
     stride, y_stride = 3 * channels * inner, channels * inner
     root = np.float32(1 / np.sqrt(width))
-    scale = np.float32(1.4426950408889634) * root
+    scale = LOG2_E * root
     size = fours * 4 * length
     q, k = np.zeros(size, np.float32), np.zeros(size, np.float32)
     v, g = np.zeros(size, np.float32), np.zeros(size, np.float32)
@@ -173,7 +184,7 @@ def attention_backward(qkv, y, dy, shape, peaks, totals, dqkv, first, last):  # 
                     store(slopes, i * LANES, weight * (load(slopes, i * LANES) - broadcast(dots, i)))
                 for four in range(fours):
                     # q holds log2 e / √W times the query: dk wants 1 / √W.
-                    _sums(slopes, q, length, four, splat(_LN_2), part)
+                    _sums(slopes, q, length, four, splat(LN_2), part)
                     _put_lanes(part, begin + channels, stride, j, length, width, four, dqkv)
                     _sums(weights, g, length, four, splat(_ONE), part)
                     _put_lanes(part, begin + 2 * channels, stride, j, length, width, four, dqkv)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from rwsa.ops import deformable_kernels as kernels
 from rwsa.ops import is_compiled_for
+from rwsa.ops.arrays import flat, in_vectors, spread
 from rwsa.ops.simd import LANES
 from rwsa.ops.threads import in_parts
 
@@ -67,9 +68,9 @@ def _channels_last(x_BCTF: Tensor) -> Tensor:
 def _deform(x_BTFC: Tensor, offset_BTFK: Tensor, weight_C9: Tensor) -> Tensor:
     batch, *shape = x_BTFC.shape
     out = torch.empty_like(x_BTFC)
-    arrays = _roomy(x_BTFC), _flat(offset_BTFK), _spread(weight_C9)
+    arrays = _roomy(x_BTFC), flat(offset_BTFK), spread(weight_C9.t(), in_vectors(weight_C9.shape[0]))
     forward: Callable[..., None] = kernels.deform_forward
-    in_parts(batch * shape[0], lambda _, *span: forward(*arrays, tuple(shape), _flat(out), *span))
+    in_parts(batch * shape[0], lambda _, *span: forward(*arrays, tuple(shape), flat(out), *span))
     return out
 
 
@@ -83,17 +84,17 @@ def _deform_backward(
     dout_BTFC: Tensor, x_BTFC: Tensor, offset_BTFK: Tensor, weight_C9: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, *shape = x_BTFC.shape
-    weight = _spread(weight_C9)
+    weight = spread(weight_C9.t(), in_vectors(weight_C9.shape[0]))
     doffset = torch.empty_like(offset_BTFK)
     dx = np.zeros(x_BTFC.numel() + LANES, np.float32)
     # One part an image: what looks at a position lies in the same image. Each fills its own row.
     dweight = np.zeros((batch, weight.size), np.float32)
-    inputs = _roomy(x_BTFC), _flat(offset_BTFK), weight, _flat(dout_BTFC), tuple(shape)
+    inputs = _roomy(x_BTFC), flat(offset_BTFK), weight, flat(dout_BTFC), tuple(shape)
     backward: Callable[..., None] = kernels.deform_backward
 
     def work(_: int, first: int, last: int) -> None:
         for image in range(first, last):
-            backward(*inputs, dx, _flat(doffset), dweight[image], image, image + 1)
+            backward(*inputs, dx, flat(doffset), dweight[image], image, image + 1)
 
     in_parts(batch, work)
     summed = torch.from_numpy(dweight.sum(axis=0)).view(kernels.TAPS, -1)
@@ -120,13 +121,3 @@ _deform.register_autograd(_differentiate, setup_context=_keep)
 def _roomy(x: Tensor) -> np.ndarray:
     """Flat, with a spare vector of zeros at its end."""
     return F.pad(x.detach().reshape(-1), (0, LANES)).numpy()
-
-
-def _spread(weight_C9: Tensor) -> np.ndarray:
-    """Flat `[9, C in whole vectors]`."""
-    channels = weight_C9.shape[0]
-    return F.pad(weight_C9.detach().t(), (0, -channels % LANES)).contiguous().view(-1).numpy()
-
-
-def _flat(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().view(-1).numpy()

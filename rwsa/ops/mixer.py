@@ -6,22 +6,23 @@ Legend: B batch, T frames, F frequency bins, C channels, D inner channels, R ran
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rwsa.ops import is_compiled_for
+from rwsa.ops import is_compiled_for, needs_gradients
 from rwsa.ops import mixer_kernels as kernels
+from rwsa.ops.arrays import flat, in_vectors, spread
 from rwsa.ops.axes import Axis, lines
 from rwsa.ops.simd import LANES
 from rwsa.ops.threads import PARTS, in_parts
 from rwsa.scan import resolve, selective_scan
-from rwsa.scan.cpu_kernels import CHECKPOINT_STEPS, LOG2_E
+from rwsa.scan.cpu import grouped, ungrouped
+from rwsa.scan.cpu_kernels import CHECKPOINT_STEPS
 
-Arrays = TypeVar("Arrays", kernels.Weights, kernels.Transposed)
 NORM_EPSILON = 1e-5
 
 
@@ -48,9 +49,9 @@ def mix(x_BTFC: Tensor, weights: MixerWeights, axis: Axis, *, reverse: bool) -> 
     states; elsewhere it is `mix_reference`.
     """
     if resolve(x_BTFC.device) == "cpu" and is_compiled_for(x_BTFC):
-        save = torch.is_grad_enabled() and any(t.requires_grad for t in (x_BTFC, *weights))
+        save = needs_gradients(x_BTFC, *weights)
         tensors = [w.float() for w in weights]
-        out, _ = _mixer(x_BTFC.float().contiguous(), *tensors, axis is Axis.TIME, reverse, save)
+        out, _ = _mixer(x_BTFC.float().contiguous(), tensors, axis is Axis.TIME, reverse, save)
         return out.to(x_BTFC.dtype)
     return mix_reference(x_BTFC, weights, axis, reverse=reverse)
 
@@ -87,75 +88,46 @@ def _causal_conv(x_BTFD: Tensor, weight: Tensor, bias: Tensor, axis: Axis, *, re
 
 @torch.library.custom_op("rwsa::mixer_cpu", mutates_args=())
 def _mixer(
-    x: Tensor,
-    norm: Tensor,
-    in_proj: Tensor,
-    conv: Tensor,
-    conv_bias: Tensor,
-    x_proj: Tensor,
-    dt_proj: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    out_proj: Tensor,
-    along_time: bool,
-    reverse: bool,
-    save: bool,
+    x: Tensor, tensors: list[Tensor], along_time: bool, reverse: bool, save: bool
 ) -> tuple[Tensor, Tensor]:
-    """out, and the scan's saved states (empty unless `save`)."""
-    weights = MixerWeights(norm, in_proj, conv, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj)
+    """out, and the scan's saved states (empty unless `save`); tensors: `MixerWeights`."""
+    weights = MixerWeights(*tensors)
     sizes = _sizes(x, weights, along_time)
     out, states = torch.empty_like(x), x.new_empty(_state_shape(x, sizes) if save else (0,))
-    packed, flat = _packed(weights, sizes), [_flat(t) for t in (x, out, states)]
+    packed, (x_flat, *flats) = _packed(weights, sizes), [flat(t) for t in (x, out, states)]
     forward: Callable[..., None] = kernels.mixer_forward
 
     def work(part: int, first: int, last: int) -> None:
-        forward(flat[0], sizes, NORM_EPSILON, reverse, save, packed, flat[1], flat[2], first, last)
+        forward(x_flat, sizes, NORM_EPSILON, reverse, save, packed, *flats, first, last)
 
     in_parts(_line_count(x, sizes), work)
     return out, states
 
 
 @_mixer.register_fake
-def _(x, *arguments):  # type: ignore[no-untyped-def]
-    *weights, along_time, _, save = arguments
-    sizes = _sizes(x, MixerWeights(*weights), along_time)
+def _(x, tensors, along_time, reverse, save):  # type: ignore[no-untyped-def]
+    sizes = _sizes(x, MixerWeights(*tensors), along_time)
     return torch.empty_like(x), x.new_empty(_state_shape(x, sizes) if save else (0,))
 
 
 @torch.library.custom_op("rwsa::mixer_cpu_backward", mutates_args=())
 def _mixer_backward(
-    dout: Tensor,
-    x: Tensor,
-    norm: Tensor,
-    in_proj: Tensor,
-    conv: Tensor,
-    conv_bias: Tensor,
-    x_proj: Tensor,
-    dt_proj: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    out_proj: Tensor,
-    states: Tensor,
-    along_time: bool,
-    reverse: bool,
+    dout: Tensor, x: Tensor, tensors: list[Tensor], states: Tensor, along_time: bool, reverse: bool
 ) -> list[Tensor]:
     """Gradients of x and of the weights, in their order."""
-    weights = MixerWeights(norm, in_proj, conv, conv_bias, x_proj, dt_proj, dt_bias, A, D, out_proj)
+    weights = MixerWeights(*tensors)
     sizes = _sizes(x, weights, along_time)
     dx, packed = torch.empty_like(x), _packed(weights, sizes)
     transposed = _transposed(weights, sizes)
     ends = np.cumsum([array.size for array in packed])
     sums = np.zeros((PARTS, ends[-1]), np.float32)
-    flat = [_flat(t) for t in (x, dout, states, dx)]
+    read, kept = [flat(t) for t in (x, dout)], [flat(t) for t in (states, dx)]
     backward: Callable[..., None] = kernels.mixer_backward
 
     def work(part: int, first: int, last: int) -> None:
         mine = kernels.Weights(*np.split(sums[part], ends[:-1]))
         backward(
-            flat[0], flat[1], sizes, NORM_EPSILON, reverse, packed, transposed, flat[2], flat[3],
-            mine, first, last,
+            *read, sizes, NORM_EPSILON, reverse, packed, transposed, *kept, mine, first, last
         )  # fmt: skip
 
     in_parts(_line_count(x, sizes), work)
@@ -164,25 +136,22 @@ def _mixer_backward(
 
 
 @_mixer_backward.register_fake
-def _(dout, *tensors_and_flags):  # type: ignore[no-untyped-def]
-    return [torch.empty_like(t) for t in tensors_and_flags[:11]]
+def _(dout, x, tensors, states, along_time, reverse):  # type: ignore[no-untyped-def]
+    return [torch.empty_like(t) for t in (x, *tensors)]
 
 
 def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    *tensors, ctx.along_time, ctx.reverse, _ = inputs
-    ctx.save_for_backward(*tensors, output[1])
+    x, tensors, ctx.along_time, ctx.reverse, _ = inputs
+    ctx.save_for_backward(x, *tensors, output[1])
 
 
 def _differentiate(ctx, dout, _):  # type: ignore[no-untyped-def]
-    gradients = _mixer_backward(dout.contiguous(), *ctx.saved_tensors, ctx.along_time, ctx.reverse)
-    return (*gradients, None, None, None)
+    x, *tensors, states = ctx.saved_tensors
+    dx, *dtensors = _mixer_backward(dout.contiguous(), x, tensors, states, ctx.along_time, ctx.reverse)
+    return dx, dtensors, None, None, None
 
 
 _mixer.register_autograd(_differentiate, setup_context=_keep)
-
-
-def _in_vectors(count: int) -> int:
-    return -(-count // LANES) * LANES
 
 
 def _sizes(x_BTFC: Tensor, weights: MixerWeights, along_time: bool) -> kernels.Sizes:
@@ -191,11 +160,11 @@ def _sizes(x_BTFC: Tensor, weights: MixerWeights, along_time: bool) -> kernels.S
         length=length,
         inner=inner,
         channels=channels,
-        width=_in_vectors(channels),
-        wide=_in_vectors(weights.D.shape[0]),
+        width=in_vectors(channels),
+        wide=in_vectors(weights.D.shape[0]),
         rank=weights.dt_proj.shape[1],
         states=weights.A.shape[1],
-        states_wide=_in_vectors(weights.A.shape[1]),
+        states_wide=in_vectors(weights.A.shape[1]),
         taps=weights.conv.shape[-1],
     )
 
@@ -214,21 +183,21 @@ def _packed(weights: MixerWeights, sizes: kernels.Sizes) -> kernels.Weights:
     wide, narrow, states = sizes.wide, sizes.width, sizes.states_wide
     to_x, to_z = weights.in_proj.chunk(2)
     to_step, to_B, to_C = weights.x_proj.split([sizes.rank, sizes.states, sizes.states])
-    A2 = F.pad(weights.A.detach() * float(LOG2_E), (0, 0, 0, wide - weights.A.shape[0]))
+    A = F.pad(weights.A.detach(), (0, 0, 0, wide - weights.A.shape[0]))
     return kernels.Weights(
-        norm=_spread(weights.norm, narrow),
-        to_x=_spread(to_x.t(), wide),
-        to_z=_spread(to_z.t(), wide),
-        conv=_spread(weights.conv.squeeze(1).t(), wide),
-        conv_bias=_spread(weights.conv_bias, wide),
-        to_step=_spread(to_step, wide),
-        to_B=_spread(to_B.t(), states, wide),
-        to_C=_spread(to_C.t(), states, wide),
-        from_step=_spread(weights.dt_proj.t(), wide),
-        step_bias=_spread(weights.dt_bias, wide),
-        A2=_flat(A2.unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()),
-        D=_spread(weights.D, wide),
-        out=_spread(weights.out_proj.t(), narrow, wide),
+        norm=spread(weights.norm, narrow),
+        to_x=spread(to_x.t(), wide),
+        to_z=spread(to_z.t(), wide),
+        conv=spread(weights.conv.squeeze(1).t(), wide),
+        conv_bias=spread(weights.conv_bias, wide),
+        to_step=spread(to_step, wide),
+        to_B=spread(to_B.t(), states, wide),
+        to_C=spread(to_C.t(), states, wide),
+        from_step=spread(weights.dt_proj.t(), wide),
+        step_bias=spread(weights.dt_bias, wide),
+        A2=flat(grouped(A)),
+        D=spread(weights.D, wide),
+        out=spread(weights.out_proj.t(), narrow, wide),
     )
 
 
@@ -237,11 +206,11 @@ def _transposed(weights: MixerWeights, sizes: kernels.Sizes) -> kernels.Transpos
     to_x, to_z = weights.in_proj.chunk(2)
     _, to_B, to_C = weights.x_proj.split([sizes.rank, sizes.states, sizes.states])
     return kernels.Transposed(
-        to_x=_spread(to_x, narrow, wide),
-        to_z=_spread(to_z, narrow, wide),
-        to_B=_spread(to_B, wide),
-        to_C=_spread(to_C, wide),
-        out=_spread(weights.out_proj, wide),
+        to_x=spread(to_x, narrow, wide),
+        to_z=spread(to_z, narrow, wide),
+        to_B=spread(to_B, wide),
+        to_C=spread(to_C, wide),
+        out=spread(weights.out_proj, wide),
     )
 
 
@@ -252,7 +221,7 @@ def _unpacked(gradients: kernels.Weights, weights: MixerWeights, sizes: kernels.
     def of(array: np.ndarray, width: int, rows: int, columns: int) -> Tensor:
         return torch.from_numpy(array).view(-1, width)[:rows, :columns]
 
-    A = torch.from_numpy(gradients.A2).view(-1, sizes.states, LANES).transpose(1, 2).flatten(0, 1)
+    A = ungrouped(torch.from_numpy(gradients.A2).view(-1, sizes.states, LANES))
     x_proj = (
         of(gradients.to_step, sizes.wide, sizes.rank, inner),
         of(gradients.to_B, sizes.states_wide, inner, sizes.states).t(),
@@ -272,15 +241,3 @@ def _unpacked(gradients: kernels.Weights, weights: MixerWeights, sizes: kernels.
     )
     # Not .contiguous(), which leaves the strides of one column as they are; DDP wants a parameter's own.
     return MixerWeights(*(g.clone(memory_format=torch.contiguous_format) for g in shaped))
-
-
-def _spread(weight: Tensor, width: int, rows: int | None = None) -> np.ndarray:
-    """Flat `[rows, width]`: the weight, and zeros beyond it."""
-    matrix = np.atleast_2d(weight.detach().numpy())
-    spread = np.zeros((rows or matrix.shape[0], width), np.float32)
-    spread[: matrix.shape[0], : matrix.shape[1]] = matrix
-    return spread.reshape(-1)
-
-
-def _flat(x: Tensor) -> np.ndarray:
-    return x.detach().view(-1).numpy()

@@ -171,7 +171,8 @@ def _add_to_exponent(typing_context: Any, mantissa: Any, shifted: Any) -> Any:
     return VECTOR(VECTOR, VECTOR), generate
 
 
-_ZERO, _ONE, _TWO, _LOG2_E = np.float32(0), np.float32(1), np.float32(2), np.float32(1.4426950408889634)
+LOG2_E, LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 LOWEST, _ROUNDER = np.float32(-126.0), np.float32(1.5 * 2**23)
 # 2^f on [-0.5, 0.5], minimax in relative error: 7.5e-8 before rounding.
 _C0, _C1, _C2 = np.float32(1.0000000716546416), np.float32(0.6931469670652649), np.float32(0.2402211972396918)
@@ -197,7 +198,7 @@ def exp2(x):  # type: ignore[no-untyped-def]
 @njit(inline="always")
 def sigmoid(x):  # type: ignore[no-untyped-def]
     """1 / (1 + e^-x), element by element; below -87 it stays at 2^-126."""
-    held = maximum(x * splat(_LOG2_E), splat(LOWEST))
+    held = maximum(x * splat(LOG2_E), splat(LOWEST))
     return splat(_ONE) / (splat(_ONE) + exp2(splat(_ZERO) - held))
 
 
@@ -208,7 +209,7 @@ def softplus(x):  # type: ignore[no-untyped-def]
     It is max(x, 0) + log(1 + v), v = e^-|x|, and log(1 + v) = 2 artanh(s) = 2 (s + s³/3 + s⁵/5 + …) with
     s = v / (2 + v), at most 1/3.
     """
-    v = exp2((splat(_ZERO) - maximum(x, splat(_ZERO) - x)) * splat(_LOG2_E))
+    v = exp2((splat(_ZERO) - maximum(x, splat(_ZERO) - x)) * splat(LOG2_E))
     s = v / (splat(_TWO) + v)
     s2 = s * s
     series = splat(_TWO / np.float32(11)) + s2 * splat(_TWO / np.float32(13))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rwsa.ops.simd import LANES
+from rwsa.ops import needs_gradients
+from rwsa.ops.arrays import flat
+from rwsa.ops.simd import LANES, LOG2_E
 from rwsa.ops.threads import PARTS, in_parts
 from rwsa.scan import cpu_kernels as kernels
 
@@ -27,9 +28,7 @@ def selective_scan_cpu(
     across = _lies_across(u)
     gate = u.new_empty(0, dtype=torch.float32) if z is None else _as_outer_inner(z, across)
     sequences = [_as_outer_inner(x, across) for x in (u, delta, B, C)]
-    save = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in (u, delta, A, B, C, D, z)
-    )
+    save = needs_gradients(u, delta, A, B, C, D, z)
     y, _ = _scan(*sequences, A.float(), D.float(), gate, reverse, save)
     if across:
         y = y.unflatten(0, u.shape[:-3]).transpose(-3, -2)
@@ -55,8 +54,8 @@ def _scan(
 ) -> tuple[Tensor, Tensor]:
     """y, and the saved states (empty unless `save`); shapes as in `cpu_kernels.scan_forward`."""
     y, states = torch.empty_like(u), u.new_empty(_state_shape(u, A) if save else (0,))
-    inputs = [_flat(x) for x in (u, delta, _grouped(A), B, C, D, z)]
-    shape, y_flat, states_flat = _shape(u, A), _flat(y), _flat(states)
+    inputs = [flat(x) for x in (u, delta, grouped(A), B, C, D, z)]
+    shape, y_flat, states_flat = _shape(u, A), flat(y), flat(states)
     forward: Callable[..., None] = kernels.scan_forward
 
     def work(part: int, first: int, last: int) -> None:
@@ -86,10 +85,10 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, B, C, A, D and z, in the order and shape of `_scan`'s arguments."""
     du, ddelta, dB, dC, dz = (torch.empty_like(x) for x in (u, delta, B, C, z))
-    grouped = _grouped(A)
-    dA, dD = u.new_zeros(PARTS, *grouped.shape), u.new_zeros(PARTS, *D.shape)
-    inputs, saved = [_flat(x) for x in (u, delta, grouped, B, C, D, z)], _flat(states)
-    outputs = [_flat(x) for x in (dy, du, ddelta, dA, dB, dC, dD, dz)]
+    A2 = grouped(A)
+    dA, dD = u.new_zeros(PARTS, *A2.shape), u.new_zeros(PARTS, *D.shape)
+    inputs, saved = [flat(x) for x in (u, delta, A2, B, C, D, z)], flat(states)
+    outputs = [flat(x) for x in (dy, du, ddelta, dA, dB, dC, dD, dz)]
     shape = _shape(u, A)
     backward: Callable[..., None] = kernels.scan_backward
 
@@ -97,7 +96,7 @@ def _scan_backward(
         backward(*inputs, reverse, shape, saved, *outputs, part, first, last)
 
     in_parts(u.shape[0] * u.shape[2], work)
-    return du, ddelta, dB, dC, dA.sum(0).transpose(1, 2).reshape(A.shape), dD.sum(0), dz
+    return du, ddelta, dB, dC, ungrouped(dA.sum(0)), dD.sum(0), dz
 
 
 @_scan_backward.register_fake
@@ -117,9 +116,14 @@ def _differentiate(ctx, dy, _):  # type: ignore[no-untyped-def]
 _scan.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _grouped(A: Tensor) -> Tensor:
+def grouped(A: Tensor) -> Tensor:
     """A times log2 e as the kernels read it: `[channel, state]` to `[group, state, LANES]`."""
-    return (A * float(kernels.LOG2_E)).unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
+    return (A * float(LOG2_E)).unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
+
+
+def ungrouped(dA: Tensor) -> Tensor:
+    """A's gradient as the kernels leave it: `[group, state, LANES]` to `[channel, state]`."""
+    return dA.transpose(1, 2).flatten(0, 1)
 
 
 def _shape(u: Tensor, A: Tensor) -> tuple[int, int, int, int]:
@@ -129,7 +133,3 @@ def _shape(u: Tensor, A: Tensor) -> tuple[int, int, int, int]:
 def _state_shape(u: Tensor, A: Tensor) -> tuple[int, ...]:
     outer, length, inner, channels = u.shape
     return outer * inner, channels // LANES, -(-length // kernels.CHECKPOINT_STEPS), A.shape[1], LANES
-
-
-def _flat(x: Tensor) -> np.ndarray:
-    return x.detach().contiguous().view(-1).numpy()

@@ -15,11 +15,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from rwsa.ops.simd import LANES, broadcast, exp2, kernel, load, part_of_kernel, sigmoid, splat, store, total
+from rwsa.ops.simd import (
+    LANES,
+    LN_2,
+    broadcast,
+    exp2,
+    kernel,
+    load,
+    part_of_kernel,
+    sigmoid,
+    splat,
+    store,
+    total,
+)
 
 CHECKPOINT_STEPS = 32
-LOG2_E = np.float32(1.4426950408889634)
-_LN_2 = np.float32(0.6931471805599453)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
@@ -165,6 +175,6 @@ def scan_line_backward(  # type: ignore[no-untyped-def]
                     d_log = d_log + of_exponent * load(A2, at_A + at_n)
                     store(dA, at_A + at_n, load(dA, at_A + at_n) + of_exponent * delta_t)
                 store(du, at_d, dy_t * D_g + d_drive * delta_t)
-                store(ddelta, at_d, d_drive * u_t + d_log * splat(_LN_2))
+                store(ddelta, at_d, d_drive * u_t + d_log * splat(LN_2))
                 dD_g = dD_g + dy_t * u_t
         store(dD, at_D, dD_g)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from triton import next_power_of_2
 
+from rwsa.ops import needs_gradients
 from rwsa.scan import triton_kernels as kernels
 
 # One warp a program: sums over channels and states are shuffles between its threads, without barriers.
@@ -33,9 +34,7 @@ def selective_scan_triton(
         ValueError: a shape does not fit; the kernels would read beyond the tensor.
     """
     _check_shapes(u, delta, A, B, C, D, z)
-    save = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in (u, delta, A, B, C, D, z)
-    )
+    save = needs_gradients(u, delta, A, B, C, D, z)
     sequences = [_outer_inner(x) for x in (u, delta, B, C)]
     gate = None if z is None else _outer_inner(z)
     y, _ = _scan(*sequences, A.float(), D.float(), gate, reverse, save)
