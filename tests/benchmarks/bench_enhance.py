@@ -11,7 +11,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,9 +21,10 @@ from rwsa.audio import find_audio, read_mono, write_blocks
 from rwsa.enhance_files import enhance_files
 from rwsa.enhancement import enhance
 from rwsa.metrics import Failure, score
-from rwsa.models import SIZES, RWSAMambaUNet, load_model
+from rwsa.models import SIZES, Network, load_model
 from rwsa.segments import segment_starts
 from rwsa.spectral import SAMPLE_RATE_HZ
+from tests.benchmarks.timing import warm_seconds
 
 CROSSFADES = (0.0, 0.05, 0.1, 0.25, 0.5)
 CLIP_SECONDS, RUNS, MINUTES = 10, 5, (1, 10)
@@ -81,20 +81,20 @@ def _memory(folder: Path, weights: str) -> None:
     print(f"peak memory at 48 kHz: {each}, ratio {peaks[1] / peaks[0]:.3f}")
 
 
-def _speed(folder: Path, model: RWSAMambaUNet) -> None:
+def _speed(folder: Path, model: Network) -> None:
     clip = folder / "clip.wav"
     write_blocks(clip, _seconds(CLIP_SECONDS, SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
-    factors = []
-    for _ in range(RUNS + 1):
-        start = time.perf_counter()
+
+    def work() -> None:
         enhance_files([clip], folder / "out", model, crossfade=0.05)
-        factors.append((time.perf_counter() - start) / CLIP_SECONDS)
-    median, load = statistics.median(factors[1:]), os.getloadavg()[0]  # the first one warms up
+
+    factors = [taken / CLIP_SECONDS for taken in warm_seconds(work, RUNS)]
+    median, load = statistics.median(factors), os.getloadavg()[0]
     print(f"real-time factor, {CLIP_SECONDS} s file to file, crossfade 5%: {median:.3f}", end=" ")
-    print(f"(median of {RUNS}, {min(factors[1:]):.3f} to {max(factors[1:]):.3f}; load average {load:.2f})")
+    print(f"(median of {RUNS}, {min(factors):.3f} to {max(factors):.3f}; load average {load:.2f})")
 
 
-def _crossfade(pairs: Path, model: RWSAMambaUNet) -> None:
+def _crossfade(pairs: Path, model: Network) -> None:
     """SI-SDR against the longest crossfade, over clips of more than one segment; others have no border."""
     length = model.config.segment_samples
     si_sdr_db: dict[float, list[float]] = {crossfade: [] for crossfade in CROSSFADES}

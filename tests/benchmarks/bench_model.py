@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from unittest.mock import patch
@@ -23,6 +21,7 @@ from rwsa.ops.axes import Axis
 from rwsa.ops.deformable import deform_conv_reference
 from rwsa.scan import using
 from rwsa.spectral import stft
+from tests.benchmarks.timing import median_seconds, seconds
 
 FRAMES, BINS = 256, 128
 
@@ -48,10 +47,10 @@ def main() -> None:
         model.zero_grad()
 
     for name, work in (("forward", forward), ("training step", step)):
-        ours = _median_seconds(work, 5)
+        ours = median_seconds(work, 5)
         with using("reference"):
-            scan = _seconds(work)
-            plain = _plainly(lambda work=work: _seconds(work))  # type: ignore[misc]
+            scan = seconds(work)
+            plain = _plainly(lambda work=work: seconds(work))  # type: ignore[misc]
         print(
             f"{size} {name}, one segment: {ours:.2f} s; with the reference scan {scan:.1f} s,"
             f" {scan / ours:.1f}x; with torch's attention and grid_sample too {plain:.1f} s,"
@@ -73,23 +72,12 @@ def _plainly(measure: Callable[[], float]) -> float:
 
 def _attention(qkv: Tensor, axis: Axis) -> None:
     with torch.inference_mode():
-        ours = _median_seconds(lambda: attend(qkv, 4, axis), 7)
-        torchs = _median_seconds(lambda: attend_reference(qkv, 4, axis), 3)
+        ours = median_seconds(lambda: attend(qkv, 4, axis), 7)
+        torchs = median_seconds(lambda: attend_reference(qkv, 4, axis), 3)
     print(
         f"attention along {axis.name.lower()}, [1, {FRAMES}, {BINS}, 16], 4 heads: {ours * 1e3:.1f} ms,"
         f" scaled_dot_product_attention {torchs * 1e3:.0f} ms, {torchs / ours:.1f}x"
     )
-
-
-def _median_seconds(work: Callable[[], None], runs: int) -> float:
-    work()
-    return statistics.median(_seconds(work) for _ in range(runs))
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ python -m tests.benchmarks.bench_scan
 from __future__ import annotations
 
 import os
-import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from rwsa.scan import selective_scan
+from tests.benchmarks.timing import median_seconds
 
 SEQUENCES, LENGTH, CHANNELS, STATES = 128, 256, 64, 16
 
@@ -30,7 +29,10 @@ def main() -> None:
         torch.autograd.grad(selective_scan(*inputs, backend=backend), inputs, weight)
 
     for name, work in (("forward", forward), ("forward + backward", both)):
-        ours, loop = (_median_ms(work, backend, runs) for backend, runs in (("cpu", 15), ("reference", 3)))
+        ours, loop = (
+            1e3 * median_seconds(partial(work, backend), runs)
+            for backend, runs in (("cpu", 15), ("reference", 3))
+        )
         print(f"scan {name}: {ours:.1f} ms, plain loop {loop:.0f} ms, {loop / ours:.0f}x faster")
     print(f"shape {SEQUENCES}x{LENGTH}x{CHANNELS}x{STATES}, {torch.get_num_threads()} threads", end=", ")
     print(f"load average {os.getloadavg()[0]:.2f}")
@@ -53,16 +55,6 @@ def _inputs() -> list[torch.Tensor]:
         normal(*sequence, CHANNELS),
     ]
     return [tensor.requires_grad_() for tensor in tensors]
-
-
-def _median_ms(work: Callable[[str], None], backend: str, runs: int) -> float:
-    work(backend)
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        work(backend)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e3
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 import rwsa
 from rwsa.config import build
@@ -27,6 +26,7 @@ from rwsa.training.config import DataConfig, TrainConfig
 from rwsa.training.data import Segments
 from rwsa.training.state import TrainState
 from rwsa.training.step import TrainStep
+from tests.tensors import normal, parameters
 
 TINY = ModelConfig(
     architecture="mambattention",
@@ -40,14 +40,6 @@ TINY = ModelConfig(
     spectral=SpectralConfig(n_fft=40, hop_samples=10, window_samples=40),
 )
 BINS = TINY.spectral.bins
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def tiny(**changes: Any) -> ModelConfig:

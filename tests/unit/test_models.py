@@ -26,17 +26,10 @@ from rwsa.models.config import Sharing, size
 from rwsa.models.layers import DeformableConv, DenseBlock, FrequencyUpsample
 from rwsa.models.mamba import BiMamba, MambaMixer
 from rwsa.ops.axes import Axis
+from tests.tensors import normal, parameters
 
 TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)
 SHARINGS: tuple[Sharing, ...] = ("resolution", "block", "none", "off")
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def tiny(**changes: Any) -> ModelConfig:

@@ -1,0 +1,25 @@
+"""How long work takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def seconds(work: Callable[[], None]) -> float:
+    """Of one run."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def warm_seconds(work: Callable[[], None], runs: int) -> list[float]:
+    """Of `runs` runs, after one that warms up."""
+    work()
+    return [seconds(work) for _ in range(runs)]
+
+
+def median_seconds(work: Callable[[], None], runs: int) -> float:
+    """The median of `warm_seconds`."""
+    return statistics.median(warm_seconds(work, runs))
