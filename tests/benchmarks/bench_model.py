@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rwsa.losses import LossWeights, spectral_losses, weighted_total
 from rwsa.models import SIZES, build_model
+from rwsa.models.cost import cost
 from rwsa.ops.attention import attend, attend_reference
 from rwsa.ops.axes import Axis
 from rwsa.ops.deformable import deform_conv_reference
@@ -56,10 +57,21 @@ def main() -> None:
             f" {scan / ours:.1f}x; with torch's attention and grid_sample too {plain:.1f} s,"
             f" {plain / ours:.1f}x"
         )
+    _floor(cost(model).total)
     qkv = torch.randn(1, FRAMES, BINS, 48)
     for axis in Axis:
         _attention(qkv, axis)
     print(f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.2f}")
+
+
+def _floor(operations: int, size: int = 1536) -> None:
+    """The forward pass if every multiply-add of it went as fast as in one large matrix product."""
+    a = torch.randn(size, size)
+    rate = size**3 / median_seconds(lambda: a @ a, 9)
+    print(
+        f"floor of the forward pass: {operations / 1e9:.1f} G multiply-adds at the {rate / 1e9:.0f} G/s of a"
+        f" large matrix product, {operations / rate:.2f} s"
+    )
 
 
 def _plainly(measure: Callable[[], float]) -> float:
