@@ -22,7 +22,7 @@ import ray.data
 
 from pipelines.cluster import start_ray
 from pipelines.shard_jobs import ShardJob, ShardOutcome, make_shard, plan_jobs
-from rwsa.cards import SPLITS, CorpusCard, read_card
+from rwsa.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora import scan
 from rwsa.errors import InputError
 from rwsa.files import written_aside
@@ -64,7 +64,7 @@ def mix_shards(
     recipe: Recipe,
     out: Path,
     *,
-    splits: Sequence[str] | None = None,
+    splits: Sequence[Split] | None = None,
     workers: int | None = None,
     strict: bool = False,
     shard_examples: int = 64,

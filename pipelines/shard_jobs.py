@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rwsa.cards import Split
 from rwsa.errors import InputError
 from rwsa.manifest import Manifest
 from rwsa.mixing import MixPlan, Recipe, plan_split, render_example
@@ -45,7 +46,13 @@ class ShardOutcome:
 
 
 def plan_jobs(
-    manifest: Manifest, recipe: Recipe, out: Path, *, splits: Sequence[str], shard_examples: int, strict: bool
+    manifest: Manifest,
+    recipe: Recipe,
+    out: Path,
+    *,
+    splits: Sequence[Split],
+    shard_examples: int,
+    strict: bool,
 ) -> list[ShardJob]:
     """Cut the plans of all splits into shards.
 

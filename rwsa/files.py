@@ -8,9 +8,19 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from upath import UPath
 
 from rwsa.errors import InputError
+
+
+def location(text: str | Path) -> Path:
+    """A path from a person's words: a local one, or a URL that fsspec knows (`s3://…`, `gs://…`).
+
+    A URL's path has the methods of `pathlib.Path`, and is annotated as one here and elsewhere.
+    """
+    return cast(Path, UPath(text)) if "://" in str(text) else Path(text)
 
 
 @contextmanager

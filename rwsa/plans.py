@@ -10,13 +10,13 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
-from rwsa.cards import SPLITS
+from rwsa.cards import SPLITS, Split
 from rwsa.errors import InputError
 from rwsa.manifest import Clip, Manifest
 from rwsa.recipes import Recipe, check_recipe
@@ -75,7 +75,40 @@ class MixPlan:
     transform_seed: int
 
 
-def plan_split(manifest: Manifest, recipe: Recipe, split: str) -> list[MixPlan]:
+class SplitPlan(Sequence[MixPlan]):
+    """All examples of a split, drawn when asked for: a million rows take no memory until then."""
+
+    def __init__(self, recipe: Recipe, split: Split, speech: Sequence[Clip], noise: Sequence[Clip]) -> None:
+        self.recipe, self.split = recipe, split
+        self._speech, self._noise = speech, noise
+        self._number, count = SPLITS.index(split), recipe.examples.get(split, 0)
+        key = [recipe.seed, self._number, 0]
+        self._speech_turns = _turns(count, len(speech), [*key, _SPEECH_TURN])
+        self._noise_turns = _turns(count, len(noise), [*key, _NOISE_TURN])
+
+    def __len__(self) -> int:
+        return len(self._speech_turns)
+
+    @overload
+    def __getitem__(self, row: int) -> MixPlan: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[MixPlan]: ...
+    def __getitem__(self, row: int | slice) -> MixPlan | list[MixPlan]:
+        rows = range(len(self))[row]
+        return self._draw(rows) if isinstance(rows, int) else [self._draw(one) for one in rows]
+
+    def _draw(self, row: int) -> MixPlan:
+        return draw_mix(
+            np.random.default_rng(np.random.SeedSequence([self.recipe.seed, self._number, row])),
+            self.recipe,
+            self._speech[self._speech_turns[row]],
+            self._noise[self._noise_turns[row]],
+            split=self.split,
+            plan_row=row,
+        )
+
+
+def plan_split(manifest: Manifest, recipe: Recipe, split: Split) -> Sequence[MixPlan]:
     """Plan all examples of a split; reads no audio.
 
     Clips are used in turn, shuffled anew in each turn, speech apart from noise, so none is used
@@ -86,8 +119,7 @@ def plan_split(manifest: Manifest, recipe: Recipe, split: str) -> list[MixPlan]:
             contradicts itself.
     """
     check_recipe(recipe, where=f"recipe {recipe.name}")
-    count = recipe.examples.get(split, 0)  # type: ignore[call-overload]
-    if count == 0:
+    if recipe.examples.get(split, 0) == 0:
         return []
     speech, noise = usable_speech(manifest, recipe, split), manifest.noise(split)
     for kind, clips in (("speech", manifest.speech(split)), ("noise", noise)):
@@ -101,20 +133,7 @@ def plan_split(manifest: Manifest, recipe: Recipe, split: str) -> list[MixPlan]:
             f"corpus {manifest.card}: all speech in split '{split}' is shorter than"
             f" min_speech_seconds ({recipe.min_speech_seconds}); lower it"
         )
-    number = SPLITS.index(split)
-    speech_turns = _turns(count, len(speech), [recipe.seed, number, 0, _SPEECH_TURN])
-    noise_turns = _turns(count, len(noise), [recipe.seed, number, 0, _NOISE_TURN])
-    return [
-        draw_mix(
-            np.random.default_rng(np.random.SeedSequence([recipe.seed, number, row])),
-            recipe,
-            speech[speech_turns[row]],
-            noise[noise_turns[row]],
-            split=split,
-            plan_row=row,
-        )
-        for row in range(count)
-    ]
+    return SplitPlan(recipe, split, speech, noise)
 
 
 def usable_speech(manifest: Manifest, recipe: Recipe, split: str) -> list[Clip]:
