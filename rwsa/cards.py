@@ -43,7 +43,7 @@ class Place:
 
 @config
 class Source(Place):
-    """A folder of clean speech or of noise.
+    """A folder of clean speech, of noise, or of room impulse responses.
 
     Attributes:
         pattern: regular expression that a whole path below `root` (with `/`, suffix included) must
@@ -98,8 +98,9 @@ class CorpusCard:
     """A corpus.
 
     Attributes:
-        sample_rate_hz: the rate that the corpus is used at. Speech and noise may have a higher one
+        sample_rate_hz: the rate that the corpus is used at. Speech, noise and rooms may have a higher one
             (mixing resamples), pairs must have this one.
+        rooms: room impulse responses; `recording` names the room, or whatever must stay in one split.
         noisy_row: published scores of the noisy test files, which a genuine copy reproduces.
         clips_expected: split -> how many speech clips and pairs a complete copy has.
         get: how a person obtains the corpus; part of the error where it is not found.
@@ -111,6 +112,7 @@ class CorpusCard:
     licence: str
     speech: tuple[Source, ...] = ()
     noise: tuple[Source, ...] = ()
+    rooms: tuple[Source, ...] = ()
     pairs: tuple[PairSource, ...] = ()
     noisy_row: Scores | None = None
     clips_expected: dict[Split, int] = dataclasses.field(default_factory=dict)
@@ -135,7 +137,7 @@ def read_card(path: Path) -> CorpusCard:
 
 def places(card: CorpusCard) -> Iterator[tuple[str, Source | PairSource]]:
     """Every source of a card with the key it stands under, such as `noise[0]`."""
-    for key in ("speech", "noise", "pairs"):
+    for key in ("speech", "noise", "rooms", "pairs"):
         for index, place in enumerate(getattr(card, key)):
             yield f"{key}[{index}]", place
 

@@ -50,8 +50,9 @@ __all__ = [
     "scan",
 ]
 
-# What tells two splits' files apart: who speaks, or which recording the noise was cut from.
-_UNIT = {"speech": "speaker", "noise": "recording", "pairs": "speaker"}
+# What tells two splits' files apart: who speaks, which recording the noise was cut from, or which room.
+_UNIT = {"speech": "speaker", "noise": "recording", "rooms": "recording", "pairs": "speaker"}
+_KIND: dict[str, Kind] = {"speech": "speech", "noise": "noise", "rooms": "room"}
 _HEADER_THREADS = 8
 
 
@@ -163,7 +164,7 @@ def _scan_source(at: _At, source: Source, root: Path, files: list[str], pool: Th
 def _clip(at: _At, source: Source, file: _File, split: Split, info: AudioInfo) -> Clip:
     return Clip(
         clip_id=_clip_id(at.card, file.below),
-        kind="speech" if at.key.startswith("speech") else "noise",
+        kind=_KIND[at.key.partition("[")[0]],
         path=str(file.path),
         samples=info.samples,
         sample_rate_hz=info.sample_rate_hz,

@@ -8,15 +8,16 @@ from typing import Literal
 from rwsa.cards import Split
 from rwsa.errors import InputError
 
-Kind = Literal["speech", "noise"]
+Kind = Literal["speech", "noise", "room"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One file of speech or noise; `samples` counts at the file's own `sample_rate_hz`.
+    """One file of speech, of noise, or of a room's impulse response.
 
-    `clip_id` is the card's name and the path below the root without its suffix; `path` is absolute;
-    `channel` is the one to take where the file has several, None where it is mono.
+    `samples` counts at the file's own `sample_rate_hz`. `clip_id` is the card's name and the path below
+    the root without its suffix; `path` is absolute; `channel` is the one to take where the file has
+    several, None where it is mono. `recording` of a room names whatever must stay in one split.
     """
 
     clip_id: str
@@ -84,22 +85,26 @@ class Manifest:
     def noise(self, split: str) -> tuple[Clip, ...]:
         return tuple(clip for clip in self.clips if clip.kind == "noise" and clip.split == split)
 
+    def rooms(self, split: str) -> tuple[Clip, ...]:
+        return tuple(clip for clip in self.clips if clip.kind == "room" and clip.split == split)
+
     def pairs_of(self, split: str) -> tuple[Pair, ...]:
         return tuple(pair for pair in self.pairs if pair.split == split)
 
 
 def check_disjoint(manifest: Manifest) -> None:
-    """Check that no speaker and no noise recording is in two splits; rows without a name pass.
+    """Check that no speaker, noise recording or room is in two splits; rows without a name pass.
 
     One name is one speaker (recording) throughout a card, whatever source it comes from.
 
     Raises:
-        InputError: naming the speaker or recording, both splits and a file in each.
+        InputError: naming the speaker, recording or room, both splits and a file in each.
     """
     speech = [(row.speaker, row.split, row.path) for row in manifest.clips if row.kind == "speech"]
     noise = [(row.recording, row.split, row.path) for row in manifest.clips if row.kind == "noise"]
+    rooms = [(row.recording, row.split, row.path) for row in manifest.clips if row.kind == "room"]
     pairs = [(row.speaker, row.split, row.noisy) for row in manifest.pairs]
-    for unit, rows in (("speaker", speech + pairs), ("noise recording", noise)):
+    for unit, rows in (("speaker", speech + pairs), ("noise recording", noise), ("room", rooms)):
         seen: dict[str, tuple[str, str]] = {}
         for name, split, path in rows:
             if name is None:

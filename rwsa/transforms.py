@@ -23,7 +23,7 @@ _PROBE_DRAWS = 4
 
 @config
 class Transform:
-    """One audiomentations transform.
+    """One audiomentations transform, or `Codec` (`rwsa.codecs`).
 
     Attributes:
         name: its class, such as `ClippingDistortion`.
@@ -54,6 +54,8 @@ def apply_transforms(
     Raises:
         InputError: a transform is unknown, fails, changes the length, or gives NaN or infinity.
     """
+    if not transforms:
+        return wav, []
     drawn = []
     # Some transforms draw again while being applied, so the fence stays up around both.
     with _seeded_globals(seed):
@@ -115,13 +117,16 @@ def _make(transform: Transform) -> Any:
     import audiomentations
     from audiomentations.core.transforms_interface import BaseWaveformTransform
 
-    names = [name for name, kind in vars(audiomentations).items() if _is_a(kind, BaseWaveformTransform)]
-    if transform.name not in names:
-        near = difflib.get_close_matches(transform.name, names, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(sorted(names))}"
+    from rwsa.codecs import Codec
+
+    known = {name: kind for name, kind in vars(audiomentations).items() if _is_a(kind, BaseWaveformTransform)}
+    known["Codec"] = Codec
+    if transform.name not in known:
+        near = difflib.get_close_matches(transform.name, known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(sorted(known))}"
         raise InputError(f"transform '{transform.name}' is not in audiomentations; {hint}")
     try:
-        return getattr(audiomentations, transform.name)(**transform.parameters, p=transform.p)
+        return known[transform.name](**transform.parameters, p=transform.p)
     except (TypeError, ValueError, AssertionError, ImportError) as error:
         given = f"{transform.name}({transform.parameters})"
         raise InputError(f"transform {given}: {_in_one_line(error)}") from error

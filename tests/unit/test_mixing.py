@@ -20,7 +20,7 @@ from rwsa.audio import read_audio, rms, round_to_int16
 from rwsa.errors import InputError
 from rwsa.manifest import Clip, Manifest
 from rwsa.mixing import MixPlan, Recipe, load_sources, plan_split, read_recipe, render_example, render_mix
-from rwsa.plans import draw_mix, from_row, plan_hash, to_row
+from rwsa.plans import Layer, SourceRange, draw_mix, from_row, plan_hash, to_row
 from rwsa.recipes import check_recipe, recipe_hash
 from rwsa.shard_index import merge_index, read_index
 from rwsa.shards import ShardReader, write_shard
@@ -83,8 +83,18 @@ def planned(speech: Clip, noise: Clip, seed: int = 0, **values: Any) -> MixPlan:
 
 
 def rendered(plan: MixPlan) -> Any:
-    sources = load_sources(plan)
-    return render_mix(plan, sources.speech, sources.noise)
+    return render_mix(plan, load_sources(plan))
+
+
+def noise_range(plan: MixPlan) -> SourceRange:
+    """The stretch of a plan that has one recording of noise."""
+    ((part,),) = [layer.parts for noise in plan.noises for layer in noise.layers]
+    return part
+
+
+def noise_read(plan: MixPlan) -> np.ndarray:
+    ((wav,),) = [noise.layers for noise in load_sources(plan).noises]
+    return wav
 
 
 def test_planning_is_a_pure_function() -> None:
@@ -105,7 +115,7 @@ def test_asking_for_more_keeps_the_first() -> None:
 def test_changing_one_choice_leaves_the_other_draws() -> None:
     before = plan_split(manifest(), recipe(), "train")
     after = plan_split(manifest(), recipe(min_level_dbfs=-30.0, max_level_dbfs=-20.0), "train")
-    assert [(p.snr_db, p.speech, p.noise) for p in before] == [(p.snr_db, p.speech, p.noise) for p in after]
+    assert [(p.snr_db, p.speech, p.noises) for p in before] == [(p.snr_db, p.speech, p.noises) for p in after]
     assert all(-30 <= p.level_dbfs <= -20 for p in after if p.level_dbfs is not None)
 
 
@@ -124,7 +134,7 @@ def test_seeds_and_splits_differ() -> None:
 def test_clips_are_used_in_turn() -> None:
     plans = plan_split(manifest(speech=7, noise=3), recipe(examples={"train": 21}), "train")
     assert set(Counter(plan.speech.clip_id for plan in plans).values()) == {3}
-    assert set(Counter(plan.noise.clip_id for plan in plans).values()) == {7}
+    assert set(Counter(noise_range(plan).clip_id for plan in plans).values()) == {7}
     first_turns = [[plan.speech.clip_id for plan in plans[at : at + 7]] for at in (0, 7, 14)]
     assert first_turns[0] != first_turns[1] != first_turns[2]
 
@@ -142,16 +152,17 @@ def test_ranges_lie_inside_their_recordings(
         clip(0, samples=speech_samples, sample_rate_hz=rate), clip(0, "noise", samples=noise_samples), seed
     )
     assert 0 <= plan.speech.offset <= plan.speech.offset + plan.speech.samples <= speech_samples
-    assert 0 <= plan.noise.offset < noise_samples
+    noise = noise_range(plan)
+    assert 0 <= noise.offset < noise_samples
     if noise_samples >= RATE_HZ:
-        assert plan.noise.offset + plan.noise.samples <= noise_samples
-    assert plan.noise.samples == plan.samples == RATE_HZ
+        assert noise.offset + noise.samples <= noise_samples
+    assert noise.samples == plan.samples == RATE_HZ
     assert -5 <= plan.snr_db <= 10
 
 
 def test_offsets_are_random() -> None:
     plans = plan_split(manifest(), recipe(), "train")
-    assert len({plan.noise.offset for plan in plans}) > 15
+    assert len({noise_range(plan).offset for plan in plans}) > 15
     assert len({plan.speech.offset for plan in plans}) > 15
 
 
@@ -222,7 +233,7 @@ def test_peaks_are_kept_and_gains_tell_how_to_rebuild(tmp_path: Path) -> None:
     sources = load_sources(plan)
     gain = 10 ** ((mixture.level_gain_db + mixture.peak_gain_db) / 20)
     np.testing.assert_allclose(mixture.clean, gain * sources.speech, atol=2**-15)
-    noise_part = gain * 10 ** (mixture.noise_gain_db / 20) * sources.noise
+    noise_part = gain * 10 ** (mixture.noise_gain_db / 20) * noise_read(plan)
     np.testing.assert_allclose(mixture.noisy, mixture.clean + noise_part, atol=2**-15)
 
 
@@ -246,8 +257,8 @@ def test_short_speech_is_padded_at_its_end(tmp_path: Path) -> None:
 def test_short_noise_is_looped_from_its_offset(tmp_path: Path) -> None:
     recorded = wave(0.3, 2)
     plan = planned(written(tmp_path, "speech", wave(2, 1)), written(tmp_path, "noise", recorded))
-    looped = np.tile(recorded, 6)[plan.noise.offset : plan.noise.offset + RATE_HZ]
-    np.testing.assert_array_equal(load_sources(plan).noise, looped)
+    offset = noise_range(plan).offset
+    np.testing.assert_array_equal(noise_read(plan), np.tile(recorded, 6)[offset : offset + RATE_HZ])
 
 
 def test_only_the_planned_stretch_is_taken(tmp_path: Path) -> None:
@@ -281,12 +292,11 @@ def test_a_silent_stretch_gives_way_to_the_first_that_is_not(tmp_path: Path) -> 
     recorded = np.concatenate(
         [np.zeros(2 * RATE_HZ, np.float32), wave(1.5, 2), np.zeros(9 * RATE_HZ, np.float32)]
     )
-    noise = written(tmp_path, "noise", recorded)
-    plan = planned(written(tmp_path, "speech", wave(1, 1)), noise)
-    plan = dataclasses.replace(plan, noise=dataclasses.replace(plan.noise, offset=5 * RATE_HZ))
-    sources = load_sources(plan)
-    assert sources.noise_offset == 2 * RATE_HZ
-    np.testing.assert_array_equal(sources.noise, recorded[2 * RATE_HZ : 3 * RATE_HZ])
+    plan = planned(written(tmp_path, "speech", wave(1, 1)), written(tmp_path, "noise", recorded))
+    layer = Layer(gain_db=0.0, parts=(dataclasses.replace(noise_range(plan), offset=5 * RATE_HZ),))
+    plan = dataclasses.replace(plan, noises=(dataclasses.replace(plan.noises[0], layers=(layer,)),))
+    assert load_sources(plan).offsets[1] == 2 * RATE_HZ
+    np.testing.assert_array_equal(noise_read(plan), recorded[2 * RATE_HZ : 3 * RATE_HZ])
     assert render_example(plan).meta["noise_offset"] == 2 * RATE_HZ
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import noises, starter
+from pipelines import starter
+from rwsa import noises
 from rwsa.audio import read_mono, rms
 from rwsa.corpora import read_card, scan
 from rwsa.errors import InputError

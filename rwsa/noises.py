@@ -1,7 +1,8 @@
 """Noises that the field generates: babble, speech-shaped, coloured and mains hum.
 
 Arrays are mono float32 `[samples]`; every generator ends at the level `RMS`, below full scale. All
-randomness comes from the generator passed in.
+randomness comes from the generator passed in. The starter corpus is made of them, and mixing generates
+noise with them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rwsa.audio import resample, rms
+from rwsa.errors import InputError
 
 RMS = 0.05
 # Power falls as 1/f to this exponent (Voss & Clarke 1975 for pink; the others by the usual names).
@@ -20,6 +22,8 @@ _SPECTRUM_WINDOW = 512
 _MAINS_HZ = (50.0, 60.0)
 _BABBLE_SPEED = (0.84, 1.19)
 _BABBLE_TALKERS = (3, 8)
+# Talkers of a babble differ in level by up to this, either way.
+BABBLE_SPREAD_DB = 3.0
 
 
 def coloured(rng: np.random.Generator, samples: int, sample_rate_hz: int, colour: str) -> np.ndarray:
@@ -32,13 +36,22 @@ def coloured(rng: np.random.Generator, samples: int, sample_rate_hz: int, colour
 
 
 def speech_shaped(
-    rng: np.random.Generator, samples: int, sample_rate_hz: int, power_F: np.ndarray
+    rng: np.random.Generator,
+    samples: int,
+    sample_rate_hz: int,
+    power_F: np.ndarray,
+    *,
+    steady: bool = False,
 ) -> np.ndarray:
-    """Gaussian noise with the long-term spectrum `power_F` (see `long_term_power`); its level wanders."""
+    """Gaussian noise with the long-term spectrum `power_F` (see `long_term_power`).
+
+    Its level wanders unless it is `steady`.
+    """
     hz = np.fft.rfftfreq(samples, 1 / sample_rate_hz)
     gain = np.interp(hz, np.linspace(0, sample_rate_hz / 2, len(power_F)), np.sqrt(power_F))
     gain[hz < _LOWEST_HZ] = 0
-    return _levelled(_filtered_white(rng, samples, gain) * _wander(rng, samples, sample_rate_hz))
+    wav = _filtered_white(rng, samples, gain)
+    return _levelled(wav if steady else wav * _wander(rng, samples, sample_rate_hz))
 
 
 def mains_hum(rng: np.random.Generator, samples: int, sample_rate_hz: int) -> np.ndarray:
@@ -64,12 +77,16 @@ def babble(
     wav = np.zeros(samples)
     for _ in range(rng.integers(_BABBLE_TALKERS[0], _BABBLE_TALKERS[1], endpoint=True)):
         talker = _talker(rng, samples, sample_rate_hz, clips)
-        wav += talker / rms(talker) * 10 ** (rng.uniform(-3, 3) / 20)
+        wav += at_level(talker, rng.uniform(-BABBLE_SPREAD_DB, BABBLE_SPREAD_DB))
     return _levelled(wav)
 
 
 def long_term_power(clips: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean power spectrum `[257]` of all frames of `clips`: 512 samples, Hann window, half overlapped."""
+    """Mean power spectrum `[257]` of all frames of `clips`: 512 samples, Hann window, half overlapped.
+
+    Raises:
+        InputError: no clip is as long as a frame, or all are silent.
+    """
     window = np.hanning(_SPECTRUM_WINDOW)
     power_F = np.zeros(_SPECTRUM_WINDOW // 2 + 1)
     for clip in clips:
@@ -77,7 +94,16 @@ def long_term_power(clips: Sequence[np.ndarray]) -> np.ndarray:
             frames_TN = np.lib.stride_tricks.sliding_window_view(clip, _SPECTRUM_WINDOW)
             frames_TN = frames_TN[:: _SPECTRUM_WINDOW // 2]
             power_F += np.square(np.abs(np.fft.rfft(frames_TN * window))).sum(axis=0)
+    if not power_F.any():
+        raise InputError(
+            f"the speech has no spectrum: it is silent, or below {_SPECTRUM_WINDOW} samples long"
+        )
     return power_F / power_F.sum()
+
+
+def at_level(wav: np.ndarray, gain_db: float) -> np.ndarray:
+    """`wav` scaled to an RMS of `gain_db` re 1."""
+    return wav / rms(wav) * 10 ** (gain_db / 20)
 
 
 def _talker(
