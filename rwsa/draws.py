@@ -107,9 +107,9 @@ def _length(part: SourceRange, sample_rate_hz: int) -> int:
     return max(1, part.samples * sample_rate_hz // part.sample_rate_hz)
 
 
-def draw_room(rng: np.random.Generator, rooms: Sequence[Clip], share: float) -> SourceRange | None:
-    """With probability `share` one of the impulse responses, whole."""
-    chance, which = rng.random(2)
+def draw_room(draws: np.ndarray, rooms: Sequence[Clip], share: float) -> SourceRange | None:
+    """With probability `share` one of the impulse responses, whole; `draws` are two shares of 1."""
+    chance, which = draws
     if chance >= share:
         return None
     clip = rooms[int(which * len(rooms))]
@@ -131,13 +131,17 @@ def draw_noises(
         samples: length of the example at the recipe's rate.
     """
     choice = recipe.noise
+    if turn and _is_plain(choice):
+        # The same as below without making generators, which would take most of the time of a plan.
+        first = source_range(turn[0], samples, recipe.sample_rate_hz, turn[1], loop=True)
+        return (_noise("recording", turn[0].environment, (Layer(gain_db=0.0, parts=(first,)),)),)
     count = int(np.random.default_rng(seed).integers(choice.min_count, choice.max_count, endpoint=True))
     noises: list[Noise] = []
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         kind = _draw_kind(rng, choice)
         gain_db, noise_seed = rng.uniform(choice.min_gain_db, choice.max_gain_db), int(rng.integers(2**32))
-        room = draw_room(rng, pool.rooms, choice.room_share)
+        room = draw_room(rng.random(2), pool.rooms, choice.room_share)
         environment: str | None = kind
         layers: tuple[Layer, ...] = ()
         if kind == "recording":
@@ -146,17 +150,24 @@ def draw_noises(
             layers = (_recording(rng, recipe, pool, clip, share, samples),)
         elif kind == "babble":
             layers = _talkers(rng, recipe, pool, speech, samples)
+        one = _noise(kind, environment, layers, gain_db if count > 1 else 0.0)
+        generated = kind == "speech_shaped"
         noises.append(
-            Noise(
-                kind=kind,
-                environment=environment,
-                gain_db=gain_db if count > 1 else 0.0,
-                seed=noise_seed,
-                layers=layers,
-                room=None if kind == "speech_shaped" else room,
-            )
+            dataclasses.replace(one, seed=noise_seed) if generated else dataclasses.replace(one, room=room)
         )
     return tuple(noises)
+
+
+def _is_plain(choice: NoiseChoice) -> bool:
+    """Whether an example gets one looped recording, and nothing of it is left to draw."""
+    alone = choice.max_count == 1 and not (choice.uses("babble") or choice.uses("speech_shaped"))
+    return alone and choice.fill == "loop" and choice.room_share == 0
+
+
+def _noise(
+    kind: NoiseKind, environment: str | None, layers: tuple[Layer, ...], gain_db: float = 0.0
+) -> Noise:
+    return Noise(kind=kind, environment=environment, gain_db=gain_db, seed=0, layers=layers, room=None)
 
 
 def _draw_kind(rng: np.random.Generator, choice: NoiseChoice) -> NoiseKind:

@@ -48,7 +48,7 @@ class Noise:
             spectrum it takes.
         environment: as the manifest names it; else the kind.
         gain_db: its level relative to the other noises of the example.
-        seed: of what is generated.
+        seed: of what is generated; 0 where nothing is.
         room: the impulse response that it is heard through; None leaves it as recorded.
     """
 

@@ -130,7 +130,8 @@ def draw_mix(
     pool = pool or Pool(speech=[speech], noise=[noise] if noise else [])
     snr, level, speech_at, noise_at = rng.random(4)
     transform_seed = int(rng.integers(2**32))
-    more_seed, room_seed, noise_seed = rng.integers(2**63, size=3).tolist()
+    room_draws = rng.random(2)
+    more_seed, noise_seed = rng.integers(2**63, size=2).tolist()
     rate = recipe.sample_rate_hz
     samples = round((recipe.seconds if recipe.seconds is not None else speech.seconds) * rate)
     first = source_range(speech, samples, rate, speech_at, loop=False)
@@ -149,7 +150,7 @@ def draw_mix(
         noises=noises,
         speaker=speech.speaker,
         environment=noises[0].environment,
-        room=draw_room(np.random.default_rng(room_seed), pool.rooms, recipe.room_share),
+        room=draw_room(room_draws, pool.rooms, recipe.room_share),
         target=recipe.target,
         early_ms=recipe.early_ms,
         snr_db=_snr(recipe, snr),

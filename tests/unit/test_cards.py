@@ -15,6 +15,7 @@ from rwsa.errors import InputError
 CHECKOUT = Path(__file__).parents[2]
 CARDS = sorted((CHECKOUT / "datasets").glob("*.yaml"))
 ROOTS = ("VB_DEMANDEX", "DNS2020", "EARS_WHAM_V2", "LIBRISPEECH", "ESC50", "WHAM", "VCTK", "DEMAND")
+ROOTS += ("EARS", "WHAM_48K", "RIRS_NOISES")
 DATA = Path(os.environ.get("RWSA_DATA", CHECKOUT / "../shared/data"))
 # Paper, Table 1 (arXiv 2510.01958).
 NOISY_ROWS = {

@@ -77,6 +77,19 @@ class TestClips:
         assert [clip.speaker for clip in manifest.speech("test")] == ["b"]
         assert [(clip.recording, clip.licence) for clip in manifest.noise("train")] == [("r", "CC BY")]
 
+    def test_rooms_are_sources_and_stay_in_one_split(self, tmp_path: Path) -> None:
+        write_wavs(tmp_path, ["voice.wav", "train/a/1.wav", "train/a/2.wav", "test/b/1.wav"])
+        place = {"pattern": r"(?P<split>\w+)/(?P<recording>\w+)/.+", "root": str(tmp_path)}
+        voices = {"pattern": "voice.wav", "root": str(tmp_path), "split": "train"}
+        card = card_of(rooms=[place], speech=[voices])
+        manifest = scan(card)
+        assert [room.recording for room in manifest.rooms("train")] == ["a", "a"]
+        assert [room.kind for room in manifest.rooms("test")] == ["room"]
+        assert not manifest.noise("train")
+        write_wavs(tmp_path, ["test/a/3.wav"])
+        with pytest.raises(InputError, match=r"room 'a' is in train .* and in test"):
+            scan(card)
+
     def test_hidden_files_are_skipped_and_linked_folders_followed_once(self, tmp_path: Path) -> None:
         write_wavs(tmp_path / "real", ["a/1.wav", "a/.half.wav", ".trash/2.wav"])
         (tmp_path / "root").mkdir()

@@ -8,82 +8,25 @@ import os
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rwsa.audio import read_audio, rms, round_to_int16
 from rwsa.errors import InputError
 from rwsa.manifest import Clip, Manifest
-from rwsa.mixing import MixPlan, Recipe, load_sources, plan_split, read_recipe, render_example, render_mix
-from rwsa.plans import Layer, SourceRange, draw_mix, from_row, plan_hash, to_row
+from rwsa.mixing import MixPlan, load_sources, plan_split, read_recipe, render_example
+from rwsa.plans import Layer, SourceRange, from_row, plan_hash, to_row
 from rwsa.recipes import check_recipe, recipe_hash
 from rwsa.shard_index import merge_index, read_index
 from rwsa.shards import ShardReader, write_shard
 from rwsa.transforms import Transform
+from tests.clips import RATE_HZ, clip, manifest, planned, recipe, rendered, wave, written
 
-RATE_HZ = 16000
 RECIPES = Path(__file__).parents[2] / "datasets" / "recipes"
 RECORDINGS = Path(os.environ.get("RWSA_DATA", Path(__file__).parents[2] / "../shared/data"))
-
-
-def clip(number: int, kind: str = "speech", **values: Any) -> Clip:
-    defaults: dict[str, Any] = {
-        "clip_id": f"toy/{kind}-{number}",
-        "kind": kind,
-        "path": f"/nowhere/{kind}-{number}.wav",
-        "samples": 3 * RATE_HZ,
-        "sample_rate_hz": RATE_HZ,
-        "split": "train",
-        "speaker": f"s{number}" if kind == "speech" else None,
-        "recording": f"r{number}" if kind == "noise" else None,
-        "environment": "street" if kind == "noise" else None,
-        "channel": None,
-        "licence": "CC0",
-    }
-    return Clip(**{**defaults, **values})
-
-
-def manifest(speech: int = 5, noise: int = 3, split: str = "train") -> Manifest:
-    clips = [clip(n, split=split) for n in range(speech)] + [
-        clip(n, "noise", split=split) for n in range(noise)
-    ]
-    return Manifest(card="toy", clips=tuple(clips))
-
-
-def recipe(**values: Any) -> Recipe:
-    defaults = {
-        "name": "toy",
-        "seconds": 1.0,
-        "min_snr_db": -5.0,
-        "max_snr_db": 10.0,
-        "examples": {"train": 20},
-    }
-    return Recipe(**{**defaults, **values})
-
-
-def written(folder: Path, name: str, wav: np.ndarray, rate: int = RATE_HZ, **values: Any) -> Clip:
-    """A clip whose file exists; float WAV, so that tests choose their samples exactly."""
-    path = folder / f"{name}.wav"
-    soundfile.write(path, wav.T, rate, subtype="FLOAT")
-    kind = "speech" if name.startswith("speech") else "noise"
-    return clip(0, kind, path=str(path), samples=wav.shape[-1], sample_rate_hz=rate, **values)
-
-
-def wave(seconds: float, seed: int = 0, scale: float = 0.1, rate: int = RATE_HZ) -> np.ndarray:
-    return np.random.default_rng(seed).normal(scale=scale, size=round(seconds * rate)).astype(np.float32)
-
-
-def planned(speech: Clip, noise: Clip, seed: int = 0, **values: Any) -> MixPlan:
-    return draw_mix(np.random.default_rng(seed), recipe(**values), speech, noise, split="train", plan_row=0)
-
-
-def rendered(plan: MixPlan) -> Any:
-    return render_mix(plan, load_sources(plan))
 
 
 def noise_range(plan: MixPlan) -> SourceRange:
