@@ -87,7 +87,7 @@ class TestClips:
         assert [room.kind for room in manifest.rooms("test")] == ["room"]
         assert not manifest.noise("train")
         write_wavs(tmp_path, ["test/a/3.wav"])
-        with pytest.raises(InputError, match=r"room 'a' is in train .* and in test"):
+        with pytest.raises(InputError, match=r"room 'a' is in test .* and in train"):
             scan(card)
 
     def test_hidden_files_are_skipped_and_linked_folders_followed_once(self, tmp_path: Path) -> None:
