@@ -46,7 +46,8 @@ def load_sources(plan: MixPlan) -> Sources:
 
     Planning sees headers only. Where a planned stretch turns out silent (below `SILENCE_DBFS`), the
     first stretch that is not, counted in whole lengths from the start of the recording, stands in for
-    it; so the outcome still follows from the row and the file alone.
+    it; so the outcome still follows from the row and the file alone. Among recordings played one after
+    the other some may be silent.
 
     Raises:
         InputError: naming the file: missing, damaged, changed since it was planned, or silent
@@ -72,12 +73,19 @@ def _noise_sources(noise: Noise, rate: int, samples: int, offsets: list[int]) ->
 
 def _played(parts: tuple[SourceRange, ...], rate: int, samples: int, offsets: list[int]) -> np.ndarray:
     """The parts one after the other, cut or padded to `samples`; notes where they were read."""
-    wavs = []
-    for part in parts:
-        wav, offset = _first_audible(part)
-        wavs.append(resample(wav, part.sample_rate_hz, rate))
+    if len(parts) == 1:
+        wav, offset = _first_audible(parts[0])
         offsets.append(offset)
-    return fit(wavs[0] if len(wavs) == 1 else np.concatenate(wavs), samples)
+        return fit(resample(wav, parts[0].sample_rate_hz, rate), samples)
+    offsets += [part.offset for part in parts]
+    wavs = [resample(_read_range(part, part.offset), part.sample_rate_hz, rate) for part in parts]
+    wav = fit(np.concatenate(wavs), samples)
+    if not _is_audible(wav):
+        raise InputError(
+            f"{parts[0].path}: silent (below {SILENCE_DBFS:g} dBFS), as are the {len(parts) - 1} after it; "
+            "remove the silent files"
+        )
+    return wav
 
 
 def _impulse_response(source: SourceRange | None, rate: int, offsets: list[int]) -> np.ndarray | None:

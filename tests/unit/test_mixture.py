@@ -17,6 +17,7 @@ import soundfile
 from scipy.signal import butter, sosfilt
 
 from rwsa.audio import rms
+from rwsa.codecs import CODECS
 from rwsa.errors import InputError
 from rwsa.levels import level_db
 from rwsa.manifest import Clip, Manifest
@@ -76,7 +77,7 @@ EVERYTHING: dict[str, Any] = {
     "target": "early",
     "speech_fill": "concatenate",
     "snr_measure": "active",
-    "mixture_transforms": (Transform(name="Codec", p=0.5),),
+    "mixture_transforms": (Transform(name="Codec", p=0.5, parameters={"codecs": list(CODECS)}),),
 }
 
 
@@ -253,6 +254,22 @@ def test_speech_shaped_noise_has_the_spectrum_of_the_speech(corpus: Manifest) ->
         assert abs(np.corrcoef(mixture.clean, mixture.noisy - mixture.clean)[0, 1]) < 0.1
         meta = render_example(plan).meta
         assert (meta["noise"], meta["environment"]) == (None, "speech_shaped")
+
+
+def test_of_recordings_in_a_row_some_may_be_silent(tmp_path: Path, corpus: Manifest) -> None:
+    silent = written(tmp_path, "noise-silent", np.zeros(RATE_HZ // 2, np.float32), recording="silent")
+    speech = tuple(one for one in corpus.clips if one.kind == "speech")
+    loud = next(one for one in corpus.clips if one.kind == "noise")
+    for noises, works in (((loud, silent), True), ((silent,), False)):
+        found = Manifest(card="toy", clips=(*speech, *noises))
+        (plan,) = plans(found, 1, seed=4, **noise(fill="concatenate"))
+        names = [Path(part.path).stem for part in plan.noises[0].layers[0].parts]
+        assert "noise-silent" in names
+        if works:
+            assert rms(render_example(plan).noisy) > 0
+        else:
+            with pytest.raises(InputError, match=r"noise-silent\.wav: silent .* as are the 3 after it"):
+                render_example(plan)
 
 
 def test_noise_rooms_are_heard(corpus: Manifest) -> None:
