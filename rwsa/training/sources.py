@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -22,7 +19,6 @@ from rwsa.cards import CorpusCard, Place, Split, read_card
 from rwsa.corpora import scan
 from rwsa.errors import InputError
 from rwsa.files import is_remote, location
-from rwsa.mixing import render_example
 from rwsa.plans import MixPlan, plan_split
 from rwsa.recipes import Recipe, read_recipe, recipe_hash
 from rwsa.shard_examples import Example
@@ -30,6 +26,7 @@ from rwsa.shard_index import Failure, read_index, shard_name
 from rwsa.shard_reader import DamagedShardError, ShardReader
 from rwsa.training.config import DataConfig, MixConfig
 from rwsa.training.crops import Missing
+from rwsa.training.rendering import prepare_process, rendered
 
 Job = Callable[[], Example | Missing]
 
@@ -125,14 +122,14 @@ class MixSource:
 
     def job(self, epoch: int, shard: int, slot: int) -> Job:
         plan = self._plan(epoch)[shard * self._config.shard_examples + slot]
-        return partial(_rendered, plan, shard_name(self._split, shard), strict=self._config.strict)
+        return partial(rendered, plan, shard_name(self._split, shard), strict=self._config.strict)
 
     def executor(self) -> Executor:
         if self._config.workers == 0:
             return ThreadPoolExecutor(1, thread_name_prefix="rwsa-mix")
         # Spawned, since a fork would inherit the threads' locks of torch and numba.
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._config.workers, context, initializer=_prepare_process)
+        return ProcessPoolExecutor(self._config.workers, context, initializer=prepare_process)
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -152,28 +149,6 @@ class MixSource:
 def _fresh_seed(recipe_seed: int, run_seed: int, epoch: int) -> int:
     words = np.random.SeedSequence([recipe_seed, run_seed, epoch]).generate_state(2)
     return int(words[0]) << 32 | int(words[1])
-
-
-def _rendered(plan: MixPlan, shard: str, *, strict: bool) -> Example | Missing:
-    try:
-        return render_example(plan)
-    except InputError as error:
-        if strict:
-            raise
-        return Missing(shard=shard, reason=f"example {plan.example_id} could not be mixed: {error}")
-
-
-def _prepare_process() -> None:
-    """A rendering process leaves Ctrl-C to its parent, and ends when that does, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="rwsa-parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a child alone"
-    parent.join()
-    os._exit(1)
 
 
 def card_of(config: MixConfig) -> CorpusCard:
