@@ -53,7 +53,7 @@ class TrainData:
         self.order = Order(shard_sizes=self._source.sizes, seed=seed, open_shards=config.open_shards)
         self._seed, self._samples, self._ahead = seed, segment_samples, config.prefetch_batches
         self._rows = lru_cache(maxsize=2)(self.order.epoch)
-        self._warned = set[str]()
+        self._warn = _Warnings("training without")
 
     def identity(self) -> str:
         """Twelve hexadecimal digits; a cursor means the same samples only under the same identity."""
@@ -117,10 +117,17 @@ class TrainData:
                 return found
         raise InputError(f"no training example can be had; the last, {missing.shard}: {missing.reason}")
 
-    def _warn(self, missing: Missing) -> None:
-        if missing.shard not in self._warned:
-            self._warned.add(missing.shard)
-            _log.warning("%s: training without some of its examples; %s", missing.shard, missing.reason)
+
+class _Warnings:
+    """One line a shard, however many of its examples are missing."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._shards = what, set[str]()
+
+    def __call__(self, missing: Missing) -> None:
+        if missing.shard not in self._shards:
+            self._shards.add(missing.shard)
+            _log.warning("%s: %s some of its examples; %s", missing.shard, self._what, missing.reason)
 
 
 class ValidData:
@@ -128,7 +135,7 @@ class ValidData:
 
     def __init__(self, config: DataConfig) -> None:
         self._source = source_of(config, config.valid)
-        self._limit = config.valid_examples
+        self._limit, self._warn = config.valid_examples, _Warnings("validating without")
 
     def examples(self, *, rank: int, world_size: int) -> Iterator[Example]:
         """Every example (of the first `valid_examples`) once over all ranks; a missing one is left out."""
@@ -139,6 +146,6 @@ class ValidData:
             ):
                 found = self._source.job(0, shard, slot)()
                 if isinstance(found, Missing):
-                    _log.warning("%s: left out of validation; %s", found.shard, found.reason)
+                    self._warn(found)
                 else:
                     yield found
