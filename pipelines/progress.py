@@ -18,6 +18,8 @@ def progress_line(step: int, max_steps: int, values: Mapping[str, float]) -> str
         parts.append(f"{values['audio_seconds_per_second']:.1f} s audio/s")
         parts.append(f"waiting {values['data_wait_share']:.1%}")
         parts.append(f"left {duration(values['eta_seconds'])}")
+    if values.get("replaced_samples"):
+        parts.append(f"{values['replaced_samples']:.0f} samples missing and replaced")
     return " · ".join(parts)
 
 

@@ -26,11 +26,13 @@ from pipelines.progress import progress_line
 from pipelines.tracking import TrackedRun, Tracker
 from rwsa.config import as_mapping, build, config_hash, read_config
 from rwsa.errors import InputError
-from rwsa.files import written_aside
+from rwsa.files import absolute as absolute_location
+from rwsa.files import location, written_aside
 from rwsa.shard_index import read_index
-from rwsa.training.config import StorageConfig, TrainConfig
+from rwsa.training.config import DataConfig, StorageConfig, TrainConfig
 from rwsa.training.context import LocalContext
 from rwsa.training.loop import DivergedError, fit
+from rwsa.training.sources import recipe_of, self_contained
 
 CONFIGS = CHECKOUT / "pipelines" / "configs"
 
@@ -68,13 +70,11 @@ def train(
     """
     config = absolute(config)
     started = time.monotonic()
-    data = {
-        split: read_index(Path(config.data.shards), split) for split in (config.data.train, config.data.valid)
-    }
+    sizes = _sizes(config.data)
     tracker = Tracker(config.storage)
     folder = Path(config.storage.root) / "runs" / config.name
     params = {**as_mapping(config), "workers": workers, "config_hash": config_hash(config)}
-    params |= {f"{split}_hours": f"{index.seconds / 3600:.3f}" for split, index in data.items()}
+    params |= sizes
     key = f"train {config.name} in {folder}"
     with tracker.run(config.name, key=key, parent=parent, params=params, tags=tags) as run:
         launch = _alone if workers == 0 else _on_ray
@@ -93,9 +93,31 @@ def absolute(config: TrainConfig) -> TrainConfig:
     """The same with absolute paths: Ray's workers run in folders of their own."""
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, shards=str(Path(config.data.shards).absolute())),
+        data=_absolute_data(config.data),
         storage=absolute_storage(config.storage),
     )
+
+
+def _absolute_data(data: DataConfig) -> DataConfig:
+    mix = data.mix
+    if mix is not None:
+        card = absolute_location(mix.card) if isinstance(mix.card, str) else mix.card
+        recipe = absolute_location(mix.recipe) if isinstance(mix.recipe, str) else mix.recipe
+        mix = dataclasses.replace(mix, card=card, recipe=recipe)
+    shards = None if data.shards is None else absolute_location(data.shards)
+    return dataclasses.replace(data, shards=shards, mix=mix)
+
+
+def _sizes(data: DataConfig) -> dict[str, str]:
+    """How much there is of each split, and so, early, whether it is there at all."""
+    sizes = {}
+    for split in (data.train, data.valid):
+        if data.mix is not None and split in data.mix.splits:
+            sizes[f"{split}_examples"] = str(recipe_of(data.mix).examples.get(split, 0))
+        else:
+            seconds = read_index(location(data.shards or ""), split).seconds
+            sizes[f"{split}_hours"] = f"{seconds / 3600:.3f}"
+    return sizes
 
 
 def absolute_storage(storage: StorageConfig) -> StorageConfig:
@@ -121,13 +143,14 @@ def _on_ray(
     import ray.train
     import ray.train.torch
 
+    for_workers = dataclasses.replace(config, data=self_contained(config.data))
     start_ray()
     # Else Train tells of its own doings, at every checkpoint on every rank. As a mapping, since to the type
     # checker ray.train.RunConfig is still its predecessor, which lacks it.
     quiet: dict[str, Any] = {"logging_config": ray.train.LoggingConfig(log_level="WARNING")}
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"config": as_mapping(config), "run_id": run.run_id, "cpus": cpus},
+        train_loop_config={"config": as_mapping(for_workers), "run_id": run.run_id, "cpus": cpus},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=torch.cuda.is_available(), resources_per_worker={"CPU": cpus}
         ),

@@ -198,7 +198,8 @@ def rms(wav: np.ndarray) -> float:
 
 def round_to_int16(wav: np.ndarray) -> np.ndarray:
     """Clip to full scale and round to what a 16-bit file can hold; float32 in, float32 out."""
-    return (np.clip(np.rint(wav * 32768.0), -32768, 32767) / 32768.0).astype(np.float32)
+    # Plus zero, since what rounds to -0.0 would come back from the file as 0.0.
+    return (np.clip(np.rint(wav * 32768.0) + 0.0, -32768, 32767) / 32768.0).astype(np.float32)
 
 
 def _opened(path: Path) -> soundfile.SoundFile:

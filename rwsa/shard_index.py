@@ -1,7 +1,8 @@
 """The index of a folder of shards: one entry per tar, and `index.json`, their sorted merge.
 
 Many writers cannot append to one file safely, so each shard has an entry of its own beside it.
-`index.json` adds nothing to them but one file to open; it holds no times and no absolute paths.
+`index.json` adds nothing to them but one file to open; it holds no times and no absolute paths. Each of
+its lines is a shard, so that a reader needs no more memory for a million examples than their columns.
 """
 
 from __future__ import annotations
@@ -12,47 +13,36 @@ import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import soundfile
 
 from rwsa.errors import InputError
-from rwsa.files import read_json, write_json, written_aside
+from rwsa.files import is_remote, reaching, read_json, write_json, written_aside
+from rwsa.shard_examples import Examples
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INDEX_NAME = "index.json"
 _PACKAGES = ("rwsa", "numpy", "soundfile", "soxr", "audiomentations", "webdataset")
 _ENTRY_NAME = re.compile(r"[a-z0-9_]+-\d{6}\.json")
-
-
-class Member(NamedTuple):
-    """Where the bytes of one tar member lie, and their CRC-32."""
-
-    offset: int
-    length: int
-    crc32: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExampleEntry:
-    """An example's place in its tar."""
-
-    example_id: str
-    samples: int
-    noisy: Member
-    clean: Member
-    json: Member
+# Reading an entry from a store is mostly waiting.
+_ENTRY_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """An example that was planned but could not be made, and why."""
+    """An example that was planned but could not be made, and why.
+
+    `slot` is its place among all examples planned for its shard; `rwsa.shards.write_shard` notes it.
+    """
 
     example_id: str
     reason: str
+    slot: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +74,22 @@ class ShardEntry:
     recipe_hash: str
     plan_hash: str
     made_with: Mapping[str, str]
-    examples: tuple[ExampleEntry, ...]
+    examples: Examples
     failures: tuple[Failure, ...]
+
+    @property
+    def planned(self) -> int:
+        """Examples planned for the shard: those in the tar and those that failed."""
+        return len(self.examples) + len(self.failures)
+
+    def at_slot(self, slot: int) -> int | Failure:
+        """What became of the example planned for `slot`: its number in the tar, or its failure."""
+        before = 0
+        for failure in self.failures:
+            if failure.slot == slot:
+                return failure
+            before += failure.slot is not None and failure.slot < slot
+        return slot - before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +102,16 @@ class ShardIndex:
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:
-        """Examples in each shard: what `rwsa.sampling.Order` takes."""
+        """Examples in each shard."""
         return tuple(len(entry.examples) for entry in self.entries)
+
+    @property
+    def planned_sizes(self) -> tuple[int, ...]:
+        """Examples planned for each shard, failed ones included: what `rwsa.sampling.Order` takes.
+
+        They follow from the plan alone, so whoever mixes it while training has the same order.
+        """
+        return tuple(entry.planned for entry in self.entries)
 
     @property
     def sample_rate_hz(self) -> int:
@@ -163,17 +175,30 @@ def merge_index(folder: Path) -> Path:
     Raises:
         InputError: there are no entries, one is damaged, or the folder is not writable.
     """
-    names = sorted(path for path in folder.glob("*.json") if _ENTRY_NAME.fullmatch(path.name))
-    if not names:
+    with reaching(folder):
+        found = list(folder.glob("*.json"))
+    paths = sorted((path for path in found if _ENTRY_NAME.fullmatch(path.name)), key=lambda path: path.name)
+    if not paths:
         raise InputError(
             f"{folder}: holds no shards (SPLIT-000000.tar with SPLIT-000000.json); mix some first"
         )
-    entries = [_as_mapping(read_entry(path)) for path in names]
     index = folder / INDEX_NAME
-    with written_aside(index) as aside:
-        text = json.dumps({"schema_version": SCHEMA_VERSION, "shards": entries}, sort_keys=True)
-        aside.write_text(text + "\n", encoding="utf-8")
+    with written_aside(index) as aside, aside.open("w", encoding="utf-8") as file:
+        file.write(f'{{"schema_version": {SCHEMA_VERSION}, "shards": [')
+        for number, entry in enumerate(_entries(paths)):
+            file.write((",\n" if number else "\n") + json.dumps(_as_mapping(entry), sort_keys=True))
+        file.write("\n]}\n")
     return index
+
+
+def _entries(paths: Sequence[Path]) -> Iterator[ShardEntry]:
+    """Read entries, those of a store several at a time and not far ahead."""
+    if not is_remote(paths[0]):
+        yield from map(read_entry, paths)
+        return
+    with ThreadPoolExecutor(_ENTRY_THREADS) as pool:
+        for at in range(0, len(paths), 16 * _ENTRY_THREADS):
+            yield from pool.map(read_entry, paths[at : at + 16 * _ENTRY_THREADS])
 
 
 def read_index(folder: Path, split: str) -> ShardIndex:
@@ -183,27 +208,53 @@ def read_index(folder: Path, split: str) -> ShardIndex:
         InputError: there is no index, it is damaged, or it has no such split.
     """
     path = folder / INDEX_NAME
-    if not path.is_file():
-        raise InputError(f"{path}: no such index; make it with python -m pipelines.mix_shards --out {folder}")
-    values = read_json(path)
-    if not isinstance(values, dict) or not isinstance(values.get("shards"), list):
-        raise InputError(f"{path}: not an index of shards; delete it and mix again")
-    every = [_from_mapping(shard, path) for shard in values["shards"]]
-    entries = sorted((entry for entry in every if entry.split == split), key=lambda entry: entry.number)
+    try:
+        with reaching(path):
+            splits, entries = _read_lines(path, split)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such index; make it with python -m pipelines.mix_shards --out {folder}"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not entries:
-        raise InputError(f"{path}: has no split '{split}', only {sorted({entry.split for entry in every})}")
+        raise InputError(f"{path}: has no split '{split}', only {sorted(splits)}")
     rates = {entry.sample_rate_hz for entry in entries}
     if len(rates) > 1:
         raise InputError(
             f"{path}: split '{split}' mixes sample rates {sorted(rates)}; mix it again from one recipe"
         )
+    entries.sort(key=lambda entry: entry.number)
     return ShardIndex(folder=folder, split=split, entries=tuple(entries))
+
+
+def _read_lines(path: Path, split: str) -> tuple[set[str], list[ShardEntry]]:
+    """All splits of an index, and the entries of one, a line at a time."""
+    splits, entries, last = set[str](), list[ShardEntry](), ""
+    with path.open("r", encoding="utf-8") as file:
+        try:
+            first = file.readline()
+            if not first.endswith(', "shards": [\n'):
+                raise InputError(f"{path}: not an index of shards as this program writes it; mix again")
+            for line in file:
+                last = line
+                if line == "]}\n":
+                    break
+                values = json.loads(line.removesuffix("\n").removesuffix(","))
+                splits.add(str(values.get("split")))
+                if values.get("split") == split or values.get("schema_version") != SCHEMA_VERSION:
+                    entries.append(_from_mapping(values, path))
+        except (AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(f"{path}: not a readable index ({error}); mix again") from error
+    if last != "]}\n":
+        raise InputError(f"{path}: ends before its end; mix again")
+    return splits, entries
 
 
 def _as_mapping(entry: ShardEntry) -> dict[str, Any]:
     values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
     # One flat row an example: the index of a thousand hours stays near 100 bytes an example.
-    values["examples"] = [[e.example_id, e.samples, *e.noisy, *e.clean, *e.json] for e in entry.examples]
+    values["examples"] = entry.examples.rows()
     values["failures"] = [dataclasses.asdict(failure) for failure in entry.failures]
     return values
 
@@ -213,14 +264,8 @@ def _from_mapping(values: Any, where: Path) -> ShardEntry:
     if version != SCHEMA_VERSION:
         raise InputError(f"{where}: schema version {version}, this program reads {SCHEMA_VERSION}; mix again")
     try:
-        examples = tuple(_example(row) for row in values["examples"])
+        examples = Examples.of_rows(values["examples"])
         failures = tuple(Failure(**failure) for failure in values["failures"])
         return ShardEntry(**{**values, "examples": examples, "failures": failures})
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: not a shard entry ({error!r}); delete it and mix again") from error
-
-
-def _example(row: list[Any]) -> ExampleEntry:
-    name, samples, *places = row
-    noisy, clean, meta = (Member(*places[at : at + 3]) for at in (0, 3, 6))
-    return ExampleEntry(example_id=name, samples=samples, noisy=noisy, clean=clean, json=meta)

@@ -8,31 +8,26 @@ versions alone: no time, user or machine enters them.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
-import webdataset
 
 from rwsa.errors import InputError
-from rwsa.files import sha256_of, written_aside
+from rwsa.files import reaching, sha256_of, written_aside
+from rwsa.shard_examples import Example, ExampleEntry, Examples, Member
 from rwsa.shard_index import (
     SCHEMA_VERSION,
-    ExampleEntry,
     Failure,
-    Member,
     ShardEntry,
     ShardIndex,
     entry_path,
@@ -40,19 +35,12 @@ from rwsa.shard_index import (
     shard_name,
     write_entry,
 )
+from rwsa.shard_reader import DamagedShardError, ShardReader
+
+# All that a caller needs of shards, from one place.
+__all__ = ["DamagedShardError", "Example", "ShardReader", "is_whole", "verify", "write_shard"]
 
 _EXAMPLE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One pair. `noisy` and `clean`: float32 `[samples]` on the 16-bit grid; `meta`: JSON values."""
-
-    example_id: str
-    noisy: np.ndarray
-    clean: np.ndarray
-    sample_rate_hz: int
-    meta: Mapping[str, Any]
 
 
 def write_shard(
@@ -86,7 +74,8 @@ def write_shard(
         examples = _read_layout(aside)
         size, sha256 = aside.stat().st_size, sha256_of(aside)
         # The old entry must not vouch for the new tar in the moment between the two renames.
-        entry_path(folder, split, number).unlink(missing_ok=True)
+        with reaching(folder):
+            entry_path(folder, split, number).unlink(missing_ok=True)
     entry = ShardEntry(
         schema_version=SCHEMA_VERSION,
         shard=path.name,
@@ -96,7 +85,7 @@ def write_shard(
         sha256=sha256,
         samples_sha256=samples_sha256,
         sample_rate_hz=sample_rate_hz,
-        seconds=sum(example.samples for example in examples) / sample_rate_hz,
+        seconds=int(examples.samples.sum(dtype=np.int64)) / sample_rate_hz,
         corpus=corpus,
         recipe_hash=recipe_hash,
         plan_hash=plan_hash,
@@ -116,7 +105,7 @@ def _write_tar(
     with path.open("wb") as file, _tar_writer(file) as tar:
         for item in items:
             if isinstance(item, Failure):
-                failures.append(item)
+                failures.append(dataclasses.replace(item, slot=len(ids) + len(failures)))
                 continue
             _check(item, sample_rate_hz, ids)
             ids.add(item.example_id)
@@ -126,7 +115,9 @@ def _write_tar(
     return decoded.hexdigest(), tuple(failures)
 
 
-def _tar_writer(file: BinaryIO) -> webdataset.TarWriter:
+def _tar_writer(file: BinaryIO) -> Any:
+    import webdataset  # late, since it imports torch, which those who only mix or read do without
+
     return webdataset.TarWriter(file, user="rwsa", group="rwsa", mode=0o644, mtime=0, encoder=False)
 
 
@@ -178,7 +169,7 @@ def _hash_pair(digest: Any, example_id: str, noisy: np.ndarray, clean: np.ndarra
     digest.update(noisy.astype("<i2").tobytes() + clean.astype("<i2").tobytes())
 
 
-def _read_layout(path: Path) -> tuple[ExampleEntry, ...]:
+def _read_layout(path: Path) -> Examples:
     """Offsets as they really lie in the tar, so that the entry cannot disagree with it."""
     places: dict[str, dict[str, Member]] = {}
     samples: dict[str, int] = {}
@@ -190,7 +181,7 @@ def _read_layout(path: Path) -> tuple[ExampleEntry, ...]:
             places.setdefault(name, {})[kind] = Member(info.offset_data, info.size, zlib.crc32(data))
             if kind == "noisy.flac":
                 samples[name] = soundfile.info(io.BytesIO(data)).frames
-    return tuple(
+    return Examples(
         ExampleEntry(
             example_id=name,
             samples=samples[name],
@@ -202,89 +193,12 @@ def _read_layout(path: Path) -> tuple[ExampleEntry, ...]:
     )
 
 
-class ShardReader:
-    """Reads examples of one split by their place in the index.
-
-    Files are opened when first needed, at most `max_open` at a time, and read without moving a file
-    position, so a reader may be pickled to another process or inherited by a fork. Use it as a
-    context manager, or call `close`.
-    """
-
-    def __init__(self, index: ShardIndex, *, max_open: int = 32) -> None:
-        self.index = index
-        self._max_open = max_open
-        self._files: OrderedDict[int, BinaryIO] = OrderedDict()
-
-    def read(self, shard: int, index: int) -> Example:
-        """Read example `index` of shard `shard` (both count from 0, as `rwsa.sampling` gives them).
-
-        Raises:
-            InputError: naming shard and member: missing, cut short or damaged.
-        """
-        entry = self.index.entries[shard].examples[index]
-        meta = json.loads(self._bytes(shard, f"{entry.example_id}.json", entry.json))
-        return Example(
-            example_id=entry.example_id,
-            noisy=self._audio(shard, f"{entry.example_id}.noisy.flac", entry.noisy, entry.samples),
-            clean=self._audio(shard, f"{entry.example_id}.clean.flac", entry.clean, entry.samples),
-            sample_rate_hz=self.index.sample_rate_hz,
-            meta=meta,
-        )
-
-    def close(self) -> None:
-        """Close all files; a later `read` opens them again."""
-        while self._files:
-            self._files.popitem()[1].close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"index": self.index, "_max_open": self._max_open, "_files": OrderedDict()}
-
-    def _audio(self, shard: int, name: str, member: Member, samples: int) -> np.ndarray:
-        data = self._bytes(shard, name, member)
-        try:
-            wav, rate = soundfile.read(io.BytesIO(data), dtype="float32")
-        except soundfile.LibsndfileError as error:
-            raise self._damaged(shard, name, error.error_string.rstrip(".")) from error
-        if wav.shape != (samples,) or rate != self.index.sample_rate_hz:
-            raise self._damaged(shard, name, f"holds {wav.shape} samples at {rate} Hz")
-        return wav
-
-    def _bytes(self, shard: int, name: str, member: Member) -> bytes:
-        try:
-            data = os.pread(self._file(shard).fileno(), member.length, member.offset)
-        except OSError as error:
-            raise self._damaged(shard, name, error.strerror or str(error)) from error
-        if len(data) != member.length:
-            raise self._damaged(shard, name, f"ends after {len(data)} of {member.length} bytes")
-        if zlib.crc32(data) != member.crc32:
-            raise self._damaged(shard, name, "its checksum does not match the index")
-        return data
-
-    def _file(self, shard: int) -> BinaryIO:
-        if shard not in self._files:
-            if len(self._files) >= self._max_open:
-                self._files.popitem(last=False)[1].close()
-            self._files[shard] = (self.index.folder / self.index.entries[shard].shard).open("rb")
-        self._files.move_to_end(shard)
-        return self._files[shard]
-
-    def _damaged(self, shard: int, name: str, reason: str) -> InputError:
-        path = self.index.folder / self.index.entries[shard].shard
-        return InputError(f"{path}: member {name}: {reason}; delete the shard and mix again")
-
-
 def is_whole(folder: Path, entry: ShardEntry) -> bool:
     """Whether the tar that `entry` describes is there, with the bytes that it had when written."""
     path = folder / entry.shard
-    return path.is_file() and path.stat().st_size == entry.bytes and sha256_of(path) == entry.sha256
+    with reaching(path):
+        same_size = path.is_file() and path.stat().st_size == entry.bytes
+    return same_size and sha256_of(path) == entry.sha256
 
 
 def verify(index: ShardIndex) -> list[str]:

@@ -6,32 +6,82 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rwsa.cards import CorpusCard, Split
 from rwsa.config import config
 from rwsa.losses import LossWeights
 from rwsa.models.config import ModelConfig
+from rwsa.recipes import Recipe
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 
 
 @config
-class DataConfig:
-    """Where the shards are.
+class MixConfig:
+    """Mixing while training: the rows of a recipe's plan are rendered when they are due.
+
+    The samples and their order are those of the shards that `pipelines.mix_shards` makes of the same card
+    and recipe with the same `shard_examples`. An example that cannot be made is replaced as `DataConfig`
+    says.
 
     Attributes:
-        shards: folder of WebDataset shards with an `index.json`.
+        card: YAML of the corpus card, or the card itself.
+        recipe: YAML of the mixing recipe, or the recipe itself.
+        splits: those that are mixed; the others are read from `data.shards`.
+        fresh: draw every epoch's training examples anew, from a seed that follows from the recipe's seed,
+            the run's and the epoch; so none is ever repeated. Validation stays the same.
+        shard_examples: as in `--shard-examples`; the order depends on it.
+        workers: processes that render, beside each training process; 0 renders in a thread of it.
+        strict: end at the first unusable file, or example that cannot be made.
+    """
+
+    card: str | CorpusCard
+    recipe: str | Recipe
+    splits: tuple[Split, ...] = ("train", "valid")
+    fresh: bool = False
+    shard_examples: Positive = 64
+    workers: NotNegative = 2
+    strict: bool = False
+
+
+@config
+class DataConfig:
+    """Where the examples come from: every split from `shards` or from `mix`.
+
+    Attributes:
+        shards: folder or URL (`s3://…`) of WebDataset shards with an `index.json`.
+        mix: mix while training instead.
         train, valid: the splits to train on and to choose the best checkpoint by.
         open_shards: shards that are shuffled together (see `rwsa.sampling.Order`).
         valid_examples: validate on so many examples at the most; all by default.
-        prefetch_batches: batches decoded ahead of the step.
+        prefetch_batches: batches made ready ahead of the step.
+        loader_threads: that read and decode shards; by default 2 from a folder, 8 from a store, where
+            each mostly waits.
+        on_corrupt: `error` ends the run at a shard that is missing, cut short or changed; `skip` puts the
+            sample before it in the epoch's order in its place (before the first, the last), so that
+            batches, ranks and cursors stay as they are, and counts it. A planned example that could not
+            be mixed is always replaced so; validation leaves both out.
     """
 
-    shards: str
-    train: str = "train"
-    valid: str = "valid"
+    shards: str | None = None
+    mix: MixConfig | None = None
+    train: Split = "train"
+    valid: Split = "valid"
     open_shards: Positive = 8
     valid_examples: Positive | None = None
     prefetch_batches: Positive = 4
+    loader_threads: Positive | None = None
+    on_corrupt: Literal["error", "skip"] = "error"
+
+    def __post_init__(self) -> None:
+        mixed = () if self.mix is None else self.mix.splits
+        splits = (self.train, self.valid)
+        if self.shards is None and (unread := [split for split in splits if split not in mixed]):
+            raise ValueError(f"nothing gives split '{unread[0]}'; set data.shards, or name it in data.mix")
+        if self.shards is not None and all(split in mixed for split in splits):
+            raise ValueError("data.mix gives every split; drop data.shards, or shorten data.mix.splits")
+        if unused := [split for split in mixed if split not in splits]:
+            raise ValueError(f"data.mix.splits names '{unused[0]}', which is not used here; leave it out")
 
 
 @config

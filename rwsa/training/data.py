@@ -1,138 +1,151 @@
-"""Shards to training segments: normalised, cropped or padded, decoded ahead of the step.
+"""Training segments in their order, made ready ahead of the step; whole examples to validate by.
 
 Legend: B segments of this rank.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator
-from contextlib import suppress
+import hashlib
+import itertools
+import logging
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rwsa.audio import rms
 from rwsa.errors import InputError
-from rwsa.sampling import Batch, Cursor, Order, SampleRef, batches, sample_rng
-from rwsa.shard_index import read_index
-from rwsa.shards import Example, ShardReader
+from rwsa.sampling import Batch, Cursor, Order, SampleRef, batches
+from rwsa.shard_examples import Example
 from rwsa.training.config import DataConfig
+from rwsa.training.crops import Missing, Segment, crop_or_pad, normalised, segment_of
+from rwsa.training.sources import source_of
+
+__all__ = ["Segments", "TrainData", "ValidData", "crop_or_pad", "normalised"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segments:
-    """One rank's share of a global batch: `noisy` and `clean` are float32 `[B, samples]`."""
+    """One rank's share of a global batch: `noisy` and `clean` are float32 `[B, samples]`.
+
+    `replaced` counts the samples that could not be had; another stands in for each.
+    """
 
     noisy: Tensor
     clean: Tensor
     ids: tuple[str, ...]
     cursor_after: Cursor
+    replaced: int = 0
 
 
 class TrainData:
     """The training split: an endless, resumable, prefetched sequence of `Segments`."""
 
     def __init__(self, config: DataConfig, *, seed: int, segment_samples: int) -> None:
-        self.index = read_index(Path(config.shards), config.train)
-        self.order = Order(shard_sizes=self.index.shard_sizes, seed=seed, open_shards=config.open_shards)
+        self._source = source_of(config, config.train, fresh_seed=seed)
+        self.order = Order(shard_sizes=self._source.sizes, seed=seed, open_shards=config.open_shards)
         self._seed, self._samples, self._ahead = seed, segment_samples, config.prefetch_batches
+        self._rows = lru_cache(maxsize=2)(self.order.epoch)
+        self._warn = _Warnings("training without")
+
+    def identity(self) -> str:
+        """Twelve hexadecimal digits; a cursor means the same samples only under the same identity."""
+        text = "\n".join((self.order.identity(), *self._source.recipes))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def segments(
         self, cursor: Cursor, *, global_batch_size: int, rank: int, world_size: int
-    ) -> Iterator[Segments]:
-        """One rank's share of every global batch from `cursor` on, without end."""
+    ) -> Generator[Segments, None, None]:
+        """One rank's share of every global batch from `cursor` on, without end.
+
+        Raises:
+            InputError: a sample cannot be had (see `DataConfig.on_corrupt`), or none of them.
+        """
         plan = batches(
             self.order, cursor, global_batch_size=global_batch_size, rank=rank, world_size=world_size
         )
-        return _ahead((self._load(batch) for batch in plan), self._ahead)
+        pool, pending = self._source.executor(), deque[tuple[Batch, list[Future[Segment | Missing]]]]()
+        try:
+            while True:
+                while len(pending) <= self._ahead:
+                    batch = next(plan)
+                    pending.append((batch, [self._submit(pool, ref) for ref in batch.samples]))
+                yield self._collated(pool, *pending.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+            self._source.close()
 
-    def _load(self, batch: Batch) -> Segments:
-        with ShardReader(self.index) as reader:
-            pairs = [self._segment(reader, ref) for ref in batch.samples]
-        ids, noisy, clean = zip(*pairs, strict=True)
+    def _submit(self, pool: Executor, ref: SampleRef) -> Future[Segment | Missing]:
+        job = self._source.job(ref.epoch, ref.shard, ref.index)
+        return pool.submit(partial(segment_of, job, seed=self._seed, epoch=ref.epoch, samples=self._samples))
+
+    def _collated(
+        self, pool: Executor, batch: Batch, futures: Sequence[Future[Segment | Missing]]
+    ) -> Segments:
+        segments, replaced = list[Segment](), 0
+        for ref, future in zip(batch.samples, futures, strict=True):
+            found = future.result()
+            if isinstance(found, Missing):
+                self._warn(found)
+                found, replaced = self._one_before(pool, ref, found), replaced + 1
+            segments.append(found)
         return Segments(
-            noisy=torch.from_numpy(np.stack(noisy)),
-            clean=torch.from_numpy(np.stack(clean)),
-            ids=ids,
+            noisy=torch.from_numpy(np.stack([segment.noisy for segment in segments])),
+            clean=torch.from_numpy(np.stack([segment.clean for segment in segments])),
+            ids=tuple(segment.example_id for segment in segments),
             cursor_after=batch.cursor_after,
+            replaced=replaced,
         )
 
-    def _segment(self, reader: ShardReader, ref: SampleRef) -> tuple[str, np.ndarray, np.ndarray]:
-        example = reader.read(ref.shard, ref.index)
-        rng = sample_rng(self._seed, ref.epoch, example.example_id)
-        noisy, clean = crop_or_pad(*normalised(example), self._samples, rng)
-        return example.example_id, noisy, clean
+    def _one_before(self, pool: Executor, ref: SampleRef, missing: Missing) -> Segment:
+        """The nearest sample before `ref` in its epoch's order that can be had; cyclic.
+
+        So what stands in follows from the order and from what is missing, not from ranks or batches.
+        """
+        rows = self._rows(ref.epoch)
+        for position in (at % len(rows) for at in range(ref.position - 1, ref.position - len(rows), -1)):
+            shard, slot = rows[position].tolist()
+            found = self._submit(pool, SampleRef(ref.epoch, position, shard, slot)).result()
+            if not isinstance(found, Missing):
+                return found
+        raise InputError(f"no training example can be had; the last, {missing.shard}: {missing.reason}")
+
+
+class _Warnings:
+    """One line a shard, however many of its examples are missing."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._shards = what, set[str]()
+
+    def __call__(self, missing: Missing) -> None:
+        if missing.shard not in self._shards:
+            self._shards.add(missing.shard)
+            _log.warning("%s: %s some of its examples; %s", missing.shard, self._what, missing.reason)
 
 
 class ValidData:
     """The validation split: one pass over whole examples, each rank its part."""
 
     def __init__(self, config: DataConfig) -> None:
-        self.index = read_index(Path(config.shards), config.valid)
-        self._limit = config.valid_examples
+        self._source = source_of(config, config.valid)
+        self._limit, self._warn = config.valid_examples, _Warnings("validating without")
 
     def examples(self, *, rank: int, world_size: int) -> Iterator[Example]:
-        """Every example (the first `valid_examples`) once over all ranks."""
-        places = [(s, i) for s, size in enumerate(self.index.shard_sizes) for i in range(size)]
-        with ShardReader(self.index) as reader:
-            for shard, index in places[: self._limit][rank::world_size]:
-                yield reader.read(shard, index)
-
-
-def normalised(example: Example) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy and clean divided by the RMS of the whole noisy file, before any crop.
-
-    Raises:
-        InputError: the noisy file is silent.
-    """
-    level = rms(example.noisy)
-    if level == 0:
-        raise InputError(f"example {example.example_id}: its noisy file is silent; remove it and mix again")
-    return example.noisy / np.float32(level), example.clean / np.float32(level)
-
-
-def crop_or_pad(
-    noisy: np.ndarray, clean: np.ndarray, samples: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same random `samples` samples of both; shorter clips are zero-padded at the end."""
-    spare = len(noisy) - samples
-    if spare <= 0:
-        return np.pad(noisy, (0, -spare)), np.pad(clean, (0, -spare))
-    start = int(rng.integers(spare + 1))
-    return noisy[start : start + samples], clean[start : start + samples]
-
-
-def _ahead(source: Iterator[Segments], depth: int) -> Iterator[Segments]:
-    """Run `source` in a thread, at most `depth` items ahead; its errors are raised here."""
-    ready: queue.Queue[Segments | BaseException] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(item: Segments | BaseException) -> None:
-        while not stopped.is_set():
-            with suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                break
-
-    def produce() -> None:
-        try:
-            for item in source:
-                put(item)
-                if stopped.is_set():
-                    return
-        except BaseException as error:  # handed to the consumer, whatever it is
-            put(error)
-
-    threading.Thread(target=produce, name="rwsa-decode", daemon=True).start()
-    try:
-        while True:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
+        """Every example (of the first `valid_examples`) once over all ranks; a missing one is left out."""
+        places = ((s, i) for s, size in enumerate(self._source.sizes) for i in range(size))
+        with closing(self._source):
+            for shard, slot in itertools.islice(
+                itertools.islice(places, self._limit), rank, None, world_size
+            ):
+                found = self._source.job(0, shard, slot)()
+                if isinstance(found, Missing):
+                    self._warn(found)
+                else:
+                    yield found

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -42,30 +42,45 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
     state = TrainState(config, context.device)
     checkpoint = context.latest_checkpoint()
     if checkpoint is not None:
-        state.load(checkpoint, order_identity=data.order.identity())
-    train_step = TrainStep(state, context.device)
+        state.load(checkpoint, order_identity=data.identity())
     segments = data.segments(
         state.cursor,
         global_batch_size=config.global_batch_size,
         rank=context.rank,
         world_size=context.world_size,
     )
-    pace = _Pace(config)
+    with closing(segments):
+        _train(config, context, state, segments, valid, data.identity())
+    return state
+
+
+def _train(
+    config: TrainConfig,
+    context: WorkerContext,
+    state: TrainState,
+    segments: Iterator[Segments],
+    valid: ValidData,
+    order_identity: str,
+) -> None:
+    train_step, pace = TrainStep(state, context.device), _Pace(config)
+    replaced = 0
     while state.step < config.max_steps:
         batch = pace.waited_for(segments)
         rate = state.set_learning_rate()
         with _keyed_randomness(config.seed, state.step, context.rank):
             losses = train_step(batch)
         state.step, state.cursor = state.step + 1, batch.cursor_after
+        replaced += batch.replaced
         _check_finite(losses, state.step, batch)
         if _due(state.step, config.log_every_steps, config):
             values = _mean_over_ranks(losses) | {"learning_rate": rate} | pace.since_last(state.step)
+            every = _sum_over_ranks(torch.tensor([float(replaced)]), context.device)
             if context.rank == 0:
-                context.log(state.step, values)
+                context.log(state.step, values | {"replaced_samples": every.item()})
+            replaced = 0
         if _due(state.step, config.checkpoint_every_steps, config):
-            _validate_and_save(config, context, state, valid, data.order.identity())
+            _validate_and_save(config, context, state, valid, order_identity)
             pace.restart()
-    return state
 
 
 def _due(step: int, every: int, config: TrainConfig) -> bool:

@@ -10,7 +10,7 @@ import torch
 from mlflow import MlflowClient
 
 from pipelines.train import config_paths, main, train
-from rwsa.audio import round_to_int16
+from rwsa.audio import round_to_int16, write_audio
 from rwsa.config import read_config
 from rwsa.models import load_model
 from rwsa.shard_index import merge_index
@@ -105,6 +105,49 @@ def test_two_ray_workers_give_the_curve_of_one_process_and_resume(
         rtol=1e-3,
         atol=0,
     )
+
+
+MIX = """
+data:
+  mix:
+    card: card.yaml
+    recipe: {name: toy, seconds: 0.25, min_speech_seconds: 0.1, min_snr_db: 0, max_snr_db: 10,
+             examples: {train: 8, valid: 2}}
+    fresh: true
+    workers: 1
+"""
+CARD = """
+name: toy
+description: Noise in place of speech.
+sample_rate_hz: 16000
+licence: CC0
+speech: [{root: speech, pattern: '(?P<split>[a-z]+)/(?P<speaker>[a-z-]+)[.]wav'}]
+noise: [{root: noise, pattern: '(?P<split>[a-z]+)/(?P<recording>[a-z-]+)[.]wav'}]
+"""
+
+
+@pytest.mark.slow
+def test_two_ray_workers_mix_for_themselves_as_one_process_does(
+    tmp_path: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("speech", "noise"):
+        for split in ("train", "valid"):
+            wav = round_to_int16(0.1 * rng.standard_normal(RATE).astype(np.float32))
+            write_audio(tmp_path / kind / split / f"{split}-{kind}.wav", wav, RATE)
+    (tmp_path / "card.yaml").write_text(CARD)
+    (tmp_path / "mix.yaml").write_text(MIX)
+    monkeypatch.chdir(tmp_path)  # card and roots are relative to here, and Ray's workers run elsewhere
+    curves = []
+    for name, workers in (("alone", 0), ("ray", 2)):
+        root = tmp_path / name
+        settings = [*TINY, f"name={name}", "max_steps=4", "checkpoint_every_steps=4", f"storage.root={root}"]
+        settings.append(f"storage.tracking_uri=sqlite:///{root}/mlflow.db")
+        config = read_config(TrainConfig, [*config_paths(["base"]), tmp_path / "mix.yaml"], settings)
+        curve = _curve(root, train(config, workers=workers).run_id)
+        assert sorted(curve) == [1, 2, 3, 4]
+        curves.append(torch.tensor([curve[step] for step in sorted(curve)]))
+    torch.testing.assert_close(curves[1], curves[0], rtol=1e-3, atol=0)
 
 
 def test_missing_shards_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

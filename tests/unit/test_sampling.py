@@ -99,6 +99,40 @@ def test_samples_are_mixed_across_shards_but_only_open_ones() -> None:
     assert np.mean(shards[1:] == shards[:-1]) < 0.4
 
 
+def test_neighbours_in_a_shard_do_not_stay_neighbours() -> None:
+    order = Order(shard_sizes=(64,) * 32, seed=5, open_shards=8)
+    rows = order.epoch(0)
+    position = np.empty((32, 64), dtype=np.int64)
+    position[rows[:, 0], rows[:, 1]] = np.arange(len(rows))
+    apart = np.abs(np.diff(position, axis=1))
+    # In groups of 512 chance leaves 0.4% side by side, a third of a group apart on average.
+    assert np.mean(apart == 1) < 0.015
+    assert 512 / 3 * 0.9 < apart.mean() < 512 / 3 * 1.1
+    # Each shard is spread over its group's whole stretch.
+    assert np.ptp(position, axis=1).min() > 0.85 * 512
+
+
+@given(
+    order=ORDERS, before=st.sampled_from([1, 2, 3, 6]), after=st.sampled_from([1, 2, 3, 6]), done=st.data()
+)
+def test_a_run_may_change_its_world_size_at_any_step(
+    order: Order, before: int, after: int, done: st.DataObject
+) -> None:
+    steps = 3 * order.samples // 6 + 1
+    broken_off = done.draw(st.integers(0, steps))
+    seen, cursor = list[tuple[int, int, int]](), Cursor()
+    for world_size, count in ((before, broken_off), (after, steps - broken_off)):
+        ranks = [
+            take(order, count, cursor, global_batch_size=6, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        seen += [(s.epoch, s.shard, s.index) for rank in ranks for batch in rank for s in batch.samples]
+        cursor = ranks[0][-1].cursor_after if count else cursor
+    assert len(set(seen)) == len(seen) == 6 * steps
+    for epoch in range(cursor.epoch):
+        assert sum(one[0] == epoch for one in seen) == order.samples
+
+
 @given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=5).map(tuple), world_size=st.integers(1, 6))
 def test_validation_shares_cover_everything_once(sizes: tuple[int, ...], world_size: int) -> None:
     shares = [in_order(sizes, rank=rank, world_size=world_size) for rank in range(world_size)]

@@ -133,7 +133,9 @@ def test_failures_are_counted_in_the_entry(tmp_path: Path) -> None:
     entry = write_shard(tmp_path, "train", 0, items, sample_rate_hz=RATE_HZ)
     assert [one.example_id for one in entry.examples] == ["a", "c"]
     assert read_entry(entry_path(tmp_path, "train", 0)) == entry
-    assert entry.failures == (items[1],)
+    assert entry.failures == (dataclasses.replace(items[1], slot=1),)
+    assert [entry.at_slot(slot) for slot in range(3)] == [0, entry.failures[0], 1]
+    assert entry.planned == 3
 
 
 def test_a_shard_may_be_empty_when_everything_failed(tmp_path: Path) -> None:
@@ -230,8 +232,8 @@ def test_unusable_folders_get_one_clear_error(tmp_path: Path, folder: Path) -> N
     ("text", "says"),
     [
         ("[]", "schema version None"),
-        ('{"schema_version": 99}', "schema version 99, this program reads 1"),
-        ('{"schema_version": 1}', "not a shard entry"),
+        ('{"schema_version": 99}', "schema version 99, this program reads 2"),
+        ('{"schema_version": 2}', "not a shard entry"),
         ("{", "not a readable JSON file"),
     ],
 )

@@ -1,0 +1,189 @@
+"""Where training gets its examples: shards, or the plan itself, rendered when a row is due.
+
+Both number a split's examples alike, by shard and slot, so that the order of the samples is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rwsa.cards import CorpusCard, Place, Split, read_card
+from rwsa.corpora import scan
+from rwsa.errors import InputError
+from rwsa.files import is_remote, location
+from rwsa.plans import MixPlan, plan_split
+from rwsa.recipes import Recipe, read_recipe, recipe_hash
+from rwsa.shard_examples import Example
+from rwsa.shard_index import Failure, read_index, shard_name
+from rwsa.shard_reader import DamagedShardError, ShardReader
+from rwsa.training.config import DataConfig, MixConfig
+from rwsa.training.crops import Missing
+from rwsa.training.rendering import prepare_process, rendered
+
+Job = Callable[[], Example | Missing]
+
+
+class Source(Protocol):
+    """A split's planned examples.
+
+    Attributes:
+        sizes: how many there are in each shard.
+        recipes: hashes of the recipes that they are made by, and what else decides their samples.
+    """
+
+    sizes: tuple[int, ...]
+    recipes: tuple[str, ...]
+
+    def job(self, epoch: int, shard: int, slot: int) -> Job:
+        """What gives the example at a slot; `executor` runs it, wherever it likes."""
+
+    def executor(self) -> Executor:
+        """Runs jobs at the same time; the caller shuts it down."""
+
+    def close(self) -> None:
+        """Let go of open files; a later job opens them again."""
+
+
+def source_of(config: DataConfig, split: Split, *, fresh_seed: int | None = None) -> Source:
+    """The source of a split. With `fresh_seed`, `config.mix.fresh` draws each epoch anew.
+
+    Raises:
+        InputError: the shards, card or recipe cannot be used.
+    """
+    if config.mix is not None and split in config.mix.splits:
+        return MixSource(config.mix, split, fresh_seed=fresh_seed if config.mix.fresh else None)
+    assert config.shards is not None, "DataConfig sees to it"
+    return ShardSource(config, split)
+
+
+class ShardSource:
+    """Examples of shards, read by threads that share one reader."""
+
+    def __init__(self, config: DataConfig, split: Split) -> None:
+        assert config.shards is not None
+        self._index = read_index(location(config.shards), split)
+        # Two groups of the order at a time: the one being read, and the next.
+        self._reader = ShardReader(self._index, max_open=2 * config.open_shards + 1)
+        self._skip = config.on_corrupt == "skip"
+        self._threads = config.loader_threads or (8 if is_remote(self._index.folder) else 2)
+        self.sizes = self._index.planned_sizes
+        self.recipes = tuple(sorted({entry.recipe_hash for entry in self._index.entries}))
+
+    def job(self, epoch: int, shard: int, slot: int) -> Job:
+        return partial(self._read, shard, slot)
+
+    def executor(self) -> Executor:
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="rwsa-decode")
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _read(self, shard: int, slot: int) -> Example | Missing:
+        entry = self._index.entries[shard]
+        found = entry.at_slot(slot)
+        if isinstance(found, Failure):
+            reason = f"example {found.example_id} could not be mixed: {found.reason}"
+            return Missing(shard=entry.shard, reason=reason)
+        try:
+            return self._reader.read(shard, found)
+        except DamagedShardError as error:
+            if not self._skip:
+                raise
+            return Missing(shard=entry.shard, reason=str(error))
+
+
+class MixSource:
+    """Rows of a plan, rendered in processes of their own.
+
+    Not in threads: audiomentations draws from the process's global generators, which any other thread
+    may use meanwhile.
+    """
+
+    def __init__(self, config: MixConfig, split: Split, *, fresh_seed: int | None) -> None:
+        self._config, self._split, self._fresh_seed = config, split, fresh_seed
+        self._recipe = recipe_of(config)
+        self._manifest = scan(card_of(config), strict=config.strict)
+        self._plans: dict[int, Sequence[MixPlan]] = {}
+        count, each = len(self._plan(0)), config.shard_examples
+        if count == 0:
+            raise InputError(
+                f"recipe {self._recipe.name}: wants no examples of '{split}'; set examples.{split}"
+            )
+        self.sizes = tuple(min(each, count - start) for start in range(0, count, each))
+        self.recipes = (recipe_hash(self._recipe),) + (("fresh",) if fresh_seed is not None else ())
+
+    def job(self, epoch: int, shard: int, slot: int) -> Job:
+        plan = self._plan(epoch)[shard * self._config.shard_examples + slot]
+        return partial(rendered, plan, shard_name(self._split, shard), strict=self._config.strict)
+
+    def executor(self) -> Executor:
+        if self._config.workers == 0:
+            return ThreadPoolExecutor(1, thread_name_prefix="rwsa-mix")
+        # Spawned, since a fork would inherit the threads' locks of torch and numba.
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self._config.workers, context, initializer=prepare_process)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _plan(self, epoch: int) -> Sequence[MixPlan]:
+        key = 0 if self._fresh_seed is None else epoch
+        if key not in self._plans:
+            recipe = self._recipe
+            if self._fresh_seed is not None:
+                recipe = dataclasses.replace(recipe, seed=_fresh_seed(recipe.seed, self._fresh_seed, epoch))
+            # A batch reaches from one epoch into the next, never further.
+            self._plans = {old: plan for old, plan in self._plans.items() if old == key - 1}
+            self._plans[key] = plan_split(self._manifest, recipe, self._split)
+        return self._plans[key]
+
+
+def _fresh_seed(recipe_seed: int, run_seed: int, epoch: int) -> int:
+    words = np.random.SeedSequence([recipe_seed, run_seed, epoch]).generate_state(2)
+    return int(words[0]) << 32 | int(words[1])
+
+
+def card_of(config: MixConfig) -> CorpusCard:
+    """The corpus card of a configuration, read if need be."""
+    return read_card(Path(config.card)) if isinstance(config.card, str) else config.card
+
+
+def recipe_of(config: MixConfig) -> Recipe:
+    """The recipe of a configuration, read if need be."""
+    return read_recipe(Path(config.recipe)) if isinstance(config.recipe, str) else config.recipe
+
+
+def self_contained(config: DataConfig) -> DataConfig:
+    """The same with card and recipe in it and absolute roots, for a process in another folder.
+
+    Raises:
+        InputError: the card or recipe cannot be used.
+    """
+    if config.mix is None:
+        return config
+    card = card_of(config.mix)
+    roots: dict[str, Any] = {
+        field.name: tuple(_at_absolute_root(place) for place in getattr(card, field.name))
+        for field in dataclasses.fields(card)
+        if _holds_places(getattr(card, field.name))
+    }
+    mix = dataclasses.replace(
+        config.mix, card=dataclasses.replace(card, **roots), recipe=recipe_of(config.mix)
+    )
+    return dataclasses.replace(config, mix=mix)
+
+
+def _holds_places(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, Place) for one in value)
+
+
+def _at_absolute_root(place: Place) -> Place:
+    return dataclasses.replace(place, root=str(Path(place.root).expanduser().absolute()))
