@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from pipelines.check_report import Counts, Finding, Mark
+from pipelines.check_report import Counts, Finding, Mark, counted
 from pipelines.noisy_row import LABELS, VERIFIED, tolerances
 from pipelines.noisy_scores import NoisyScores
 from pipelines.recording_facts import Facts, Recording
@@ -56,7 +56,7 @@ def files_finding(manifest: Manifest) -> Finding:
     return Finding(
         about="files",
         mark=Mark.FAULT if manifest.problems else Mark.OK,
-        summary=f"{usable:,} usable, {len(manifest.problems):,} problems,"
+        summary=f"{usable:,} usable, {counted(len(manifest.problems), 'problem')},"
         f" {manifest.left_out:,} more that the card does not claim",
         lines=tuple(f"{problem.path}: {problem.reason}" for problem in manifest.problems),
     )
@@ -130,32 +130,33 @@ def audio_findings(recordings: Sequence[Recording], facts: Facts) -> list[Findin
         Finding(
             about="audio",
             mark=Mark.FAULT if damaged else Mark.OK,
-            summary=f"{_files(known)} decoded to their end, {len(damaged):,} damaged",
+            summary=f"{counted(len(known), 'file')} decoded to their end, {len(damaged):,} damaged",
             lines=tuple(damaged),
         ),
         Finding(
             about="silent",
             mark=Mark.FAULT,
-            summary=f"{_files(silent)} below {SILENCE_DBFS:g} dBFS over all, which mixing takes for silence",
+            summary=f"{counted(len(silent), 'file')} below {SILENCE_DBFS:g} dBFS over all,"
+            " which mixing takes for silence",
             lines=listed(silent, lambda fact: -_level(fact), _told_level),
         ),
         Finding(
             about="faint",
             mark=Mark.NOTE,
-            summary=f"{_files(faint)} below {QUIET_DBFS:g} dBFS",
+            summary=f"{counted(len(faint), 'file')} below {QUIET_DBFS:g} dBFS",
             lines=listed(faint, lambda fact: -_level(fact), _told_level),
         ),
         Finding(
             about="clipped",
             mark=Mark.NOTE,
-            summary=f"{_files(clipped)} with more than {CLIPPED_SHARE:.1%} of samples in flat tops"
-            f" ({CLIPPED_RUN_SAMPLES} and more at full scale)",
+            summary=f"{counted(len(clipped), 'file')} with more than {CLIPPED_SHARE:.1%} of samples in flat"
+            f" tops ({CLIPPED_RUN_SAMPLES} and more at full scale)",
             lines=listed(clipped, lambda fact: fact.clipped_share, lambda fact: f"{fact.clipped_share:6.2%}"),
         ),
         Finding(
             about="offset",
             mark=Mark.NOTE,
-            summary=f"{_files(offset)} with a mean beyond ±{OFFSET:g} of full scale",
+            summary=f"{counted(len(offset), 'file')} with a mean beyond ±{OFFSET:g} of full scale",
             lines=listed(offset, lambda fact: abs(fact.dc_offset), lambda fact: f"{fact.dc_offset:+.3f}"),
         ),
     ]
@@ -170,18 +171,14 @@ def _told_level(facts: AudioFacts) -> str:
     return "nothing but zeros" if facts.rms_dbfs is None else f"{facts.rms_dbfs:.1f} dBFS"
 
 
-def _files(found: Sequence[object]) -> str:
-    return f"{len(found):,} file{'s' * (len(found) != 1)}"
-
-
 def repeats_finding(found: Sequence[Repeat], where: str) -> Finding:
     """The same audio twice: a fault across splits or kinds, a note within one."""
     leaking = sum(repeat.leak for repeat in found)
     if leaking:
-        summary = f"{leaking:,} recordings in two splits, or as two kinds, {where}"
+        summary = f"{counted(leaking, 'recording')} in two splits, or as two kinds, {where}"
         summary += f"; {len(found) - leaking:,} more twice in one split" if len(found) > leaking else ""
     elif found:
-        summary = f"{len(found):,} recordings twice in one split {where}"
+        summary = f"{counted(len(found), 'recording')} twice in one split {where}"
     else:
         summary = f"no recording twice {where}, by hash of the decoded audio"
     return Finding(

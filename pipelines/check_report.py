@@ -82,9 +82,14 @@ class CheckReport:
     def _verdict(self) -> str:
         faults, notes = self.count(Mark.FAULT), self.count(Mark.NOTE)
         left = self.count(Mark.NOT_CHECKED)
-        words = [f"{faults} fault{'s' * (faults != 1)}"] if faults else ["no faults"]
-        words += [f"{notes} note{'s' * (notes != 1)}"] * bool(notes) + [f"{left} not checked"] * bool(left)
+        words = [counted(faults, "fault") if faults else "no faults"]
+        words += [counted(notes, "note")] * bool(notes) + [f"{left} not checked"] * bool(left)
         return ", ".join(words)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2,000 files`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _part_lines(part: Part) -> Iterator[str]:

@@ -20,7 +20,7 @@ from pipelines.card_check import (
     published_finding,
     repeats_finding,
 )
-from pipelines.check_report import CheckReport, Counts, Finding, Mark, Part
+from pipelines.check_report import CheckReport, Counts, Finding, Mark, Part, counted
 from pipelines.noisy_scores import score_noisy
 from pipelines.ray_map import check_workers
 from pipelines.recording_facts import Facts, Recording, read_facts, recordings_of
@@ -103,24 +103,24 @@ def _card_part(card: CorpusCard, manifest: Manifest, findings: Sequence[Finding]
 
 
 def _shards_part(found: ShardCheck) -> Part:
-    leaks = Finding(
-        about="apart",
-        mark=Mark.FAULT if found.leaks else Mark.OK,
-        summary=f"{len(found.leaks):,} examples, speakers, clips or recordings in two splits"
-        + (f"; {found.nameless:,} examples name no speaker" if found.nameless else ""),
-        lines=found.leaks,
-    )
     whole = Finding(
         about="whole",
         mark=Mark.FAULT if found.damaged else Mark.OK,
         summary=f"{len(found.damaged):,} damaged, by the checksums of bytes and of samples",
         lines=found.damaged,
     )
+    apart = Finding(
+        about="apart",
+        mark=Mark.FAULT if found.leaks else Mark.OK,
+        summary=f"{len(found.leaks) or 'no'} example, speaker, clip or recording in two splits"
+        + (f"; {counted(found.nameless, 'example')} without a speaker's name" if found.nameless else ""),
+        lines=found.leaks,
+    )
     counts = tuple(
         Counts(split=split, kind="examples", files=count, hours=found.hours[split])
         for split, count in found.examples.items()
     )
-    return Part(title=f"shards {found.folder}", counts=counts, findings=(whole, leaks))
+    return Part(title=f"shards {found.folder}", counts=counts, findings=(whole, apart))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -118,7 +118,7 @@ def _names(index: ShardIndex) -> Iterator[dict[str, list[str]]]:
         for example in entry.examples:
             file.seek(example.json.offset)
             meta = json.loads(file.read(example.json.length))
-            clips = {name for key in ("speech", "noise") if (name := meta.get(key))}
+            clips = {name for key in ("speech", "noise") if isinstance(name := meta.get(key), str)}
             clips.update(name for key in _SOURCES for name in _clips(meta.get(key)))
             yield {
                 "example": [example.example_id],
