@@ -17,7 +17,7 @@ from rwsa.manifest import Manifest
 
 _SECONDS_BETWEEN_REPORTS = 5.0
 # Small enough that a kill loses little, large enough that handing it over costs nothing beside decoding.
-_CHUNK_FILES, _CHUNK_SECONDS = 64, 600.0
+_CHUNK_FILES, _CHUNK_SECONDS = 128, 600.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ def stamp_or_none(path: str) -> Stamp | None:
 class FileCache:
     """JSON values by (file, kind) in one SQLite file, which any number of processes may use at once.
 
-    What `put` was given survives a kill as soon as it returns. Keep the folder on a local disk: the
+    What `put` was given survives a kill of the process as soon as it returns. Keep the folder on a local disk: the
     locks that SQLite needs are not dependable on network folders.
 
     Args:
@@ -86,8 +86,12 @@ class FileCache:
     def _connected(self) -> Iterator[sqlite3.Connection]:
         """A connection for one call, so that the object may cross threads, forks and pickles."""
         try:
-            with closing(sqlite3.connect(self.path, timeout=_SECONDS_TO_WAIT)) as database, database:
-                yield database
+            with closing(sqlite3.connect(self.path, timeout=_SECONDS_TO_WAIT)) as database:
+                # Without waiting for the disk a kill still loses nothing. A power cut may damage the
+                # file, which SQLite then says; it is a cache.
+                database.execute("PRAGMA synchronous = OFF")
+                with database:
+                    yield database
         except sqlite3.Error as error:
             raise InputError(
                 f"{self.path}: cannot be used as a cache ({error}); delete it, or name another folder"

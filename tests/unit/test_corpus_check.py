@@ -338,7 +338,7 @@ class TestBadInput:
 
 
 def test_facts_of_finished_files_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = 30 * _CHUNK_FILES
+    files = 12 * _CHUNK_FILES
     one = write(tmp_path / "speech/train/a/0.wav", wav(0, 16_000)).read_bytes()
     for number in range(1, files):
         (tmp_path / f"speech/train/a/{number}.wav").write_bytes(one)
