@@ -43,8 +43,8 @@ def stamp_or_none(path: str) -> Stamp | None:
 class FileCache:
     """JSON values by (file, kind) in one SQLite file, which any number of processes may use at once.
 
-    What `put` was given survives a kill of the process as soon as it returns. Keep the folder on a local disk: the
-    locks that SQLite needs are not dependable on network folders.
+    What `put` was given survives a kill of the process as soon as it returns. Keep the folder on a
+    local disk: the locks that SQLite needs are not dependable on network folders.
 
     Args:
         folder: made if missing.
