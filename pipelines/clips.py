@@ -116,7 +116,9 @@ def _read_set(path: Path, examples: int | None, strict: bool) -> EvaluationSet:
             " add one of them"
         )
     manifest = scan(card, strict=strict)
-    clips, of_clips = _pairs(card, manifest, examples) if card.pairs else _mixtures(card, manifest, examples)
+    clips, of_clips = (
+        pairs_to_score(card, manifest, examples) if card.pairs else _mixtures(card, manifest, examples)
+    )
     if not clips:
         raise InputError(f"{path}: has no clips in split '{SPLIT}'; correct its splits")
     return EvaluationSet(
@@ -128,7 +130,10 @@ def _read_set(path: Path, examples: int | None, strict: bool) -> EvaluationSet:
     )
 
 
-def _pairs(card: CorpusCard, manifest: Manifest, examples: int | None) -> tuple[list[EvaluationClip], int]:
+def pairs_to_score(
+    card: CorpusCard, manifest: Manifest, examples: int | None = None
+) -> tuple[list[EvaluationClip], int]:
+    """A card's test pairs, `examples` of them at the most, and how many the whole test set has."""
     pairs = manifest.pairs_of(SPLIT)
     count = len(pairs) if examples is None else min(examples, len(pairs))
     clips = [

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipelines.clip_scores import ClipAudio, ClipScores
-from pipelines.results import LABELS, UNITS, CorpusScores
+from pipelines.noisy_row import LABELS
+from pipelines.results import UNITS, CorpusScores
 from rwsa.metrics import SAMPLE_RATE_HZ, Failure
 from rwsa.spectral import SpectralConfig, stft
 

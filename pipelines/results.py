@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines import noisy_row
 from pipelines.clip_scores import METRICS, ClipScores
 from rwsa.cards import Scores
 from rwsa.manifest import Problem
@@ -13,11 +14,8 @@ from rwsa.metrics import Summary, summarise
 
 Signal = Literal["noisy", "enhanced"]
 SIGNALS: tuple[Signal, ...] = ("noisy", "enhanced")
-LABELS = {"pesq": "PESQ", "ssnr": "SSNR", "estoi": "ESTOI", "si_sdr": "SI-SDR"}
 UNITS = {"pesq": "MOS", "ssnr": "dB", "estoi": "", "si_sdr": "dB"}
 DECIMALS = {"pesq": 3, "ssnr": 2, "estoi": 3, "si_sdr": 2, "si_sdr_noisy_phase": 2}
-# How near to the published noisy row a genuine copy comes; the papers print three decimals.
-TOLERANCES = {"pesq": 0.005, "ssnr": 0.01, "si_sdr": 0.01}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,30 +57,18 @@ class CorpusScores:
 
     def differences(self) -> dict[str, float]:
         """Noisy row minus the published one, by metric; empty where either is lacking."""
-        if self.published is None:
-            return {}
-        return {
-            name: mean - float(getattr(self.published, name))
-            for name, mean in self.means("noisy").items()
-            if mean is not None
-        }
+        return noisy_row.differences(self.published, self.means("noisy"))
 
     def verdict(self) -> str | None:
-        """Whether this is the published corpus, in words; None where nothing is published.
-
-        Its noisy row must agree within `TOLERANCES`, and only over all clips: a part has other means.
-        """
+        """Whether this is the published corpus, by `pipelines.noisy_row`; None where nothing is published."""
         if self.published is None:
             return None
-        scored = sum(not clip.failures for clip in self.clips)
-        if scored != self.of_clips:
-            return f"not compared with the published row: {scored} of {self.of_clips} clips scored"
-        off = [
-            f"{LABELS[name]} off by {self.differences()[name]:+.3f}"
-            for name, tolerance in TOLERANCES.items()
-            if abs(self.differences()[name]) > tolerance
-        ]
-        return f"not the published corpus ({', '.join(off)})" if off else "verified"
+        return noisy_row.verdict(
+            self.published,
+            self.means("noisy"),
+            scored=sum(not clip.failures for clip in self.clips),
+            of_clips=self.of_clips,
+        )
 
     def chosen(self, count: int) -> list[tuple[str, int]]:
         """(label, index into `clips`) of `count` clips, spread evenly from least to most SI-SDR gain.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipelines.clip_scores import METRICS, NOISY_PHASE
-from pipelines.results import DECIMALS, LABELS, UNITS, CorpusScores, EvaluationSummary
+from pipelines.noisy_row import LABELS
+from pipelines.results import DECIMALS, UNITS, CorpusScores, EvaluationSummary
 from rwsa.metrics import Summary
 
 MISSING = "–"

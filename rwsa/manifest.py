@@ -92,18 +92,34 @@ class Manifest:
         return tuple(pair for pair in self.pairs if pair.split == split)
 
 
-def check_disjoint(manifest: Manifest) -> None:
-    """Check that no speaker, noise recording or room is in two splits; rows without a name pass.
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """A speaker, noise recording or room that is in two splits, with a file in each."""
+
+    unit: str
+    name: str
+    first_split: str
+    first_path: str
+    split: str
+    path: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.unit} '{self.name}' is in {self.first_split} ({self.first_path}) and in {self.split} "
+            f"({self.path})"
+        )
+
+
+def leaks(manifest: Manifest) -> list[Leak]:
+    """Every speaker, noise recording and room in two splits, once a further split; nameless rows pass.
 
     One name is one speaker (recording) throughout a card, whatever source it comes from.
-
-    Raises:
-        InputError: naming the speaker, recording or room, both splits and a file in each.
     """
     speech = [(row.speaker, row.split, row.path) for row in manifest.clips if row.kind == "speech"]
     noise = [(row.recording, row.split, row.path) for row in manifest.clips if row.kind == "noise"]
     rooms = [(row.recording, row.split, row.path) for row in manifest.clips if row.kind == "room"]
     pairs = [(row.speaker, row.split, row.noisy) for row in manifest.pairs]
+    found: dict[tuple[str, str, str], Leak] = {}
     for unit, rows in (("speaker", speech + pairs), ("noise recording", noise), ("room", rooms)):
         seen: dict[str, tuple[str, str]] = {}
         for name, split, path in rows:
@@ -111,7 +127,25 @@ def check_disjoint(manifest: Manifest) -> None:
                 continue
             first_split, first_path = seen.setdefault(name, (split, path))
             if first_split != split:
-                raise InputError(
-                    f"{manifest.card}: {unit} '{name}' is in {first_split} ({first_path}) and in {split} "
-                    f"({path}); keep all its files in one split (the card's splits), or exclude some"
+                leak = Leak(
+                    unit=unit,
+                    name=name,
+                    first_split=first_split,
+                    first_path=first_path,
+                    split=split,
+                    path=path,
                 )
+                found.setdefault((unit, name, split), leak)
+    return list(found.values())
+
+
+def check_disjoint(manifest: Manifest) -> None:
+    """Check that no speaker, noise recording or room is in two splits; see `leaks`.
+
+    Raises:
+        InputError: naming the speaker, recording or room, both splits and a file in each.
+    """
+    for leak in leaks(manifest):
+        raise InputError(
+            f"{manifest.card}: {leak}; keep all its files in one split (the card's splits), or exclude some"
+        )

@@ -14,6 +14,8 @@ from rwsa.audio import read_audio
 from rwsa.config import build
 from rwsa.corpora import Clip, CorpusCard, Manifest, check_disjoint, read_card, scan
 from rwsa.errors import InputError
+from rwsa.file_cache import FileCache
+from rwsa.manifest import leaks
 
 RATE_HZ = 16_000
 
@@ -318,6 +320,34 @@ class TestBadFiles:
             scan(speech(tmp_path))
 
 
+class TestCache:
+    def test_a_second_scan_opens_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_wavs(tmp_path / "c", [f"train/a/{n}.wav" for n in range(5)])
+        write_wavs(tmp_path / "c", ["train/b/two.wav"], channels=2)
+        card, cache = speech(tmp_path / "c"), FileCache(tmp_path / "cache")
+        first = scan(card, cache=cache)
+        assert first == scan(card)
+
+        def refuse(path: Path) -> None:
+            raise AssertionError(f"{path} was opened")
+
+        monkeypatch.setattr("rwsa.corpus_files.read_info", refuse)
+        assert scan(card, cache=cache) == first
+
+    def test_what_changed_is_read_again_and_faults_are_not_kept(self, tmp_path: Path) -> None:
+        names = ["train/a/1.wav", "train/a/2.wav"]
+        write_wavs(tmp_path / "c", names)
+        whole = (tmp_path / "c" / names[0]).read_bytes()
+        card, cache = speech(tmp_path / "c"), FileCache(tmp_path / "cache")
+        (tmp_path / "c" / names[0]).write_bytes(b"RIFF and nothing else")
+        assert [problem.path for problem in scan(card, cache=cache).problems] == [
+            str(tmp_path / "c" / names[0])
+        ]
+        (tmp_path / "c" / names[0]).write_bytes(whole)
+        soundfile.write(tmp_path / "c" / names[1], np.zeros(900), RATE_HZ)
+        assert [clip.samples for clip in scan(card, cache=cache).clips] == [800, 900]
+
+
 class TestMissing:
     def test_a_missing_root_says_how_to_get_it(self, tmp_path: Path) -> None:
         place = {"root": str(tmp_path / "gone"), "pattern": ".+", "split": "test"}
@@ -370,6 +400,21 @@ class TestLeaks:
             scan(speech(tmp_path, r"(?P<split>\w+)/.+"))
         vouched = scan(speech(tmp_path, r"(?P<split>\w+)/.+", published_split=True))
         assert len(vouched.clips) == 2
+
+    def test_all_leaks_can_be_listed_instead(self, tmp_path: Path) -> None:
+        names = [
+            "train/anna/1.wav",
+            "train/anna/2.wav",
+            "valid/anna/1.wav",
+            "train/bert/1.wav",
+            "test/bert/1.wav",
+        ]
+        write_wavs(tmp_path, names)
+        found = leaks(scan(speech(tmp_path), leaks_raise=False))
+        assert [(leak.name, leak.first_split, leak.split) for leak in found] == [
+            ("bert", "test", "train"),
+            ("anna", "train", "valid"),
+        ]
 
     def test_an_empty_manifest_passes(self) -> None:
         check_disjoint(Manifest(card="toy"))

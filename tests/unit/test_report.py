@@ -123,7 +123,7 @@ def test_published_row_is_compared_where_there_is_one() -> None:
     text = page(EvaluationSummary(name="x", weights="w", weights_sha256="0", corpora=corpora, seconds=1), [])
     assert text.count("noisy − published") == 2
     assert text.count("<td>+0.100</td>") == 1
-    assert "dns: not the published corpus (PESQ off by +0.100)" in text
+    assert "dns: not the published corpus: PESQ 1.500 where 1.400 is published (+0.100)" in text
 
 
 def test_audio_is_the_signal_and_turned_down_together(audio: ClipAudio) -> None:

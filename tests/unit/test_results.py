@@ -85,7 +85,7 @@ def test_a_genuine_corpus_is_verified() -> None:
 
 def test_another_corpus_is_told_by_how_much_it_is_off() -> None:
     scores = corpus(clip("a", 2.011, 6.0), published=PUBLISHED)
-    assert scores.verdict() == "not the published corpus (SI-SDR off by +0.011)"
+    assert scores.verdict() == "not the published corpus: SI-SDR 2.011 where 2.000 is published (+0.011)"
     assert "noisy − published" in format_table(summary(scores))
     assert "+0.01" in markdown_table(summary(scores))
 

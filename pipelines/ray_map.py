@@ -1,0 +1,70 @@
+"""One function over many items on Ray, a bounded number at a time, results as they come."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import ray
+import ray.exceptions
+
+from pipelines.cluster import start_ray
+from rwsa.errors import InputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+# A worker has its next item at hand when it finishes one.
+_IN_FLIGHT_A_WORKER = 2
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of workers that cannot be.
+
+    Raises:
+        InputError: it is negative.
+    """
+    if workers is not None and workers < 0:
+        raise InputError(f"--workers {workers}: must be at least 0 (0 works in this process, without Ray)")
+
+
+def unordered(
+    work: Callable[[Item], Result], items: Sequence[Item], *, workers: int | None
+) -> Iterator[tuple[int, Result]]:
+    """Results of `work` with the number of their item, in the order of completion.
+
+    Only as many items are under way as keep the workers busy, so results wait for their reader.
+
+    Args:
+        work: a function of a module; it must not raise for what is wrong with an item.
+        workers: tasks of one CPU at a time; 0 works in this process, without Ray; None is as many as
+            Ray has CPUs. Ray starts when there is something to do.
+
+    Raises:
+        InputError: an item's process was killed, three times over.
+    """
+    if workers == 0 or not items:
+        yield from enumerate(map(work, items))
+        return
+    start_ray()
+    window = _IN_FLIGHT_A_WORKER * (workers or int(ray.cluster_resources().get("CPU", 1)))
+    task = ray.remote(num_cpus=1)(work)
+    waiting = deque(range(len(items)))
+    running: dict[ray.ObjectRef, int] = {}
+    while waiting or running:
+        while waiting and len(running) < window:
+            number = waiting.popleft()
+            running[task.remote(items[number])] = number
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        number = running.pop(done)
+        yield number, _fetched(done, items[number])
+
+
+def _fetched(reference: ray.ObjectRef, item: object) -> Result:  # type: ignore[type-var]
+    try:
+        return ray.get(reference)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise InputError(
+            f"a process was killed again and again while it worked on {str(item)[:300]}; most likely memory"
+            " ran out (use fewer --workers), or a file there makes the decoder crash (move it away)"
+        ) from error

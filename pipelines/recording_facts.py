@@ -1,0 +1,168 @@
+"""Facts of every recording of some corpora: from a cache, the rest decoded in parallel."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.progress import duration
+from pipelines.ray_map import unordered
+from rwsa.audio_facts import AudioFacts, audio_facts
+from rwsa.errors import InputError
+from rwsa.file_cache import FileCache, Stamp, stamp_or_none
+from rwsa.manifest import Manifest
+
+_SECONDS_BETWEEN_REPORTS = 5.0
+# Small enough that a kill loses little, large enough that handing it over costs nothing beside decoding.
+_CHUNK_FILES, _CHUNK_SECONDS = 128, 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """A file of a corpus: `kind` is the manifest's for clips; the halves of a pair are clean and noisy."""
+
+    card: str
+    kind: str
+    split: str
+    path: str
+    channel: int | None
+    seconds: float
+
+    @property
+    def key(self) -> tuple[str, int | None]:
+        """What its facts are of."""
+        return self.path, self.channel
+
+
+def recordings_of(manifest: Manifest) -> list[Recording]:
+    """All files of a manifest."""
+    clips = [
+        Recording(
+            card=manifest.card,
+            kind=clip.kind,
+            split=clip.split,
+            path=clip.path,
+            channel=clip.channel,
+            seconds=clip.seconds,
+        )
+        for clip in manifest.clips
+    ]
+    halves = [
+        Recording(
+            card=manifest.card, kind=kind, split=pair.split, path=path, channel=None, seconds=pair.seconds
+        )
+        for pair in manifest.pairs
+        for kind, path in (("clean", pair.clean), ("noisy", pair.noisy))
+    ]
+    return clips + halves
+
+
+Facts = Mapping[tuple[str, int | None], AudioFacts | str]
+
+
+def read_facts(
+    recordings: Sequence[Recording],
+    cache: FileCache,
+    *,
+    workers: int | None = None,
+    report: Callable[[str], None] = print,
+) -> Facts:
+    """Facts by `Recording.key`, or what is wrong with the file, in words.
+
+    What a finished chunk of files gave is in the cache before the next is awaited, so a kill costs
+    little; what is wrong is never kept, since the file may be repaired.
+
+    Args:
+        workers: see `pipelines.ray_map.unordered`.
+        report: takes progress lines.
+
+    Raises:
+        InputError: the cache cannot be used, or a worker was killed again and again.
+    """
+    wanted = {recording.key: recording for recording in recordings}
+    stamps = {path: stamp_or_none(path) for path, _ in wanted}
+    facts: dict[tuple[str, int | None], AudioFacts | str] = {}
+    for channel in {channel for _, channel in wanted}:
+        asked = (stamp for path, of in wanted if of == channel and (stamp := stamps[path]) is not None)
+        for path, values in cache.get(_kind(channel), asked).items():
+            facts[path, channel] = AudioFacts(**values)
+    missing = [recording for key, recording in wanted.items() if key not in facts]
+    chunks = list(_chunks(missing))
+    progress = _Progress(missing, report)
+    for number, results in unordered(
+        _facts_of, [[one.key for one in chunk] for chunk in chunks], workers=workers
+    ):
+        chunk = chunks[number]
+        found = dict(zip((one.key for one in chunk), results, strict=True))
+        _keep(cache, found, stamps)
+        facts |= found
+        progress.add(chunk)
+    return facts
+
+
+def _kind(channel: int | None) -> str:
+    return "audio-facts-1" if channel is None else f"audio-facts-1-channel-{channel}"
+
+
+def _keep(
+    cache: FileCache,
+    found: Mapping[tuple[str, int | None], AudioFacts | str],
+    stamps: Mapping[str, Stamp | None],
+) -> None:
+    by_channel: dict[int | None, dict[Stamp, object]] = {}
+    for (path, channel), facts in found.items():
+        stamp = stamps[path]
+        if stamp is not None and isinstance(facts, AudioFacts):
+            by_channel.setdefault(channel, {})[stamp] = dataclasses.asdict(facts)
+    for channel, values in by_channel.items():
+        cache.put(_kind(channel), values)
+
+
+def _chunks(recordings: Sequence[Recording]) -> Iterator[list[Recording]]:
+    """In order, cut after so many files or so much audio."""
+    chunk: list[Recording] = []
+    for recording in recordings:
+        chunk.append(recording)
+        if len(chunk) == _CHUNK_FILES or sum(one.seconds for one in chunk) >= _CHUNK_SECONDS:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _facts_of(keys: Sequence[tuple[str, int | None]]) -> list[AudioFacts | str]:
+    """Ray task."""
+    return [_fact(path, channel) for path, channel in keys]
+
+
+def _fact(path: str, channel: int | None) -> AudioFacts | str:
+    try:
+        return audio_facts(Path(path), channel=channel)
+    except InputError as error:
+        return str(error).removeprefix(f"{path}: ")
+    except OSError as error:
+        return f"cannot be read ({error.strerror}); check its permissions"
+
+
+class _Progress:
+    """Says how far decoding is, every few seconds."""
+
+    def __init__(self, recordings: Sequence[Recording], report: Callable[[str], None]) -> None:
+        self._files, self._hours = len(recordings), sum(one.seconds for one in recordings) / 3600
+        self._report, self._done_files, self._done_hours = report, 0, 0.0
+        self._started = self._last = time.monotonic()
+
+    def add(self, chunk: Sequence[Recording]) -> None:
+        self._done_files += len(chunk)
+        self._done_hours += sum(one.seconds for one in chunk) / 3600
+        now = time.monotonic()
+        if now - self._last >= _SECONDS_BETWEEN_REPORTS:
+            self._last = now
+            a_second = self._done_hours / (now - self._started)
+            self._report(
+                f"audio {self._done_files}/{self._files} files, {self._done_hours:.2f} h"
+                f" ({60 * a_second:.2f} h/min), {duration((self._hours - self._done_hours) / a_second)} left"
+            )
