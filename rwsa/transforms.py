@@ -54,7 +54,9 @@ def apply_transforms(
     Raises:
         InputError: a transform is unknown, fails, changes the length, or gives NaN or infinity.
     """
-    drawn = []
+    drawn: list[dict[str, Any]] = []
+    if not transforms:
+        return wav, drawn
     # Some transforms draw again while being applied, so the fence stays up around both.
     with _seeded_globals(seed):
         for transform in transforms:
