@@ -176,9 +176,7 @@ def _rendered(
         # A worker that a lost node left behind may have withdrawn an entry that its successor wrote.
         while lost := missing(out, jobs):
             if not passes:
-                raise InputError(
-                    f"{out}: shards vanish while they are made; does something else write there?"
-                )
+                raise InputError(f"{out}: shards vanish while they are made; does another run write there?")
             passes -= 1
             for _ in rendered(jobs, lost, workers):
                 pass

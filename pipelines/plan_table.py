@@ -95,20 +95,23 @@ def write_plan(
         seconds=0.0,
     )
     schema, digest, samples = plan_schema(), hashlib.sha256(), 0
-    with written_aside(plan_path(folder, split)) as aside, aside.open("wb") as file:
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for start in range(0, len(plans), info.group_rows):
-                batch = plans[start : start + info.group_rows]
-                table = encoded(batch)
-                for part in _without_paths(table):
-                    digest.update(part)
-                writer.write_table(table, row_group_size=info.group_rows)
-                samples += sum(plan.samples for plan in batch)
-            info = dataclasses.replace(
-                info, plan_hash=digest.hexdigest()[:16], seconds=samples / recipe.sample_rate_hz
-            )
-            text = json.dumps(dataclasses.asdict(info), sort_keys=True)
-            writer.add_key_value_metadata({_KEY: text.encode()})
+    with (
+        written_aside(plan_path(folder, split)) as aside,
+        aside.open("wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
+        for start in range(0, len(plans), info.group_rows):
+            batch = plans[start : start + info.group_rows]
+            table = encoded(batch)
+            for part in _without_paths(table):
+                digest.update(part)
+            writer.write_table(table, row_group_size=info.group_rows)
+            samples += sum(plan.samples for plan in batch)
+        info = dataclasses.replace(
+            info, plan_hash=digest.hexdigest()[:16], seconds=samples / recipe.sample_rate_hz
+        )
+        text = json.dumps(dataclasses.asdict(info), sort_keys=True)
+        writer.add_key_value_metadata({_KEY: text.encode()})
     return info
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from typing import Any, cast
 
 from pipelines.shard_jobs import ShardJobs, ShardOutcome
 from rwsa.errors import InputError
@@ -46,7 +47,7 @@ def _on_ray(jobs: ShardJobs, which: Sequence[int], workers: int | None) -> Itera
     )
     if workers is not None:
         rows.context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=workers)
-    with closing(iter(rows.iter_rows())) as done:
+    with closing(cast(Generator[dict[str, Any], None, None], iter(rows.iter_rows()))) as done:
         for row in done:
             yield ShardOutcome.from_json(row["outcome"])
 
