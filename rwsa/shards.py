@@ -36,6 +36,7 @@ from rwsa.shard_index import (
     ShardIndex,
     entry_path,
     made_with,
+    read_entry,
     shard_name,
     write_entry,
 )
@@ -85,8 +86,10 @@ def write_shard(
             hashed = _HashedFile(file)
             examples, failures, samples_sha256 = _write_tar(hashed, items, sample_rate_hz)
         size, sha256 = hashed.bytes, hashed.digest.hexdigest()
-        # The old entry must not vouch for the new tar in the moment between the two renames.
-        entry_path(folder, split, number).unlink(missing_ok=True)
+        # The old entry must not vouch for the new tar in the moment between the two renames; one of
+        # the same bytes may, and stays: a worker that a lost node left behind must not take it away.
+        if _entry_sha256(entry_path(folder, split, number)) != sha256:
+            entry_path(folder, split, number).unlink(missing_ok=True)
     entry = ShardEntry(
         schema_version=SCHEMA_VERSION,
         shard=path.name,
@@ -106,6 +109,13 @@ def write_shard(
     )
     write_entry(folder, entry)
     return entry
+
+
+def _entry_sha256(path: Path) -> str | None:
+    try:
+        return read_entry(path).sha256
+    except InputError:  # There is none, or it is damaged.
+        return None
 
 
 class _HashedFile:
