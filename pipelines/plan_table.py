@@ -170,17 +170,19 @@ class PlanTable:
             InputError: the table is damaged, or was made by another version of this program.
         """
         group, start = divmod(number * self.info.shard_examples, self.info.group_rows)
+        return self._plans(group, start, self.info.shard_examples)
+
+    def __iter__(self) -> Iterator[MixPlan]:
+        """All plans, about a thousand in memory at a time."""
+        for group in range(self._footer.num_row_groups):
+            yield from self._plans(group, 0, self.info.group_rows)
+
+    def _plans(self, group: int, start: int, count: int) -> list[MixPlan]:
         try:
             with self.path.open("rb") as file:
                 table = pq.ParquetFile(file, metadata=self._footer).read_row_group(group)
-            rows = decoded(table.slice(start, self.info.shard_examples))
-            return [from_row(row) for row in rows]
+            return [from_row(row) for row in decoded(table.slice(start, count))]
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{self.path}: shard {number} of the plan is unreadable ({error!r}); delete it and mix again"
+                f"{self.path}: row group {group} of the plan is unreadable ({error!r}); delete it and mix again"
             ) from error
-
-    def __iter__(self) -> Iterator[MixPlan]:
-        """All plans, a shard's in memory at a time."""
-        for number in range(self.info.shards):
-            yield from self.shard(number)
