@@ -184,5 +184,5 @@ class PlanTable:
             return [from_row(row) for row in decoded(table.slice(start, count))]
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{self.path}: row group {group} of the plan is unreadable ({error!r}); delete it and mix again"
+                f"{self.path}: row group {group} is unreadable ({error!r}); delete the plan and mix again"
             ) from error

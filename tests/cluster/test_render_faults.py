@@ -173,8 +173,11 @@ def test_a_killed_worker_is_replaced(
 
 LOSES_A_NODE = """
 import os, sys
+import time
 from pathlib import Path
+import ray
 from ray.cluster_utils import Cluster
+from pipelines.cluster import start_ray
 from pipelines.mix_shards import main
 sys.path.insert(0, str(Path({here!r}).parent))
 from test_render_faults import SHARDS, entries, meanwhile, rendering, wait_until
@@ -184,6 +187,17 @@ cluster = Cluster(initialize_head=True, head_node_args={{**size, "include_dashbo
 other = cluster.add_node(**size)
 raylet = other.all_processes["raylet"][0].process.pid
 os.environ["RAY_ADDRESS"], os.environ["RWSA_SHARED_CHECKOUT"] = cluster.address, "1"
+
+@ray.remote(num_cpus=1)
+def start_a_worker():
+    import pipelines.shard_jobs
+    time.sleep(2)
+    return ray.get_runtime_context().get_node_id()
+
+# Else one node could be done before the other has started a worker.
+start_ray()
+while len(set(ray.get([start_a_worker.remote() for _ in range(2)]))) < 2:
+    pass
 arguments = sys.argv[1:]
 out = Path(arguments[arguments.index("--out") + 1])
 
@@ -195,6 +209,7 @@ def lose_it():
 
 with meanwhile(lose_it):
     status = main(arguments)
+ray.shutdown()
 cluster.shutdown()
 sys.exit(status)
 """
