@@ -46,6 +46,16 @@ def undisturbed(arguments: list[str], tmp_path: Path) -> dict[str, str]:
     return checksums(tmp_path / "undisturbed")
 
 
+def surroundings(workers: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment of a run in a process of its own, which joins this process's Ray if it has workers."""
+    joined = {}
+    if workers != "0":
+        # One Ray outlives the runs; its workers end with the run whose they are.
+        joined = {"RAY_ADDRESS": request.getfixturevalue("ray_address"), "RWSA_SHARED_CHECKOUT": "1"}
+    # Looked at last: starting Ray adds to it.
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT), **joined}
+
+
 def entries(out: Path) -> int:
     return len(list(out.glob("train-*.json")))
 
@@ -131,11 +141,7 @@ def test_ten_killed_runs_are_completed_to_the_same_bytes(
     workers: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    if workers != "0":
-        # One Ray outlives the runs; its workers end with the run whose they are.
-        environment["RAY_ADDRESS"] = request.getfixturevalue("ray_address")
-        environment["RWSA_SHARED_CHECKOUT"] = "1"
+    environment = surroundings(workers, request)
     out, rng = tmp_path / "killed", np.random.default_rng(0)
     command = [
         sys.executable,
@@ -249,9 +255,7 @@ def test_an_interrupt_stops_cleanly(
     workers: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    if workers != "0":
-        environment |= {"RAY_ADDRESS": request.getfixturevalue("ray_address"), "RWSA_SHARED_CHECKOUT": "1"}
+    environment = surroundings(workers, request)
     out = tmp_path / "stopped"
     command = [
         sys.executable,
@@ -267,7 +271,7 @@ def test_an_interrupt_stops_cleanly(
     wait_until(lambda: entries(out) >= 3 or process.poll() is not None, "three shards are made")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert said.endswith("stopped; what is whole is kept: run it again to go on\n")
     assert 3 <= entries(out) < SHARDS
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
