@@ -1,6 +1,8 @@
 """Mix a corpus into shards: plan every example, then render the shards on Ray Data.
 
     python -m pipelines.mix_shards --card datasets/X.yaml --recipe datasets/recipes/Y.yaml --out FOLDER
+    python -m pipelines.mix_shards plan …     write the plans only, SPLIT.plan.parquet
+    python -m pipelines.mix_shards check …    check corpora
 
 Shards do not depend on the number of workers. Run again after a crash, it keeps the shards that
 their entries prove whole and makes the rest.
@@ -9,29 +11,32 @@ their entries prove whole and makes the rest.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import re
+import importlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray.data
-
-from pipelines.cluster import start_ray
-from pipelines.shard_jobs import ShardJob, ShardOutcome, make_shard, plan_jobs
+from pipelines.plan_table import PlanInfo, plan_path, write_plan
+from pipelines.render_folder import check_folder, clear_leftovers, missing, withdraw_index
+from pipelines.render_progress import RenderProgress
+from pipelines.rendering import rendered
+from pipelines.shard_jobs import ShardJobs
 from rwsa.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora import scan
 from rwsa.errors import InputError
-from rwsa.files import written_aside
-from rwsa.mixing import Recipe, read_recipe
+from rwsa.files import location
+from rwsa.manifest import Manifest
+from rwsa.mixing import Recipe, plan_split, read_recipe
 from rwsa.plans import usable_speech
-from rwsa.shard_index import INDEX_NAME, Failure, entry_path, merge_index, read_entry
+from rwsa.recipes import recipe_hash
+from rwsa.shard_index import Failure, merge_index
 
-_SECONDS_BETWEEN_REPORTS = 5.0
 _FAILURES_SHOWN = 10
+_INTERRUPTED = 130
+_REPAIRS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,7 @@ class MixSummary:
         shards: in the folder, of the splits mixed.
         kept: shards that were whole from an earlier run.
         failures: examples that could not be rendered.
+        first_failures: of them, the first ten; the shards' entries have all.
         problems: source files that scanning found unusable.
         short_speech: speech clips left out as shorter than the recipe's `min_speech_seconds`.
         seconds: that the run took.
@@ -53,7 +59,8 @@ class MixSummary:
     hours: float
     shards: int
     kept: int
-    failures: tuple[Failure, ...]
+    failures: int
+    first_failures: tuple[Failure, ...]
     problems: int
     short_speech: int
     seconds: float
@@ -75,9 +82,10 @@ def mix_shards(
     Args:
         card: where speech and noise are.
         recipe: how to mix them.
-        out: folder of the shards; made if missing.
+        out: folder of the shards, as `rwsa.files.location` gives it; made if missing.
         splits: which to mix; by default all that the recipe wants examples of.
-        workers: shards made at the same time; as many as Ray has CPUs by default.
+        workers: shards made at the same time; as many as Ray has CPUs by default; 0 makes them in
+            this process, without Ray.
         strict: make the first unusable source file end the job.
         shard_examples: examples in a shard.
         report: takes progress lines.
@@ -86,160 +94,167 @@ def mix_shards(
         InputError: the card, recipe or folder cannot be used; a split comes out empty; the folder
             holds other shards; or, when `strict`, a source file is unusable.
     """
-    started, out = time.monotonic(), out.resolve()
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers {workers}: must be at least 1")
-    wanted = [split for split, count in recipe.examples.items() if count]
-    splits = wanted if splits is None else list(splits)
-    manifest = scan(card, strict=strict)
-    for problem in manifest.problems[:_FAILURES_SHOWN]:
-        report(f"left out {problem.path}: {problem.reason}")
-    jobs = plan_jobs(manifest, recipe, out, splits=splits, shard_examples=shard_examples, strict=strict)
-    _prepare(out, jobs, splits)
-    outcomes = list(_rendered(jobs, workers, report))
-    _check_not_empty(outcomes, splits)
+    if workers is not None and workers < 0:
+        raise InputError(f"--workers {workers}: must be at least 1, or 0 for none but this process")
+    started, manifest = time.monotonic(), _scanned(card, strict, report)
+    out = out if "://" in str(out) else out.resolve()
+    plans = write_plans(manifest, recipe, out, splits=splits, shard_examples=shard_examples)
+    clear_leftovers(out, [plan.split for plan in plans])
+    withdraw_index(out)
+    jobs = ShardJobs(
+        folder=str(out),
+        run=uuid.uuid4().hex,
+        splits=tuple((plan.split, plan.shards) for plan in plans),
+        strict=strict,
+    )
+    done = _rendered(out, jobs, plans, workers, report)
     merge_index(out)
     return MixSummary(
-        examples=sum(outcome.examples for outcome in outcomes),
-        hours=sum(outcome.seconds for outcome in outcomes) / 3600,
-        shards=len(outcomes),
-        kept=sum(outcome.kept for outcome in outcomes),
-        failures=_sorted_failures(outcomes),
+        examples=done.examples,
+        hours=done.hours,
+        shards=done.shards,
+        kept=done.kept,
+        failures=done.failures,
+        first_failures=done.first_failures,
         problems=len(manifest.problems),
         short_speech=sum(
-            len(manifest.speech(split)) - len(usable_speech(manifest, recipe, split)) for split in splits
+            len(manifest.speech(plan.split)) - len(usable_speech(manifest, recipe, plan.split))
+            for plan in plans
         ),
         seconds=time.monotonic() - started,
     )
 
 
-def _prepare(out: Path, jobs: Sequence[ShardJob], splits: Sequence[str]) -> None:
-    """Make the folder, refuse one that holds something else, and clear what a crash left behind."""
-    _check_writable(out)
-    planned = {entry_path(out, job.split, job.number) for job in jobs}
-    for split in splits:
-        for path in sorted(out.glob(f"{split}-??????.json")):
-            _check_ours(path, jobs[0], planned)
-        for path in out.glob(f".{split}-*"):
-            if re.fullmatch(rf"\.{split}-\d{{6}}\.[0-9a-f]{{8}}\.(tar|json)", path.name):
-                path.unlink()
-    # No index vouches for the folder while its shards change.
-    (out / INDEX_NAME).unlink(missing_ok=True)
+def write_plans(
+    manifest: Manifest, recipe: Recipe, out: Path, *, splits: Sequence[Split] | None, shard_examples: int
+) -> list[PlanInfo]:
+    """Write the plan table of each split; those of the recipe by default.
+
+    Raises:
+        InputError: there is nothing to plan, the folder is not writable or holds other shards, or see
+            `rwsa.mixing.plan_split`.
+    """
+    if shard_examples < 1:
+        raise InputError(f"--shard-examples {shard_examples}: must be at least 1")
+    splits = list(recipe.examples) if splits is None else list(dict.fromkeys(splits))
+    plans = {split: plan_split(manifest, recipe, split) for split in splits}
+    plans = {split: rows for split, rows in plans.items() if len(rows)}
+    if not plans:
+        raise InputError(f"recipe {recipe.name}: wants no examples of {splits}; set examples.SPLIT=…")
+    check_folder(
+        out,
+        {split: len(rows) for split, rows in plans.items()},
+        corpus=manifest.card,
+        recipe_hash=recipe_hash(recipe),
+        shard_examples=shard_examples,
+    )
+    return [
+        write_plan(out, split, rows, corpus=manifest.card, recipe=recipe, shard_examples=shard_examples)
+        for split, rows in plans.items()
+    ]
 
 
-def _check_writable(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; name a folder")
-    probe = out / "writable.probe"
-    with written_aside(probe) as aside:
-        aside.touch()
-    probe.unlink()
-
-
-def _check_ours(path: Path, job: ShardJob, planned: set[Path]) -> None:
-    try:
-        entry = read_entry(path)
-    except InputError:
-        return  # Damaged: it will be made again.
-    if path not in planned or (entry.corpus, entry.recipe_hash) != (job.corpus, job.recipe_hash):
-        raise InputError(
-            f"{path}: belongs to another plan (corpus {entry.corpus}, recipe {entry.recipe_hash}, or more"
-            " examples than now asked for); name another folder, or delete this one first"
-        )
+def _scanned(card: CorpusCard, strict: bool, report: Callable[[str], None]) -> Manifest:
+    manifest = scan(card, strict=strict)
+    for problem in manifest.problems[:_FAILURES_SHOWN]:
+        report(f"left out {problem.path}: {problem.reason}")
+    return manifest
 
 
 def _rendered(
-    jobs: Sequence[ShardJob], workers: int | None, report: Callable[[str], None]
-) -> Iterator[ShardOutcome]:
-    """Make all shards on Ray Data, one task each; yields in the order of completion."""
-    start_ray()
-    rows = [{"job": json.dumps(dataclasses.asdict(job))} for job in jobs]
-    outcomes = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        make_shard, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=workers)
-    )
-    progress = _Progress(len(jobs), report)
-    for row in outcomes.iter_rows():
-        values = json.loads(row["outcome"])
-        failures = [Failure(**failure) for failure in values.pop("failures")]
-        outcome = ShardOutcome(**values, failures=failures)
-        if outcome.error is not None:
-            raise InputError(outcome.error)
-        progress.add(outcome)
-        yield outcome
+    out: Path,
+    jobs: ShardJobs,
+    plans: Sequence[PlanInfo],
+    workers: int | None,
+    report: Callable[[str], None],
+) -> RenderProgress:
+    splits, hours = [plan.split for plan in plans], sum(plan.seconds for plan in plans) / 3600
+    progress, passes = RenderProgress(len(jobs), hours, report), _REPAIRS
+    try:
+        for outcome in rendered(jobs, range(len(jobs)), workers):
+            progress.add(outcome)
+        # A worker that a lost node left behind may have withdrawn an entry that its successor wrote.
+        while lost := missing(out, jobs):
+            if not passes:
+                raise InputError(f"{out}: shards vanish while they are made; does another run write there?")
+            passes -= 1
+            for _ in rendered(jobs, lost, workers):
+                pass
+    finally:
+        clear_leftovers(out, splits)
+    for split, first in progress.empty.items():
+        raise InputError(f"split '{split}': no example could be made; the first, {first.reason}")
+    return progress
 
 
-def _check_not_empty(outcomes: Sequence[ShardOutcome], splits: Sequence[str]) -> None:
-    for split in splits:
-        of_split = [outcome for outcome in outcomes if outcome.split == split]
-        if of_split and not sum(outcome.examples for outcome in of_split):
-            first = _sorted_failures(of_split)[0]
-            raise InputError(f"split '{split}': no example could be made; the first, {first.reason}")
-
-
-def _sorted_failures(outcomes: Sequence[ShardOutcome]) -> tuple[Failure, ...]:
-    every = (failure for outcome in outcomes for failure in outcome.failures)
-    return tuple(sorted(every, key=lambda failure: failure.example_id))
-
-
-class _Progress:
-    """Says how far the job is, every few seconds and at its end."""
-
-    def __init__(self, shards: int, report: Callable[[str], None]) -> None:
-        self._shards, self._report = shards, report
-        self._done, self._hours, self._failures = 0, 0.0, 0
-        self._started = self._last = time.monotonic()
-
-    def add(self, outcome: ShardOutcome) -> None:
-        self._done += 1
-        self._hours += outcome.seconds / 3600
-        self._failures += len(outcome.failures)
-        now = time.monotonic()
-        if self._done == self._shards or now - self._last >= _SECONDS_BETWEEN_REPORTS:
-            self._last = now
-            minutes = (now - self._started) / 60
-            left = minutes / self._done * (self._shards - self._done)
-            self._report(
-                f"shards {self._done}/{self._shards}, {self._hours:.2f} h"
-                f" ({self._hours / minutes:.2f} h/min), failures {self._failures}, {left:.1f} min left"
-            )
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser(verb: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.mix_shards", description=__doc__.split("\n")[0]
+        prog=f"python -m pipelines.mix_shards {verb}".rstrip(),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--card", type=Path, required=True, help="corpus card with speech and noise")
     parser.add_argument("--recipe", type=Path, required=True, help="mixing recipe")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    parser.add_argument(
+        "--out", type=location, required=True, help="folder for the shards, or s3://…, gs://…"
+    )
     parser.add_argument("--splits", nargs="+", choices=SPLITS, help="default: all that the recipe names")
     parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--workers", type=int, help="shards made at a time; default: as many as CPUs")
     parser.add_argument("--shard-examples", type=int, default=64, metavar="N")
     parser.add_argument("--strict", action="store_true", help="end at the first unusable source file")
+    if not verb:
+        parser.add_argument(
+            "--workers", type=int, help="shards made at a time; default: as many as CPUs; 0: without Ray"
+        )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    options = _parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["check"]:
+        return int(importlib.import_module("pipelines.corpus_check").main(arguments[1:]))
+    verb = "plan" if arguments[:1] == ["plan"] else ""
+    options = _parser(verb).parse_args(arguments[1:] if verb else arguments)
     try:
-        summary = mix_shards(
-            read_card(options.card),
-            read_recipe(options.recipe, options.settings),
-            options.out,
-            splits=options.splits,
-            workers=options.workers,
-            strict=options.strict,
-            shard_examples=options.shard_examples,
-        )
+        return _plan(options) if verb else _mix(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for failure in summary.failures[:_FAILURES_SHOWN]:
+    except KeyboardInterrupt:
+        print("stopped; what is whole is kept: run it again to go on", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _plan(options: argparse.Namespace) -> int:
+    recipe = read_recipe(options.recipe, options.settings)
+    manifest = _scanned(read_card(options.card), options.strict, print)
+    plans = write_plans(
+        manifest, recipe, options.out, splits=options.splits, shard_examples=options.shard_examples
+    )
+    for plan in plans:
+        print(
+            f"{plan_path(options.out, plan.split)}: {plan.rows} examples, {plan.seconds / 3600:.3f} h,"
+            f" {plan.shards} shards, plan {plan.plan_hash}"
+        )
+    return 0
+
+
+def _mix(options: argparse.Namespace) -> int:
+    summary = mix_shards(
+        read_card(options.card),
+        read_recipe(options.recipe, options.settings),
+        options.out,
+        splits=options.splits,
+        workers=options.workers,
+        strict=options.strict,
+        shard_examples=options.shard_examples,
+    )
+    for failure in summary.first_failures:
         print(f"failed {failure.example_id}: {failure.reason}", file=sys.stderr)
     print(
         f"{options.out}: {summary.examples} examples, {summary.hours:.3f} h, {summary.shards} shards"
-        f" ({summary.kept} kept from before), {len(summary.failures)} failures,"
+        f" ({summary.kept} kept from before), {summary.failures} failures,"
         f" {summary.problems} unusable files, {summary.short_speech} speech clips too short;"
         f" {summary.seconds:.1f} s"
     )

@@ -3,136 +3,154 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rwsa.cards import Split
+from pipelines.plan_table import PlanTable, plan_path
 from rwsa.errors import InputError
-from rwsa.manifest import Manifest
-from rwsa.mixing import MixPlan, Recipe, plan_split, render_example
-from rwsa.plans import from_row, plan_hash, to_row
-from rwsa.recipes import recipe_hash
+from rwsa.files import location
+from rwsa.mixing import MixPlan, render_example
+from rwsa.plans import plan_hash
 from rwsa.shard_index import Failure, ShardEntry, entry_path, made_with, read_entry
 from rwsa.shards import Example, is_whole, write_shard
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardJob:
-    """One shard to make; plain values, so that it travels as JSON."""
+class ShardOutcome:
+    """What became of a shard.
 
-    folder: str
+    Attributes:
+        examples, seconds: in the shard.
+        planned_seconds: that would be in it without failures.
+        kept: it was there already.
+        error: ends the whole job.
+    """
+
     split: str
     number: int
-    corpus: str
-    recipe_hash: str
-    sample_rate_hz: int
-    strict: bool
-    rows: Sequence[dict[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardOutcome:
-    """What became of a `ShardJob`. `error` ends the whole job; `kept` means it was there already."""
-
-    split: str
     examples: int = 0
     seconds: float = 0.0
+    planned_seconds: float = 0.0
     kept: bool = False
     failures: Sequence[Failure] = ()
     error: str | None = None
 
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
 
-def plan_jobs(
-    manifest: Manifest,
-    recipe: Recipe,
-    out: Path,
-    *,
-    splits: Sequence[Split],
-    shard_examples: int,
-    strict: bool,
-) -> list[ShardJob]:
-    """Cut the plans of all splits into shards.
+    @classmethod
+    def from_json(cls, text: str) -> ShardOutcome:
+        values = json.loads(text)
+        return cls(**{**values, "failures": [Failure(**failure) for failure in values["failures"]]})
 
-    Raises:
-        InputError: there is nothing to make, or see `rwsa.mixing.plan_split`.
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJobs:
+    """The shards to make, counted from 0 throughout; small however many they are.
+
+    Attributes:
+        folder: of plans and shards, a path or a URL.
+        run: tells this run's plans from another's that the same process has read.
+        splits: each with its number of shards.
+        strict: make the first example that cannot be rendered end the job.
     """
-    if shard_examples < 1:
-        raise InputError(f"--shard-examples {shard_examples}: must be at least 1")
-    jobs = []
-    for split in splits:
-        plans = plan_split(manifest, recipe, split)
-        for number, start in enumerate(range(0, len(plans), shard_examples)):
-            jobs.append(
-                ShardJob(
-                    folder=str(out),
-                    split=split,
-                    number=number,
-                    corpus=manifest.card,
-                    recipe_hash=recipe_hash(recipe),
-                    sample_rate_hz=recipe.sample_rate_hz,
-                    strict=strict,
-                    rows=[to_row(plan) for plan in plans[start : start + shard_examples]],
-                )
-            )
-    if not jobs:
-        raise InputError(f"recipe {recipe.name}: wants no examples of {list(splits)}; set examples.SPLIT=…")
-    return jobs
+
+    folder: str
+    run: str
+    splits: tuple[tuple[str, int], ...]
+    strict: bool
+
+    def __len__(self) -> int:
+        return sum(shards for _, shards in self.splits)
+
+    def shard(self, job: int) -> tuple[str, int]:
+        """Split and number of a job's shard."""
+        for split, shards in self.splits:
+            if job < shards:
+                return split, job
+            job -= shards
+        raise IndexError(job)
+
+    def make(self, job: int) -> ShardOutcome:
+        """Make a shard, unless it is there and whole."""
+        split, number = self.shard(job)
+        try:
+            return _make(self, split, number)
+        except InputError as error:
+            # Returned, not raised: Ray would wrap it, print its traceback and try again.
+            return ShardOutcome(split=split, number=number, error=str(error))
 
 
-def make_shard(row: dict[str, str]) -> dict[str, str]:
-    """Ray task: make one shard, unless it is there and whole. JSON in, JSON out."""
-    job = ShardJob(**json.loads(row["job"]))
-    try:
-        outcome = _make(job)
-    except InputError as error:
-        # Returned, not raised: Ray would wrap it, print its traceback and try again.
-        outcome = ShardOutcome(split=job.split, error=str(error))
-    return {"outcome": json.dumps(dataclasses.asdict(outcome))}
+@functools.lru_cache(maxsize=4)
+def _table(folder: str, split: str, run: str) -> PlanTable:
+    """A worker makes many shards of one plan, and need not read its footer for each."""
+    return PlanTable(plan_path(location(folder), split))
 
 
-def _make(job: ShardJob) -> ShardOutcome:
-    plans = [from_row(row) for row in job.rows]
-    folder, wanted = Path(job.folder), plan_hash(plans)
-    entry = _whole_entry(folder, job, wanted)
+def _make(jobs: ShardJobs, split: str, number: int) -> ShardOutcome:
+    table = _table(jobs.folder, split, jobs.run)
+    plans, folder = table.shard(number), location(jobs.folder)
+    wanted = plan_hash(plans)
+    entry = _whole_entry(folder, split, number, table, wanted)
     kept = entry is not None
     if entry is None:
         entry = write_shard(
             folder,
-            job.split,
-            job.number,
-            _examples(plans, strict=job.strict),
-            sample_rate_hz=job.sample_rate_hz,
-            corpus=job.corpus,
-            recipe_hash=job.recipe_hash,
+            split,
+            number,
+            _examples(plans, strict=jobs.strict),
+            sample_rate_hz=table.info.sample_rate_hz,
+            corpus=table.info.corpus,
+            recipe_hash=table.info.recipe_hash,
             plan_hash=wanted,
         )
     return ShardOutcome(
-        split=job.split,
+        split=split,
+        number=number,
         examples=len(entry.examples),
         seconds=entry.seconds,
+        planned_seconds=sum(plan.samples for plan in plans) / table.info.sample_rate_hz,
         kept=kept,
         failures=entry.failures,
     )
 
 
-def _whole_entry(folder: Path, job: ShardJob, wanted: str) -> ShardEntry | None:
+def _whole_entry(folder: Path, split: str, number: int, table: PlanTable, wanted: str) -> ShardEntry | None:
     """The entry of a shard that need not be made again.
 
     One with failures is made again, for its sources may have been repaired since.
+
+    Raises:
+        InputError: it is another plan's.
     """
-    path = entry_path(folder, job.split, job.number)
+    path = entry_path(folder, split, number)
     if not path.is_file():
         return None
     try:
         entry = read_entry(path)
     except InputError:
-        return None
+        return None  # Damaged: it will be made again.
+    check_ours(entry, path, corpus=table.info.corpus, recipe_hash=table.info.recipe_hash)
     same_versions = {**entry.made_with, "cpu": ""} == {**made_with(), "cpu": ""}
     whole = entry.plan_hash == wanted and same_versions and not entry.failures and is_whole(folder, entry)
     return entry if whole else None
+
+
+def check_ours(made: Any, path: Path, *, corpus: str, recipe_hash: str) -> None:
+    """Refuse what another plan made: `made` is a shard's entry or a plan's info, read from `path`.
+
+    Raises:
+        InputError: naming it.
+    """
+    if (made.corpus, made.recipe_hash) != (corpus, recipe_hash):
+        raise InputError(
+            f"{path}: belongs to another plan (corpus {made.corpus}, recipe {made.recipe_hash}, now"
+            f" {corpus}, {recipe_hash}); name another folder, or delete this one first"
+        )
 
 
 def _examples(plans: Sequence[MixPlan], *, strict: bool) -> Iterator[Example | Failure]:

@@ -15,9 +15,9 @@ import json
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
@@ -32,6 +32,7 @@ from rwsa.shard_index import (
     ShardIndex,
     entry_path,
     made_with,
+    read_entry,
     shard_name,
     write_entry,
 )
@@ -70,12 +71,16 @@ def write_shard(
     """
     path = folder / shard_name(split, number)
     with written_aside(path) as aside:
-        samples_sha256, failures = _write_tar(aside, items, sample_rate_hz)
-        examples = _read_layout(aside)
-        size, sha256 = aside.stat().st_size, sha256_of(aside)
-        # The old entry must not vouch for the new tar in the moment between the two renames.
+        with aside.open("wb") as file:
+            hashed = _HashedFile(file)
+            examples, failures, samples_sha256 = _write_tar(hashed, items, sample_rate_hz)
+        size, sha256 = hashed.bytes, hashed.digest.hexdigest()
+        # The old entry must not vouch for the new tar in the moment between the two renames; one of
+        # the same bytes may, and stays: a worker that a lost node left behind must not take it away.
         with reaching(folder):
-            entry_path(folder, split, number).unlink(missing_ok=True)
+            vouched = _entry_sha256(entry_path(folder, split, number))
+            if vouched != sha256:
+                entry_path(folder, split, number).unlink(missing_ok=True)
     entry = ShardEntry(
         schema_version=SCHEMA_VERSION,
         shard=path.name,
@@ -97,31 +102,68 @@ def write_shard(
     return entry
 
 
+def _entry_sha256(path: Path) -> str | None:
+    try:
+        return read_entry(path).sha256
+    except InputError:  # There is none, or it is damaged.
+        return None
+
+
+class _HashedFile:
+    """What is written to a file, hashed and counted on its way: reading it back would take longer."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest, self.bytes = hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.bytes += len(data)
+        return self._file.write(data)
+
+
 def _write_tar(
-    path: Path, items: Iterable[Example | Failure], sample_rate_hz: int
-) -> tuple[str, tuple[Failure, ...]]:
+    file: _HashedFile, items: Iterable[Example | Failure], sample_rate_hz: int
+) -> tuple[Examples, tuple[Failure, ...], str]:
     decoded, failures = hashlib.sha256(), list[Failure]()
-    ids = set[str]()
-    with path.open("wb") as file, _tar_writer(file) as tar:
+    examples: dict[str, ExampleEntry] = {}
+    # As a stream, which leaves nothing to be sought in or corrected.
+    with tarfile.open(fileobj=cast(BinaryIO, file), mode="w|") as tar:
         for item in items:
             if isinstance(item, Failure):
-                failures.append(dataclasses.replace(item, slot=len(ids) + len(failures)))
+                failures.append(dataclasses.replace(item, slot=len(examples) + len(failures)))
                 continue
-            _check(item, sample_rate_hz, ids)
-            ids.add(item.example_id)
+            _check(item, sample_rate_hz, examples)
             noisy, clean = _to_int16(item, item.noisy), _to_int16(item, item.clean)
-            tar.write(_members(item, noisy, clean))
+            examples[item.example_id] = _add_example(tar, item, noisy, clean)
             _hash_pair(decoded, item.example_id, noisy, clean)
-    return decoded.hexdigest(), tuple(failures)
+    return Examples(examples.values()), tuple(failures), decoded.hexdigest()
 
 
-def _tar_writer(file: BinaryIO) -> Any:
-    import webdataset  # late, since it imports torch, which those who only mix or read do without
+def _add_example(
+    tar: tarfile.TarFile, example: Example, noisy: np.ndarray, clean: np.ndarray
+) -> ExampleEntry:
+    name, rate = example.example_id, example.sample_rate_hz
+    meta = json.dumps({**example.meta, "id": name}, sort_keys=True, separators=(",", ":"))
+    # In the order of their names, as webdataset's writer has them.
+    return ExampleEntry(
+        example_id=name,
+        samples=len(noisy),
+        clean=_add(tar, f"{name}.clean.flac", _encode_flac(clean, rate)),
+        json=_add(tar, f"{name}.json", meta.encode()),
+        noisy=_add(tar, f"{name}.noisy.flac", _encode_flac(noisy, rate)),
+    )
 
-    return webdataset.TarWriter(file, user="rwsa", group="rwsa", mode=0o644, mtime=0, encoder=False)
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> Member:
+    info = tarfile.TarInfo(name)  # whose time, user and group are 0
+    info.size, info.mode, info.uname, info.gname = len(data), 0o644, "rwsa", "rwsa"
+    tar.addfile(info, io.BytesIO(data))
+    filled_up = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return Member(tar.offset - filled_up, len(data), zlib.crc32(data))
 
 
-def _check(example: Example, sample_rate_hz: int, ids: set[str]) -> None:
+def _check(example: Example, sample_rate_hz: int, ids: Container[str]) -> None:
     name = example.example_id
     if not _EXAMPLE_ID.fullmatch(name):
         raise InputError(f"example id {name!r}: use up to 64 letters, digits, - and _ (a dot ends the id)")
@@ -138,23 +180,15 @@ def _check(example: Example, sample_rate_hz: int, ids: set[str]) -> None:
 
 def _to_int16(example: Example, wav: np.ndarray) -> np.ndarray:
     """The integers behind a wave on the 16-bit grid; off the grid it would be stored changed."""
-    scaled = wav.astype(np.float64) * 32768.0
-    if not (np.abs(scaled + 0.5) <= 32767.5).all() or not np.array_equal(np.rint(scaled), scaled):
+    scaled = wav * 32768.0  # exact in any float
+    on_scale = scaled.min() >= -32768 and scaled.max() <= 32767  # and no NaN
+    stored = scaled.astype(np.int16) if on_scale else None
+    if stored is None or not np.array_equal(stored, scaled):
         raise InputError(
             f"example {example.example_id}: samples lie beyond full scale or between 16-bit steps;"
             " apply rwsa.audio.round_to_int16 first"
         )
-    return scaled.astype(np.int16)
-
-
-def _members(example: Example, noisy: np.ndarray, clean: np.ndarray) -> dict[str, str | bytes]:
-    meta = json.dumps({**example.meta, "id": example.example_id}, sort_keys=True, separators=(",", ":"))
-    return {
-        "__key__": example.example_id,
-        "noisy.flac": _encode_flac(noisy, example.sample_rate_hz),
-        "clean.flac": _encode_flac(clean, example.sample_rate_hz),
-        "json": meta.encode(),
-    }
+    return stored
 
 
 def _encode_flac(wav: np.ndarray, sample_rate_hz: int) -> bytes:
@@ -167,30 +201,6 @@ def _encode_flac(wav: np.ndarray, sample_rate_hz: int) -> bytes:
 def _hash_pair(digest: Any, example_id: str, noisy: np.ndarray, clean: np.ndarray) -> None:
     digest.update(example_id.encode() + b"\0")
     digest.update(noisy.astype("<i2").tobytes() + clean.astype("<i2").tobytes())
-
-
-def _read_layout(path: Path) -> Examples:
-    """Offsets as they really lie in the tar, so that the entry cannot disagree with it."""
-    places: dict[str, dict[str, Member]] = {}
-    samples: dict[str, int] = {}
-    with tarfile.open(path, "r:") as tar, path.open("rb") as file:
-        for info in tar:
-            name, _, kind = info.name.partition(".")
-            file.seek(info.offset_data)
-            data = file.read(info.size)
-            places.setdefault(name, {})[kind] = Member(info.offset_data, info.size, zlib.crc32(data))
-            if kind == "noisy.flac":
-                samples[name] = soundfile.info(io.BytesIO(data)).frames
-    return Examples(
-        ExampleEntry(
-            example_id=name,
-            samples=samples[name],
-            noisy=members["noisy.flac"],
-            clean=members["clean.flac"],
-            json=members["json"],
-        )
-        for name, members in places.items()
-    )
 
 
 def is_whole(folder: Path, entry: ShardEntry) -> bool:

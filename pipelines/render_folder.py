@@ -1,0 +1,98 @@
+"""The folder that a run renders into: what may be there before, and what must be there after."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pipelines.plan_table import PlanTable, plan_path
+from pipelines.shard_jobs import ShardJobs, check_ours
+from rwsa.errors import InputError
+from rwsa.files import written_aside
+from rwsa.shard_index import INDEX_NAME, entry_path, read_entry
+
+
+def check_folder(
+    out: Path, rows: dict[str, int], *, corpus: str, recipe_hash: str, shard_examples: int
+) -> None:
+    """Make the folder if need be, and refuse one that holds what this run would not make.
+
+    Args:
+        out: the folder.
+        rows: of each split that is planned.
+        corpus, recipe_hash, shard_examples: of this run.
+
+    Raises:
+        InputError: it is not writable, or holds another plan's shards or more of them.
+    """
+    _check_writable(out)
+    for split, count in rows.items():
+        path, planned = plan_path(out, split), -(-count // shard_examples)
+        plan_says = _check_plan(path, corpus=corpus, recipe_hash=recipe_hash)
+        for entry in _entries(out, split):
+            if int(entry.stem[-6:]) >= planned:
+                raise InputError(
+                    f"{entry}: belongs to another plan (more shards than the {planned} now asked for);"
+                    " name another folder, or delete this one first"
+                )
+            if not plan_says:
+                _check_entry(entry, corpus=corpus, recipe_hash=recipe_hash)
+
+
+def _check_writable(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; name a folder")
+    probe = out / "writable.probe"
+    with written_aside(probe) as aside:
+        aside.touch()
+    probe.unlink()
+
+
+def _check_plan(path: Path, *, corpus: str, recipe_hash: str) -> bool:
+    """Whether a plan vouches for the shards beside it, so that their entries need not all be read here.
+
+    They still are where the shards are made, many at a time.
+    """
+    if not path.is_file():
+        return False
+    try:
+        info = PlanTable(path).info
+    except InputError:
+        return False  # Damaged: it will be written again.
+    check_ours(info, path, corpus=corpus, recipe_hash=recipe_hash)
+    return True
+
+
+def _check_entry(path: Path, *, corpus: str, recipe_hash: str) -> None:
+    try:
+        entry = read_entry(path)
+    except InputError:
+        return  # Damaged: it will be made again.
+    check_ours(entry, path, corpus=corpus, recipe_hash=recipe_hash)
+
+
+def clear_leftovers(out: Path, splits: Iterable[str]) -> None:
+    """Remove what killed processes left half-written."""
+    wanted = "|".join(map(re.escape, splits))
+    half_written = re.compile(rf"\.({wanted})(-\d{{6}}|\.plan)\.[0-9a-f]{{8}}\.(tar|json|parquet)")
+    for path in list(out.iterdir()):
+        if half_written.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def withdraw_index(out: Path) -> None:
+    """No index vouches for the folder while its shards change."""
+    (out / INDEX_NAME).unlink(missing_ok=True)
+
+
+def missing(out: Path, jobs: ShardJobs) -> Sequence[int]:
+    """The jobs whose shards have no entry."""
+    there = {entry.name for split, _ in jobs.splits for entry in _entries(out, split)}
+    every = ((job, entry_path(out, *jobs.shard(job)).name) for job in range(len(jobs)))
+    return [job for job, name in every if name not in there]
+
+
+def _entries(out: Path, split: str) -> list[Path]:
+    name = re.compile(rf"{re.escape(split)}-\d{{6}}\.json")
+    return sorted(path for path in out.iterdir() if name.fullmatch(path.name))

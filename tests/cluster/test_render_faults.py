@@ -1,0 +1,279 @@
+"""Rendering under kill -9 of the whole run, of a worker and of a node: complete, and the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.mix_shards import main
+from tests.toy_corpus import checksums, write_corpus
+
+pytestmark = pytest.mark.slow
+CHECKOUT = Path(__file__).parents[2]
+SHARDS, KILLS, DEADLINE_SECONDS = 80, 10, 120
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    """Of a run of 80 shards, each of which takes a moment."""
+    write_corpus(tmp_path / "corpus")
+    settings = [f"examples.train={4 * SHARDS}", "seconds=8", "sample_rate_hz=8000"]
+    return [
+        *(
+            "--card",
+            str(tmp_path / "corpus" / "card.yaml"),
+            "--recipe",
+            str(tmp_path / "corpus" / "recipe.yaml"),
+        ),
+        *("--splits", "train", "--shard-examples", "4", "--set", *settings),
+    ]
+
+
+@pytest.fixture
+def undisturbed(arguments: list[str], tmp_path: Path) -> dict[str, str]:
+    """Checksums of what an undisturbed run leaves."""
+    assert main([*arguments, "--out", str(tmp_path / "undisturbed"), "--workers", "0"]) == 0
+    return checksums(tmp_path / "undisturbed")
+
+
+def surroundings(workers: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment of a run in a process of its own, which joins this process's Ray if it has workers."""
+    joined = {}
+    if workers != "0":
+        # One Ray outlives the runs; its workers end with the run whose they are.
+        joined = {"RAY_ADDRESS": request.getfixturevalue("ray_address"), "RWSA_SHARED_CHECKOUT": "1"}
+    # Looked at last: starting Ray adds to it.
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT), **joined}
+
+
+def entries(out: Path) -> int:
+    return len(list(out.glob("train-*.json")))
+
+
+def wait_until(happened: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not happened():
+        assert time.monotonic() < deadline, f"waited {DEADLINE_SECONDS} s until {what}"
+        time.sleep(0.002)
+
+
+@contextmanager
+def meanwhile(work: Callable[[], None]) -> Iterator[None]:
+    """Run `work` in a thread; what it raises is raised when the block ends."""
+    raised: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if raised:
+        raise raised[0]
+
+
+def rendering(below: int) -> list[int]:
+    """Workers below a process that are at a shard now, by the title that Ray gives them."""
+    parents, titles = dict[int, int](), dict[int, str]()
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdecimal():
+                # `pid (name) state parent …`, where the name may hold anything.
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                titles[int(folder.name)] = (folder / "cmdline").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+    def descends(process: int) -> bool:
+        return process == below or (process in parents and descends(parents[process]))
+
+    return [
+        pid
+        for pid, title in titles.items()
+        if title.startswith("ray::") and "Map(" in title and descends(pid)
+    ]
+
+
+def kill_first(processes: list[int]) -> bool:
+    for process in processes[:1]:
+        os.kill(process, signal.SIGKILL)
+    return bool(processes)
+
+
+def kill_in_mid_run(
+    command: list[str], out: Path, environment: dict[str, str], rng: np.random.Generator
+) -> None:
+    """Start a run and kill its process group at a random moment after some new shards."""
+    wanted = entries(out) + int(rng.integers(1, 4))
+    process = subprocess.Popen(
+        command, cwd=out.parent, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        wait_until(lambda: entries(out) >= wanted or process.poll() is not None, f"{wanted} shards are made")
+        time.sleep(rng.uniform(0, 0.1))
+        assert process.poll() is None, "the run ended before it could be killed"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_ten_killed_runs_are_completed_to_the_same_bytes(
+    arguments: list[str],
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    workers: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    environment = surroundings(workers, request)
+    out, rng = tmp_path / "killed", np.random.default_rng(0)
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.mix_shards",
+        *arguments,
+        "--out",
+        str(out),
+        "--workers",
+        workers,
+    ]
+    for _ in range(KILLS):
+        kill_in_mid_run(command, out, environment, rng)
+        assert not (out / "index.json").exists()
+    assert KILLS <= entries(out) < SHARDS
+    assert main(command[3:]) == 0
+    assert checksums(out) == undisturbed
+
+
+@pytest.mark.usefixtures("ray_address")
+def test_a_killed_worker_is_replaced(
+    arguments: list[str], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def kill_one() -> None:
+        wait_until(lambda: entries(out) >= 3, "three shards are made")
+        wait_until(lambda: kill_first(rendering(os.getpid())), "a worker is at work")
+        assert entries(out) < SHARDS
+
+    with meanwhile(kill_one):
+        assert main([*arguments, "--out", str(out), "--workers", "2"]) == 0
+    assert checksums(out) == undisturbed
+
+
+LOSES_A_NODE = """
+import os, sys
+import time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from pipelines.cluster import start_ray
+from pipelines.mix_shards import main
+sys.path.insert(0, str(Path({here!r}).parent))
+from test_render_faults import SHARDS, entries, meanwhile, rendering, wait_until
+
+size = dict(num_cpus=1, object_store_memory=100 * 2**20)
+cluster = Cluster(initialize_head=True, head_node_args={{**size, "include_dashboard": False}})
+other = cluster.add_node(**size)
+raylet = other.all_processes["raylet"][0].process.pid
+os.environ["RAY_ADDRESS"], os.environ["RWSA_SHARED_CHECKOUT"] = cluster.address, "1"
+
+@ray.remote(num_cpus=1)
+def start_a_worker():
+    import pipelines.shard_jobs
+    time.sleep(2)
+    return ray.get_runtime_context().get_node_id()
+
+# Else one node could be done before the other has started a worker.
+start_ray()
+while len(set(ray.get([start_a_worker.remote() for _ in range(2)]))) < 2:
+    pass
+arguments = sys.argv[1:]
+out = Path(arguments[arguments.index("--out") + 1])
+
+def lose_it():
+    wait_until(lambda: entries(out) >= 3 and bool(rendering(raylet)), "the second node is at work")
+    cluster.remove_node(other, allow_graceful=False)
+    assert entries(out) < SHARDS
+    print("lost a node")
+
+with meanwhile(lose_it):
+    status = main(arguments)
+ray.shutdown()
+cluster.shutdown()
+sys.exit(status)
+"""
+
+
+def test_the_loss_of_a_node_is_survived(
+    arguments: list[str], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            LOSES_A_NODE.format(here=__file__),
+            *arguments,
+            "--out",
+            str(out),
+            "--workers",
+            "2",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0
+    assert "lost a node" in done.stdout
+    assert checksums(out) == undisturbed
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_interrupt_stops_cleanly(
+    arguments: list[str],
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    workers: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    environment = surroundings(workers, request)
+    out = tmp_path / "stopped"
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.mix_shards",
+        *arguments,
+        "--out",
+        str(out),
+        "--workers",
+        workers,
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: entries(out) >= 3 or process.poll() is not None, "three shards are made")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said.endswith("stopped; what is whole is kept: run it again to go on\n")
+    assert 3 <= entries(out) < SHARDS
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    assert main(command[3:]) == 0
+    assert checksums(out) == undisturbed
