@@ -55,6 +55,8 @@ def themed_svg(
     Inside an `<img>`, an SVG learns from the browser which of the two is wanted.
     """
     style: Any = {**dict.fromkeys(_INKED, _INK), "svg.hashsalt": "rwsa", "svg.fonttype": "path"}
+    # Names in pictures are names, not formulas.
+    style |= {"text.parse_math": False}
     with matplotlib.rc_context(style):
         figure = new_figure(height_inches=height_inches, width_inches=width_inches)
         draw(figure)

@@ -49,10 +49,8 @@ def groups_picture(results: GapResults) -> bytes:
             axes.xaxis.set_major_locator(NullLocator())
             if number % 4:
                 axes.yaxis.set_major_locator(NullLocator())
-        bar = figure.add_axes((0.79, 0.22, 0.19, 0.03))
-        figure.colorbar(axes.images[0], cax=bar, orientation="horizontal").set_label(
-            "energy distance (%); columns are in the order of rows", fontsize=8
-        )
+        bar = figure.add_axes((0.80, 0.22, 0.18, 0.03))
+        figure.colorbar(axes.images[0], cax=bar, orientation="horizontal").set_label("energy distance (%)")
 
     return themed_svg(draw, height_inches=max(4.6, 1.6 + 0.75 * count))
 

@@ -24,6 +24,8 @@ _READING = (
     " A star marks a distance that is above zero and above both corpora's halves."
 )
 
+_ORDER = "Columns stand in the order of the rows; one colour scale for all."
+
 
 def matrix_rows(results: GapResults, group: str = OVERALL) -> Iterator[list[str]]:
     """Name, and the distance from each corpus, as text."""
@@ -86,7 +88,7 @@ def render_page(results: GapResults, about: Mapping[str, str]) -> str:
         f"{table(['', *results.names], matrix_rows(results))}"
         f'<ul class="quiet">{lines}</ul>\n'
         f"<h2>Why they differ</h2>\n"
-        f"{picture(groups_picture(results), f'distance matrices of {len(GROUPS)} feature groups')}"
+        f"{picture(groups_picture(results), f'distances of {len(GROUPS)} groups', caption=_ORDER)}"
         f"<h3>{escape(f'Distance from {reference}, by what differs')}</h3>\n"
         f"{table(reason_heads(results), reason_rows(results))}"
         f"{table(['group', 'what it is'], ([g.name, g.about] for g in GROUPS), words=True)}"

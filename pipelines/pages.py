@@ -27,10 +27,11 @@ p, ul { margin: 6px 0; }
 .quiet, figcaption { color: var(--quiet); font-size: 13px; font-weight: 400; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin: 12px 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 9px; text-align: right; vertical-align: top; }
+th, td { padding: 4px 9px; text-align: right; vertical-align: top; white-space: nowrap; }
 th { font-weight: 600; }
 thead th { border-bottom: 1px solid var(--ink); }
-th[scope=row], .words td { text-align: left; font-weight: 400; overflow-wrap: anywhere; }
+th[scope=row], .words th, .words td { text-align: left; white-space: normal; overflow-wrap: break-word; }
+th[scope=row] { font-weight: 400; min-width: 7em; }
 th:first-child { padding-left: 0; text-align: left; }
 tbody tr:last-child > * { border-bottom: 1px solid var(--line); }
 figure { margin: 14px 0; }
