@@ -6,7 +6,7 @@ import hashlib
 import json
 import zlib
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +41,8 @@ class SplitFacts:
     seconds: array[float] = field(default_factory=lambda: array("f"))
     snr_db: array[float] = field(default_factory=lambda: array("f"))
     peak_gain_db: array[float] = field(default_factory=lambda: array("f"))
-    speaker_seconds: Counter[str | None] = field(default_factory=Counter)
-    environment_seconds: Counter[str] = field(default_factory=Counter)
+    speaker_seconds: dict[str | None, float] = field(default_factory=lambda: defaultdict(float))
+    environment_seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     source_examples: Counter[tuple[str, str]] = field(default_factory=Counter)
     recordings: dict[tuple[str, str], set[int]] = field(default_factory=dict)
     degraded: Counter[str] = field(default_factory=Counter)

@@ -17,13 +17,14 @@ from rwsa.shards import Example
 
 # Longer examples are heard and seen in part, or a page of 30 s examples would be tens of megabytes.
 HEARD_SECONDS = 10
-_CLASSES_SHOWN = 40
+_CLASSES_SHOWN = 25
 _STYLE = f"""
 .players {{ display: grid; grid-template-columns: repeat(2, 1fr); column-gap: {PANELS_GAP:.2%};
             margin: 0 {1 - PANELS_RIGHT:.2%} 0 {PANELS_LEFT:.2%}; }}
 .players label {{ font-size: 13px; }}
 .bars td:last-child {{ width: 55%; min-width: 120px; text-align: left; }}
 .bars {{ width: 100%; }}
+.bars tbody * {{ padding-top: 0; padding-bottom: 0; }}
 .bar {{ display: inline-block; height: 0.8em; background: #0072B2; }}
 """
 
@@ -185,10 +186,11 @@ def _heard(example: Example) -> str:
         f'src="{data_uri("audio/flac", flac(wav, rate_hz, gain=gain))}"></audio></label>'
         for name, wav in wavs.items()
     )
+    spectrograms = spectrogram_pair(**wavs, sample_rate_hz=rate_hz)
     return (
         f'<h3>{escape(_snr(example.meta))} <span class="quiet">{escape(_described(example))}</span></h3>\n'
         f'<div class="players">{players}</div>\n'
-        f"{picture(spectrogram_pair(**wavs, sample_rate_hz=rate_hz), f'spectrograms of {example.example_id}')}"
+        f"{picture(spectrograms, f'spectrograms of {example.example_id}')}"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -20,6 +21,8 @@ from rwsa.spectral import SpectralConfig, stft
 # Pages set their audio players above the panels by these: shares of the picture's width.
 PANELS_LEFT, PANELS_RIGHT, PANELS_GAP = 0.045, 0.925, 0.02
 _RANGE_DB = 80.0
+# 1.25 dB a step, which no eye sees, and half the bytes.
+_COLOURS = 64
 
 
 def draw_spectrograms(figure: Figure, signals: Mapping[str, np.ndarray], sample_rate_hz: int) -> None:
@@ -33,6 +36,7 @@ def draw_spectrograms(figure: Figure, signals: Mapping[str, np.ndarray], sample_
     grid = figure.add_gridspec(
         1, count, left=PANELS_LEFT, right=PANELS_RIGHT, bottom=0.16, top=0.84, wspace=PANELS_GAP / panel
     )
+    colours = matplotlib.colormaps[COLOUR_MAP].resampled(_COLOURS)
     first: Axes | None = None
     image: Any = None
     for column, (title, level_FT) in enumerate(levels_db.items()):
@@ -42,7 +46,7 @@ def draw_spectrograms(figure: Figure, signals: Mapping[str, np.ndarray], sample_
             origin="lower",
             aspect="auto",
             extent=(0, seconds, 0, sample_rate_hz / 2000),
-            cmap=COLOUR_MAP,
+            cmap=colours,
             vmin=loudest_db - _RANGE_DB,
             vmax=loudest_db,
         )
