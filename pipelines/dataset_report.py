@@ -52,7 +52,11 @@ def render_page(
         heard: examples to listen to.
         recipe: as text; None where it is not known.
     """
-    title = f"Dataset {facts.folder}"
+    title = (
+        f"Dataset {facts.folder} of {', '.join(facts.corpora)}"
+        if facts.corpora
+        else f"Dataset {facts.folder}"
+    )
     known = {
         "corpus": ", ".join(facts.corpora) or "not named",
         "index.json, SHA-256": facts.index_sha256,
@@ -94,7 +98,8 @@ def _failures(facts: DatasetFacts) -> str:
         return ""
     lines = "".join(f"<li>{escape(f'{failure.example_id}: {failure.reason}')}</li>" for _, failure in shown)
     failed = sum(one.failed for one in facts.splits)
-    return f"<p>{failed} examples could not be made; the first of each split:</p><ul>{lines}</ul>\n"
+    planned = failed + facts.examples
+    return f"<p>{failed} of {planned} could not be made; the first of each split:</p><ul>{lines}</ul>\n"
 
 
 def _distributions(facts: DatasetFacts, levels_dbfs: Mapping[str, np.ndarray]) -> str:
@@ -155,11 +160,12 @@ def _classes(split: SplitFacts) -> str:
         f'<td><span class="bar" style="width:{100 * seconds / most:.1f}%"></span></td></tr>\n'
         for name, seconds in shown[:_CLASSES_SHOWN]
     )
-    more = f"; {len(rest)} more, {sum(s for _, s in rest) / 60:.1f} minutes in all" if rest else ""
+    more = f", {_CLASSES_SHOWN} of them here; the rest has {sum(s for _, s in rest) / 60:.1f} minutes"
+    more = more if rest else ""
     return (
         f"<h3>{escape(split.split)}: {len(shown)} kinds{more}</h3>\n"
         '<div class="scroll"><table class="bars"><thead><tr><th scope="col">kind</th>'
-        '<th scope="col">minutes</th><th scope="col"><span class="quiet">share of the largest</span></th>'
+        '<th scope="col">minutes</th><th scope="col"></th>'
         f"</tr></thead>\n<tbody>{rows}</tbody></table></div>\n"
     )
 

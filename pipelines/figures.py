@@ -5,13 +5,17 @@ Drawn on `Figure` objects, never through pyplot, which would choose a backend an
 
 from __future__ import annotations
 
+import base64
 import io
+import re
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 WIDTH_INCHES: Final = 12.0
 # Told apart by colour-blind readers (Okabe and Ito), and seen on black as on white.
@@ -26,6 +30,7 @@ _INKED = (
     *("text.color", "legend.labelcolor", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor"),
     *("xtick.color", "xtick.labelcolor", "ytick.color", "ytick.labelcolor"),
 )
+_EMBEDDED = re.compile(rb"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
 _THEME = (
     b"<style>:root{color:#1a1a1a}@media (prefers-color-scheme:dark){:root{color:#e4e4e4}}"
     b"*{stroke-linejoin:round;stroke-linecap:butt}</style>"
@@ -61,5 +66,20 @@ def themed_svg(
         figure = new_figure(height_inches=height_inches, width_inches=width_inches)
         draw(figure)
         target = io.BytesIO()
-        figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return target.getvalue().replace(_INK.encode(), b"currentColor").replace(b"<defs>", _THEME + b"<defs>", 1)
+        with warnings.catch_warnings():
+            # A name in a script that the font lacks shows as boxes here; the pages' tables spell it out.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+            figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = _EMBEDDED.sub(_with_palette, target.getvalue())
+    return svg.replace(_INK.encode(), b"currentColor").replace(b"<defs>", _THEME + b"<defs>", 1)
+
+
+def _with_palette(embedded: re.Match[bytes]) -> bytes:
+    """A picture inside the SVG, stored by the numbers of its colours where these are few: a third of the bytes."""
+    picture = Image.open(io.BytesIO(base64.b64decode(embedded[1])))
+    opaque = picture.mode == "RGB" or picture.getextrema()[-1] == (255, 255)
+    if not opaque or picture.convert("RGB").getcolors(256) is None:
+        return embedded[0]
+    target = io.BytesIO()
+    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(target, format="png", optimize=True)
+    return b"data:image/png;base64," + base64.b64encode(target.getvalue())

@@ -35,6 +35,7 @@ th[scope=row] { font-weight: 400; min-width: 7em; }
 th:first-child { padding-left: 0; text-align: left; }
 tbody tr:last-child > * { border-bottom: 1px solid var(--line); }
 figure { margin: 14px 0; }
+.players + figure { margin-top: 2px; }
 img { display: block; width: 100%; height: auto; }
 pre { overflow-x: auto; font-size: 13px; border: 1px solid var(--line); padding: 8px 12px; }
 audio { width: 100%; height: 36px; display: block; }
