@@ -52,11 +52,7 @@ def render_page(
         heard: examples to listen to.
         recipe: as text; None where it is not known.
     """
-    title = (
-        f"Dataset {facts.folder} of {', '.join(facts.corpora)}"
-        if facts.corpora
-        else f"Dataset {facts.folder}"
-    )
+    title = " of ".join([f"Dataset {facts.folder}", *filter(None, [", ".join(facts.corpora)])])
     known = {
         "corpus": ", ".join(facts.corpora) or "not named",
         "index.json, SHA-256": facts.index_sha256,
@@ -69,7 +65,7 @@ def render_page(
         f"<h2>Splits</h2>\n{_split_table(facts)}{_failures(facts)}"
         f"<h2>Distributions</h2>\n{_distributions(facts, levels_dbfs)}"
         f"<h2>Kinds of noise</h2>\n{''.join(map(_classes, facts.splits))}"
-        f"<h2>Ten to listen to</h2>\n{_listening(heard)}"
+        f"<h2>Examples to listen to</h2>\n{_listening(heard)}"
         f"<h2>Licences of what went in</h2>\n{_licences(facts)}"
         f"<h2>Recipe</h2>\n{_recipe(recipe)}",
         style=_STYLE,

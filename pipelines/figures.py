@@ -75,7 +75,7 @@ def themed_svg(
 
 
 def _with_palette(embedded: re.Match[bytes]) -> bytes:
-    """A picture inside the SVG, stored by the numbers of its colours where these are few: a third of the bytes."""
+    """A picture inside the SVG, with its colours numbered where they are few: a third of the bytes."""
     picture = Image.open(io.BytesIO(base64.b64decode(embedded[1])))
     opaque = picture.mode == "RGB" or picture.getextrema()[-1] == (255, 255)
     if not opaque or picture.convert("RGB").getcolors(256) is None:

@@ -54,7 +54,7 @@ def reason_heads(results: GapResults) -> list[str]:
 
 def markdown(results: GapResults) -> str:
     """Both tables, and how to read them."""
-    from_reference = f"Distance from {results.settings.reference}, by what differs:"
+    from_reference = _plain(f"Distance from {results.settings.reference}, by what differs:")
     return "\n".join(
         [
             _READING,
@@ -65,7 +65,7 @@ def markdown(results: GapResults) -> str:
             "",
             *_markdown_table(reason_heads(results), reason_rows(results)),
             "",
-            *(f"- {line}" for line in remarks(results)),
+            *(f"- {_plain(line)}" for line in remarks(results)),
             "",
         ]
     )

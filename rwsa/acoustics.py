@@ -18,7 +18,7 @@ from rwsa.errors import InputError
 SAMPLE_RATE_HZ: Final = 16000
 LEAST_SAMPLES: Final = SAMPLE_RATE_HZ
 
-_SPECTRUM_SAMPLES: Final = 1024
+_SPECTRUM_SAMPLES: Final = 2048
 _FLOOR_DB: Final = -80.0
 # 5 ms apart, so that an envelope holds modulation of up to 100 Hz.
 _WINDOW_SAMPLES, _HOP_SAMPLES = 256, 80
