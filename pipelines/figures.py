@@ -31,10 +31,7 @@ _INKED = (
     *("xtick.color", "xtick.labelcolor", "ytick.color", "ytick.labelcolor"),
 )
 _EMBEDDED = re.compile(rb"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
-_THEME = (
-    b"<style>:root{color:#1a1a1a}@media (prefers-color-scheme:dark){:root{color:#e4e4e4}}"
-    b"*{stroke-linejoin:round;stroke-linecap:butt}</style>"
-)
+_THEME = b"<style>:root{color:#1a1a1a}@media (prefers-color-scheme:dark){:root{color:#e4e4e4}}</style>"
 
 
 def new_figure(*, height_inches: float, width_inches: float = WIDTH_INCHES) -> Figure:
