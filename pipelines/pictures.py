@@ -1,79 +1,34 @@
-"""Pictures of scores and signals, as PNG bytes.
-
-Drawn on `Figure` objects, never through pyplot, which would choose a backend and keep every figure.
-Legend: F frequency bins, T frames.
-"""
+"""Pictures of scores and of the clips scored, as PNG bytes."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from pipelines.clip_scores import ClipAudio, ClipScores
+from pipelines.figures import BLUE, GREY, VERMILION, new_figure, png
 from pipelines.noisy_row import LABELS
 from pipelines.results import UNITS, CorpusScores
+from pipelines.spectrograms import draw_spectrograms
 from rwsa.metrics import SAMPLE_RATE_HZ, Failure
-from rwsa.spectral import SpectralConfig, stft
 
-# The report sets its audio players above the panels by these: shares of the picture's width.
-PANELS_LEFT, PANELS_RIGHT, PANELS_GAP = 0.045, 0.925, 0.02
 PANELS: tuple[str, ...] = ("noisy", "enhanced", "clean")
-_WIDTH_INCHES = 12.0
-_DOTS_PER_INCH = 100
-_RANGE_DB = 80.0
-# Perceptually even, and told apart by colour-blind readers and in grey (Okabe and Ito's for the marks).
-_COLOUR_MAP = "magma"
-_BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#777777"
-_MARK: dict[str, Any] = {"s": 18, "color": _BLUE, "alpha": 0.65, "linewidths": 0}
+_MARK: dict[str, Any] = {"s": 18, "color": BLUE, "alpha": 0.65, "linewidths": 0}
 _LEAST_CLIPS_IN_BIN = 3
 _BIN_DB = 5.0
 
 
 def spectrograms(audio: ClipAudio, scores: ClipScores) -> bytes:
-    """Noisy, enhanced and clean side by side: one time axis, one frequency axis, one colour scale in dB."""
-    levels_db = {name: _level_db(getattr(audio, name)) for name in PANELS}
-    loudest_db = max(float(level_FT.max()) for level_FT in levels_db.values())
-    figure = _figure(height_inches=3.3)
-    # gridspec counts the gap in panel widths.
-    panel = (PANELS_RIGHT - PANELS_LEFT - 2 * PANELS_GAP) / len(PANELS)
-    grid = figure.add_gridspec(
-        1, 3, left=PANELS_LEFT, right=PANELS_RIGHT, bottom=0.16, top=0.84, wspace=PANELS_GAP / panel
-    )
-    first: Axes | None = None
-    for column, name in enumerate(PANELS):
-        axes = figure.add_subplot(grid[0, column], sharex=first, sharey=first)
-        image = axes.imshow(
-            levels_db[name],
-            origin="lower",
-            aspect="auto",
-            extent=(0, len(audio.clean) / SAMPLE_RATE_HZ, 0, SAMPLE_RATE_HZ / 2000),
-            cmap=_COLOUR_MAP,
-            vmin=loudest_db - _RANGE_DB,
-            vmax=loudest_db,
-        )
-        axes.set_title(_panel_title(name, scores), fontsize=8, loc="left")
-        axes.set_xlabel("time (s)")
-        # Else the last label of a panel runs into the first of the next.
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=(1, 2, 5, 10), prune="upper"))
-        if first is None:
-            first = axes
-            axes.set_ylabel("frequency (kHz)")
-        else:
-            axes.tick_params(labelleft=False)
-    bar = figure.add_axes((PANELS_RIGHT + 0.012, 0.16, 0.012, 0.68))
-    figure.colorbar(image, cax=bar).set_label("level (dB re full-scale sine)", fontsize=8)
-    bar.tick_params(labelsize=8)
-    return _png(figure)
+    """Noisy, enhanced and clean side by side, each with its scores."""
+    figure = new_figure(height_inches=3.3)
+    signals = {_panel_title(name, scores): getattr(audio, name) for name in PANELS}
+    draw_spectrograms(figure, signals, SAMPLE_RATE_HZ)
+    return png(figure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +53,13 @@ def picture_limits(corpora: Sequence[CorpusScores]) -> PictureLimits:
 
 def gain_picture(corpus: CorpusScores, limits: PictureLimits) -> bytes:
     """SI-SDR of enhanced against noisy, and its gain by input SNR; a dot a clip."""
-    figure = _figure(height_inches=3.6)
+    figure = new_figure(height_inches=3.6)
     pairs, by_snr = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1, 2)})
     figure.subplots_adjust(left=0.055, right=0.985, bottom=0.14, top=0.91, wspace=0.15)
     points = _points(corpus)
     _draw_pairs(pairs, points, limits)
     _draw_gains(by_snr, points, limits)
-    return _png(figure)
+    return png(figure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +85,7 @@ def _points(corpus: CorpusScores) -> list[_Point]:
 
 
 def _draw_pairs(axes: Axes, points: Sequence[_Point], limits: PictureLimits) -> None:
-    axes.axline((0, 0), slope=1, color=_GREY, linewidth=1)
+    axes.axline((0, 0), slope=1, color=GREY, linewidth=1)
     axes.scatter([p.noisy_db for p in points], [p.enhanced_db for p in points], **_MARK)
     axes.set(xlim=limits.si_sdr_db, ylim=limits.si_sdr_db)
     axes.set(xlabel="noisy SI-SDR (dB)", ylabel="enhanced SI-SDR (dB)")
@@ -139,12 +94,12 @@ def _draw_pairs(axes: Axes, points: Sequence[_Point], limits: PictureLimits) -> 
 
 def _draw_gains(axes: Axes, points: Sequence[_Point], limits: PictureLimits) -> None:
     known = [(p.input_snr_db, p.gain_db) for p in points if p.input_snr_db is not None]
-    axes.axhline(0, color=_GREY, linewidth=1)
+    axes.axhline(0, color=GREY, linewidth=1)
     axes.scatter([snr for snr, _ in known], [gain for _, gain in known], label="clip", **_MARK)
     medians = _medians(known)
     if medians:
         label = f"median of a {_BIN_DB:g} dB band ({_LEAST_CLIPS_IN_BIN} clips or more)"
-        axes.plot(*zip(*medians, strict=True), color=_VERMILION, marker="D", markersize=5, label=label)
+        axes.plot(*zip(*medians, strict=True), color=VERMILION, marker="D", markersize=5, label=label)
     axes.set(xlim=limits.input_snr_db, ylim=limits.gain_db)
     axes.set(xlabel="input SNR (dB)", ylabel="SI-SDR gain (dB)")
     axes.set_title("gain by input SNR", fontsize=9, loc="left")
@@ -182,25 +137,3 @@ def _told(metric: str, value: float | Failure) -> str:
     if isinstance(value, Failure):
         return f"{LABELS[metric]} failed"
     return f"{LABELS[metric]} {value:.1f} dB" if UNITS[metric] == "dB" else f"{LABELS[metric]} {value:.2f}"
-
-
-def _level_db(wav: np.ndarray) -> np.ndarray:
-    """Level of each bin and frame, `[F, T]`, relative to a sine of full scale."""
-    config = SpectralConfig()
-    mag_FT = stft(torch.tensor(wav)[None], config)[0][0].numpy().astype(np.float64)
-    # The Hann window's sum is half its length, and a sine's energy is split between two frequencies.
-    full_scale = config.window_samples / 4
-    return 20 * np.log10(np.maximum(mag_FT ** (1 / config.compression) / full_scale, 1e-10))
-
-
-def _figure(*, height_inches: float) -> Figure:
-    figure = Figure(figsize=(_WIDTH_INCHES, height_inches), dpi=_DOTS_PER_INCH)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    target = io.BytesIO()
-    # Without the version of matplotlib in it, equal pictures are equal bytes.
-    figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()

@@ -5,18 +5,16 @@ MLflow shows it in a sandboxed frame, so nothing in it may depend on another fil
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-import soundfile
-
 from pipelines.clip_scores import METRICS, NOISY_PHASE, ClipAudio, ClipScores
-from pipelines.pictures import PANELS, PANELS_GAP, PANELS_LEFT, PANELS_RIGHT
+from pipelines.pages import common_gain, data_uri, flac
+from pipelines.pictures import PANELS
 from pipelines.results import CorpusScores, EvaluationSummary
 from pipelines.score_table import cell, heading, remarks, signed
+from pipelines.spectrograms import PANELS_GAP, PANELS_LEFT, PANELS_RIGHT
 from rwsa.metrics import SAMPLE_RATE_HZ
 
 # Four metrics each: as many as 1280 pixels hold without scrolling sideways.
@@ -97,11 +95,8 @@ def encode_audio(clip: ClipAudio, name: str) -> bytes:
 
     Where any of the three would clip, all are turned down alike, so that they compare by ear.
     """
-    peak = max(float(abs(getattr(clip, panel)).max()) for panel in PANELS)
-    target = io.BytesIO()
-    wav = getattr(clip, name) * min(1.0, 0.999 / peak if peak else 1.0)
-    soundfile.write(target, wav, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
-    return target.getvalue()
+    gain = common_gain(getattr(clip, panel) for panel in PANELS)
+    return flac(getattr(clip, name), SAMPLE_RATE_HZ, gain=gain)
 
 
 def _matrices(summary: EvaluationSummary) -> Iterator[str]:
@@ -144,9 +139,9 @@ def _remarks(summary: EvaluationSummary) -> str:
 
 
 def _section(corpus: CorpusScores, picture: bytes, clips: Sequence[ReportClip]) -> str:
-    name = escape(corpus.name)
+    name, source = escape(corpus.name), data_uri("image/png", picture)
     return (
-        f'<h2>{name}</h2>\n<img alt="SI-SDR of every clip of {name}" src="{_data("image/png", picture)}">\n'
+        f'<h2>{name}</h2>\n<img alt="SI-SDR of every clip of {name}" src="{source}">\n'
         f"{''.join(map(_clip, clips))}"
     )
 
@@ -154,10 +149,10 @@ def _section(corpus: CorpusScores, picture: bytes, clips: Sequence[ReportClip]) 
 def _clip(clip: ReportClip) -> str:
     players = "".join(
         f'<label>{name}<audio controls preload="metadata" '
-        f'src="{_data("audio/flac", encode_audio(clip.audio, name))}"></audio></label>'
+        f'src="{data_uri("audio/flac", encode_audio(clip.audio, name))}"></audio></label>'
         for name in PANELS
     )
-    picture = _data("image/png", clip.spectrograms)
+    picture = data_uri("image/png", clip.spectrograms)
     return (
         f'<h3>{escape(clip.label)} <span class="quiet">{escape(_described(clip.scores))}</span></h3>\n'
         f'<div class="players">{players}</div>\n'
@@ -172,7 +167,3 @@ def _described(scores: ClipScores) -> str:
     parts += [f"speaker {scores.speaker}"] if scores.speaker else []
     parts += [f"environment {scores.environment}"] if scores.environment else []
     return " · ".join(parts)
-
-
-def _data(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -26,19 +26,13 @@ from rwsa.models import ModelConfig
 from rwsa.training.config import StorageConfig
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.slow
-CHROMIUM = Path("/usr/bin/chromium")
 CLIP_SECONDS = 1.5
 CORPORA = ("in-domain", "street", "station")
 # Until a page of MLflow's is there, on a machine that is busy with other tests.
 PATIENCE_SECONDS = 180
-QUIET = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-    "--autoplay-policy=no-user-gesture-required",
-)
 DURATIONS = "[...document.querySelectorAll('audio')].map(audio => audio.duration)"
 SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -150,27 +144,6 @@ def _await_health(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
         except (URLError, OSError):
             time.sleep(0.3)
     pytest.fail(f"mlflow server did not answer within {PATIENCE_SECONDS} s: {log.read_text()}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no {CHROMIUM}; apt-get install chromium")
-    # Imported here: it is a development package, and the skip must come before it.
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(QUIET))
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    opened.set_default_timeout(PATIENCE_SECONDS * 1000)
-    yield opened
-    opened.close()
 
 
 def test_a_person_finds_the_run_its_figures_and_its_files(

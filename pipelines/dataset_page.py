@@ -1,0 +1,206 @@
+"""The card page of a folder of shards: what is in it, how it is distributed, how it sounds, whose it is.
+
+python -m pipelines.dataset_page --shards FOLDER [--out FILE.html] [--recipe FILE.yaml] [--mlflow]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import yaml
+
+from pipelines.dataset_facts import DatasetFacts, SplitFacts, read_facts
+from pipelines.dataset_report import HeardExample, render_page
+from pipelines.tracking import Tracker
+from rwsa.config import config, read_config
+from rwsa.errors import InputError
+from rwsa.files import location, written_aside
+from rwsa.recipes import Recipe, read_recipe, recipe_hash
+from rwsa.shard_index import read_index
+from rwsa.shards import Example, ShardReader
+from rwsa.training.config import StorageConfig
+
+PAGE = "dataset.html"
+# Levels alone are measured on the audio; so many examples a split show their distribution.
+LEVEL_EXAMPLES = 300
+HEARD_EXAMPLES = 10
+_PLAN_KEY = b"rwsa.plan"
+_SECONDS_BETWEEN_REPORTS = 5.0
+
+
+@config
+class PageCommandSettings:
+    """What `--set` can change."""
+
+    storage: StorageConfig = StorageConfig()
+
+
+def write_page(
+    shards: Path,
+    out: Path,
+    *,
+    recipe: Recipe | None = None,
+    report: Callable[[str], None] = print,
+) -> DatasetFacts:
+    """Write the page of a folder of shards; the same shards give the same page.
+
+    Args:
+        shards: the folder, with its `index.json`.
+        out: file to write, HTML.
+        recipe: that the shards were mixed by; read from the plan tables in the folder if they are there.
+        report: takes progress lines.
+
+    Raises:
+        InputError: the folder cannot be read, a shard is damaged, the recipe is another, or `out` is
+            not writable.
+    """
+    facts = read_facts(shards, _Progress(report).shards)
+    values = _checked(recipe, facts) if recipe is not None else _planned_recipe(shards)
+    levels_dbfs = {split.split: _levels_dbfs(shards, split) for split in facts.splits}
+    heard = _heard(shards, next(split for split in facts.splits if split.examples), HEARD_EXAMPLES)
+    text = None if values is None else yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    with written_aside(out) as aside:
+        aside.write_text(render_page(facts, levels_dbfs, heard, recipe=text), encoding="utf-8")
+    return facts
+
+
+def log_page(storage: StorageConfig, facts: DatasetFacts, page: Path) -> str:
+    """Log the page as an MLflow run, one for each index; returns the run's id.
+
+    A training run that has the index's checksum among its parameters can be traced to it.
+
+    Raises:
+        InputError: MLflow does not answer.
+    """
+    params = {
+        "index_sha256": facts.index_sha256,
+        "corpora": ", ".join(facts.corpora),
+        "recipe_hashes": ", ".join(facts.recipe_hashes),
+        **{
+            split.split: {
+                "examples": split.examples,
+                "hours": f"{split.hours:.3f}",
+                "speakers": split.speakers,
+                "failures": split.failed,
+            }
+            for split in facts.splits
+        },
+    }
+    tags = {"rwsa.kind": "dataset", "rwsa.index_sha256": facts.index_sha256}
+    key = f"dataset-{facts.index_sha256}"
+    with Tracker(storage).run(f"dataset {facts.folder}", key=key, params=params, tags=tags) as run:
+        run.file(page)
+    return run.run_id
+
+
+def _checked(recipe: Recipe, facts: DatasetFacts) -> dict[str, Any]:
+    if recipe_hash(recipe) not in facts.recipe_hashes:
+        raise InputError(
+            f"recipe {recipe.name} has the hash {recipe_hash(recipe)}, but the shards were mixed by"
+            f" {' and '.join(facts.recipe_hashes) or 'none that is known'}; give the recipe that made them,"
+            " with the same settings"
+        )
+    return dataclasses.asdict(recipe)
+
+
+def _planned_recipe(shards: Path) -> dict[str, Any] | None:
+    """The recipe as the first plan table in the folder has it; None without one."""
+    for path in sorted(shards.glob("*.plan.parquet")):
+        with path.open("rb") as file:
+            try:
+                metadata = pyarrow.parquet.read_metadata(file).metadata or {}
+                return dict(json.loads(metadata[_PLAN_KEY])["recipe"])
+            except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
+                raise InputError(
+                    f"{path}: not a plan table ({error}); delete it, or name the recipe (--recipe)"
+                ) from error
+    return None
+
+
+def _levels_dbfs(shards: Path, split: SplitFacts) -> np.ndarray:
+    """RMS of noisy examples spread over the split; digital silence is left out."""
+    count = min(LEVEL_EXAMPLES, split.examples)
+    wanted = [number * split.examples // count for number in range(count)]
+    powers = np.array([np.mean(np.square(e.noisy, dtype=np.float64)) for e in _read(shards, split, wanted)])
+    return 10 * np.log10(powers[powers > 0])
+
+
+def _heard(shards: Path, split: SplitFacts, count: int) -> list[HeardExample]:
+    """Examples from the lowest to the highest SNR, evenly between; in the order of the shards without one."""
+    snr_db = np.array(split.snr_db)
+    # A stable sort: examples of one SNR stay in the order of the shards, and NaN comes last.
+    order = np.argsort(snr_db, kind="stable")[: np.isfinite(snr_db).sum() or None]
+    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    wanted = [int(order[place]) for place in places]
+    return [HeardExample(split=split.split, example=example) for example in _read(shards, split, wanted)]
+
+
+def _read(shards: Path, split: SplitFacts, numbers: Sequence[int]) -> Iterator[Example]:
+    """Examples by their number within the split, one in memory at a time."""
+    if not numbers:
+        return
+    index = read_index(shards, split.split)
+    ends = np.cumsum(index.shard_sizes)
+    with ShardReader(index, max_open=1) as reader:
+        for number in numbers:
+            shard = int(np.searchsorted(ends, number, side="right"))
+            yield reader.read(shard, number - int(ends[shard]) + index.shard_sizes[shard])
+
+
+class _Progress:
+    """Says how far reading is, every few seconds."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report, self._last = report, time.monotonic()
+
+    def shards(self, done: int, shards: int) -> None:
+        if time.monotonic() - self._last >= _SECONDS_BETWEEN_REPORTS:
+            self._last = time.monotonic()
+            self._report(f"dataset page: {done}/{shards} shards read")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.dataset_page", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--shards", type=location, required=True, help="folder of shards")
+    parser.add_argument(
+        "--out", type=location, help=f"default: {PAGE} in the folder of shards", metavar="FILE.html"
+    )
+    parser.add_argument("--recipe", type=Path, help="that made them; default: as their plan says")
+    parser.add_argument("--mlflow", action="store_true", help="log it as a run too")
+    parser.add_argument(
+        "--set", dest="settings", nargs="+", action="extend", default=[], metavar="storage.KEY=VALUE"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = _parser().parse_args(argv)
+    out = options.out or options.shards / PAGE
+    try:
+        storage = read_config(PageCommandSettings, [], options.settings).storage
+        recipe = None if options.recipe is None else read_recipe(options.recipe)
+        facts = write_page(options.shards, out, recipe=recipe)
+        run_id = log_page(storage, facts, out) if options.mlflow else None
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{out}: {facts.examples} examples, {facts.hours:.3f} h, index {facts.index_sha256[:12]}")
+    if run_id is not None:
+        print(f"MLflow run {run_id} in {storage.tracking_uri}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,158 @@
+"""Compare corpora pairwise: how far apart their clips are, and in what.
+
+    python -m pipelines.domain_gap --card datasets/A.yaml datasets/B.yaml … --shards FOLDER … --out FOLDER
+
+A corpus is the test clips of its card, or a split of a folder of shards. The first is the in-domain one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipelines.gap_report import markdown, matrix_rows, render_page
+from pipelines.gap_results import NAMES, GapResults, GapSettings, compare
+from pipelines.gap_sources import SHARD_EXAMPLES, GapSource, measure, read_sources
+from pipelines.tracking import Tracker, commit
+from rwsa.config import config, read_config
+from rwsa.errors import InputError
+from rwsa.files import location, write_json, written_aside
+from rwsa.training.config import StorageConfig
+
+PAGE, TABLE, FIGURES = "domain_gap.html", "domain_gap.md", "domain_gap.json"
+
+
+@config
+class GapCommandSettings:
+    """What `--set` can change."""
+
+    storage: StorageConfig = StorageConfig()
+
+
+def domain_gap(
+    sources: Sequence[GapSource],
+    out: Path,
+    *,
+    reference: str | None = None,
+    resamples: int = 500,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+) -> GapResults:
+    """Measure and compare corpora; write a page, a table and the figures into a folder.
+
+    Args:
+        sources: see `pipelines.gap_sources.read_sources`.
+        out: made if missing.
+        reference: name of the in-domain corpus; the first by default.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        report: takes progress lines.
+
+    Raises:
+        InputError: a corpus has too few usable clips, there is no such reference, or `out` is not
+            writable.
+    """
+    names = [source.name for source in sources]
+    if reference is not None and reference not in names:
+        raise InputError(f"--reference {reference}: not among the corpora {names}")
+    if not 100 <= resamples <= 10_000:
+        raise InputError(f"--resamples {resamples}: must be from 100 to 10000")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must be at least 0")
+    started = time.monotonic()
+    corpora = [measure(source, report) for source in sources]
+    settings = GapSettings(reference=reference or names[0], resamples=resamples, seed=seed)
+    results = compare(corpora, settings)
+    page = render_page(results, {"commit": commit(), "resamples": str(resamples)})
+    for name, text in ((PAGE, page), (TABLE, markdown(results))):
+        with written_aside(out / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+    write_json(out / FIGURES, results.as_json(), sort_keys=False)
+    report(f"{len(corpora)} corpora compared in {time.monotonic() - started:.1f} s: {out / PAGE}")
+    return results
+
+
+def log_gap(storage: StorageConfig, results: GapResults, out: Path) -> str:
+    """Log what `domain_gap` wrote as an MLflow run; returns its id.
+
+    Raises:
+        InputError: MLflow does not answer.
+    """
+    params = {
+        "reference": results.settings.reference,
+        "resamples": results.settings.resamples,
+        "seed": results.settings.seed,
+        "clips": {corpus.name: len(corpus.speakers) for corpus in results.corpora},
+    }
+    name = f"domain gap from {results.settings.reference}"
+    with Tracker(storage).run(name, params=params, tags={"rwsa.kind": "domain-gap"}) as run:
+        run.log(0, _metrics(results))
+        run.tag(mlflow__note__content=markdown(results))
+        for file in (PAGE, TABLE, FIGURES):
+            run.file(out / file)
+    return run.run_id
+
+
+def _metrics(results: GapResults) -> dict[str, float]:
+    """`gap.CORPUS.GROUP`: distance from the reference, in %."""
+    reference = results.reference
+    return {
+        f"gap.{name}.{group.replace(' ', '_')}": 100 * results.of(group, reference, column).value
+        for column, name in enumerate(results.names)
+        for group in NAMES
+        if column != reference
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.domain_gap", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--card", type=Path, nargs="+", action="extend", default=[], help="corpus cards")
+    parser.add_argument(
+        "--shards", type=location, nargs="+", action="extend", default=[], help="folders of shards"
+    )
+    parser.add_argument("--split", default="train", help="of the shards; default: train")
+    parser.add_argument(
+        "--examples", type=int, help=f"clips a corpus; default: as its card says, {SHARD_EXAMPLES} of shards"
+    )
+    parser.add_argument("--reference", help="the in-domain corpus; default: the first", metavar="NAME")
+    parser.add_argument("--resamples", type=int, default=500, help="of the bootstrap; default: 500")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default: 0")
+    parser.add_argument("--out", type=Path, default=Path("outputs/domain_gap"), help="folder to write into")
+    parser.add_argument("--mlflow", action="store_true", help="log it as a run too")
+    parser.add_argument(
+        "--set", dest="settings", nargs="+", action="extend", default=[], metavar="storage.KEY=VALUE"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        storage = read_config(GapCommandSettings, [], options.settings).storage
+        results = domain_gap(
+            read_sources(options.card, options.shards, split=options.split, examples=options.examples),
+            options.out,
+            reference=options.reference,
+            resamples=options.resamples,
+            seed=options.seed,
+        )
+        run_id = log_gap(storage, results, options.out) if options.mlflow else None
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, *cells in matrix_rows(results):
+        print(f"{name:<20}{''.join(f'{cell:>24}' for cell in cells)}")
+    print("energy distance in %, with 95% intervals; a corpus from itself: of its halves")
+    if run_id is not None:
+        print(f"MLflow run {run_id} in {storage.tracking_uri}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
