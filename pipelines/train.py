@@ -31,6 +31,7 @@ from rwsa.shard_index import read_index
 from rwsa.training.config import StorageConfig, TrainConfig
 from rwsa.training.context import LocalContext
 from rwsa.training.loop import DivergedError, fit
+from rwsa.training.state import published_weights
 
 CONFIGS = CHECKOUT / "pipelines" / "configs"
 
@@ -81,7 +82,7 @@ def train(
         checkpoint, score = launch(config, folder, run, workers, cpus_per_worker)
         weights = folder / "model.safetensors"
         with written_aside(weights) as aside:
-            shutil.copyfile(checkpoint / "generator.safetensors", aside)
+            shutil.copyfile(published_weights(checkpoint), aside)
         run.log(config.max_steps, {"best_score": score})
         run.file(weights)
     return TrainSummary(

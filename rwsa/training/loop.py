@@ -6,20 +6,22 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from rwsa.enhancement import enhance
 from rwsa.metrics import Failure, score
 from rwsa.spectral import SAMPLE_RATE_HZ
+from rwsa.training import ranks
+from rwsa.training.adversary import Adversary
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import WorkerContext
 from rwsa.training.data import Segments, TrainData, ValidData
+from rwsa.training.remix import Remix
 from rwsa.training.state import TrainState
 from rwsa.training.step import TrainStep
 
@@ -43,29 +45,37 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
     checkpoint = context.latest_checkpoint()
     if checkpoint is not None:
         state.load(checkpoint, order_identity=data.order.identity())
-    train_step = TrainStep(state, context.device)
     segments = data.segments(
         state.cursor,
         global_batch_size=config.global_batch_size,
         rank=context.rank,
         world_size=context.world_size,
     )
-    pace = _Pace(config)
-    while state.step < config.max_steps:
-        batch = pace.waited_for(segments)
-        rate = state.set_learning_rate()
-        with _keyed_randomness(config.seed, state.step, context.rank):
+    with ExitStack() as stack:
+        adversary = None if state.discriminator is None else stack.enter_context(Adversary(state, context))
+        train_step = TrainStep(state, context.device, adversary, _remix(config, context))
+        pace = _Pace(config, adversary)
+        while not state.done:
+            batch = pace.waited_for(segments)
+            rate = state.set_learning_rate()
             losses = train_step(batch)
-        state.step, state.cursor = state.step + 1, batch.cursor_after
-        _check_finite(losses, state.step, batch)
-        if _due(state.step, config.log_every_steps, config):
-            values = _mean_over_ranks(losses) | {"learning_rate": rate} | pace.since_last(state.step)
-            if context.rank == 0:
-                context.log(state.step, values)
-        if _due(state.step, config.checkpoint_every_steps, config):
-            _validate_and_save(config, context, state, valid, data.order.identity())
-            pace.restart()
+            state.step, state.cursor = state.step + 1, batch.cursor_after
+            _check_finite(losses, state.step, batch, config)
+            if _due(state.step, config.log_every_steps, config):
+                values = ranks.means(losses) | {"learning_rate": rate} | pace.since_last(state.step)
+                if context.rank == 0:
+                    context.log(state.step, values)
+            if _due(state.step, config.checkpoint_every_steps, config):
+                pending = {} if adversary is None else adversary.pending()
+                _validate_and_save(config, context, state, valid, data.order.identity(), pending)
+                pace.restart()
     return state
+
+
+def _remix(config: TrainConfig, context: WorkerContext) -> Remix | None:
+    if config.remix is None:
+        return None
+    return Remix(config.remix, context, seed=config.seed, global_batch_size=config.global_batch_size)
 
 
 def _due(step: int, every: int, config: TrainConfig) -> bool:
@@ -73,18 +83,22 @@ def _due(step: int, every: int, config: TrainConfig) -> bool:
 
 
 def _validate_and_save(
-    config: TrainConfig, context: WorkerContext, state: TrainState, valid: ValidData, order_identity: str
+    config: TrainConfig,
+    context: WorkerContext,
+    state: TrainState,
+    valid: ValidData,
+    order_identity: str,
+    pending: Mapping[str, Tensor],
 ) -> None:
     values = validate(config, context, state, valid)
     score_now = values.get(f"valid_{config.best_metric}", -math.inf)
-    best = score_now > state.best_score
-    state.best_score = max(score_now, state.best_score)
+    best = state.scored(score_now)
     if context.rank == 0:
         context.log(state.step, values)
     folder = Path(tempfile.mkdtemp(prefix="rwsa-checkpoint-"))
     try:
         if context.rank == 0:
-            state.save(folder, order_identity=order_identity)
+            state.save(folder, order_identity=order_identity, pending=pending)
         context.report(state.step, {**values, "score": score_now}, folder, best=best)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -101,64 +115,43 @@ def validate(
     """
     names = tuple(dict.fromkeys(("si_sdr", config.best_metric)))
     sums = torch.zeros(len(names) + 1, 2, dtype=torch.float64)
-    state.generator.eval()
+    model = state.published.eval()
     for example in valid.examples(rank=context.rank, world_size=context.world_size):
-        enhanced = enhance(example.noisy, example.sample_rate_hz, state.generator)
+        enhanced = enhance(example.noisy, example.sample_rate_hz, model)
         scores = score(example.clean, enhanced, names)
         for row, name in zip(sums, names, strict=False):
             value = scores[name]
             if not isinstance(value, Failure):
                 row += torch.tensor([value, 1.0], dtype=torch.float64)
         sums[-1] += 1
-    state.generator.train()
-    sums = _sum_over_ranks(sums, context.device)
+    model.train()
+    sums = ranks.summed(sums, context.device)
     means = {f"valid_{n}": (row[0] / row[1]).item() for n, row in zip(names, sums, strict=False) if row[1]}
     return means | {"valid_clips": sums[-1, 0].item()}
 
 
-def _check_finite(losses: dict[str, Tensor], step: int, batch: Segments) -> None:
-    bad = [name for name, value in losses.items() if not torch.isfinite(value)]
-    flag = torch.tensor(float(bool(bad)))
-    if dist.is_initialized():
-        flag = flag.to(next(iter(losses.values())).device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    if flag:
+def _check_finite(losses: Mapping[str, Tensor], step: int, batch: Segments, config: TrainConfig) -> None:
+    # In float16 a gradient may overflow: the scaler then leaves the step out and tries a smaller scale.
+    checked = [name for name in losses if name != "gradient_norm" or config.precision != "float16"]
+    bad = [name for name in checked if not torch.isfinite(losses[name])]
+    if ranks.any_of(bool(bad), losses["total"].device):
         clips = f"{', '.join(bad)} on this rank, clips {', '.join(batch.ids)}" if bad else "on another rank"
         raise DivergedError(f"step {step}: not finite: {clips}; resume with a lower learning rate")
-
-
-def _mean_over_ranks(losses: dict[str, Tensor]) -> dict[str, float]:
-    values = torch.stack([value.float() for value in losses.values()])
-    if dist.is_initialized():
-        dist.all_reduce(values)
-        values /= dist.get_world_size()
-    return dict(zip(losses, values.tolist(), strict=True))
-
-
-def _sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
-    if dist.is_initialized():
-        values = values.to(device)
-        dist.all_reduce(values)
-    return values.cpu()
-
-
-@contextmanager
-def _keyed_randomness(seed: int, step: int, rank: int) -> Iterator[None]:
-    """Seed torch's generators (dropout) by step and rank inside the block; restore them after it."""
-    with torch.random.fork_rng():
-        torch.manual_seed(hash((seed, step, rank)) & 0x7FFF_FFFF)
-        yield
 
 
 class _Pace:
     """How fast training goes, validation apart, and how much of that is waiting for data."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._config = config
+    def __init__(self, config: TrainConfig, adversary: Adversary | None) -> None:
+        self._config, self._adversary = config, adversary
         self.restart()
 
     def restart(self) -> None:
         self._since, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        self._pesq_before = self._pesq_seconds()
+
+    def _pesq_seconds(self) -> float:
+        return 0.0 if self._adversary is None else self._adversary.waited_seconds
 
     def waited_for(self, segments: Iterator[Segments]) -> Segments:
         start = time.perf_counter()
@@ -174,6 +167,7 @@ class _Pace:
             "samples_per_second": rate,
             "audio_seconds_per_second": rate * self._config.model.segment_samples / SAMPLE_RATE_HZ,
             "data_wait_share": self._waited / elapsed,
+            "pesq_wait_share": (self._pesq_seconds() - self._pesq_before) / elapsed,
             "eta_seconds": (self._config.max_steps - step) * elapsed / self._steps,
         }
         self.restart()
