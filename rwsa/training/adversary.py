@@ -25,7 +25,7 @@ from rwsa.sampling import share_of
 from rwsa.training.context import WorkerContext
 from rwsa.training.optimisation import update
 from rwsa.training.pesq_pool import PesqPool, PesqTargets
-from rwsa.training.ranks import concatenated, distributed
+from rwsa.training.ranks import concatenated, distributed, summed, world_size
 from rwsa.training.state import TrainState
 
 
@@ -86,11 +86,13 @@ class Adversary:
             torch.cat((clean_BFT, clean_BFT)), torch.cat((clean_BFT, enhanced_BFT)), kept_BH
         )
         clean_score, enhanced_score = scores.chunk(2)
-        losses = discriminator_losses(clean_score, enhanced_score, target.to(scores.device))
+        scored = torch.isfinite(target).sum()
+        known = summed(scored, self._device).item() / world_size()
+        losses = discriminator_losses(clean_score, enhanced_score, target.to(scores.device), known)
         total = torch.stack(list(losses.values())).sum()
         update(self._optimiser, total, self._state.config.optimiser.max_gradient_norm)
         self._next = None
-        return losses | {"pesq_refused": (~torch.isfinite(target)).sum().float()}
+        return losses | {"pesq_refused_share": 1 - scored / len(target)}
 
     def remember(self, clean_BFT: Tensor, enhanced_BFT: Tensor, clean: Tensor, enhanced: Tensor) -> None:
         """Keep this step's pair for the next, and begin on its PESQ; signals are `[B, samples]`."""
