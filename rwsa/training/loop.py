@@ -30,6 +30,10 @@ class DivergedError(RuntimeError):
     """A loss is no longer finite; raised on all ranks at the same step."""
 
 
+class PreemptedError(RuntimeError):
+    """Training was asked to end (SIGTERM), has saved and can be resumed; raised on all ranks alike."""
+
+
 def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
     """Train until `config.max_steps`, resuming from the context's latest checkpoint if there is one.
 
@@ -38,6 +42,7 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
     Raises:
         InputError: the data or a checkpoint cannot be used.
         DivergedError: a loss became NaN or infinite.
+        PreemptedError: the context is stopping; a checkpoint of the last step was handed over.
     """
     data = TrainData(config.data, seed=config.seed, segment_samples=config.model.segment_samples)
     valid = ValidData(config.data)
@@ -60,15 +65,20 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
             rate = state.set_learning_rate()
             losses = train_step(batch)
             state.step, state.cursor = state.step + 1, batch.cursor_after
-            _check_finite(losses, state.step, batch, config)
+            stopping = _checked(losses, state, batch, context)
             if _due(state.step, config.log_every_steps, config):
                 values = ranks.means(losses) | {"learning_rate": rate} | pace.since_last(state.step)
                 if context.rank == 0:
                     context.log(state.step, values)
-            if _due(state.step, config.checkpoint_every_steps, config):
-                pending = {} if adversary is None else adversary.pending()
-                _validate_and_save(config, context, state, valid, data.order.identity(), pending)
+            due = _due(state.step, config.checkpoint_every_steps, config)
+            if due or stopping:
+                values = _validated(config, context, state, valid) if due else {}
+                _save(context, state, data.order.identity(), adversary, values)
                 pace.restart()
+            if stopping and not state.done:
+                raise PreemptedError(
+                    f"asked to end at step {state.step}, which is saved; the same command goes on from there"
+                )
     return state
 
 
@@ -82,19 +92,26 @@ def _due(step: int, every: int, config: TrainConfig) -> bool:
     return step % every == 0 or step == config.max_steps
 
 
-def _validate_and_save(
-    config: TrainConfig,
-    context: WorkerContext,
-    state: TrainState,
-    valid: ValidData,
-    order_identity: str,
-    pending: Mapping[str, Tensor],
-) -> None:
+def _validated(
+    config: TrainConfig, context: WorkerContext, state: TrainState, valid: ValidData
+) -> dict[str, float]:
     values = validate(config, context, state, valid)
-    score_now = values.get(f"valid_{config.best_metric}", -math.inf)
-    best = state.scored(score_now)
     if context.rank == 0:
         context.log(state.step, values)
+    return values
+
+
+def _save(
+    context: WorkerContext,
+    state: TrainState,
+    order_identity: str,
+    adversary: Adversary | None,
+    values: Mapping[str, float],
+) -> None:
+    """Hand over a checkpoint; without a score among `values` it is not the best."""
+    score_now = values.get(f"valid_{state.config.best_metric}", -math.inf)
+    best = state.scored(score_now) if values else False
+    pending = {} if adversary is None else adversary.pending()
     folder = Path(tempfile.mkdtemp(prefix="rwsa-checkpoint-"))
     try:
         if context.rank == 0:
@@ -130,13 +147,18 @@ def validate(
     return means | {"valid_clips": sums[-1, 0].item()}
 
 
-def _check_finite(losses: Mapping[str, Tensor], step: int, batch: Segments, config: TrainConfig) -> None:
+def _checked(
+    losses: Mapping[str, Tensor], state: TrainState, batch: Segments, context: WorkerContext
+) -> bool:
+    """Raise where some rank's loss is not finite; returns whether some rank has been asked to end."""
     # In float16 a gradient may overflow: the scaler then leaves the step out and tries a smaller scale.
-    checked = [name for name in losses if name != "gradient_norm" or config.precision != "float16"]
-    bad = [name for name in checked if not torch.isfinite(losses[name])]
-    if ranks.any_of(bool(bad), losses["total"].device):
+    may_overflow = {"gradient_norm"} if state.config.precision == "float16" else set()
+    bad = [name for name in losses if name not in may_overflow and not torch.isfinite(losses[name])]
+    diverged, stopping = ranks.any_of(bool(bad), context.stopping(), device=context.device)
+    if diverged:
         clips = f"{', '.join(bad)} on this rank, clips {', '.join(batch.ids)}" if bad else "on another rank"
-        raise DivergedError(f"step {step}: not finite: {clips}; resume with a lower learning rate")
+        raise DivergedError(f"step {state.step}: not finite: {clips}; resume with a lower learning rate")
+    return stopping
 
 
 class _Pace:

@@ -46,6 +46,6 @@ def means(values: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(values, stacked.tolist(), strict=True))
 
 
-def any_of(flag: bool, device: torch.device) -> bool:
-    """Whether it is true on some rank."""
-    return bool(summed(torch.tensor(float(flag)), device) > 0)
+def any_of(*flags: bool, device: torch.device) -> tuple[bool, ...]:
+    """For each flag, whether it is true on some rank."""
+    return tuple((summed(torch.tensor(flags, dtype=torch.float32), device) > 0).tolist())

@@ -360,6 +360,9 @@ class GlooContext:
     def latest_checkpoint(self) -> Path | None:
         return None
 
+    def stopping(self) -> bool:
+        return False
+
 
 def train_as_rank(rank: int, shards: Path, folder: Path) -> None:
     """What each spawned process runs: without a discriminator, with one, and with a fault on rank 1."""
