@@ -23,6 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pipelines.cluster import CHECKOUT
 from rwsa.errors import InputError
 from rwsa.training.config import StorageConfig
+from rwsa.training.loop import PreemptedError
 
 _BATCH = 1000  # MLflow's own limit of metrics in one call
 _PARAMS_BATCH = 100
@@ -96,7 +97,8 @@ class Tracker:
 class TrackedRun:
     """One run. `log` only queues; a thread sends. What cannot be sent is kept on disk and sent later.
 
-    Use as a context manager: leaving it sends what is left and marks the run finished or failed.
+    Use as a context manager: leaving it sends what is left and marks the run finished, failed, or, where
+    somebody ended it, killed.
     """
 
     def __init__(self, storage: StorageConfig, run_id: str) -> None:
@@ -151,7 +153,8 @@ class TrackedRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close("FINISHED" if error is None else "FAILED")
+        stopped = isinstance(error, KeyboardInterrupt | PreemptedError)
+        self.close("FINISHED" if error is None else "KILLED" if stopped else "FAILED")
 
     def _send_forever(self) -> None:
         while not self._closing.wait(_SECONDS_BETWEEN_SENDS):

@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +32,10 @@ from rwsa.files import absolute as absolute_location
 from rwsa.files import location, written_aside
 from rwsa.shard_index import read_index
 from rwsa.training.config import DataConfig, StorageConfig, TrainConfig
-from rwsa.training.context import LocalContext
-from rwsa.training.loop import DivergedError, fit
+from rwsa.training.context import LocalContext, StopSignal
+from rwsa.training.loop import DivergedError, PreemptedError, fit
 from rwsa.training.sources import recipe_of, self_contained
+from rwsa.training.state import published_weights
 
 CONFIGS = CHECKOUT / "pipelines" / "configs"
 
@@ -67,6 +70,7 @@ def train(
     Raises:
         InputError: data, storage or MLflow cannot be used.
         DivergedError: a loss became NaN or infinite.
+        PreemptedError: asked to end by SIGTERM; saved, and resumed by the same call.
     """
     config = absolute(config)
     started = time.monotonic()
@@ -81,7 +85,7 @@ def train(
         checkpoint, score = launch(config, folder, run, workers, cpus_per_worker)
         weights = folder / "model.safetensors"
         with written_aside(weights) as aside:
-            shutil.copyfile(checkpoint / "generator.safetensors", aside)
+            shutil.copyfile(published_weights(checkpoint), aside)
         run.log(config.max_steps, {"best_score": score})
         run.file(weights)
     return TrainSummary(
@@ -130,8 +134,9 @@ def absolute_storage(storage: StorageConfig) -> StorageConfig:
 
 def _alone(config: TrainConfig, folder: Path, run: TrackedRun, workers: int, cpus: int) -> tuple[Path, float]:
     torch.set_num_threads(cpus)
-    context = LocalContext(folder, _log_to(config, run), keep=config.keep_checkpoints)
-    state = fit(config, context)
+    with StopSignal() as stop:
+        context = LocalContext(folder, _log_to(config, run), keep=config.keep_checkpoints, stop=stop)
+        state = fit(config, context)
     best = context.best_checkpoint()
     assert best is not None, "fit ends with a checkpoint"
     return best, state.best_score
@@ -143,14 +148,22 @@ def _on_ray(
     import ray.train
     import ray.train.torch
 
+    from pipelines.ray_context import StopNotice
+
     for_workers = dataclasses.replace(config, data=self_contained(config.data))
     start_ray()
+    notice = StopNotice.remote()  # type: ignore[attr-defined]
     # Else Train tells of its own doings, at every checkpoint on every rank. As a mapping, since to the type
     # checker ray.train.RunConfig is still its predecessor, which lacks it.
     quiet: dict[str, Any] = {"logging_config": ray.train.LoggingConfig(log_level="WARNING")}
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={"config": as_mapping(for_workers), "run_id": run.run_id, "cpus": cpus},
+        train_loop_config={
+            "config": as_mapping(for_workers),
+            "run_id": run.run_id,
+            "cpus": cpus,
+            "notice": notice,
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=torch.cuda.is_available(), resources_per_worker={"CPU": cpus}
         ),
@@ -167,9 +180,14 @@ def _on_ray(
         ),
     )
     try:
-        result = trainer.fit()
+        with StopSignal(lambda: notice.tell.remote()) as stop:
+            result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _cause(error) from error
+    if stop.seen:
+        raise PreemptedError(
+            "asked to end, which it did when it had saved; the same command goes on from there"
+        )
     assert result.best_checkpoints, "fit ends with a checkpoint"
     checkpoint, values = max(result.best_checkpoints, key=lambda pair: pair[1]["score"])
     return Path(checkpoint.path), float(values["score"])
@@ -177,19 +195,19 @@ def _on_ray(
 
 def _worker(settings: dict[str, Any]) -> None:
     """What every Ray Train worker runs."""
+    import ray.train
+
     from pipelines.ray_context import RayContext
 
     torch.set_num_threads(settings["cpus"])
     config = build(TrainConfig, settings["config"], where="train_loop_config")
-    context = RayContext()
-    if context.rank != 0:
-        fit(config, context)
-        return
-    run = TrackedRun(config.storage, settings["run_id"])
-    try:
-        fit(config, RayContext(_log_to(config, run)))
-    finally:
-        run.close(status=None)
+    with ExitStack() as stack, suppress(PreemptedError):  # else Ray would start all workers again
+        log_to = None
+        if ray.train.get_context().get_world_rank() == 0:
+            run = TrackedRun(config.storage, settings["run_id"])
+            stack.callback(run.close, status=None)
+            log_to = _log_to(config, run)
+        fit(config, RayContext(settings["notice"], log_to))
 
 
 def _log_to(config: TrainConfig, run: TrackedRun) -> Any:
@@ -205,7 +223,7 @@ def _cause(error: Exception) -> Exception:
     failures = getattr(error, "worker_failures", {}).values()
     for failure in failures:
         cause = getattr(failure, "cause", failure)
-        if isinstance(cause, InputError | DivergedError):
+        if isinstance(cause, InputError | DivergedError | PreemptedError):
             return type(cause)(str(cause))
     return error
 
@@ -245,6 +263,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except PreemptedError as preempted:
+        print(preempted, file=sys.stderr)
+        return 128 + signal.SIGTERM
     print(f"best {config.best_metric} {summary.best_score:.3f} · {summary.seconds:.0f} s · {summary.weights}")
     return 0
 

@@ -88,21 +88,26 @@ def metric_loss(score: Tensor) -> Tensor:
     return F.mse_loss(score, torch.ones_like(score))
 
 
-def discriminator_losses(clean_score: Tensor, enhanced_score: Tensor, target: Tensor) -> dict[str, Tensor]:
+def discriminator_losses(
+    clean_score: Tensor, enhanced_score: Tensor, target: Tensor, known: float | None = None
+) -> dict[str, Tensor]:
     """The discriminator's: D(clean, clean) should be 1, D(clean, enhanced) the scaled PESQ.
 
     Args:
         clean_score, enhanced_score: the discriminator's output, `[B]`.
         target: scaled PESQ `[B]`; NaN where PESQ refused the clip, which then drops out of the mean.
+        known: how many clips that mean is over; by default those of `target` that are not NaN. Where ranks
+            average their gradients, give the mean over ranks, so that every clip counts alike.
 
     Returns:
         discriminator_clean and discriminator_enhanced. The latter is 0 where every clip was refused.
     """
-    known = torch.isfinite(target)
-    errors = torch.where(known, enhanced_score - torch.where(known, target, 0.0), 0.0)
+    scored = torch.isfinite(target)
+    errors = torch.where(scored, enhanced_score - torch.where(scored, target, 0.0), 0.0)
+    count = scored.sum().item() if known is None else known
     return {
         "discriminator_clean": F.mse_loss(clean_score, torch.ones_like(clean_score)),
-        "discriminator_enhanced": errors.square().sum() / known.sum().clamp(min=1),
+        "discriminator_enhanced": errors.square().sum() / (count or 1),
     }
 
 

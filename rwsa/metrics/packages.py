@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import json
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
 from rwsa.errors import InputError
+from rwsa.metrics.pesq_process import PesqProcess
 from rwsa.metrics.values import SAMPLE_RATE_HZ, UndefinedError
 
 _REMEDY = (
@@ -49,29 +46,12 @@ def pesq(clean: np.ndarray, enhanced: np.ndarray) -> float:
     if not enhanced.any():
         raise UndefinedError("enhanced is silent")
     if len(clean) > _PESQ_SAFE_SAMPLES:
-        return _pesq_in_child(clean, enhanced)
+        with PesqProcess() as process:
+            return process.score(clean, enhanced)
     try:
         return float(package.pesq(SAMPLE_RATE_HZ, clean, enhanced, "wb"))
     except package.PesqError as error:
         raise UndefinedError(f"PESQ: {error.args[0].decode()}") from None
-
-
-def _pesq_in_child(clean: np.ndarray, enhanced: np.ndarray) -> float:
-    program = Path(__file__).with_name("pesq_child.py")
-    # -P keeps this folder off the child's path, where its modules could shadow a package.
-    child = subprocess.run(
-        [sys.executable, "-P", str(program)], input=clean.tobytes() + enhanced.tobytes(), capture_output=True
-    )
-    if child.returncode != 0:
-        last_words = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise UndefinedError(
-            f"the pesq package crashed (status {child.returncode}{': ' * bool(last_words)}{last_words}) on "
-            f"{len(clean) / SAMPLE_RATE_HZ:.0f} s of audio; it holds at most 50 utterances: cut the clip"
-        )
-    answer = json.loads(child.stdout)
-    if "reason" in answer:
-        raise UndefinedError(f"PESQ: {answer['reason']}")
-    return float(answer["pesq"])
 
 
 def stoi(clean: np.ndarray, enhanced: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """The metric discriminator: guesses a PESQ score, scaled to 0…1, from two compressed magnitudes.
 
-Source: Fu et al. 2019, MetricGAN, in CMGAN's form. Legend: B batch, F frequency bins, T frames.
+Source: Fu et al. 2019, MetricGAN, in CMGAN's form.
+Legend: B batch, F frequency bins, T frames, H hidden values.
 """
 
 from __future__ import annotations
@@ -31,13 +32,23 @@ class MetricDiscriminator(nn.Module):
             layers += [spectral_norm(conv), nn.InstanceNorm2d(wider, affine=True), nn.PReLU(wider)]
         self.convolutions = nn.Sequential(*layers)
         self.hidden = spectral_norm(nn.Linear(widths[-1], 4 * channels))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.hidden_size = dropout, 4 * channels
         self.act = nn.PReLU(4 * channels)
         self.score = spectral_norm(nn.Linear(4 * channels, 1))
         self.slope = nn.Parameter(torch.ones(1))
 
-    def forward(self, clean_BFT: Tensor, other_BFT: Tensor) -> Tensor:
-        """Scaled PESQ `[B]` of `other` against `clean`, both compressed magnitudes; between 0 and 1."""
-        x = self.convolutions(torch.stack((clean_BFT, other_BFT), dim=1)).amax((2, 3))
-        x = self.score(self.act(self.dropout(self.hidden(x))))
-        return torch.sigmoid(self.slope * x).squeeze(1)
+    def forward(self, clean_BFT: Tensor, other_BFT: Tensor, kept_BH: Tensor | None = None) -> Tensor:
+        """Scaled PESQ `[B]` of `other` against `clean`, both compressed magnitudes; between 0 and 1.
+
+        `kept_BH` is dropout as the caller drew it, a factor for each hidden value (see `dropout_factors`):
+        drawn here, it would depend on which rank has which clip. Without it nothing is dropped.
+        """
+        hidden_BH = self.hidden(self.convolutions(torch.stack((clean_BFT, other_BFT), dim=1)).amax((2, 3)))
+        if kept_BH is not None:
+            hidden_BH = hidden_BH * kept_BH
+        return torch.sigmoid(self.slope * self.score(self.act(hidden_BH))).squeeze(1)
+
+    def dropout_factors(self, rng: torch.Generator, batch: int) -> Tensor:
+        """Factors `[batch, H]`: 0 with the probability of dropout, else what keeps the mean."""
+        kept = torch.rand(batch, self.hidden_size, generator=rng) >= self.dropout
+        return kept / (1 - self.dropout)

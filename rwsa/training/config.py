@@ -11,6 +11,7 @@ from rwsa.config import config
 from rwsa.losses import LossWeights
 from rwsa.models.config import ModelConfig
 from rwsa.recipes import Recipe
+from rwsa.training.remix import RemixConfig
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -134,6 +135,14 @@ class TrainConfig:
         log_every_steps: record losses and speed so often.
         keep_checkpoints: how many to keep, the newest and the best always among them.
         max_failures: lost workers or nodes after which Ray Train gives up.
+        accumulate: parts that each worker takes its segments in, for less memory; the step stays the same.
+        precision: of the network's forward pass (autocast); losses are always float32.
+        compile_backend: of `torch.compile`, such as `inductor`; without it nothing is compiled.
+        average_decay: of an exponential moving average of the weights, which is then what validates and
+            what is published; none where it is absent (the paper).
+        remix: give clips each other's noise (see `RemixConfig`); not where it is absent (the paper).
+        pesq_processes: of each worker, for the discriminator's targets.
+        patience: validations in a row without a better score after which training ends; endless by default.
     """
 
     name: str
@@ -150,3 +159,10 @@ class TrainConfig:
     log_every_steps: Positive = 10
     keep_checkpoints: Positive = 2
     max_failures: NotNegative = 2
+    accumulate: Positive = 1
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile_backend: str | None = None
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    remix: RemixConfig | None = None
+    pesq_processes: Positive = 1
+    patience: Positive | None = None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from types import FrameType, TracebackType
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -34,6 +37,37 @@ class WorkerContext(Protocol):
     def latest_checkpoint(self) -> Path | None:
         """The checkpoint to resume from, as a local folder; the same on all ranks."""
 
+    def stopping(self) -> bool:
+        """Whether this process has been asked to end: training then saves and stops, on all ranks."""
+
+
+class StopSignal:
+    """Notes SIGTERM, which schedulers send before they take a machine away, instead of dying of it.
+
+    Use as a context manager, in the main thread; elsewhere Python allows no handlers, and it notes nothing.
+    `then` is called when the signal comes, once.
+    """
+
+    def __init__(self, then: Callable[[], object] | None = None) -> None:
+        self.seen, self._then = False, then
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.seen and self._then is not None:
+            self._then()
+        self.seen = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
 
 class LocalContext:
     """A single process: checkpoints go to a folder, figures to `log_to`.
@@ -43,11 +77,17 @@ class LocalContext:
     """
 
     def __init__(
-        self, folder: Path, log_to: LogTo | None = None, *, device: torch.device | None = None, keep: int = 2
+        self,
+        folder: Path,
+        log_to: LogTo | None = None,
+        *,
+        device: torch.device | None = None,
+        keep: int = 2,
+        stop: StopSignal | None = None,
     ) -> None:
         self.rank, self.world_size = 0, 1
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._folder, self._log_to, self._keep = folder, log_to, keep
+        self._folder, self._log_to, self._keep, self._stop = folder, log_to, keep, stop
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if self._log_to is not None:
@@ -69,6 +109,9 @@ class LocalContext:
     def latest_checkpoint(self) -> Path | None:
         name = self._pointers().get("latest")
         return None if name is None else self._folder / "checkpoints" / name
+
+    def stopping(self) -> bool:
+        return self._stop is not None and self._stop.seen
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint with the highest validation metric so far."""

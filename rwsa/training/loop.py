@@ -6,26 +6,32 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from rwsa.enhancement import enhance
 from rwsa.metrics import Failure, score
 from rwsa.spectral import SAMPLE_RATE_HZ
+from rwsa.training import ranks
+from rwsa.training.adversary import Adversary
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import WorkerContext
 from rwsa.training.data import Segments, TrainData, ValidData
+from rwsa.training.remix import Remix
 from rwsa.training.state import TrainState
 from rwsa.training.step import TrainStep
 
 
 class DivergedError(RuntimeError):
     """A loss is no longer finite; raised on all ranks at the same step."""
+
+
+class PreemptedError(RuntimeError):
+    """Training was asked to end (SIGTERM), has saved and can be resumed; raised on all ranks alike."""
 
 
 def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
@@ -36,6 +42,7 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
     Raises:
         InputError: the data or a checkpoint cannot be used.
         DivergedError: a loss became NaN or infinite.
+        PreemptedError: the context is stopping; a checkpoint of the last step was handed over.
     """
     data = TrainData(config.data, seed=config.seed, segment_samples=config.model.segment_samples)
     valid = ValidData(config.data)
@@ -49,8 +56,10 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
         rank=context.rank,
         world_size=context.world_size,
     )
-    with closing(segments):
-        _train(config, context, state, segments, valid, data.identity())
+    with ExitStack() as stack:
+        stack.enter_context(closing(segments))
+        adversary = None if state.discriminator is None else stack.enter_context(Adversary(state, context))
+        _train(config, context, state, segments, adversary, valid, data.identity())
     return state
 
 
@@ -59,47 +68,70 @@ def _train(
     context: WorkerContext,
     state: TrainState,
     segments: Iterator[Segments],
+    adversary: Adversary | None,
     valid: ValidData,
     order_identity: str,
 ) -> None:
-    train_step, pace = TrainStep(state, context.device), _Pace(config)
-    replaced = 0
-    while state.step < config.max_steps:
+    train_step = TrainStep(state, context.device, adversary, _remix(config, context))
+    pace, replaced = _Pace(config, adversary), 0
+    while not state.done:
         batch = pace.waited_for(segments)
         rate = state.set_learning_rate()
-        with _keyed_randomness(config.seed, state.step, context.rank):
-            losses = train_step(batch)
+        losses = train_step(batch)
         state.step, state.cursor = state.step + 1, batch.cursor_after
         replaced += batch.replaced
-        _check_finite(losses, state.step, batch)
+        stopping = _checked(losses, state, batch, context)
         if _due(state.step, config.log_every_steps, config):
-            values = _mean_over_ranks(losses) | {"learning_rate": rate} | pace.since_last(state.step)
-            every = _sum_over_ranks(torch.tensor([float(replaced)]), context.device)
-            if context.rank == 0:
-                context.log(state.step, values | {"replaced_samples": every.item()})
+            values = ranks.means(losses) | {"learning_rate": rate} | pace.since_last(state.step)
+            values["replaced_samples"] = ranks.summed(torch.tensor(float(replaced)), context.device).item()
             replaced = 0
-        if _due(state.step, config.checkpoint_every_steps, config):
-            _validate_and_save(config, context, state, valid, order_identity)
+            if context.rank == 0:
+                context.log(state.step, values)
+        due = _due(state.step, config.checkpoint_every_steps, config)
+        if due or stopping:
+            values = _validated(config, context, state, valid) if due else {}
+            _save(context, state, order_identity, adversary, values)
             pace.restart()
+        if stopping and not state.done:
+            raise PreemptedError(
+                f"asked to end at step {state.step}, which is saved; the same command goes on from there"
+            )
+
+
+def _remix(config: TrainConfig, context: WorkerContext) -> Remix | None:
+    if config.remix is None:
+        return None
+    return Remix(config.remix, context, seed=config.seed, global_batch_size=config.global_batch_size)
 
 
 def _due(step: int, every: int, config: TrainConfig) -> bool:
     return step % every == 0 or step == config.max_steps
 
 
-def _validate_and_save(
-    config: TrainConfig, context: WorkerContext, state: TrainState, valid: ValidData, order_identity: str
-) -> None:
+def _validated(
+    config: TrainConfig, context: WorkerContext, state: TrainState, valid: ValidData
+) -> dict[str, float]:
     values = validate(config, context, state, valid)
-    score_now = values.get(f"valid_{config.best_metric}", -math.inf)
-    best = score_now > state.best_score
-    state.best_score = max(score_now, state.best_score)
     if context.rank == 0:
         context.log(state.step, values)
+    return values
+
+
+def _save(
+    context: WorkerContext,
+    state: TrainState,
+    order_identity: str,
+    adversary: Adversary | None,
+    values: Mapping[str, float],
+) -> None:
+    """Hand over a checkpoint; without a score among `values` it is not the best."""
+    score_now = values.get(f"valid_{state.config.best_metric}", -math.inf)
+    best = state.scored(score_now) if values else False
+    pending = {} if adversary is None else adversary.pending()
     folder = Path(tempfile.mkdtemp(prefix="rwsa-checkpoint-"))
     try:
         if context.rank == 0:
-            state.save(folder, order_identity=order_identity)
+            state.save(folder, order_identity=order_identity, pending=pending)
         context.report(state.step, {**values, "score": score_now}, folder, best=best)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -116,64 +148,48 @@ def validate(
     """
     names = tuple(dict.fromkeys(("si_sdr", config.best_metric)))
     sums = torch.zeros(len(names) + 1, 2, dtype=torch.float64)
-    state.generator.eval()
+    model = state.published.eval()
     for example in valid.examples(rank=context.rank, world_size=context.world_size):
-        enhanced = enhance(example.noisy, example.sample_rate_hz, state.generator)
+        enhanced = enhance(example.noisy, example.sample_rate_hz, model)
         scores = score(example.clean, enhanced, names)
         for row, name in zip(sums, names, strict=False):
             value = scores[name]
             if not isinstance(value, Failure):
                 row += torch.tensor([value, 1.0], dtype=torch.float64)
         sums[-1] += 1
-    state.generator.train()
-    sums = _sum_over_ranks(sums, context.device)
+    model.train()
+    sums = ranks.summed(sums, context.device)
     means = {f"valid_{n}": (row[0] / row[1]).item() for n, row in zip(names, sums, strict=False) if row[1]}
     return means | {"valid_clips": sums[-1, 0].item()}
 
 
-def _check_finite(losses: dict[str, Tensor], step: int, batch: Segments) -> None:
-    bad = [name for name, value in losses.items() if not torch.isfinite(value)]
-    flag = torch.tensor(float(bool(bad)))
-    if dist.is_initialized():
-        flag = flag.to(next(iter(losses.values())).device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    if flag:
+def _checked(
+    losses: Mapping[str, Tensor], state: TrainState, batch: Segments, context: WorkerContext
+) -> bool:
+    """Raise where some rank's loss is not finite; returns whether some rank has been asked to end."""
+    # In float16 a gradient may overflow: the scaler then leaves the step out and tries a smaller scale.
+    may_overflow = {"gradient_norm"} if state.config.precision == "float16" else set()
+    bad = [name for name in losses if name not in may_overflow and not torch.isfinite(losses[name])]
+    diverged, stopping = ranks.any_of(bool(bad), context.stopping(), device=context.device)
+    if diverged:
         clips = f"{', '.join(bad)} on this rank, clips {', '.join(batch.ids)}" if bad else "on another rank"
-        raise DivergedError(f"step {step}: not finite: {clips}; resume with a lower learning rate")
-
-
-def _mean_over_ranks(losses: dict[str, Tensor]) -> dict[str, float]:
-    values = torch.stack([value.float() for value in losses.values()])
-    if dist.is_initialized():
-        dist.all_reduce(values)
-        values /= dist.get_world_size()
-    return dict(zip(losses, values.tolist(), strict=True))
-
-
-def _sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
-    if dist.is_initialized():
-        values = values.to(device)
-        dist.all_reduce(values)
-    return values.cpu()
-
-
-@contextmanager
-def _keyed_randomness(seed: int, step: int, rank: int) -> Iterator[None]:
-    """Seed torch's generators (dropout) by step and rank inside the block; restore them after it."""
-    with torch.random.fork_rng():
-        torch.manual_seed(hash((seed, step, rank)) & 0x7FFF_FFFF)
-        yield
+        raise DivergedError(f"step {state.step}: not finite: {clips}; resume with a lower learning rate")
+    return stopping
 
 
 class _Pace:
     """How fast training goes, validation apart, and how much of that is waiting for data."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self._config = config
+    def __init__(self, config: TrainConfig, adversary: Adversary | None) -> None:
+        self._config, self._adversary = config, adversary
         self.restart()
 
     def restart(self) -> None:
         self._since, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        self._pesq_before = self._pesq_seconds()
+
+    def _pesq_seconds(self) -> float:
+        return 0.0 if self._adversary is None else self._adversary.waited_seconds
 
     def waited_for(self, segments: Iterator[Segments]) -> Segments:
         start = time.perf_counter()
@@ -189,6 +205,7 @@ class _Pace:
             "samples_per_second": rate,
             "audio_seconds_per_second": rate * self._config.model.segment_samples / SAMPLE_RATE_HZ,
             "data_wait_share": self._waited / elapsed,
+            "pesq_wait_share": (self._pesq_seconds() - self._pesq_before) / elapsed,
             "eta_seconds": (self._config.max_steps - step) * elapsed / self._steps,
         }
         self.restart()

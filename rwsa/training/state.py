@@ -1,19 +1,23 @@
 """Everything that a training run must remember, saved atomically and loaded strictly.
 
-A checkpoint is a folder: `generator.safetensors` (loadable by `rwsa.load_model`), `state.safetensors`
-(discriminator and both optimisers), `state.json` (step, sample cursor, best score, identities). The
-learning rate follows from the step, and dropout and crops are keyed by step and sample, so there is
-no random state to keep.
+A checkpoint is a folder: `generator.safetensors` (loadable by `rwsa.load_model`), `averaged.safetensors`
+(likewise; where weights are averaged), `state.safetensors` (discriminator, both optimisers, and the pair that
+waits for the discriminator), `state.json` (step, sample cursor, best score, identities). The learning rate
+follows from the step, and whatever is drawn is keyed by step and sample, so there is no random state to keep.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rwsa.config import config_hash
 from rwsa.errors import InputError
@@ -23,9 +27,21 @@ from rwsa.models.weights import Network, build_model, load_weights, read_weights
 from rwsa.sampling import Cursor
 from rwsa.training.config import OptimiserConfig, TrainConfig
 
+AVERAGED = "averaged.safetensors"
+_NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+
+
+def published_weights(checkpoint: Path) -> Path:
+    """The file in a checkpoint that is to be used: the averaged weights where there are any."""
+    averaged = checkpoint / AVERAGED
+    return averaged if averaged.is_file() else checkpoint / "generator.safetensors"
+
 
 class TrainState:
-    """Models, optimisers, the step, the sample cursor and the best score so far."""
+    """Models, optimisers, the step, the sample cursor and the best score so far.
+
+    `pending` is the pair that a loaded checkpoint had for the discriminator's next step.
+    """
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config = config
@@ -39,9 +55,40 @@ class TrainState:
         self.discriminator_optimiser = (
             None if self.discriminator is None else _adamw(self.discriminator, config.optimiser)
         )
+        self.averaged: AveragedModel | None = None
+        if config.average_decay is not None:
+            decay = get_ema_multi_avg_fn(config.average_decay)
+            self.averaged = AveragedModel(self.generator, multi_avg_fn=decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.pending: dict[str, Tensor] = {}
         self.step = 0
         self.cursor = Cursor()
         self.best_score = -math.inf
+        self.validations_since_best = 0
+
+    @property
+    def published(self) -> Network:
+        """The network that validates and is published: the average of the weights where one is kept."""
+        return self.generator if self.averaged is None else cast(Network, self.averaged.module)
+
+    @property
+    def done(self) -> bool:
+        """Whether training ends here: all steps are taken, or patience is."""
+        patience = self.config.patience
+        tired = patience is not None and self.validations_since_best >= patience
+        return tired or self.step >= self.config.max_steps
+
+    def average(self) -> None:
+        """Take the generator's present weights into the average, if one is kept."""
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.generator)
+
+    def scored(self, score: float) -> bool:
+        """Take in the score of a validation; returns whether it is the best so far."""
+        best = score > self.best_score
+        self.best_score = max(score, self.best_score)
+        self.validations_since_best = 0 if best else self.validations_since_best + 1
+        return best
 
     def set_learning_rate(self) -> float:
         """Give both optimisers the learning rate of the present step; returns it."""
@@ -53,8 +100,11 @@ class TrainState:
                 group["lr"] = rate
         return rate
 
-    def save(self, folder: Path, *, order_identity: str) -> None:
-        """Write a checkpoint into `folder`, which the caller then renames or hands over whole."""
+    def save(self, folder: Path, *, order_identity: str, pending: Mapping[str, Tensor] = _NOTHING) -> None:
+        """Write a checkpoint into `folder`, which the caller then renames or hands over whole.
+
+        `pending` is what `Adversary.pending` gives.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         save_model(folder / "generator.safetensors", self.generator, {"step": self.step})
         tensors = {
@@ -66,13 +116,20 @@ class TrainState:
             tensors |= {
                 f"discriminator.{k}": v.contiguous() for k, v in weights_of(self.discriminator).items()
             }
+        tensors |= {f"pending.{name}": tensor.contiguous() for name, tensor in pending.items()}
         save_file(tensors, folder / "state.safetensors")
+        if self.averaged is not None:
+            save_model(folder / AVERAGED, self.published, {"step": self.step})
         write_json(
             folder / "state.json",
             {
                 "step": self.step,
                 "cursor": {"epoch": self.cursor.epoch, "sample": self.cursor.sample},
                 "best_score": self.best_score if math.isfinite(self.best_score) else None,
+                "validations_since_best": self.validations_since_best,
+                "scaler": self.scaler.state_dict(),
+                "stepped": [name for name, optimiser in self._optimisers().items() if optimiser.state],
+                "averaged": None if self.averaged is None else int(self.averaged.n_averaged),
                 "order": order_identity,
                 "model": config_hash(self.config.model),
                 "loss_weights": config_hash(self.config.loss_weights),
@@ -99,17 +156,33 @@ class TrainState:
                 )
         load_weights(self.generator, read_weights(folder / "generator.safetensors"), where=str(folder))
         tensors = load_file(folder / "state.safetensors")
-        parts = {*self._optimisers(), *(() if self.discriminator is None else ("discriminator",))}
+        parts = {*self._optimisers(), *(() if self.discriminator is None else ("discriminator", "pending"))}
         if unknown := sorted(name for name in tensors if name.split(".")[0] not in parts):
             raise InputError(f"{folder}: state.safetensors holds unexpected {', '.join(unknown)}")
         if self.discriminator is not None:
             load_weights(self.discriminator, _part(tensors, "discriminator"), where=str(folder))
         for name, optimiser in self._optimisers().items():
-            if about["step"] > 0:  # before its first step an optimiser has nothing to remember
+            if name in about["stepped"]:  # before its first step an optimiser has nothing to remember
                 _restore_optimiser(optimiser, _part(tensors, name), where=f"{folder}: {name}")
+        self._load_average(folder, about["averaged"])
+        self.scaler.load_state_dict(about["scaler"])
+        self.pending = _part(tensors, "pending")
+        self.validations_since_best = about["validations_since_best"]
         self.step = about["step"]
         self.cursor = Cursor(**about["cursor"])
         self.best_score = -math.inf if about["best_score"] is None else about["best_score"]
+
+    def _load_average(self, folder: Path, averaged: int | None) -> None:
+        if (averaged is None) != (self.averaged is None):
+            kept = "none" if averaged is None else "one"
+            raise InputError(
+                f"{folder}: was saved with {kept} average of the weights (average_decay); give the run"
+                " another name, or the configuration it was started with"
+            )
+        if self.averaged is not None and averaged is not None:
+            path = folder / AVERAGED
+            load_weights(self.averaged.module, read_weights(path), where=str(path))
+            self.averaged.n_averaged.fill_(averaged)
 
     def _optimisers(self) -> dict[str, torch.optim.AdamW]:
         found = {"generator_optimiser": self.generator_optimiser}

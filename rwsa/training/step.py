@@ -1,94 +1,113 @@
-"""One training step: the generator, then the discriminator.
+"""One training step: the generator on this step's segments, the discriminator on the pair before.
 
 Legend: B segments of this rank, F frequency bins, T frames.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.distributed import is_initialized
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from rwsa.losses import discriminator_losses, metric_loss, spectral_losses, weighted_total
-from rwsa.metrics import Failure, score
-from rwsa.models.discriminator import scaled_pesq
+from rwsa.errors import InputError
+from rwsa.losses import spectral_losses, weighted_total
 from rwsa.spectral import istft, stft
+from rwsa.training.adversary import Adversary
 from rwsa.training.data import Segments
+from rwsa.training.optimisation import clip
+from rwsa.training.ranks import distributed, world_size
+from rwsa.training.remix import Remix
 from rwsa.training.state import TrainState
+
+_PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class TrainStep:
-    """Both models' forward passes, wrapped for DDP where several ranks train."""
+    """The generator's forward and backward passes, wrapped for DDP where several ranks train.
 
-    def __init__(self, state: TrainState, device: torch.device) -> None:
-        self.state, self.device = state, device
-        self.spectral = state.config.model.spectral
-        self.generate = _distributed(state.generator)
-        self.discriminate = None if state.discriminator is None else _distributed(state.discriminator)
+    The segments of this rank are taken in `accumulate` parts, whose gradients add up to those of the whole.
+
+    Raises:
+        InputError: the segments of a rank do not divide into so many parts.
+    """
+
+    def __init__(
+        self, state: TrainState, device: torch.device, adversary: Adversary | None, remix: Remix | None = None
+    ) -> None:
+        self.state, self.device, self._adversary, self._remix = state, device, adversary, remix
+        self._config, self._spectral = state.config, state.config.model.spectral
+        backend = state.config.compile_backend
+        segments = self._config.global_batch_size // world_size()
+        if segments % self._config.accumulate:
+            raise InputError(
+                f"accumulate is {self._config.accumulate}: a worker's {segments} segments a step do not"
+                " divide into so many equal parts"
+            )
+        self.generate = distributed(
+            state.generator if backend is None else torch.compile(state.generator, backend=backend)  # type: ignore[arg-type]
+        )
 
     def __call__(self, segments: Segments) -> dict[str, Tensor]:
         """Update both models once; returns every loss by name, detached, and the gradient norm."""
         noisy, clean = segments.noisy.to(self.device), segments.clean.to(self.device)
-        mag_BFT, pha_BFT = self.generate(*stft(noisy, self.spectral))
-        losses = spectral_losses(mag_BFT, pha_BFT, clean, self.spectral)
-        clean_mag_BFT, _ = stft(clean, self.spectral)
-        if self.state.discriminator is not None:
-            with _frozen(self.state.discriminator) as discriminator:
-                losses["metric"] = metric_loss(discriminator(clean_mag_BFT, mag_BFT))
-        losses["total"] = weighted_total(losses, self.state.config.loss_weights)
-        losses["gradient_norm"] = self._update(self.state.generator_optimiser, losses["total"])
-        if self.discriminate is not None:
-            enhanced = istft(mag_BFT.detach(), pha_BFT.detach(), self.spectral, clean.shape[-1])
-            losses |= self._discriminator(clean_mag_BFT, mag_BFT.detach(), pesq_targets(clean, enhanced))
+        if self._remix is not None:
+            noisy, clean = self._remix(noisy, clean, step=self.state.step)
+        self.state.generator_optimiser.zero_grad(set_to_none=True)
+        losses, mag_BFT, pha_BFT = self._generator(noisy, clean)
+        losses["gradient_norm"] = self._descend()
+        if self._adversary is not None:
+            losses |= self._adversary.learn()
+            clean_mag_BFT, _ = stft(clean, self._spectral)
+            enhanced = istft(mag_BFT, pha_BFT, self._spectral, clean.shape[-1])
+            self._adversary.remember(clean_mag_BFT, mag_BFT, clean, enhanced)
         return {name: value.detach() for name, value in losses.items()}
 
-    def _discriminator(self, clean_BFT: Tensor, enhanced_BFT: Tensor, target: Tensor) -> dict[str, Tensor]:
-        assert self.discriminate is not None
-        assert self.state.discriminator_optimiser is not None
-        # One pass over both pairs: DDP allows one forward pass before its backward pass.
-        scores = self.discriminate(torch.cat((clean_BFT, clean_BFT)), torch.cat((clean_BFT, enhanced_BFT)))
-        clean_score, enhanced_score = scores.chunk(2)
-        losses = discriminator_losses(clean_score, enhanced_score, target.to(scores.device))
-        self._update(self.state.discriminator_optimiser, torch.stack(list(losses.values())).sum())
-        return losses | {"pesq_refused": (~torch.isfinite(target)).sum().float()}
+    def _generator(self, noisy: Tensor, clean: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Gradients of all parts; returns the mean losses and what the generator made."""
+        parts = self._config.accumulate
+        kept = self._adversary.dropout_factors("metric").chunk(parts) if self._adversary else [None] * parts
+        every, magnitudes, phases = list[dict[str, Tensor]](), list[Tensor](), list[Tensor]()
+        for number, (noisy_part, clean_part, kept_BH) in enumerate(
+            zip(noisy.chunk(parts), clean.chunk(parts), kept, strict=True)
+        ):
+            with self._unsynchronised() if number + 1 < parts else nullcontext():
+                losses, mag_BFT, pha_BFT = self._losses(noisy_part, clean_part, kept_BH)
+                self.state.scaler.scale(losses["total"] / parts).backward()
+            every.append({name: value.detach() for name, value in losses.items()})
+            magnitudes.append(mag_BFT.detach())
+            phases.append(pha_BFT.detach())
+        means = {name: torch.stack([losses[name] for losses in every]).mean() for name in every[0]}
+        return means, torch.cat(magnitudes), torch.cat(phases)
 
-    def _update(self, optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        limit = self.state.config.optimiser.max_gradient_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
-        optimiser.step()
+    def _losses(
+        self, noisy: Tensor, clean: Tensor, kept_BH: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        precision = _PRECISIONS.get(self._config.precision)
+        with torch.autocast(self.device.type, precision, enabled=precision is not None):
+            mag_BFT, pha_BFT = self.generate(*stft(noisy, self._spectral))
+        mag_BFT, pha_BFT = mag_BFT.float(), pha_BFT.float()
+        losses = spectral_losses(mag_BFT, pha_BFT, clean, self._spectral)
+        if self._adversary is not None:
+            assert kept_BH is not None
+            clean_mag_BFT, _ = stft(clean, self._spectral)
+            losses["metric"] = self._adversary.loss(clean_mag_BFT, mag_BFT, kept_BH)
+        losses["total"] = weighted_total(losses, self._config.loss_weights)
+        return losses, mag_BFT, pha_BFT
+
+    def _unsynchronised(self) -> Any:
+        return (
+            self.generate.no_sync() if isinstance(self.generate, DistributedDataParallel) else nullcontext()
+        )
+
+    def _descend(self) -> Tensor:
+        """One step of the generator's optimiser; with float16 none where a scaled gradient overflowed."""
+        scaler, optimiser = self.state.scaler, self.state.generator_optimiser
+        scaler.unscale_(optimiser)
+        norm = clip(optimiser, self._config.optimiser.max_gradient_norm)
+        scaler.step(optimiser)
+        scaler.update()
+        self.state.average()
         return norm
-
-
-def pesq_targets(clean: Tensor, enhanced: Tensor) -> Tensor:
-    """Scaled wide-band PESQ `[B]` of every enhanced segment; NaN where PESQ refuses one."""
-    pairs = zip(clean.cpu().numpy(), enhanced.cpu().numpy(), strict=True)
-    values = [score(_full_scale(c), _full_scale(e), ("pesq",))["pesq"] for c, e in pairs]
-    return scaled_pesq(torch.tensor([math.nan if isinstance(v, Failure) else v for v in values]))
-
-
-def _full_scale(wav: np.ndarray) -> np.ndarray:
-    """PESQ aligns levels itself but clips beyond ±1, where RMS-normalised speech lies."""
-    return wav / max(float(np.abs(wav).max()), 1e-8)
-
-
-def _distributed(model: nn.Module) -> nn.Module:
-    return DistributedDataParallel(model, gradient_as_bucket_view=True) if is_initialized() else model
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """The model without gradients of its own, so that the generator's loss leaves none behind."""
-    model.requires_grad_(False)
-    try:
-        yield model
-    finally:
-        model.requires_grad_(True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from mlflow import MlflowClient
 from pipelines.train import config_paths, main, train
 from rwsa.audio import round_to_int16, write_audio
 from rwsa.config import read_config
+from rwsa.files import read_json
 from rwsa.models import load_model
 from rwsa.shard_index import merge_index
 from rwsa.shards import Example, write_shard
@@ -148,6 +152,38 @@ def test_two_ray_workers_mix_for_themselves_as_one_process_does(
         assert sorted(curve) == [1, 2, 3, 4]
         curves.append(torch.tensor([curve[step] for step in sorted(curve)]))
     torch.testing.assert_close(curves[1], curves[0], rtol=1e-3, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_sigterm_saves_and_the_same_command_goes_on(shards: Path, tmp_path: Path, workers: str) -> None:
+    settings = [
+        *TINY,
+        "name=cut",
+        f"data.shards={shards}",
+        f"storage.root={tmp_path}",
+        f"storage.tracking_uri=sqlite:///{tmp_path}/mlflow.db",
+        "checkpoint_every_steps=100000",
+    ]
+    command = [sys.executable, "-m", "pipelines.train", "base", "--workers", workers, "--set", *settings]
+    with subprocess.Popen(
+        [*command, "max_steps=100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        first = next(line for line in child.stdout if "step " in line)
+        child.send_signal(signal.SIGTERM)
+        _, errors = child.communicate(timeout=200)
+    assert "loss" in first
+    assert child.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on from there" in errors
+    (saved,) = tmp_path.rglob("state.json")
+    reached = read_json(saved)["step"]
+    done = subprocess.run([*command, f"max_steps={reached + 1}"], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert f"step {reached + 1}/{reached + 1}" in done.stdout
+    assert f"step {reached}/" not in done.stdout
+    runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    assert [run.info.status for run in runs] == ["FINISHED"]
 
 
 def test_missing_shards_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

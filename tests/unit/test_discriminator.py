@@ -82,7 +82,6 @@ def test_a_refused_clip_leaves_the_others_gradients_alone() -> None:
 
 def test_it_learns_to_tell_clean_from_other() -> None:
     model, clean, other = build().train(), magnitudes(4), 0.3 * magnitudes(4, seed=1)
-    model.dropout.p = 0.0
     optimiser, history = torch.optim.AdamW(model.parameters(), lr=5e-4), []
     for _ in range(6):
         losses = discriminator_losses(model(clean, clean), model(clean, other), torch.full((4,), 0.1))
@@ -92,3 +91,14 @@ def test_it_learns_to_tell_clean_from_other() -> None:
         optimiser.step()
         history.append(total.item())
     assert history[-1] < 0.1 * history[0]
+
+
+def test_dropout_is_drawn_by_the_caller_and_keeps_the_mean() -> None:
+    model, clean, other = build().train(), magnitudes(2), magnitudes(2, seed=1)
+    factors = model.dropout_factors(torch.Generator().manual_seed(0), 5000)
+    assert factors.shape == (5000, 64)
+    assert factors.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    assert factors.mean().item() == pytest.approx(1, abs=0.01)
+    with torch.no_grad():
+        assert not torch.equal(model.eval()(clean, other), model(clean, other, factors[:2]))
+        assert torch.equal(model(clean, other, torch.ones(2, 64)), model(clean, other))

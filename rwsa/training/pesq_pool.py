@@ -1,0 +1,78 @@
+"""PESQ targets for the metric discriminator, computed in other processes while training goes on.
+
+Legend: B segments of this rank.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rwsa.metrics.pesq_process import PesqProcess
+from rwsa.metrics.values import UndefinedError
+from rwsa.models.discriminator import scaled_pesq
+
+
+class PesqPool:
+    """A few PESQ processes. Use as a context manager, or call `close`."""
+
+    def __init__(self, processes: int) -> None:
+        self._idle: queue.SimpleQueue[PesqProcess] = queue.SimpleQueue()
+        for _ in range(processes):
+            self._idle.put(PesqProcess())
+        # Threads only wait for the processes' answers.
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="rwsa-pesq")
+
+    def submit(self, clean: Tensor, enhanced: Tensor) -> PesqTargets:
+        """Begin to score `enhanced` against `clean`, `[B, samples]` each at 16 kHz; returns at once."""
+        pairs = zip(clean.cpu().numpy(), enhanced.cpu().numpy(), strict=True)
+        return PesqTargets([self._threads.submit(self._score, c, e) for c, e in pairs])
+
+    def _score(self, clean: np.ndarray, enhanced: np.ndarray) -> float:
+        if not (clean.any() and enhanced.any() and np.isfinite(enhanced).all()):
+            return math.nan
+        process = self._idle.get()
+        try:
+            return process.score(_full_scale(clean), _full_scale(enhanced))
+        except UndefinedError:
+            return math.nan
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        """End the processes; what was begun and not asked for is lost."""
+        self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PesqTargets:
+    """Targets that are being computed."""
+
+    def __init__(self, futures: Sequence[Future[float]]) -> None:
+        self._futures = futures
+
+    def wait(self) -> Tensor:
+        """Scaled PESQ `[B]`; NaN where PESQ refuses a segment."""
+        return scaled_pesq(torch.tensor([future.result() for future in self._futures]))
+
+
+def _full_scale(wav: np.ndarray) -> np.ndarray:
+    """PESQ aligns levels itself but clips beyond ±1, where RMS-normalised speech lies."""
+    return wav.astype(np.float64) / max(float(np.abs(wav).max()), 1e-8)

@@ -1,0 +1,63 @@
+"""PESQ beside training: scaled, in order, NaN where refused, and going on after a crash."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from rwsa.metrics import score
+from rwsa.metrics.pesq_process import PesqProcess
+from rwsa.metrics.values import UndefinedError
+from rwsa.training.pesq_pool import PesqPool
+
+RATE_HZ = 16_000
+
+
+def syllables(samples: int, seed: int) -> np.ndarray:
+    """Noise that PESQ takes for speech."""
+    wav = np.random.default_rng(seed).standard_normal(samples)
+    return (0.1 * wav * (0.02 + np.sin(2 * np.pi * 2 * np.arange(samples) / RATE_HZ) ** 2)).astype(np.float32)
+
+
+def test_targets_are_scaled_in_order_and_nan_where_pesq_refuses() -> None:
+    speech, noise = syllables(8000, 0), 0.02 * syllables(8000, 1) + 0.001
+    clean = torch.from_numpy(np.stack([speech, speech, np.zeros(8000, np.float32), speech, speech]))
+    bad = speech.copy()
+    bad[7] = math.nan
+    enhanced = torch.from_numpy(np.stack([speech, speech + noise, speech, bad, np.zeros(8000, np.float32)]))
+    with PesqPool(2) as pool:
+        first, second = pool.submit(clean, 5 * enhanced), pool.submit(clean[:1], enhanced[1:2])
+        same, noisy, *refused = first.wait().tolist()
+        assert second.wait().item() == pytest.approx(noisy, abs=1e-5)
+    assert same == pytest.approx((4.644 - 1) / 3.5, abs=1e-3)
+    direct = score(speech, speech + noise, ("pesq",))["pesq"]
+    assert isinstance(direct, float)
+    assert noisy == pytest.approx((direct - 1) / 3.5, abs=1e-5)
+    assert all(math.isnan(value) for value in refused)
+
+
+def test_a_process_that_died_is_started_anew() -> None:
+    speech = syllables(8000, 0).astype(np.float64)
+    with PesqProcess() as process:
+        before = process.score(speech, speech)
+        assert process._child is not None
+        process._child.kill()
+        process._child.wait()
+        with pytest.raises(UndefinedError, match="crashed"):
+            process.score(speech, speech)
+        assert process.score(speech, speech) == before
+
+
+def test_closing_leaves_no_process_behind() -> None:
+    pool = PesqPool(1)
+    process = pool._idle.get()
+    pool._idle.put(process)
+    clean = torch.from_numpy(syllables(8000, 0))[None]
+    pool.submit(clean, clean).wait()
+    child = process._child
+    assert child is not None
+    pool.close()
+    assert child.returncode == 0

@@ -1,0 +1,62 @@
+"""SIGTERM: training saves the step it is at, says so, and the same command goes on from there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from rwsa.training.context import LocalContext, StopSignal
+from rwsa.training.loop import PreemptedError, fit
+from tests.training_runs import Log, assert_same_bits, config_of, trained, write_shards
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+class StoppingLog(Log):
+    """Sends this process SIGTERM at a step."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self._at = at
+
+    def __call__(self, step, values) -> None:  # type: ignore[no-untyped-def]
+        super().__call__(step, values)
+        if step == self._at and "total" in values:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_it_saves_between_checkpoints_and_goes_on(shards: Path, tmp_path: Path, at: int) -> None:
+    config = config_of(shards, max_steps=5, checkpoint_every_steps=4, loss_weights={"metric": 0.05})
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignal() as stop, pytest.raises(PreemptedError, match=rf"step {at + 1}, which is saved"):
+        fit(config, LocalContext(tmp_path / "cut", StoppingLog(at), stop=stop))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert sorted(path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()) == [
+        f"step-00000{at + 1}"
+    ]
+    rest = Log()
+    again = trained(config, tmp_path / "cut", rest)
+    assert min(rest.steps) == at + 2
+    assert_same_bits(again, trained(config, tmp_path / "whole"))
+
+
+def test_elsewhere_than_in_the_main_thread_nothing_is_changed() -> None:
+    found: list[object] = []
+    before = signal.getsignal(signal.SIGTERM)
+
+    def enter() -> None:
+        with StopSignal() as stop:
+            found.extend([stop.seen, signal.getsignal(signal.SIGTERM)])
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == [False, before]

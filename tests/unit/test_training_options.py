@@ -1,0 +1,152 @@
+"""What a run may ask for beside the paper's recipe: parts, averages, precision, patience, remixing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rwsa.errors import InputError
+from rwsa.files import read_json
+from rwsa.models import load_model
+from rwsa.training.state import TrainState, published_weights
+from tests.training_runs import AUDIBLE, Log, assert_same_bits, config_of, tensors_of, trained, write_shards
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+def losses(log: Log, name: str = "total") -> list[float]:
+    return [values[name] for _, values in sorted(log.steps.items()) if name in values]
+
+
+def test_in_parts_it_is_the_same_step(shards: Path, tmp_path: Path) -> None:
+    whole, parts = Log(), Log()
+    settings = {"global_batch_size": 4, "max_steps": 2}
+    trained(config_of(shards, **settings), tmp_path / "whole", whole)
+    trained(config_of(shards, **settings, accumulate=2), tmp_path / "parts", parts)
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
+    assert losses(parts, "gradient_norm")[0] == pytest.approx(losses(whole, "gradient_norm")[0], rel=1e-3)
+
+
+def test_more_parts_than_segments_are_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="accumulate"):
+        trained(config_of(shards, global_batch_size=2, accumulate=3), tmp_path)
+
+
+def test_the_average_of_the_weights_validates_and_is_published(shards: Path, tmp_path: Path) -> None:
+    config = config_of(shards, max_steps=2, average_decay=0.5)
+    state = trained(config, tmp_path)
+    folder = tmp_path / "checkpoints" / "step-000002"
+    published, last = load_model(published_weights(folder)), load_model(folder / "generator.safetensors")
+    name = "merges.0.weight"
+    assert torch.equal(published.state_dict()[name], state.published.state_dict()[name])
+    assert not torch.equal(published.state_dict()[name], last.state_dict()[name])
+
+
+def test_the_average_is_that_of_the_steps(shards: Path, tmp_path: Path) -> None:
+    after = {}
+    for steps in (1, 2):
+        config = config_of(shards, max_steps=steps, optimiser={"schedule": "exponential"}, average_decay=0.5)
+        after[steps] = trained(config, tmp_path / str(steps))
+    one, two = (after[steps].generator.merges[0].weight for steps in (1, 2))
+    # The first step's weights begin the average.
+    torch.testing.assert_close(after[2].published.merges[0].weight, 0.5 * one + 0.5 * two)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"average_decay": 0.9},
+        {"remix": {"min_snr_db": -5.0, "max_snr_db": 5.0}},
+        {"precision": "bfloat16"},
+        {"precision": "float16"},
+        {"accumulate": 2},
+    ],
+    ids=lambda option: next(iter(option)) + str(next(iter(option.values())))[:8],
+)
+def test_broken_off_and_resumed_it_is_the_same_training(
+    shards: Path, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    config = config_of(shards, max_steps=4, **option)
+    straight, broken, resumed = Log(), Log(break_off_at=3), Log()
+    whole = trained(config, tmp_path / "straight", straight)
+    with pytest.raises(KeyboardInterrupt):
+        trained(config, tmp_path / "broken", broken)
+    assert_same_bits(whole, trained(config, tmp_path / "broken", resumed))
+    assert resumed.steps == {step: straight.steps[step] for step in (3, 4)}
+    if whole.averaged is not None:
+        again = load_file(published_weights(tmp_path / "broken" / "checkpoints" / "step-000004"))
+        ours = load_file(published_weights(tmp_path / "straight" / "checkpoints" / "step-000004"))
+        assert [name for name in ours if not torch.equal(ours[name], again[name])] == []
+
+
+def test_a_checkpoint_without_an_average_is_refused_by_a_run_with_one(shards: Path, tmp_path: Path) -> None:
+    trained(config_of(shards, max_steps=1), tmp_path)
+    with pytest.raises(InputError, match=r"step-000001: was saved with none average of the weights"):
+        trained(config_of(shards, max_steps=2, average_decay=0.9), tmp_path)
+
+
+def test_lower_precision_is_near(shards: Path, tmp_path: Path) -> None:
+    full, half = Log(), Log()
+    trained(config_of(shards, max_steps=1), tmp_path / "full", full)
+    trained(config_of(shards, max_steps=1, precision="bfloat16"), tmp_path / "half", half)
+    assert losses(half) != losses(full)
+    assert losses(half) == pytest.approx(losses(full), rel=0.05)
+
+
+@pytest.mark.slow
+def test_compiled_it_is_the_same_training(shards: Path, tmp_path: Path) -> None:
+    plain, compiled = Log(), Log()
+    trained(config_of(shards, max_steps=2), tmp_path / "plain", plain)
+    config = config_of(shards, max_steps=2, compile_backend="aot_eager")
+    state = trained(config, tmp_path / "compiled", compiled)
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
+    assert load_model(tmp_path / "compiled" / "checkpoints" / "step-000002" / "generator.safetensors")
+    assert not any("_orig_mod" in name for name in tensors_of(state))
+
+
+def test_patience_ends_training_and_it_stays_ended(shards: Path, tmp_path: Path) -> None:
+    # At this rate nothing changes.
+    config = config_of(
+        shards, max_steps=50, checkpoint_every_steps=1, patience=2, optimiser={"learning_rate": 1e-20}
+    )
+    state = trained(config, tmp_path)
+    assert state.step == 3
+    assert state.validations_since_best == 2
+    log = Log()
+    assert_same_bits(state, trained(config, tmp_path, log))
+    assert log.steps == {}
+
+
+class TestPendingPair:
+    def test_it_is_in_the_checkpoint_in_the_order_of_the_global_batch(
+        self, shards: Path, tmp_path: Path
+    ) -> None:
+        config = config_of(shards, max_steps=1, loss_weights={"metric": 0.05}, model=AUDIBLE)
+        trained(config, tmp_path)
+        tensors = load_file(tmp_path / "checkpoints" / "step-000001" / "state.safetensors")
+        pending = {name: t for name, t in tensors.items() if name.startswith("pending.")}
+        assert {name: len(t) for name, t in pending.items()} == {
+            "pending.clean": 2,
+            "pending.enhanced": 2,
+            "pending.target": 2,
+        }
+        state = TrainState(config, torch.device("cpu"))
+        state.load(tmp_path / "checkpoints" / "step-000001", order_identity=order_of(tmp_path))
+        assert torch.equal(state.pending["target"], pending["pending.target"])
+        assert torch.isfinite(state.pending["target"]).any()
+
+    def test_without_a_metric_loss_there_is_none(self, shards: Path, tmp_path: Path) -> None:
+        trained(config_of(shards, max_steps=1), tmp_path)
+        tensors = load_file(tmp_path / "checkpoints" / "step-000001" / "state.safetensors")
+        assert not any(name.startswith("pending.") for name in tensors)
+
+
+def order_of(folder: Path) -> str:
+    return read_json(folder / "checkpoints" / "step-000001" / "state.json")["order"]
