@@ -66,6 +66,10 @@ class Demo:
             "--out", f"{out}/shards", "--splits", "train", "valid", "--shard-examples", "32",
         )  # fmt: skip
         self._step(
+            "look at the data", "pipelines.dataset_page", "--shards", f"{out}/shards", "--mlflow",
+            "--set", *storage,
+        )  # fmt: skip
+        self._step(
             "train", "pipelines.train", "base", "nano", "demo", "--workers", workers,
             "--set", "name=demo", shards, *storage,
         )  # fmt: skip
@@ -131,6 +135,7 @@ def _where_to_look(out: Path, seconds: dict[str, float]) -> str:
         f"Browse runs, audio, spectrograms and the report page:\n"
         f"  .venv/bin/mlflow ui --backend-store-uri sqlite:///{out.parent}/mlflow.db\n"
         f"  then open http://127.0.0.1:5000/#/experiments/1/runs\n"
+        f"See and hear the data: {out}/shards/dataset.html\n"
         f"Enhance a recording of your own:\n"
         f"  .venv/bin/rwsa enhance noisy.wav --out enhanced --weights {out}/model.safetensors\n"
         f"Scores: {out}/summary.json"

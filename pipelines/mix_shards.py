@@ -11,7 +11,6 @@ their entries prove whole and makes the rest.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import time
 import uuid
@@ -19,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines import corpus_check
 from pipelines.plan_table import PlanInfo, plan_path, write_plan
 from pipelines.render_folder import check_folder, clear_leftovers, missing, withdraw_index
 from pipelines.render_progress import RenderProgress
@@ -27,6 +27,7 @@ from pipelines.shard_jobs import ShardJobs
 from rwsa.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora import scan
 from rwsa.errors import InputError
+from rwsa.file_cache import FileCache
 from rwsa.files import location
 from rwsa.manifest import Manifest
 from rwsa.mixing import Recipe, plan_split, read_recipe
@@ -75,6 +76,7 @@ def mix_shards(
     workers: int | None = None,
     strict: bool = False,
     shard_examples: int = 64,
+    cache: Path | None = None,
     report: Callable[[str], None] = print,
 ) -> MixSummary:
     """Plan and render a corpus into `out`, starting Ray if need be.
@@ -88,6 +90,7 @@ def mix_shards(
             this process, without Ray.
         strict: make the first unusable source file end the job.
         shard_examples: examples in a shard.
+        cache: folder that keeps the headers of source files by size and time; none by default.
         report: takes progress lines.
 
     Raises:
@@ -96,7 +99,7 @@ def mix_shards(
     """
     if workers is not None and workers < 0:
         raise InputError(f"--workers {workers}: must be at least 1, or 0 for none but this process")
-    started, manifest = time.monotonic(), _scanned(card, strict, report)
+    started, manifest = time.monotonic(), _scanned(card, strict, cache, report)
     out = out if "://" in str(out) else out.resolve()
     plans = write_plans(manifest, recipe, out, splits=splits, shard_examples=shard_examples)
     clear_leftovers(out, [plan.split for plan in plans])
@@ -154,8 +157,8 @@ def write_plans(
     ]
 
 
-def _scanned(card: CorpusCard, strict: bool, report: Callable[[str], None]) -> Manifest:
-    manifest = scan(card, strict=strict)
+def _scanned(card: CorpusCard, strict: bool, cache: Path | None, report: Callable[[str], None]) -> Manifest:
+    manifest = scan(card, strict=strict, cache=None if cache is None else FileCache(cache))
     for problem in manifest.problems[:_FAILURES_SHOWN]:
         report(f"left out {problem.path}: {problem.reason}")
     return manifest
@@ -202,6 +205,9 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--shard-examples", type=int, default=64, metavar="N")
     parser.add_argument("--strict", action="store_true", help="end at the first unusable source file")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("outputs/cache"), help="where headers are kept, by size and time"
+    )
     if not verb:
         parser.add_argument(
             "--workers", type=int, help="shards made at a time; default: as many as CPUs; 0: without Ray"
@@ -213,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["check"]:
-        return int(importlib.import_module("pipelines.corpus_check").main(arguments[1:]))
+        return corpus_check.main(arguments[1:])
     verb = "plan" if arguments[:1] == ["plan"] else ""
     options = _parser(verb).parse_args(arguments[1:] if verb else arguments)
     try:
@@ -228,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     recipe = read_recipe(options.recipe, options.settings)
-    manifest = _scanned(read_card(options.card), options.strict, print)
+    manifest = _scanned(read_card(options.card), options.strict, options.cache, print)
     plans = write_plans(
         manifest, recipe, options.out, splits=options.splits, shard_examples=options.shard_examples
     )
@@ -249,6 +255,7 @@ def _mix(options: argparse.Namespace) -> int:
         workers=options.workers,
         strict=options.strict,
         shard_examples=options.shard_examples,
+        cache=options.cache,
     )
     for failure in summary.first_failures:
         print(f"failed {failure.example_id}: {failure.reason}", file=sys.stderr)

@@ -29,8 +29,8 @@ from pipelines.tracking import TrackedRun, Tracker
 from rwsa.config import as_mapping, build, config_hash, read_config
 from rwsa.errors import InputError
 from rwsa.files import absolute as absolute_location
-from rwsa.files import location, written_aside
-from rwsa.shard_index import read_index
+from rwsa.files import location, sha256_of, written_aside
+from rwsa.shard_index import INDEX_NAME, read_index
 from rwsa.training.config import DataConfig, StorageConfig, TrainConfig
 from rwsa.training.context import LocalContext, StopSignal
 from rwsa.training.loop import DivergedError, PreemptedError, fit
@@ -121,6 +121,8 @@ def _sizes(data: DataConfig) -> dict[str, str]:
         else:
             seconds = read_index(location(data.shards or ""), split).seconds
             sizes[f"{split}_hours"] = f"{seconds / 3600:.3f}"
+            # As the run of the shards' own page has it (pipelines.dataset_page).
+            sizes["index_sha256"] = sha256_of(location(data.shards or "") / INDEX_NAME)
     return sizes
 
 

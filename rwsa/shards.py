@@ -17,13 +17,13 @@ import tarfile
 import zlib
 from collections.abc import Container, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
 
 from rwsa.errors import InputError
-from rwsa.files import reaching, sha256_of, written_aside
+from rwsa.files import is_remote, reaching, sha256_of, written_aside
 from rwsa.shard_examples import Example, ExampleEntry, Examples, Member
 from rwsa.shard_index import (
     SCHEMA_VERSION,
@@ -38,8 +38,19 @@ from rwsa.shard_index import (
 )
 from rwsa.shard_reader import DamagedShardError, ShardReader
 
+if TYPE_CHECKING:
+    import webdataset
+
 # All that a caller needs of shards, from one place.
-__all__ = ["DamagedShardError", "Example", "ShardReader", "is_whole", "verify", "write_shard"]
+__all__ = [
+    "DamagedShardError",
+    "Example",
+    "ShardReader",
+    "as_webdataset",
+    "is_whole",
+    "verify",
+    "write_shard",
+]
 
 _EXAMPLE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -230,3 +241,32 @@ def verify(index: ShardIndex) -> list[str]:
             if digest.hexdigest() != entry.samples_sha256:
                 problems.append(f"{index.folder / entry.shard}: its samples do not match the index")
     return problems
+
+
+def as_webdataset(index: ShardIndex, **options: Any) -> webdataset.WebDataset:
+    """The shards of a split as a pipeline of webdataset's own, for training code that is not ours.
+
+    Samples are dicts: `__key__`; `noisy` and `clean`, float32 `[samples]`; `json`, the example's values.
+    Order and shuffling are webdataset's, and so is its lack of exact resume; `rwsa.training` has both.
+
+    Args:
+        index: of a split, as `rwsa.shard_index.read_index` gives it.
+        options: of `webdataset.WebDataset`, such as `shardshuffle` (none by default).
+
+    Raises:
+        InputError: the shards are in an object store, which webdataset reads through other programs.
+    """
+    import webdataset  # late, since it imports torch, which those who mix do without
+
+    if is_remote(index.folder):
+        raise InputError(f"{index.folder}: webdataset reads local files; copy the shards, or use ShardReader")
+    urls = [str(index.folder / entry.shard) for entry in index.entries]
+    pipeline = webdataset.WebDataset(urls, **{"shardshuffle": False, **options})
+    return pipeline.decode(webdataset.handle_extension("flac", _decoded)).rename(
+        __key__="__key__", noisy="noisy.flac", clean="clean.flac", json="json"
+    )
+
+
+def _decoded(data: bytes) -> np.ndarray:
+    wav, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    return wav

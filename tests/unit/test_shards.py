@@ -20,7 +20,7 @@ from rwsa.errors import InputError
 from rwsa.files import read_json, sha256_of
 from rwsa.sampling import Order, batches
 from rwsa.shard_index import Failure, entry_path, merge_index, read_entry, read_index
-from rwsa.shards import Example, ShardReader, is_whole, verify, write_shard
+from rwsa.shards import Example, ShardReader, as_webdataset, is_whole, verify, write_shard
 
 RATE_HZ = 16000
 
@@ -102,6 +102,19 @@ def test_plain_webdataset_reads_the_shards(tmp_path: Path) -> None:
     assert [sample["__key__"] for sample in samples] == [one.example_id for one in written]
     assert {"noisy.flac", "clean.flac", "json"} <= samples[0].keys()
     assert json.loads(samples[0]["json"])["snr_db"] == 2.5
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_other_training_code_gets_a_webdataset(tmp_path: Path) -> None:
+    written = write_two_shards(tmp_path)
+    merge_index(tmp_path)
+    samples = list(as_webdataset(read_index(tmp_path, "train"), empty_check=False))
+    assert [sample["__key__"] for sample in samples] == [one.example_id for one in written]
+    for sample, one in zip(samples, written, strict=True):
+        np.testing.assert_array_equal(sample["noisy"], one.noisy)
+        np.testing.assert_array_equal(sample["clean"], one.clean)
+        assert sample["json"]["snr_db"] == 2.5
     gc.collect()
 
 
