@@ -156,7 +156,11 @@ def test_two_ray_workers_mix_for_themselves_as_one_process_does(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_sigterm_saves_and_the_same_command_goes_on(shards: Path, tmp_path: Path, workers: str) -> None:
+def test_sigterm_saves_and_the_same_command_goes_on(
+    shards: Path, tmp_path: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+    monkeypatch.setenv("RWSA_SHARED_CHECKOUT", "1")
     settings = [
         *TINY,
         "name=cut",
