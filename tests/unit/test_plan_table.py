@@ -14,6 +14,7 @@ from pipelines import plan_columns
 from pipelines.mix_shards import main, write_plans
 from pipelines.plan_table import PlanTable, plan_path, write_plan
 from rwsa.cards import read_card
+from rwsa.config import build
 from rwsa.corpora import scan
 from rwsa.errors import InputError
 from rwsa.files import sha256_of
@@ -64,11 +65,7 @@ def test_the_very_rows_come_back_in_shards(
     assert table.shard(last) == plans[last * shard_examples :]
     assert table.info.rows == 2500
     assert table.info.seconds == pytest.approx(2500 * 0.5)
-    assert table.info.recipe == {
-        **dataclasses.asdict(recipe),
-        "noise_transforms": [],
-        "mixture_transforms": [{"name": "Clip", "p": 0.5, "parameters": {"a_min": -0.5, "a_max": 0.5}}],
-    }
+    assert build(Recipe, table.info.recipe, where="the table") == recipe
 
 
 def test_the_bytes_follow_from_manifest_and_recipe(
