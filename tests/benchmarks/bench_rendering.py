@@ -164,7 +164,7 @@ def _int16(wav: np.ndarray) -> np.ndarray:
 
 def _decode_and_encode(plans: Sequence[MixPlan], pairs: Sequence[Sequence[np.ndarray]]) -> None:
     for plan, pair in zip(plans, pairs, strict=True):
-        for source in (plan.speech, plan.noise):
+        for source in plan.sources():
             _decode(source)
         for wav in pair:
             _encode_flac(wav, RATE_HZ)
