@@ -136,12 +136,19 @@ def absolute_storage(storage: StorageConfig) -> StorageConfig:
 
 def _alone(config: TrainConfig, folder: Path, run: TrackedRun, workers: int, cpus: int) -> tuple[Path, float]:
     torch.set_num_threads(cpus)
+    _refuse_other_launcher(folder / "ray", "Ray Train workers", "--workers 1 or more")
     with StopSignal() as stop:
         context = LocalContext(folder, _log_to(config, run), keep=config.keep_checkpoints, stop=stop)
         state = fit(config, context)
     best = context.best_checkpoint()
     assert best is not None, "fit ends with a checkpoint"
     return best, state.best_score
+
+
+def _refuse_other_launcher(kept: Path, who: str, how: str) -> None:
+    """Each keeps its checkpoints in its own way, and would start anew beside the other's."""
+    if kept.exists():
+        raise InputError(f"{kept}: this run was begun by {who}; go on with {how}, or give another name")
 
 
 def _on_ray(
@@ -152,6 +159,7 @@ def _on_ray(
 
     from pipelines.ray_context import StopNotice
 
+    _refuse_other_launcher(folder / "checkpoints", "a process alone", "--workers 0")
     for_workers = dataclasses.replace(config, data=self_contained(config.data))
     start_ray()
     notice = StopNotice.remote()  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ with the head of the next epoch: nothing is dropped and nothing is seen twice in
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -171,8 +172,10 @@ def share_of(global_batch_size: int, *, rank: int, world_size: int) -> slice:
     return slice(rank * size, (rank + 1) * size)
 
 
-def in_order(shard_sizes: tuple[int, ...], *, rank: int = 0, world_size: int = 1) -> list[SampleRef]:
-    """One rank's part of a single pass in the shards' own order: for validation and scoring.
+def in_order(
+    shard_sizes: tuple[int, ...], *, limit: int | None = None, rank: int = 0, world_size: int = 1
+) -> list[SampleRef]:
+    """One rank's part of a single pass (of the first `limit`) in the shards' own order, as for validation.
 
     The parts of all ranks together hold every sample once; their lengths differ by at most one, so
     reduce results as sums and counts, never as a mean of means.
@@ -183,8 +186,8 @@ def in_order(shard_sizes: tuple[int, ...], *, rank: int = 0, world_size: int = 1
     if not 0 <= rank < world_size:
         raise InputError(f"rank {rank} does not exist among {world_size} workers")
     places = ((shard, index) for shard, size in enumerate(shard_sizes) for index in range(size))
-    refs = [SampleRef(0, position, shard, index) for position, (shard, index) in enumerate(places)]
-    return refs[rank::world_size]
+    mine = itertools.islice(enumerate(places), rank, limit, world_size)
+    return [SampleRef(0, position, shard, index) for position, (shard, index) in mine]
 
 
 def sample_rng(seed: int, epoch: int, sample_id: str) -> np.random.Generator:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from pydantic import Field
 
 from rwsa.config import config
 from rwsa.errors import InputError
+from rwsa.global_random import seeded_globals
 
 # A causal filter delays by its phase, well below this; anything above moves the sound.
 _MAX_DELAY_SECONDS = 0.002
@@ -58,7 +57,7 @@ def apply_transforms(
         return wav, []
     drawn = []
     # Some transforms draw again while being applied, so the fence stays up around both.
-    with _seeded_globals(seed):
+    with seeded_globals(seed):
         for transform in transforms:
             made = _make(transform)
             try:
@@ -138,19 +137,6 @@ def _is_a(kind: Any, base: type) -> bool:
 
 def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or f"refused by audiomentations ({type(error).__name__})"
-
-
-@contextmanager
-def _seeded_globals(seed: int) -> Iterator[None]:
-    """Seed Python's and NumPy's global generators, which audiomentations draws from; restore them."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
 
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:

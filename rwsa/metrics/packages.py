@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 
 import numpy as np
 
 from rwsa.errors import InputError
+from rwsa.global_random import seeded_globals
 from rwsa.metrics.pesq_process import PesqProcess
 from rwsa.metrics.values import SAMPLE_RATE_HZ, UndefinedError
 
@@ -90,28 +89,15 @@ def _intelligibility(clean: np.ndarray, enhanced: np.ndarray, *, extended: bool)
         raise UndefinedError("enhanced is silent")
     if len(clean) < _STOI_LEAST_SECONDS * SAMPLE_RATE_HZ:
         raise UndefinedError(f"{len(clean)} samples are too few: STOI needs {_STOI_LEAST_SECONDS} s")
-    with _global_numpy_random_kept(), warnings.catch_warnings():
+    # pystoi dithers with the global generator: left alone, ESTOI would vary where a band is silent, and
+    # scoring a clip would change what the caller draws next.
+    with seeded_globals(0), warnings.catch_warnings():
         # pystoi warns and returns 1e-5; a number that looks like a score must not pass for one.
         warnings.simplefilter("error", RuntimeWarning)
         try:
             return float(package.stoi(clean, enhanced, SAMPLE_RATE_HZ, extended=extended))
         except RuntimeWarning as warning:
             raise UndefinedError(f"STOI: {str(warning).partition(' Returning')[0]}") from None
-
-
-@contextmanager
-def _global_numpy_random_kept() -> Iterator[None]:
-    """Give the block a fixed global generator, then the caller's state back.
-
-    pystoi dithers with the global generator. Left alone, ESTOI would vary where a band is digitally
-    silent, and scoring a clip would change what the caller draws next.
-    """
-    state = np.random.get_state()
-    np.random.seed(0)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
 
 
 def load(package: str) -> ModuleType:

@@ -18,8 +18,9 @@ def main() -> None:
     """Score what standard input holds."""
     from pesq import PesqError, pesq
 
-    # Ctrl-C reaches the whole process group; this one ends when its parent closes the pipe.
+    # Ctrl-C and a scheduler's SIGTERM reach the whole group; this one ends when its parent closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while header := sys.stdin.buffer.read(8):
         samples = int.from_bytes(header, "little")
         pair = np.frombuffer(sys.stdin.buffer.read(2 * 8 * samples), dtype=np.float64)

@@ -86,9 +86,10 @@ class Adversary:
             torch.cat((clean_BFT, clean_BFT)), torch.cat((clean_BFT, enhanced_BFT)), kept_BH
         )
         clean_score, enhanced_score = scores.chunk(2)
+        target = target.to(scores.device)
         scored = torch.isfinite(target).sum()
         known = summed(scored, self._device).item() / world_size()
-        losses = discriminator_losses(clean_score, enhanced_score, target.to(scores.device), known)
+        losses = discriminator_losses(clean_score, enhanced_score, target, known)
         total = torch.stack(list(losses.values())).sum()
         update(self._optimiser, total, self._state.config.optimiser.max_gradient_norm)
         self._next = None

@@ -126,7 +126,7 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-        name: of the run; the same name in the same storage resumes it.
+        name: of the run; the same name in the same storage resumes it, alone or on Ray as it was begun.
         seed: of the first weights, the sample order, crops and dropout.
         global_batch_size: segments a step, over all workers.
         max_steps: where training ends.
@@ -135,7 +135,8 @@ class TrainConfig:
         log_every_steps: record losses and speed so often.
         keep_checkpoints: how many to keep, the newest and the best always among them.
         max_failures: lost workers or nodes after which Ray Train gives up.
-        accumulate: parts that each worker takes its segments in, for less memory; the step stays the same.
+        accumulate: parts that each worker takes its segments in, for less memory. The step stays the same,
+            but for the discriminator's spectral norms, which get one more power iteration for each part.
         precision: of the network's forward pass (autocast); losses are always float32.
         compile_backend: of `torch.compile`, such as `inductor`; without it nothing is compiled.
         average_decay: of an exponential moving average of the weights, which is then what validates and

@@ -97,8 +97,12 @@ class LocalContext:
         name = f"step-{step:06d}"
         target = self._folder / "checkpoints" / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Aside first: from another file system a move is a copy, which may be cut short.
+        aside = target.with_name(f".{name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.move(checkpoint, aside)
         shutil.rmtree(target, ignore_errors=True)
-        shutil.move(checkpoint, target)
+        aside.rename(target)
         pointers = self._pointers()
         pointers["latest"] = name
         if best or "best" not in pointers:
@@ -123,6 +127,7 @@ class LocalContext:
         return read_json(path) if path.exists() else {}
 
     def _prune(self, pinned: set[str]) -> None:
-        for old in sorted((self._folder / "checkpoints").glob("step-*"))[: -self._keep]:
+        every = (self._folder / "checkpoints").glob("step-*")
+        for old in sorted(every, key=lambda path: int(path.name.removeprefix("step-")))[: -self._keep]:
             if old.name not in pinned:
                 shutil.rmtree(old)

@@ -6,7 +6,6 @@ Legend: B segments of this rank.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rwsa.errors import InputError
-from rwsa.sampling import Batch, Cursor, Order, SampleRef, batches
+from rwsa.sampling import Batch, Cursor, Order, SampleRef, batches, in_order
 from rwsa.shard_examples import Example
 from rwsa.training.config import DataConfig
 from rwsa.training.crops import Missing, Segment, crop_or_pad, normalised, segment_of
@@ -56,8 +55,11 @@ class TrainData:
         self._warn = _Warnings("training without")
 
     def identity(self) -> str:
-        """Twelve hexadecimal digits; a cursor means the same samples only under the same identity."""
-        text = "\n".join((self.order.identity(), *self._source.recipes))
+        """Twelve hexadecimal digits; a cursor means the same samples only under the same identity.
+
+        It covers what the samples are made of: recipe and recordings, or, without a recipe, the samples.
+        """
+        text = "\n".join((self.order.identity(), *self._source.contents))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def segments(
@@ -136,16 +138,20 @@ class ValidData:
     def __init__(self, config: DataConfig) -> None:
         self._source = source_of(config, config.valid)
         self._limit, self._warn = config.valid_examples, _Warnings("validating without")
+        self.missing = 0
 
     def examples(self, *, rank: int, world_size: int) -> Iterator[Example]:
-        """Every example (of the first `valid_examples`) once over all ranks; a missing one is left out."""
-        places = ((s, i) for s, size in enumerate(self._source.sizes) for i in range(size))
+        """Every example (of the first `valid_examples`) once over all ranks; a missing one is left out.
+
+        `missing` counts those, of this pass.
+        """
+        self.missing = 0
+        refs = in_order(self._source.sizes, limit=self._limit, rank=rank, world_size=world_size)
         with closing(self._source):
-            for shard, slot in itertools.islice(
-                itertools.islice(places, self._limit), rank, None, world_size
-            ):
-                found = self._source.job(0, shard, slot)()
+            for ref in refs:
+                found = self._source.job(0, ref.shard, ref.index)()
                 if isinstance(found, Missing):
                     self._warn(found)
+                    self.missing += 1
                 else:
                     yield found

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rwsa.enhancement import enhance
+from rwsa.errors import InputError
 from rwsa.metrics import Failure, score
 from rwsa.spectral import SAMPLE_RATE_HZ
 from rwsa.training import ranks
@@ -46,6 +47,8 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
     """
     data = TrainData(config.data, seed=config.seed, segment_samples=config.model.segment_samples)
     valid = ValidData(config.data)
+    if not ranks.same_everywhere(data.identity(), context.device):
+        raise InputError("the ranks see other data: let all of them read the same files, then start again")
     state = TrainState(config, context.device)
     checkpoint = context.latest_checkpoint()
     if checkpoint is not None:
@@ -144,23 +147,40 @@ def validate(
 
     Returns:
         `valid_METRIC` for SI-SDR and the metric that chooses the best checkpoint: means over the clips
-        that have a value, and `valid_clips`, how many clips there were.
+        that have a value; `valid_METRIC_failed`, how many have none; `valid_clips`, how many clips there
+        were; `valid_missing`, how many could not be had.
+
+    Raises:
+        InputError: no clip has a value by which to choose.
     """
     names = tuple(dict.fromkeys(("si_sdr", config.best_metric)))
     sums = torch.zeros(len(names) + 1, 2, dtype=torch.float64)
+    reason = "there are no clips"
     model = state.published.eval()
     for example in valid.examples(rank=context.rank, world_size=context.world_size):
         enhanced = enhance(example.noisy, example.sample_rate_hz, model)
         scores = score(example.clean, enhanced, names)
         for row, name in zip(sums, names, strict=False):
             value = scores[name]
-            if not isinstance(value, Failure):
+            if isinstance(value, Failure):
+                reason = f"{example.example_id}: {value.reason}"
+            else:
                 row += torch.tensor([value, 1.0], dtype=torch.float64)
-        sums[-1] += 1
+        sums[-1] += torch.tensor([1.0, 0.0], dtype=torch.float64)
+    sums[-1, 1] = valid.missing
     model.train()
     sums = ranks.summed(sums, context.device)
-    means = {f"valid_{n}": (row[0] / row[1]).item() for n, row in zip(names, sums, strict=False) if row[1]}
-    return means | {"valid_clips": sums[-1, 0].item()}
+    clips, missing = sums[-1].tolist()
+    values = {"valid_clips": clips, "valid_missing": missing}
+    for name, (total, count) in zip(names, sums[:-1].tolist(), strict=True):
+        values[f"valid_{name}_failed"] = clips - count
+        if count:
+            values[f"valid_{name}"] = total / count
+    if f"valid_{config.best_metric}" not in values:
+        raise InputError(
+            f"validation by {config.best_metric} gives no value ({reason}); choose best_metric anew"
+        )
+    return values
 
 
 def _checked(

@@ -16,15 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rwsa.metrics.packages import load
 from rwsa.metrics.pesq_process import PesqProcess
 from rwsa.metrics.values import UndefinedError
 from rwsa.models.discriminator import scaled_pesq
 
 
 class PesqPool:
-    """A few PESQ processes. Use as a context manager, or call `close`."""
+    """A few PESQ processes. Use as a context manager, or call `close`.
+
+    Raises:
+        InputError: the package pesq is not installed.
+    """
 
     def __init__(self, processes: int) -> None:
+        load("pesq")
         self._idle: queue.SimpleQueue[PesqProcess] = queue.SimpleQueue()
         for _ in range(processes):
             self._idle.put(PesqProcess())

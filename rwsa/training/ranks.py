@@ -32,7 +32,7 @@ def concatenated(tensor: Tensor) -> Tensor:
 def summed(values: Tensor, device: torch.device) -> Tensor:
     """The sum over all ranks; `device` is where they can talk to each other."""
     if dist.is_initialized():
-        values = values.to(device)
+        values = values.to(device, copy=True)  # all_reduce writes into it
         dist.all_reduce(values)
     return values.cpu()
 
@@ -49,3 +49,9 @@ def means(values: Mapping[str, Tensor]) -> dict[str, float]:
 def any_of(*flags: bool, device: torch.device) -> tuple[bool, ...]:
     """For each flag, whether it is true on some rank."""
     return tuple((summed(torch.tensor(flags, dtype=torch.float32), device) > 0).tolist())
+
+
+def same_everywhere(digits: str, device: torch.device) -> bool:
+    """Whether all ranks have the same number of up to twelve hexadecimal digits."""
+    mine = torch.tensor([int(digits, 16)], dtype=torch.int64, device=device)
+    return bool((concatenated(mine) == mine).all())

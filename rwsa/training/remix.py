@@ -24,6 +24,9 @@ from rwsa.training.ranks import concatenated
 class RemixConfig:
     """How clips are remixed.
 
+    The noise is noisy − clean. So this is for shards whose noisy is clean plus noise: with a room whose
+    target is not `reverberant`, or with `mixture_transforms`, the difference holds the other clip's speech.
+
     Attributes:
         share: of the clips that are remixed; the others stay as they are.
         min_snr_db, max_snr_db: the fresh SNR is uniform between them, by RMS over the segment.

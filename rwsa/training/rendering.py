@@ -29,8 +29,9 @@ def rendered(plan: MixPlan, shard: str, *, strict: bool) -> Example | Missing:
 
 
 def prepare_process() -> None:
-    """Leave Ctrl-C to the parent, and end when it does, however it ends."""
+    """Leave Ctrl-C and SIGTERM to the parent, and end when it does, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="rwsa-parent", daemon=True).start()
 
 

@@ -6,6 +6,7 @@ Both number a split's examples alike, by shard and slot, so that the order of th
 from __future__ import annotations
 
 import dataclasses
+import logging
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,10 +20,10 @@ from rwsa.cards import CorpusCard, Place, Split, read_card
 from rwsa.corpora import scan
 from rwsa.errors import InputError
 from rwsa.files import is_remote, location
-from rwsa.plans import MixPlan, plan_split
+from rwsa.plans import MixPlan, plan_hash, plan_split
 from rwsa.recipes import Recipe, read_recipe, recipe_hash
 from rwsa.shard_examples import Example
-from rwsa.shard_index import Failure, read_index, shard_name
+from rwsa.shard_index import Failure, ShardEntry, read_index, shard_name
 from rwsa.shard_reader import DamagedShardError, ShardReader
 from rwsa.training.config import DataConfig, MixConfig
 from rwsa.training.crops import Missing
@@ -30,17 +31,19 @@ from rwsa.training.rendering import prepare_process, rendered
 
 Job = Callable[[], Example | Missing]
 
+_log = logging.getLogger(__name__)
+
 
 class Source(Protocol):
     """A split's planned examples.
 
     Attributes:
         sizes: how many there are in each shard.
-        recipes: hashes of the recipes that they are made by, and what else decides their samples.
+        contents: what decides their samples, as text; the same only for the same samples.
     """
 
     sizes: tuple[int, ...]
-    recipes: tuple[str, ...]
+    contents: tuple[str, ...]
 
     def job(self, epoch: int, shard: int, slot: int) -> Job:
         """What gives the example at a slot; `executor` runs it, wherever it likes."""
@@ -75,7 +78,7 @@ class ShardSource:
         self._skip = config.on_corrupt == "skip"
         self._threads = config.loader_threads or (8 if is_remote(self._index.folder) else 2)
         self.sizes = self._index.planned_sizes
-        self.recipes = tuple(sorted({entry.recipe_hash for entry in self._index.entries}))
+        self.contents = _contents(self._index.entries)
 
     def job(self, epoch: int, shard: int, slot: int) -> Job:
         return partial(self._read, shard, slot)
@@ -100,6 +103,14 @@ class ShardSource:
             return Missing(shard=entry.shard, reason=str(error))
 
 
+def _contents(entries: Sequence[ShardEntry]) -> tuple[str, ...]:
+    """As of `MixSource`, where a recipe made them: one recording more or less changes every row of a plan."""
+    recipes = sorted({entry.recipe_hash for entry in entries})
+    if recipes == [""]:
+        return tuple(entry.samples_sha256 for entry in entries)
+    return (*recipes, entries[0].plan_hash, entries[-1].plan_hash)
+
+
 class MixSource:
     """Rows of a plan, rendered in processes of their own.
 
@@ -118,7 +129,14 @@ class MixSource:
                 f"recipe {self._recipe.name}: wants no examples of '{split}'; set examples.{split}"
             )
         self.sizes = tuple(min(each, count - start) for start in range(0, count, each))
-        self.recipes = (recipe_hash(self._recipe),) + (("fresh",) if fresh_seed is not None else ())
+        ends = (self._plan(0)[:each], self._plan(0)[-self.sizes[-1] :])
+        self.contents = (recipe_hash(self._recipe), *map(plan_hash, ends))
+        self.contents += ("fresh",) if fresh_seed is not None else ()
+        if problems := self._manifest.problems:
+            first = problems[0]
+            _log.warning(
+                "mixing without %d files; the first, %s: %s", len(problems), first.path, first.reason
+            )
 
     def job(self, epoch: int, shard: int, slot: int) -> Job:
         plan = self._plan(epoch)[shard * self._config.shard_examples + slot]

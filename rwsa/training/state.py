@@ -166,11 +166,23 @@ class TrainState:
                 _restore_optimiser(optimiser, _part(tensors, name), where=f"{folder}: {name}")
         self._load_average(folder, about["averaged"])
         self.scaler.load_state_dict(about["scaler"])
-        self.pending = _part(tensors, "pending")
+        self.pending = self._checked_pending(_part(tensors, "pending"), folder)
         self.validations_since_best = about["validations_since_best"]
         self.step = about["step"]
         self.cursor = Cursor(**about["cursor"])
         self.best_score = -math.inf if about["best_score"] is None else about["best_score"]
+
+    def _checked_pending(self, pending: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+        batch = self.config.global_batch_size
+        if pending and pending.keys() != {"clean", "enhanced", "target"}:
+            raise InputError(f"{folder}: the discriminator's next pair has the parts {sorted(pending)}")
+        for name, tensor in pending.items():
+            if len(tensor) != batch:
+                raise InputError(
+                    f"{folder}: the discriminator's next pair ({name}) holds {len(tensor)} segments, and"
+                    f" global_batch_size is now {batch}; set it back, or give the run another name"
+                )
+        return pending
 
     def _load_average(self, folder: Path, averaged: int | None) -> None:
         if (averaged is None) != (self.averaged is None):

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from pipelines.train import config_paths, main, train
 from rwsa.audio import round_to_int16, write_audio
 from rwsa.config import read_config
+from rwsa.errors import InputError
 from rwsa.files import read_json
 from rwsa.models import load_model
 from rwsa.shard_index import merge_index
@@ -188,6 +189,13 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     assert f"step {reached}/" not in done.stdout
     runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert [run.info.status for run in runs] == ["FINISHED"]
+
+
+def test_a_run_goes_on_as_it_was_begun(shards: Path, tmp_path: Path) -> None:
+    config = _config(shards, tmp_path, steps=1)
+    train(config)
+    with pytest.raises(InputError, match="begun by a process alone; go on with --workers 0"):
+        train(config, workers=1)
 
 
 def test_missing_shards_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

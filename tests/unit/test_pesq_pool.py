@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from rwsa.errors import InputError
 from rwsa.metrics import score
 from rwsa.metrics.pesq_process import PesqProcess
 from rwsa.metrics.values import UndefinedError
@@ -39,16 +42,42 @@ def test_targets_are_scaled_in_order_and_nan_where_pesq_refuses() -> None:
     assert all(math.isnan(value) for value in refused)
 
 
-def test_a_process_that_died_is_started_anew() -> None:
+def ended_by(process: PesqProcess, number: signal.Signals) -> None:
+    assert process._child is not None
+    process._child.send_signal(number)
+    process._child.wait()
+
+
+def test_a_crash_is_the_pairs_fault_and_a_kill_is_not() -> None:
     speech = syllables(8000, 0).astype(np.float64)
     with PesqProcess() as process:
         before = process.score(speech, speech)
-        assert process._child is not None
-        process._child.kill()
-        process._child.wait()
+        ended_by(process, signal.SIGSEGV)
         with pytest.raises(UndefinedError, match="crashed"):
             process.score(speech, speech)
         assert process.score(speech, speech) == before
+        ended_by(process, signal.SIGKILL)
+        assert process.score(speech, speech) == before
+
+
+def test_what_ends_the_group_does_not_end_it() -> None:
+    speech = syllables(8000, 0).astype(np.float64)
+    with PesqProcess() as process:
+        before = process.score(speech, speech)
+        child = process._child
+        assert child is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            child.send_signal(number)
+        assert process.score(speech, speech) == before
+        assert process._child is child
+
+
+def test_a_missing_package_is_no_refusal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pesq.py").write_text("raise ImportError('no pesq here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    speech = syllables(8000, 0).astype(np.float64)
+    with PesqProcess() as process, pytest.raises(InputError, match=r"keeps ending .*no pesq here"):
+        process.score(speech, speech)
 
 
 def test_closing_leaves_no_process_behind() -> None:

@@ -27,7 +27,7 @@ from rwsa.config import as_mapping, build, merge, read_config
 from rwsa.corpora import scan
 from rwsa.errors import InputError
 from rwsa.mixing import render_example
-from rwsa.plans import plan_split
+from rwsa.plans import plan_hash, plan_split
 from rwsa.recipes import read_recipe, recipe_hash
 from rwsa.sampling import Cursor
 from rwsa.shard_index import Failure, merge_index, read_index
@@ -85,7 +85,8 @@ def write_shards(root: Path) -> None:
     recipe = read_recipe(root / "recipe.yaml")
     manifest = scan(read_card(root / "card.yaml"))
     for split in ("train", "valid"):
-        items = [rendered(plan) for plan in plan_split(manifest, recipe, split)]
+        plans = plan_split(manifest, recipe, split)
+        items = [rendered(plan) for plan in plans]
         for number, at in enumerate(range(0, len(items), SHARD_EXAMPLES)):
             write_shard(
                 root / "shards",
@@ -94,6 +95,7 @@ def write_shards(root: Path) -> None:
                 items[at : at + SHARD_EXAMPLES],
                 sample_rate_hz=RATE_HZ,
                 recipe_hash=recipe_hash(recipe),
+                plan_hash=plan_hash(plans[at : at + SHARD_EXAMPLES]),
             )
     merge_index(root / "shards")
 
@@ -157,7 +159,9 @@ class TestOnline:
         mixed = batches_of(online(corpus, workers=2), 4, **place)
         assert bits(mixed) == bits(batches_of(offline(corpus / "shards"), 4, **place))
 
-    def test_identity_is_that_of_the_shards_until_the_recipe_changes(self, corpus: Path) -> None:
+    def test_identity_is_that_of_the_shards_until_recipe_or_corpus_changes(
+        self, corpus: Path, tmp_path: Path
+    ) -> None:
         def identity(config: DataConfig) -> str:
             return TrainData(config, seed=3, segment_samples=SAMPLES).identity()
 
@@ -167,7 +171,12 @@ class TestOnline:
             online(corpus, recipe={**RECIPE, "max_snr_db": 11}),
             online(corpus, shard_examples=5),
         ]
-        assert len({identity(config) for config in (online(corpus), *others)}) == 4
+        shutil.copytree(corpus, tmp_path / "fewer")
+        card = tmp_path / "fewer" / "card.yaml"
+        card.write_text(card.read_text().replace(str(corpus), str(tmp_path / "fewer")))
+        next((tmp_path / "fewer" / "speech" / "train").iterdir()).unlink()
+        others.append(online(tmp_path / "fewer"))
+        assert len({identity(config) for config in (online(corpus), *others)}) == 5
 
     def test_validation_is_that_of_the_shards(self, corpus: Path) -> None:
         configs = (online(corpus), online(corpus, fresh=True), offline(corpus / "shards"))

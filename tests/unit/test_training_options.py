@@ -124,6 +124,18 @@ def test_patience_ends_training_and_it_stays_ended(shards: Path, tmp_path: Path)
     assert log.steps == {}
 
 
+def test_validation_counts_what_has_no_value_and_needs_one(shards: Path, tmp_path: Path) -> None:
+    log = Log()
+    trained(config_of(shards, max_steps=1), tmp_path / "counted", log)
+    counts = {
+        name: value for name, value in log.steps[1].items() if name.endswith(("failed", "missing", "clips"))
+    }
+    assert counts == {"valid_si_sdr_failed": 0, "valid_clips": 2, "valid_missing": 0}
+    # An eighth of a second is too short for PESQ.
+    with pytest.raises(InputError, match=r"validation by pesq gives no value \(valid-1: "):
+        trained(config_of(shards, max_steps=1, best_metric="pesq"), tmp_path / "none")
+
+
 class TestPendingPair:
     def test_it_is_in_the_checkpoint_in_the_order_of_the_global_batch(
         self, shards: Path, tmp_path: Path
@@ -141,6 +153,14 @@ class TestPendingPair:
         state.load(tmp_path / "checkpoints" / "step-000001", order_identity=order_of(tmp_path))
         assert torch.equal(state.pending["target"], pending["pending.target"])
         assert torch.isfinite(state.pending["target"]).any()
+
+    def test_another_batch_size_is_refused(self, shards: Path, tmp_path: Path) -> None:
+        config = config_of(shards, max_steps=1, loss_weights={"metric": 0.05})
+        trained(config, tmp_path)
+        with pytest.raises(InputError, match="holds 2 segments, and global_batch_size is now 4"):
+            trained(
+                config_of(shards, max_steps=2, loss_weights={"metric": 0.05}, global_batch_size=4), tmp_path
+            )
 
     def test_without_a_metric_loss_there_is_none(self, shards: Path, tmp_path: Path) -> None:
         trained(config_of(shards, max_steps=1), tmp_path)
