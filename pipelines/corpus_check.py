@@ -24,7 +24,7 @@ from pipelines.check_report import CheckReport, Counts, Finding, Mark, Part, cou
 from pipelines.noisy_scores import score_noisy
 from pipelines.ray_map import check_workers
 from pipelines.recording_facts import Facts, Recording, read_facts, recordings_of
-from pipelines.repeats import Repeat, repeats
+from pipelines.repeats import repeats, repeats_between
 from pipelines.shard_check import ShardCheck, check_shards
 from rwsa.cards import CorpusCard, read_card
 from rwsa.corpora import scan
@@ -67,33 +67,27 @@ def check(
     manifests = [scan(card, cache=cache, leaks_raise=False) for card in cards]
     recordings = [one for manifest in manifests for one in recordings_of(manifest)]
     facts = None if headers_only else read_facts(recordings, cache, workers=workers, report=report)
-    twice = [] if facts is None else repeats(recordings, facts)
     parts = []
     for card, manifest in zip(cards, manifests, strict=True):
         findings = [files_finding(manifest), *apart_findings(manifest)]
         own = [one for one in recordings if one.card == card.name]
-        findings += _audio(own, facts, [one for one in twice if _within(one, card)])
+        findings += _audio(own, facts)
         if card.pairs:
             scored = bool(card.noisy_row) and not headers_only
             scores = score_noisy(card, manifest, workers=workers, report=report) if scored else None
             findings.append(published_finding(card, scores))
         parts.append(_card_part(card, manifest, findings))
     if len(cards) > 1 and facts is not None:
-        apart = [one for one in twice if not any(_within(one, card) for card in cards)]
-        between = repeats_finding(apart, "in two corpora")
+        between = repeats_finding(repeats_between(recordings, facts), "in two corpora")
         parts.append(Part(title="between corpora", findings=(between,)))
     parts += [_shards_part(check_shards(folder, manifests, workers=workers)) for folder in shards]
     return CheckReport(parts=tuple(parts))
 
 
-def _within(repeat: Repeat, card: CorpusCard) -> bool:
-    return repeat.first.card == repeat.other.card == card.name
-
-
-def _audio(recordings: Sequence[Recording], facts: Facts | None, twice: Sequence[Repeat]) -> list[Finding]:
+def _audio(recordings: Sequence[Recording], facts: Facts | None) -> list[Finding]:
     if facts is None:
         return [Finding(about="audio", mark=Mark.NOT_CHECKED, summary="not decoded (--headers-only)")]
-    return [*audio_findings(recordings, facts), repeats_finding(twice, "within it")]
+    return [*audio_findings(recordings, facts), repeats_finding(repeats(recordings, facts), "within it")]
 
 
 def _card_part(card: CorpusCard, manifest: Manifest, findings: Sequence[Finding]) -> Part:

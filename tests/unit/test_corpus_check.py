@@ -129,6 +129,31 @@ class TestLeaks:
         assert f"{across} = toy train speech {tmp_path}/speech/train/train_s0/a.flac" in shown
         assert f"{tmp_path}/speech/train/train_s1/a.flac = toy train noise {as_noise}" in shown
 
+    def test_within_the_second_card_though_the_first_has_it_too(self, tmp_path: Path, check: Any) -> None:
+        one, two = write_corpus(tmp_path / "1", "one"), write_corpus(tmp_path / "2", "two", seed=1000)
+        for place in ("1/speech/train/train_s0", "2/speech/train/train_s0", "2/speech/test/test_s0"):
+            write(tmp_path / place / "copy.wav", wav(5000))
+        assert check("--card", one, two, "--json", tmp_path / "found.json")[0] == 1
+        by_part = [
+            next(finding for finding in part["findings"] if finding["about"] == "repeats")
+            for part in read_json(tmp_path / "found.json")["parts"]
+        ]
+        assert [finding["mark"] for finding in by_part] == ["ok", "fault", "fault"]
+        assert [len(finding["lines"]) for finding in by_part] == [0, 1, 2]
+        assert by_part[1]["lines"][0].startswith("two test speech ")
+        assert by_part[2]["summary"].startswith("1 recording in two splits")
+
+    def test_a_file_that_two_cards_share_is_no_repeat_unless_it_leaks(
+        self, tmp_path: Path, check: Any
+    ) -> None:
+        one, two = write_corpus(tmp_path, "one"), write_card(tmp_path, "two")
+        status, shown = check("--card", one, two)
+        assert (status, shown.splitlines()[-1]) == (0, "no faults")
+        place = {"root": str(tmp_path / "speech/train"), "pattern": "(?P<speaker>.+)/.+", "split": "test"}
+        status, shown = check("--card", one, write_card(tmp_path, "three", speech=[place]))
+        assert status == 1
+        assert "2 recordings in two splits, or as two kinds, in two corpora" in shown
+
     def test_twice_in_one_split_is_a_note(self, tmp_path: Path, check: Any) -> None:
         card = write_corpus(tmp_path)
         write(tmp_path / "speech/train/train_s1/b.wav", wav(0))
