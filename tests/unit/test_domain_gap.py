@@ -289,11 +289,14 @@ def test_cards_and_shards_compare_from_the_command_line(
 ) -> None:
     card, shards = folders
     command = ["--card", str(card), "--shards", str(shards), "--out", str(tmp_path / "out")]
-    assert main([*command, "--resamples", "100"]) == 0
+    assert main(command) == 2
+    assert "--reference: name the in-domain corpus" in capsys.readouterr().err
+    assert main([*command, "--resamples", "100", "--reference", "mixed-train"]) == 0
     told = capsys.readouterr().out
     assert "pairs" in told
     assert "mixed-train" in told
     figures = json.loads((tmp_path / "out" / FIGURES).read_text())
+    assert figures["reference"] == "mixed-train"
     of_card, of_shards = figures["corpora"]
     assert of_shards["about"] == "split 'train' of shards of c"
     # The same clips, whichever way they are read.
