@@ -80,7 +80,10 @@ def check(
     if len(cards) > 1 and facts is not None:
         between = repeats_finding(repeats_between(recordings, facts), "in two corpora")
         parts.append(Part(title="between corpora", findings=(between,)))
-    parts += [_shards_part(check_shards(folder, manifests, workers=workers)) for folder in shards]
+    parts += [
+        _shards_part(check_shards(folder, manifests, workers=workers), with_recordings=bool(cards))
+        for folder in shards
+    ]
     return CheckReport(parts=tuple(parts))
 
 
@@ -96,18 +99,22 @@ def _card_part(card: CorpusCard, manifest: Manifest, findings: Sequence[Finding]
     )
 
 
-def _shards_part(found: ShardCheck) -> Part:
+def _shards_part(found: ShardCheck, *, with_recordings: bool) -> Part:
+    """`with_recordings`: cards were given, which tell what clips are one recording."""
     whole = Finding(
         about="whole",
         mark=Mark.FAULT if found.damaged else Mark.OK,
         summary=f"{len(found.damaged):,} damaged, by the checksums of bytes and of samples",
         lines=found.damaged,
     )
+    unchecked = found.nameless > 0 and len(found.examples) > 1
+    compared = "example, speaker, clip or recording" if with_recordings else "example, speaker or clip"
+    nameless = f"; {counted(found.nameless, 'example')} without a speaker's name" if found.nameless else ""
     apart = Finding(
         about="apart",
-        mark=Mark.FAULT if found.leaks else Mark.OK,
-        summary=f"{len(found.leaks) or 'no'} example, speaker, clip or recording in two splits"
-        + (f"; {counted(found.nameless, 'example')} without a speaker's name" if found.nameless else ""),
+        mark=Mark.FAULT if found.leaks else Mark.NOTE if unchecked else Mark.OK,
+        summary=f"{len(found.leaks) or 'no'} {compared} in two splits{nameless}"
+        + (", by their clips alone" if unchecked else ""),
         lines=found.leaks,
     )
     counts = tuple(
@@ -153,12 +160,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             workers=options.workers,
             report=lambda line: print(line, file=sys.stderr),
         )
+        # First, so that a finished check is not lost where the file cannot be written.
+        print(found.as_text(), flush=True)
         if options.json is not None:
             write_json(options.json, found.as_json(), sort_keys=False)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(found.as_text())
     return int(found.count(Mark.FAULT) > 0 or (options.strict and found.count(Mark.NOTE) > 0))
 
 

@@ -289,6 +289,9 @@ class TestShards:
     def test_whole_and_apart(self, tmp_path: Path, check: Any) -> None:
         status, shown = check("--shards", write_shards(tmp_path / "s", example("a", "x"), example("b", "y")))
         assert status == 0
+        assert "ok     apart  no example, speaker or clip in two splits" in shown
+        status, shown = check("--card", write_corpus(tmp_path), "--shards", tmp_path / "s")
+        assert status == 0
         assert "ok     apart  no example, speaker, clip or recording in two splits" in shown
 
     @pytest.mark.parametrize(
@@ -308,7 +311,7 @@ class TestShards:
     ) -> None:
         status, shown = check("--shards", write_shards(tmp_path / "s", example("a", "x"), test))
         assert status == 1
-        assert "FAULT  apart  1 example, speaker, clip or recording in two splits" in shown
+        assert "FAULT  apart  1 example, speaker or clip in two splits" in shown
         assert said in shown
 
     def test_two_clips_of_one_recording_are_found_with_the_card(self, tmp_path: Path, check: Any) -> None:
@@ -319,7 +322,24 @@ class TestShards:
         assert check("--shards", folder)[0] == 0
         status, shown = check("--card", card, "--shards", folder)
         assert status == 1
-        assert "recording toy/train_n0 is in test (b) and in train (a)" in shown
+        assert "noise recording toy/train_n0 is in test (b) and in train (a)" in shown
+
+    def test_speech_and_noise_recordings_may_have_one_name(self, tmp_path: Path, check: Any) -> None:
+        for number, place in enumerate(("speech/train/x", "speech/test/y", "noise/train/r", "noise/test/q")):
+            write(tmp_path / place / ("two.wav" if place == "noise/train/r" else "one.wav"), wav(number))
+        speech, noise = (
+            [{"root": str(tmp_path / kind), "pattern": rf"(?P<split>\w+)/{unit}/(?P<recording>\w+)\.wav"}]
+            for kind, unit in (("speech", r"(?P<speaker>\w+)"), ("noise", r"\w+"))
+        )
+        card = write_card(tmp_path, speech=speech, noise=noise)
+        clips = (
+            {"speech": "toy/train/x/one", "noise": "toy/train/r/two"},
+            {"speech": "toy/test/y/one", "noise": "toy/test/q/one"},
+        )
+        folder = write_shards(tmp_path / "s", example("a", "x", **clips[0]), example("b", "y", **clips[1]))
+        status, shown = check("--card", card, "--shards", folder)
+        assert status == 0, shown
+        assert "ok     apart  no example" in shown
 
     def test_damage_is_named(self, tmp_path: Path, check: Any) -> None:
         folder = write_shards(tmp_path / "s", example("a", "x"), example("b", "y"))
@@ -335,7 +355,9 @@ class TestShards:
 
     def test_nameless_examples_are_said(self, tmp_path: Path, check: Any) -> None:
         folder = write_shards(tmp_path / "s", example("a", None), example("b", "y"))
-        assert "1 example without a speaker's name" in check("--shards", folder)[1]
+        said = "note   apart  no example, speaker or clip in two splits; 1 example without a speaker's name"
+        assert f"{said}, by their clips alone" in check("--shards", folder)[1]
+        assert check("--shards", folder, "--strict")[0] == 1
 
 
 class TestBadInput:
@@ -355,6 +377,13 @@ class TestBadInput:
         assert status == 2
         assert shown.startswith("error: ")
         assert said in shown
+
+    def test_a_report_that_cannot_be_kept_is_shown(self, tmp_path: Path, check: Any) -> None:
+        (tmp_path / "file").write_text("")
+        status, shown = check("--card", write_corpus(tmp_path), "--json", tmp_path / "file" / "found.json")
+        assert status == 2
+        assert "no faults" in shown
+        assert "error: " in shown
 
     def test_a_card_twice(self, tmp_path: Path, check: Any) -> None:
         card = write_corpus(tmp_path)
