@@ -45,7 +45,7 @@ class EvaluationSet:
 
     Attributes:
         clips: to score now.
-        of_clips: how many the whole test set has.
+        of_clips: how many the whole test set has, or more where more mixtures were asked for.
         problems: files that scanning found unusable.
         noisy_row: published scores of the whole test set.
     """
@@ -168,4 +168,5 @@ def _mixtures(card: CorpusCard, manifest: Manifest, examples: int | None) -> tup
         )
         for plan in plan_split(manifest, recipe, SPLIT)
     ]
-    return clips, card.evaluation.examples
+    # More than the card's number make a test set of their own, which begins with the card's.
+    return clips, max(count, card.evaluation.examples)

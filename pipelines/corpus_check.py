@@ -24,7 +24,7 @@ from pipelines.check_report import CheckReport, Counts, Finding, Mark, Part, cou
 from pipelines.noisy_scores import score_noisy
 from pipelines.ray_map import check_workers
 from pipelines.recording_facts import Facts, Recording, read_facts, recordings_of
-from pipelines.repeats import Repeat, repeats
+from pipelines.repeats import repeats, repeats_between
 from pipelines.shard_check import ShardCheck, check_shards
 from rwsa.cards import CorpusCard, read_card
 from rwsa.corpora import scan
@@ -67,33 +67,30 @@ def check(
     manifests = [scan(card, cache=cache, leaks_raise=False) for card in cards]
     recordings = [one for manifest in manifests for one in recordings_of(manifest)]
     facts = None if headers_only else read_facts(recordings, cache, workers=workers, report=report)
-    twice = [] if facts is None else repeats(recordings, facts)
     parts = []
     for card, manifest in zip(cards, manifests, strict=True):
         findings = [files_finding(manifest), *apart_findings(manifest)]
         own = [one for one in recordings if one.card == card.name]
-        findings += _audio(own, facts, [one for one in twice if _within(one, card)])
+        findings += _audio(own, facts)
         if card.pairs:
             scored = bool(card.noisy_row) and not headers_only
             scores = score_noisy(card, manifest, workers=workers, report=report) if scored else None
             findings.append(published_finding(card, scores))
         parts.append(_card_part(card, manifest, findings))
     if len(cards) > 1 and facts is not None:
-        apart = [one for one in twice if not any(_within(one, card) for card in cards)]
-        between = repeats_finding(apart, "in two corpora")
+        between = repeats_finding(repeats_between(recordings, facts), "in two corpora")
         parts.append(Part(title="between corpora", findings=(between,)))
-    parts += [_shards_part(check_shards(folder, manifests, workers=workers)) for folder in shards]
+    parts += [
+        _shards_part(check_shards(folder, manifests, workers=workers), with_recordings=bool(cards))
+        for folder in shards
+    ]
     return CheckReport(parts=tuple(parts))
 
 
-def _within(repeat: Repeat, card: CorpusCard) -> bool:
-    return repeat.first.card == repeat.other.card == card.name
-
-
-def _audio(recordings: Sequence[Recording], facts: Facts | None, twice: Sequence[Repeat]) -> list[Finding]:
+def _audio(recordings: Sequence[Recording], facts: Facts | None) -> list[Finding]:
     if facts is None:
         return [Finding(about="audio", mark=Mark.NOT_CHECKED, summary="not decoded (--headers-only)")]
-    return [*audio_findings(recordings, facts), repeats_finding(twice, "within it")]
+    return [*audio_findings(recordings, facts), repeats_finding(repeats(recordings, facts), "within it")]
 
 
 def _card_part(card: CorpusCard, manifest: Manifest, findings: Sequence[Finding]) -> Part:
@@ -102,18 +99,22 @@ def _card_part(card: CorpusCard, manifest: Manifest, findings: Sequence[Finding]
     )
 
 
-def _shards_part(found: ShardCheck) -> Part:
+def _shards_part(found: ShardCheck, *, with_recordings: bool) -> Part:
+    """`with_recordings`: cards were given, which tell what clips are one recording."""
     whole = Finding(
         about="whole",
         mark=Mark.FAULT if found.damaged else Mark.OK,
         summary=f"{len(found.damaged):,} damaged, by the checksums of bytes and of samples",
         lines=found.damaged,
     )
+    unchecked = found.nameless > 0 and len(found.examples) > 1
+    compared = "example, speaker, clip or recording" if with_recordings else "example, speaker or clip"
+    nameless = f"; {counted(found.nameless, 'example')} without a speaker's name" if found.nameless else ""
     apart = Finding(
         about="apart",
-        mark=Mark.FAULT if found.leaks else Mark.OK,
-        summary=f"{len(found.leaks) or 'no'} example, speaker, clip or recording in two splits"
-        + (f"; {counted(found.nameless, 'example')} without a speaker's name" if found.nameless else ""),
+        mark=Mark.FAULT if found.leaks else Mark.NOTE if unchecked else Mark.OK,
+        summary=f"{len(found.leaks) or 'no'} {compared} in two splits{nameless}"
+        + (", by their clips alone" if unchecked else ""),
         lines=found.leaks,
     )
     counts = tuple(
@@ -159,12 +160,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             workers=options.workers,
             report=lambda line: print(line, file=sys.stderr),
         )
+        # First, so that a finished check is not lost where the file cannot be written.
+        print(found.as_text(), flush=True)
         if options.json is not None:
             write_json(options.json, found.as_json(), sort_keys=False)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(found.as_text())
     return int(found.count(Mark.FAULT) > 0 or (options.strict and found.count(Mark.NOTE) > 0))
 
 

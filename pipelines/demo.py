@@ -28,6 +28,10 @@ from rwsa.files import read_json, write_json
 RECORDED = ("libri_esc50", "commands_urban", "voices_ambient")
 FETCHED = ("starter", "starter_languages", "starter_noises")
 TEST_EXAMPLES = 16
+# In every folder that the demo made, so that it deletes no other.
+MARK = ".rwsa-demo"
+# What a finished demo left before there was a mark.
+_UNMARKED = ("summary.json", "shards/index.json")
 
 
 class FailedStepError(RuntimeError):
@@ -46,9 +50,9 @@ class Demo:
 
         Raises:
             FailedStepError: a step failed.
+            InputError: `out` cannot be emptied, see `start_afresh`.
         """
-        # A demo starts afresh: what an earlier one left would be kept or resumed, and nothing be seen.
-        shutil.rmtree(self.out, ignore_errors=True)
+        start_afresh(self.out)
         # Relative, as a person would type them: the commands run in the checkout.
         out, cards = self.out, self._cards()
         started = time.monotonic()
@@ -109,6 +113,34 @@ class Demo:
         self.seconds[name] = time.monotonic() - started
         if status:
             raise FailedStepError(f"the step '{name}' failed with status {status}; its message is above")
+
+
+def start_afresh(out: Path) -> None:
+    """Make the demo's folder, or empty the one of an earlier demo.
+
+    What an earlier one left would be kept or resumed, and nothing be seen of the steps.
+
+    Raises:
+        InputError: `out` is a file, holds what no demo has made, or cannot be written.
+    """
+    try:
+        left = sorted(out.iterdir()) if out.exists() else []
+        made_here = (out / MARK).is_file() or all((out / name).is_file() for name in _UNMARKED)
+        if left and not made_here:
+            raise InputError(
+                f"--out {out}: holds files and was not made by the demo, which starts by emptying its folder;"
+                " name a new folder, or empty this one"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        # First, so that a folder half emptied is still known as the demo's.
+        (out / MARK).write_text("The demo made this folder, and empties it when it runs again.\n")
+        for path in left:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != MARK:
+                path.unlink()
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; name a folder that can be written") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,8 @@
 
     python -m pipelines.domain_gap --card datasets/A.yaml datasets/B.yaml … --shards FOLDER … --out FOLDER
 
-A corpus is the test clips of its card, or a split of a folder of shards. The first is the in-domain one.
+A corpus is the test clips of its card, or a split of a folder of shards. The first is the in-domain one,
+unless --reference names another; where both cards and folders are given it must.
 """
 
 from __future__ import annotations
@@ -119,7 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--examples", type=int, help=f"clips a corpus; default: as its card says, {SHARD_EXAMPLES} of shards"
     )
-    parser.add_argument("--reference", help="the in-domain corpus; default: the first", metavar="NAME")
+    parser.add_argument(
+        "--reference",
+        help="the in-domain corpus; default: the first, if all are cards or all folders",
+        metavar="NAME",
+    )
     parser.add_argument("--resamples", type=int, default=500, help="of the bootstrap; default: 500")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default: 0")
     parser.add_argument("--out", type=Path, default=Path("outputs/domain_gap"), help="folder to write into")
@@ -134,6 +139,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = _parser().parse_args(argv)
     try:
+        if options.card and options.shards and options.reference is None:
+            raise InputError(
+                "--reference: name the in-domain corpus; of cards and folders of shards together neither is"
+                " the first"
+            )
         storage = read_config(GapCommandSettings, [], options.settings).storage
         results = domain_gap(
             read_sources(options.card, options.shards, split=options.split, examples=options.examples),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from pipelines.gap_pictures import (
@@ -12,16 +12,20 @@ from pipelines.gap_pictures import (
     shares_picture,
     spectra_picture,
 )
-from pipelines.gap_results import NAMES, OVERALL, GapResults
+from pipelines.gap_results import NAMES, OVERALL, GapResults, units_for
+from pipelines.gap_sources import MeasuredCorpus
 from pipelines.pages import details, page, picture, table
 from rwsa.acoustics import GROUPS
-from rwsa.energy_distance import LEAST_UNITS, Estimate
+from rwsa.energy_distance import LEAST_UNITS, Estimate, count_units
 
 _READING = (
     "Energy distance in %: 0 where two corpora's clips are distributed alike, 100 where each corpus is one"
     " point. Brackets hold 95% of the bootstrap's resamples. In italics, on the diagonal, the distance"
     " between random halves of one corpus: what zero looks like with half as many clips."
     " A star marks a distance that is above zero and above both corpora's halves."
+    f" Intervals and halves are drawn by speaker for speech, by noise recording for noise, and by what"
+    f" there are fewer of for the rest; fewer than {LEAST_UNITS}, or unknown ones, allow no verdict, and"
+    " their distances never get a star."
 )
 
 _ORDER = "Columns stand in the order of the rows; one colour scale for all."
@@ -100,19 +104,28 @@ def render_page(results: GapResults, about: Mapping[str, str]) -> str:
 def remarks(results: GapResults) -> list[str]:
     """What a reader must know of each corpus."""
     lines = []
-    for corpus, by_speaker in zip(results.corpora, results.by_speaker, strict=True):
-        over = (
-            f"{len(set(corpus.speakers))} speakers"
-            if by_speaker
-            else f"clips, since fewer than {LEAST_UNITS} speakers are named, or not all"
-        )
+    for corpus in results.corpora:
         line = f"{corpus.name}: {len(corpus.speakers)} of {corpus.of_clips} clips ({corpus.about})"
-        line += f"; interval over {over}"
+        line += f"; {_counted(corpus.speakers, 'speakers')}, {_counted(corpus.noises, 'noise recordings')}"
+        if open_groups := _without_verdict(corpus):
+            line += f", which allow no verdict on {', '.join(open_groups)}"
         if corpus.failures:
             clip, reason = corpus.failures[0]
             line += f"; {len(corpus.failures)} left out, the first {clip}: {reason}"
         lines.append(line)
     return lines
+
+
+def _counted(names: Sequence[str | None], what: str) -> str:
+    """`4 speakers (too few)`; those not known are said to be so."""
+    count = count_units(names)
+    if count is None:
+        return f"{what} not known"
+    return f"{count} {what}{' (too few)' if count < LEAST_UNITS else ''}"
+
+
+def _without_verdict(corpus: MeasuredCorpus) -> list[str]:
+    return [_all(group) for group in NAMES if not units_for(group, corpus).allow_verdict]
 
 
 def _pictures(results: GapResults) -> str:

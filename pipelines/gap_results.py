@@ -12,12 +12,21 @@ import numpy as np
 
 from pipelines.gap_sources import MeasuredCorpus
 from rwsa.acoustics import GROUPS, FeatureGroup
-from rwsa.energy_distance import Estimate, Sample, are_units, energy_distance, halves_distance, units_of
+from rwsa.energy_distance import (
+    LEAST_UNITS,
+    Estimate,
+    Sample,
+    count_units,
+    energy_distance,
+    halves_distance,
+    units_of,
+)
 from rwsa.errors import InputError
 
 OVERALL: Final = "all"
 NAMES: Final = (OVERALL, *(group.name for group in GROUPS))
 _SPLITS = 100
+_LEAST_OF_HALVES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +45,43 @@ class GapSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Units:
+    """What is resampled for a group of features of a corpus.
+
+    Attributes:
+        of: speakers or noise recordings.
+        names: one a clip, None where it is not known.
+    """
+
+    of: str
+    names: tuple[str | None, ...]
+
+    @property
+    def count(self) -> int | None:
+        """How many there are; None where they are not known, and clips are resampled in their place."""
+        return count_units(self.names)
+
+    @property
+    def allow_verdict(self) -> bool:
+        return (self.count or 0) >= LEAST_UNITS
+
+
+def units_for(group: str, corpus: MeasuredCorpus) -> Units:
+    """What clips share that matters to a group of features.
+
+    Speech shares speakers and noise shares noise recordings. Level, SNR and the overall distance
+    concern both; there the fewer ones are the tighter limit, and unknown ones may be fewer still.
+    """
+    speakers = Units(of="speakers", names=corpus.speakers)
+    noises = Units(of="noise recordings", names=corpus.noises)
+    if group.startswith("speech"):
+        return speakers
+    if group.startswith("noise"):
+        return noises
+    return min(speakers, noises, key=lambda units: units.count or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GapResults:
     """Distances by group of features, then by (row, column) of corpora.
 
@@ -44,7 +90,6 @@ class GapResults:
 
     settings: GapSettings
     corpora: tuple[MeasuredCorpus, ...]
-    by_speaker: tuple[bool, ...]
     distances: dict[str, dict[tuple[int, int], Estimate]]
 
     @property
@@ -59,7 +104,13 @@ class GapResults:
         return self.distances[group][min(row, column), max(row, column)]
 
     def differs(self, group: str, row: int, column: int) -> bool:
-        """Whether the interval lies above zero and above what halves of either corpus reach."""
+        """Whether the interval lies above zero and above what halves of either corpus reach.
+
+        Never where the speakers or noise recordings of either corpus are unknown, or fewer than
+        `LEAST_UNITS`: the interval is too narrow there, and equal corpora would seem to differ.
+        """
+        if not all(units_for(group, self.corpora[one]).allow_verdict for one in (row, column)):
+            return False
         least = max(self.of(group, one, one).high for one in (row, column))
         return row != column and self.of(group, row, column).low > max(0.0, least)
 
@@ -75,12 +126,12 @@ class GapResults:
                     "about": corpus.about,
                     "clips": len(corpus.speakers),
                     "of_clips": corpus.of_clips,
-                    "interval_over": "speakers" if by_speaker else "clips",
+                    "interval_over": {group: _told(units_for(group, corpus)) for group in NAMES},
                     "failures": [{"clip": clip, "reason": reason} for clip, reason in corpus.failures],
                     "mean": {name: values.mean(axis=0).tolist() for name, values in corpus.features.items()},
                     "spread": {name: values.std(axis=0).tolist() for name, values in corpus.features.items()},
                 }
-                for corpus, by_speaker in zip(self.corpora, self.by_speaker, strict=True)
+                for corpus in self.corpora
             ],
             "features": [asdict(group) for group in GROUPS],
             "distances": {group: list(self._rows(group)) for group in NAMES},
@@ -94,6 +145,10 @@ class GapResults:
                 **asdict(estimate),
                 "differs": self.differs(group, row, column),
             }
+
+
+def _told(units: Units) -> dict[str, Any]:
+    return {"units": units.of, "count": units.count, "allow_verdict": units.allow_verdict}
 
 
 def compare(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResults:
@@ -112,17 +167,16 @@ def compare(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResu
     reference = corpora[names.index(settings.reference)]
     scaled = [_scaled(corpus, reference) for corpus in corpora]
     grains = _grains(reference)
-    units = [units_of(corpus.speakers) for corpus in corpora]
     distances: dict[str, dict[tuple[int, int], Estimate]] = {}
     for group in NAMES:
         samples = [
-            Sample(vectors=vectors[group], units=units_)
-            for vectors, units_ in zip(scaled, units, strict=True)
+            Sample(vectors=vectors[group], units=units_of(units_for(group, corpus).names))
+            for vectors, corpus in zip(scaled, corpora, strict=True)
         ]
         found = distances.setdefault(group, {})
         for row, one in enumerate(samples):
             rng = _generator(settings.seed, group, names[row])
-            found[row, row] = halves_distance(one, splits=_SPLITS, rng=rng, grain=grains[group])
+            found[row, row] = halves_distance(_halvable(one), splits=_SPLITS, rng=rng, grain=grains[group])
             for column in range(row + 1, len(samples)):
                 rng = _generator(settings.seed, group, names[row], names[column])
                 found[row, column] = energy_distance(
@@ -135,9 +189,15 @@ def compare(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResu
     return GapResults(
         settings=settings,
         corpora=tuple(corpora),
-        by_speaker=tuple(are_units(corpus.speakers) for corpus in corpora),
         distances=distances,
     )
+
+
+def _halvable(sample: Sample) -> Sample:
+    """With clips as units where there are too few for halves; there is no verdict on these anyway."""
+    if len(np.unique(sample.units)) >= _LEAST_OF_HALVES:
+        return sample
+    return Sample(vectors=sample.vectors, units=np.arange(len(sample.vectors)))
 
 
 def _scaled(corpus: MeasuredCorpus, reference: MeasuredCorpus) -> dict[str, np.ndarray]:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.clips import EvaluationSet, load_clip, read_sets
+from pipelines.clips import EvaluationClip, EvaluationSet, load_clip, read_sets
 from pipelines.progress import duration
 from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ, clip_features
 from rwsa.audio import resample
 from rwsa.errors import InputError
+from rwsa.manifest import Pair
 from rwsa.shard_index import ShardIndex, read_index
 from rwsa.shards import ShardReader
 
@@ -25,10 +26,15 @@ _SECONDS_BETWEEN_REPORTS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedClip:
-    """A clip at 16 kHz, float32 `[samples]`."""
+    """A clip at 16 kHz, float32 `[samples]`.
+
+    Attributes:
+        speaker, noise: who speaks, and the (first) noise recording; None where it is not known.
+    """
 
     clip_id: str
     speaker: str | None
+    noise: str | None
     noisy: np.ndarray
     clean: np.ndarray
 
@@ -55,7 +61,7 @@ class MeasuredCorpus:
 
     Attributes:
         features: by group, `[clips, features]`.
-        speakers: one a clip, None where it is not known.
+        speakers, noises: the speaker and the noise recording of each clip, None where not known.
         failures: (clip, why) of those that could not be measured.
     """
 
@@ -64,6 +70,7 @@ class MeasuredCorpus:
     of_clips: int
     features: dict[str, np.ndarray]
     speakers: tuple[str | None, ...]
+    noises: tuple[str | None, ...]
     failures: tuple[tuple[str, str], ...]
 
 
@@ -101,7 +108,8 @@ def measure(source: GapSource, report: Callable[[str], None]) -> MeasuredCorpus:
     Raises:
         InputError: fewer than four clips can be measured.
     """
-    rows, speakers, failures = list[dict[str, np.ndarray]](), list[str | None](), list[tuple[str, str]]()
+    rows, failures = list[dict[str, np.ndarray]](), list[tuple[str, str]]()
+    speakers, noises = list[str | None](), list[str | None]()
     started = last = time.monotonic()
     for done, load in enumerate(source.loaders, start=1):
         name = f"clip {done}"
@@ -110,6 +118,7 @@ def measure(source: GapSource, report: Callable[[str], None]) -> MeasuredCorpus:
             name = clip.clip_id
             rows.append(clip_features(clip.noisy, clip.clean))
             speakers.append(clip.speaker)
+            noises.append(clip.noise)
         except InputError as error:
             failures.append((name, str(error)))
         now = time.monotonic()
@@ -128,6 +137,7 @@ def measure(source: GapSource, report: Callable[[str], None]) -> MeasuredCorpus:
         of_clips=source.of_clips,
         features={group.name: np.array([row[group.name] for row in rows]) for group in GROUPS},
         speakers=tuple(speakers),
+        noises=tuple(noises),
         failures=tuple(failures),
     )
 
@@ -137,7 +147,13 @@ def _of_card(one: EvaluationSet) -> GapSource:
         def load() -> LoadedClip:
             clip = one.clips[number]
             noisy, clean = load_clip(clip)
-            return LoadedClip(clip_id=clip.clip_id, speaker=clip.speaker, noisy=noisy, clean=clean)
+            return LoadedClip(
+                clip_id=clip.clip_id,
+                speaker=clip.speaker,
+                noise=_noise_of(clip),
+                noisy=noisy,
+                clean=clean,
+            )
 
         return load
 
@@ -147,6 +163,13 @@ def _of_card(one: EvaluationSet) -> GapSource:
         of_clips=one.of_clips,
         loaders=[loader(number) for number in range(len(one.clips))],
     )
+
+
+def _noise_of(clip: EvaluationClip) -> str | None:
+    """The first noise recording of a mixture; ready-made pairs do not tell theirs."""
+    if isinstance(clip.source, Pair) or not clip.source.noises[0].layers:
+        return None
+    return clip.source.noises[0].layers[0].parts[0].clip_id
 
 
 def _of_shards(folder: Path, split: str, examples: int) -> GapSource:
@@ -184,6 +207,7 @@ def _shard_loaders(
             return LoadedClip(
                 clip_id=example.example_id,
                 speaker=example.meta.get("speaker"),
+                noise=example.meta.get("noise"),
                 noisy=resample(example.noisy, rate_hz, SAMPLE_RATE_HZ),
                 clean=resample(example.clean, rate_hz, SAMPLE_RATE_HZ),
             )

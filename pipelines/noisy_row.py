@@ -29,7 +29,7 @@ def verdict(published: Scores, means: Mapping[str, float | None], *, scored: int
         scored: clips that they rest on.
         of_clips: how many the whole test set has.
     """
-    if scored != of_clips:
+    if scored != of_clips or not scored:
         return f"not compared with the published row: {scored} of {of_clips} clips scored"
     gaps = differences(published, means)
     off = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipelines.recording_facts import Facts, Recording
@@ -17,7 +17,7 @@ class Repeat:
     """Two files with the same audio.
 
     Attributes:
-        same_file: two cards (or two sources) claim one file.
+        same_file: two cards (or two sources) claim one file, as cards that share a folder do.
         leak: they are in different splits, or one is speech and the other is not.
     """
 
@@ -37,20 +37,45 @@ class Repeat:
 
 
 def repeats(recordings: Iterable[Recording], facts: Facts) -> list[Repeat]:
-    """Every file whose audio an earlier one has, paired with the first such, leaks before the rest.
+    """Every file of a card whose audio an earlier one has, paired with the first such, leaks first.
 
     Files of nothing but digital silence have no hash, and those that cannot be read no facts: neither
     is compared. Copies that were resampled, coded with loss or scaled are not found.
     """
     first: dict[str, Recording] = {}
     found = []
+    for sha256, recording in _hashed(recordings, facts):
+        earlier = first.setdefault(sha256, recording)
+        if earlier is not recording:
+            found.append(Repeat(first=earlier, other=recording))
+    return sorted(found, key=lambda repeat: not repeat.leak)
+
+
+def repeats_between(recordings: Iterable[Recording], facts: Facts) -> list[Repeat]:
+    """Every file whose audio an earlier card has, paired with one that it leaks to if there is any.
+
+    A file that two cards use alike, by its path, is theirs on purpose and no repeat. Otherwise as
+    `repeats`.
+    """
+    # One of a card, split and role stands for its like, so that many copies stay few to compare with.
+    earlier: dict[str, dict[tuple[str, str, str], Recording]] = {}
+    found = []
+    for sha256, recording in _hashed(recordings, facts):
+        known = earlier.setdefault(sha256, {})
+        pairs = [Repeat(first=one, other=recording) for one in known.values() if one.card != recording.card]
+        if pairs:
+            found.append(next((pair for pair in pairs if pair.leak), pairs[0]))
+        known.setdefault((recording.card, recording.split, _role(recording)), recording)
+    return sorted(
+        (pair for pair in found if pair.leak or not pair.same_file), key=lambda repeat: not repeat.leak
+    )
+
+
+def _hashed(recordings: Iterable[Recording], facts: Facts) -> Iterator[tuple[str, Recording]]:
     for recording in recordings:
         known = facts.get(recording.key)
         if isinstance(known, AudioFacts) and known.sha256 is not None:
-            earlier = first.setdefault(known.sha256, recording)
-            if earlier is not recording:
-                found.append(Repeat(first=earlier, other=recording))
-    return sorted(found, key=lambda repeat: not repeat.leak)
+            yield known.sha256, recording
 
 
 def _role(recording: Recording) -> str:

@@ -1,4 +1,4 @@
-"""Checking folders of shards: whole, and no example, speaker or recording in two splits."""
+"""Checking folders of shards: whole, and no example, speaker, clip or recording in two splits."""
 
 from __future__ import annotations
 
@@ -75,8 +75,12 @@ def check_shards(
         dataclasses.replace(index, entries=(entry,)) for index in indexes.values() for entry in index.entries
     ]
     damaged += _unindexed(folder, single)
+    # Speech is kept apart by speaker; what its files call a recording is no unit of the splits.
     recordings = {
-        clip.clip_id: clip.recording for manifest in manifests for clip in manifest.clips if clip.recording
+        clip.clip_id: (clip.kind, f"{manifest.card}/{clip.recording}")
+        for manifest in manifests
+        for clip in manifest.clips
+        if clip.recording and clip.kind != "speech"
     }
     seen = _Seen(recordings)
     results = dict(unordered(_shard_facts, single, workers=workers))
@@ -141,7 +145,7 @@ def _clips(value: Any) -> Iterator[str]:
 class _Seen:
     """Where each name was first seen, and which were seen in another split again."""
 
-    def __init__(self, recordings: Mapping[str, str]) -> None:
+    def __init__(self, recordings: Mapping[str, tuple[str, str]]) -> None:
         self._recordings = recordings
         self._first: dict[tuple[str, str], tuple[str, str]] = {}
         self._told: set[tuple[str, str, str]] = set()
@@ -151,12 +155,10 @@ class _Seen:
     def add(self, split: str, names: Mapping[str, list[str]]) -> None:
         (example,) = names["example"]
         self.nameless += not names["speaker"]
-        of_clips = [
-            (clip.partition("/")[0], self._recordings[clip])
-            for clip in names["clip"]
-            if clip in self._recordings
-        ]
-        units = {**names, "recording": sorted({"/".join(one) for one in of_clips})}
+        units = dict(names)
+        known = {self._recordings[clip] for clip in names["clip"] if clip in self._recordings}
+        for kind, name in sorted(known):
+            units.setdefault(f"{kind} recording", []).append(name)
         for unit, values in units.items():
             for value in values:
                 first_split, first_example = self._first.setdefault((unit, value), (split, example))

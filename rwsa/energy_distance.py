@@ -15,7 +15,7 @@ import numpy as np
 
 from rwsa.errors import InputError
 
-# Two of anything make no distribution; fewer units than this are resampled as single vectors.
+# Resamples of fewer units are so few and so alike that their range says little of other draws.
 LEAST_UNITS = 5
 
 
@@ -34,7 +34,8 @@ class Sample:
 
     Attributes:
         vectors: float64 `[clips, features]`.
-        units: a number for each clip; clips of one unit (a speaker) are not independent.
+        units: a number for each clip; clips of one unit (a speaker, a noise recording) are not
+            independent.
     """
 
     vectors: np.ndarray
@@ -44,14 +45,17 @@ class Sample:
         return Sample(vectors=self.vectors[clips], units=self.units[clips])
 
 
-def are_units(names: Sequence[str | None]) -> bool:
-    """Whether the clips' names (of speakers) can be resampled: all are known, and there are enough."""
-    return None not in names and len(set(names)) >= LEAST_UNITS
+def count_units(names: Sequence[str | None]) -> int | None:
+    """How many different names (of speakers) the clips have; None where one is not known."""
+    return None if None in names else len(set(names))
 
 
 def units_of(names: Sequence[str | None]) -> np.ndarray:
-    """Independent units: the names where `are_units`, else each clip its own."""
-    if not are_units(names):
+    """A unit for each clip: its name where all are known and there are two, else each clip its own.
+
+    Clips that share a speaker are no independent units: an interval over them is too narrow.
+    """
+    if (count_units(names) or 0) < 2:
         return np.arange(len(names))
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names])
@@ -63,9 +67,10 @@ def energy_distance(
     """Normalised energy distance of two independent samples.
 
     H = (2E|X−Y| − E|X−X′| − E|Y−Y′|) / 2E|X−Y|: 0 where the distributions are equal, 1 where each is
-    a point (Székely and Rizzo's coefficient of inhomogeneity). The estimate is unbiased up to the
-    ratio: a clip is never compared with itself nor with one of its own unit, so equal distributions
-    give values around zero, some below.
+    a point (Székely and Rizzo's coefficient of inhomogeneity). Where units are independent of each
+    other the estimate is unbiased up to the ratio: a clip is never compared with itself nor with one
+    of its own unit, so equal distributions give values around zero, some below. Where clips share
+    what is not their unit, they are nearer to each other than to the other corpus, and it is too high.
 
     The interval is the percentile bootstrap over units. Copies of a unit are not compared with each
     other either, without which every resample would be too far from the other.

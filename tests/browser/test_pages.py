@@ -64,7 +64,9 @@ def gap(tmp_path_factory: pytest.TempPathFactory) -> Path:
         def loader(number: int) -> Callable[[], LoadedClip]:
             def load() -> LoadedClip:
                 noisy, clean = pair(seed + number)
-                return LoadedClip(clip_id=f"{name}/{number}", speaker=None, noisy=noisy, clean=clean)
+                return LoadedClip(
+                    clip_id=f"{name}/{number}", speaker=None, noise=None, noisy=noisy, clean=clean
+                )
 
             return load
 

@@ -129,6 +129,31 @@ class TestLeaks:
         assert f"{across} = toy train speech {tmp_path}/speech/train/train_s0/a.flac" in shown
         assert f"{tmp_path}/speech/train/train_s1/a.flac = toy train noise {as_noise}" in shown
 
+    def test_within_the_second_card_though_the_first_has_it_too(self, tmp_path: Path, check: Any) -> None:
+        one, two = write_corpus(tmp_path / "1", "one"), write_corpus(tmp_path / "2", "two", seed=1000)
+        for place in ("1/speech/train/train_s0", "2/speech/train/train_s0", "2/speech/test/test_s0"):
+            write(tmp_path / place / "copy.wav", wav(5000))
+        assert check("--card", one, two, "--json", tmp_path / "found.json")[0] == 1
+        by_part = [
+            next(finding for finding in part["findings"] if finding["about"] == "repeats")
+            for part in read_json(tmp_path / "found.json")["parts"]
+        ]
+        assert [finding["mark"] for finding in by_part] == ["ok", "fault", "fault"]
+        assert [len(finding["lines"]) for finding in by_part] == [0, 1, 2]
+        assert by_part[1]["lines"][0].startswith("two test speech ")
+        assert by_part[2]["summary"].startswith("1 recording in two splits")
+
+    def test_a_file_that_two_cards_share_is_no_repeat_unless_it_leaks(
+        self, tmp_path: Path, check: Any
+    ) -> None:
+        one, two = write_corpus(tmp_path, "one"), write_card(tmp_path, "two")
+        status, shown = check("--card", one, two)
+        assert (status, shown.splitlines()[-1]) == (0, "no faults")
+        place = {"root": str(tmp_path / "speech/train"), "pattern": "(?P<speaker>.+)/.+", "split": "test"}
+        status, shown = check("--card", one, write_card(tmp_path, "three", speech=[place]))
+        assert status == 1
+        assert "2 recordings in two splits, or as two kinds, in two corpora" in shown
+
     def test_twice_in_one_split_is_a_note(self, tmp_path: Path, check: Any) -> None:
         card = write_corpus(tmp_path)
         write(tmp_path / "speech/train/train_s1/b.wav", wav(0))
@@ -264,6 +289,9 @@ class TestShards:
     def test_whole_and_apart(self, tmp_path: Path, check: Any) -> None:
         status, shown = check("--shards", write_shards(tmp_path / "s", example("a", "x"), example("b", "y")))
         assert status == 0
+        assert "ok     apart  no example, speaker or clip in two splits" in shown
+        status, shown = check("--card", write_corpus(tmp_path), "--shards", tmp_path / "s")
+        assert status == 0
         assert "ok     apart  no example, speaker, clip or recording in two splits" in shown
 
     @pytest.mark.parametrize(
@@ -283,7 +311,7 @@ class TestShards:
     ) -> None:
         status, shown = check("--shards", write_shards(tmp_path / "s", example("a", "x"), test))
         assert status == 1
-        assert "FAULT  apart  1 example, speaker, clip or recording in two splits" in shown
+        assert "FAULT  apart  1 example, speaker or clip in two splits" in shown
         assert said in shown
 
     def test_two_clips_of_one_recording_are_found_with_the_card(self, tmp_path: Path, check: Any) -> None:
@@ -294,7 +322,24 @@ class TestShards:
         assert check("--shards", folder)[0] == 0
         status, shown = check("--card", card, "--shards", folder)
         assert status == 1
-        assert "recording toy/train_n0 is in test (b) and in train (a)" in shown
+        assert "noise recording toy/train_n0 is in test (b) and in train (a)" in shown
+
+    def test_speech_and_noise_recordings_may_have_one_name(self, tmp_path: Path, check: Any) -> None:
+        for number, place in enumerate(("speech/train/x", "speech/test/y", "noise/train/r", "noise/test/q")):
+            write(tmp_path / place / ("two.wav" if place == "noise/train/r" else "one.wav"), wav(number))
+        speech, noise = (
+            [{"root": str(tmp_path / kind), "pattern": rf"(?P<split>\w+)/{unit}/(?P<recording>\w+)\.wav"}]
+            for kind, unit in (("speech", r"(?P<speaker>\w+)"), ("noise", r"\w+"))
+        )
+        card = write_card(tmp_path, speech=speech, noise=noise)
+        clips = (
+            {"speech": "toy/train/x/one", "noise": "toy/train/r/two"},
+            {"speech": "toy/test/y/one", "noise": "toy/test/q/one"},
+        )
+        folder = write_shards(tmp_path / "s", example("a", "x", **clips[0]), example("b", "y", **clips[1]))
+        status, shown = check("--card", card, "--shards", folder)
+        assert status == 0, shown
+        assert "ok     apart  no example" in shown
 
     def test_damage_is_named(self, tmp_path: Path, check: Any) -> None:
         folder = write_shards(tmp_path / "s", example("a", "x"), example("b", "y"))
@@ -310,7 +355,9 @@ class TestShards:
 
     def test_nameless_examples_are_said(self, tmp_path: Path, check: Any) -> None:
         folder = write_shards(tmp_path / "s", example("a", None), example("b", "y"))
-        assert "1 example without a speaker's name" in check("--shards", folder)[1]
+        said = "note   apart  no example, speaker or clip in two splits; 1 example without a speaker's name"
+        assert f"{said}, by their clips alone" in check("--shards", folder)[1]
+        assert check("--shards", folder, "--strict")[0] == 1
 
 
 class TestBadInput:
@@ -330,6 +377,13 @@ class TestBadInput:
         assert status == 2
         assert shown.startswith("error: ")
         assert said in shown
+
+    def test_a_report_that_cannot_be_kept_is_shown(self, tmp_path: Path, check: Any) -> None:
+        (tmp_path / "file").write_text("")
+        status, shown = check("--card", write_corpus(tmp_path), "--json", tmp_path / "file" / "found.json")
+        assert status == 2
+        assert "no faults" in shown
+        assert "error: " in shown
 
     def test_a_card_twice(self, tmp_path: Path, check: Any) -> None:
         card = write_corpus(tmp_path)

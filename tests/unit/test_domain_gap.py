@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import scipy.signal
 import soundfile
 
 from pipelines.domain_gap import FIGURES, PAGE, TABLE, domain_gap, main
+from pipelines.gap_report import remarks
 from pipelines.gap_results import NAMES, OVERALL, GapResults, GapSettings, compare
 from pipelines.gap_sources import GapSource, LoadedClip, MeasuredCorpus, measure, read_sources
-from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ
+from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ, FeatureGroup
 from rwsa.audio import round_to_int16
 from rwsa.errors import InputError
 from rwsa.shard_index import merge_index
@@ -42,7 +44,11 @@ def corpus(name: str, seed: int, change: Change = lambda speech, noise: (speech,
         def load() -> LoadedClip:
             speech, noise = change(*pair(seed + number))
             return LoadedClip(
-                clip_id=f"{name}/{number}", speaker=f"s{number // 2}", noisy=speech + noise, clean=speech
+                clip_id=f"{name}/{number}",
+                speaker=f"s{number // 2}",
+                noise=f"n{number}",
+                noisy=speech + noise,
+                clean=speech,
             )
 
         return load
@@ -124,6 +130,69 @@ def test_a_changed_copy_differs_by_its_cause(plain: MeasuredCorpus, change: Chan
     assert max(values, key=lambda name: values[name]) in alike
 
 
+def drawn(
+    rng: np.random.Generator, name: str, *, speakers: int, noises: int, named: bool = True
+) -> MeasuredCorpus:
+    """A corpus of the one population; clips of a speaker, and of a noise recording, are much alike."""
+    of_speaker, of_noise = rng.integers(speakers, size=40), rng.integers(noises, size=40)
+    of_speaker[:speakers], of_noise[:noises] = np.arange(speakers), np.arange(noises)
+
+    def features(group: FeatureGroup) -> np.ndarray:
+        spreads = 3 * group.least_spread
+        by_speaker, by_noise = (rng.normal(size=(count, len(group.names))) for count in (speakers, noises))
+        shared = np.zeros((40, len(group.names)))
+        if not group.name.startswith("noise"):
+            shared += by_speaker[of_speaker]
+        if not group.name.startswith("speech"):
+            shared += by_noise[of_noise]
+        return spreads * (shared + 0.3 * rng.normal(size=shared.shape))
+
+    return MeasuredCorpus(
+        name=name,
+        about="made up",
+        of_clips=40,
+        features={group.name: features(group) for group in GROUPS},
+        speakers=tuple(f"s{number}" if named else None for number in of_speaker),
+        noises=tuple(f"n{number}" if named else None for number in of_noise),
+        failures=(),
+    )
+
+
+def stars(results: GapResults) -> int:
+    return sum(results.differs(group, 0, 1) for group in NAMES)
+
+
+@pytest.mark.parametrize(("speakers", "noises", "most"), [(4, 4, 0), (8, 6, 4)])
+def test_few_speakers_and_noises_of_one_population_do_not_differ(
+    speakers: int, noises: int, most: int
+) -> None:
+    rng = np.random.default_rng(7)
+    found = 0
+    for _ in range(5):
+        pair = [drawn(rng, name, speakers=speakers, noises=noises) for name in ("a", "b")]
+        found += stars(compare(pair, GapSettings(reference="a", resamples=100)))
+    assert found <= most, f"{found} of {5 * len(NAMES)}"
+
+
+def test_unknown_speakers_and_noises_allow_no_verdict() -> None:
+    rng = np.random.default_rng(0)
+    named, nameless = (drawn(rng, name, speakers=9, noises=9, named=name == "a") for name in ("a", "b"))
+    few = drawn(rng, "c", speakers=3, noises=9)
+    far = replace(nameless, features={name: 99 + values for name, values in nameless.features.items()})
+    results = compare([named, far, few], GapSettings(reference="a", resamples=100))
+    assert stars(results) == 0
+    of_named, of_far, of_few = remarks(results)
+    assert "9 speakers, 9 noise recordings" in of_named
+    assert "verdict" not in of_named
+    assert "speakers not known, noise recordings not known, which allow no verdict on all together" in of_far
+    assert "3 speakers (too few), 9 noise recordings, which allow no verdict on all together, sp" in of_few
+    assert "noise spectrum" not in of_few
+    known = replace(far, name="d", speakers=named.speakers)
+    results = compare([named, known], GapSettings(reference="a", resamples=100))
+    differing = [group for group in NAMES if results.differs(group, 0, 1)]
+    assert differing == ["speech spectrum", "speech modulation", "speech decay"]
+
+
 def test_one_more_corpus_leaves_the_others_as_they_were(plain: MeasuredCorpus) -> None:
     two = [plain, measure(corpus("b", 1000), quiet)]
     settings = GapSettings(reference="plain", resamples=100)
@@ -156,7 +225,11 @@ def test_files_hold_the_matrix_and_are_the_same_again(tmp_path: Path) -> None:
     overall = {tuple(row["corpora"]): row for row in figures["distances"][OVERALL]}
     assert overall["a", "b"]["low"] <= overall["a", "b"]["value"] <= overall["a", "b"]["high"]
     assert overall["a", "a"]["of_halves"]
-    assert [one["interval_over"] for one in figures["corpora"]] == ["speakers", "speakers"]
+    for one in figures["corpora"]:
+        over = one["interval_over"]
+        assert over["speech decay"] == {"units": "speakers", "count": 12, "allow_verdict": True}
+        assert over["noise spectrum"] == {"units": "noise recordings", "count": 24, "allow_verdict": True}
+        assert over[OVERALL] == over["SNR"] == over["speech decay"]
     assert f"{100 * overall['a', 'b']['value']:.1f} [" in written[0][TABLE].decode()
 
 
@@ -216,11 +289,14 @@ def test_cards_and_shards_compare_from_the_command_line(
 ) -> None:
     card, shards = folders
     command = ["--card", str(card), "--shards", str(shards), "--out", str(tmp_path / "out")]
-    assert main([*command, "--resamples", "100"]) == 0
+    assert main(command) == 2
+    assert "--reference: name the in-domain corpus" in capsys.readouterr().err
+    assert main([*command, "--resamples", "100", "--reference", "mixed-train"]) == 0
     told = capsys.readouterr().out
     assert "pairs" in told
     assert "mixed-train" in told
     figures = json.loads((tmp_path / "out" / FIGURES).read_text())
+    assert figures["reference"] == "mixed-train"
     of_card, of_shards = figures["corpora"]
     assert of_shards["about"] == "split 'train' of shards of c"
     # The same clips, whichever way they are read.

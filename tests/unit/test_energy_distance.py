@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rwsa.energy_distance import (
-    LEAST_UNITS,
     Sample,
+    count_units,
     distances,
     energy_distance,
     halves_distance,
@@ -102,11 +102,11 @@ def test_the_seed_decides() -> None:
     assert distance(*pair, seed=5)[1:] != distance(*pair, seed=6)[1:]
 
 
-def test_units_are_speakers_where_enough_are_named() -> None:
-    enough = [f"s{number % LEAST_UNITS}" for number in range(12)]
-    assert len(np.unique(units_of(enough))) == LEAST_UNITS
-    assert len(np.unique(units_of(["a", "b"] * 6))) == 12
-    assert len(np.unique(units_of([*enough, None]))) == 13
+def test_units_are_speakers_where_all_are_named_and_there_are_two() -> None:
+    assert len(np.unique(units_of(["a", "b"] * 6))) == count_units(["a", "b"] * 6) == 2
+    assert len(np.unique(units_of(["a"] * 6))) == 6
+    assert len(np.unique(units_of(["a", "b", None]))) == 3
+    assert count_units(["a", "b", None]) is None
 
 
 def test_distances_are_euclidean() -> None:

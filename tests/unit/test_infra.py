@@ -170,6 +170,12 @@ class TestMlflow:
         assert (context / copied[0]).is_file()
         assert "-c /tmp/constraints.txt mlflow" in build["dockerfile_inline"]
 
+    def test_its_pins_agree_with_the_constraints(self, compose: dict[str, Any]) -> None:
+        """pip refuses to build an image where a version asked for is not the one that is allowed."""
+        dockerfile = compose["services"]["server"]["build"]["dockerfile_inline"]
+        pinned = re.findall(r"([\w.-]+)==([\w.]+)", dockerfile)
+        assert [(name, version) for name, version in pinned if PINS.get(name, version) != version] == []
+
     @pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns of its own types when imported
     def test_mlflow_understands_its_command_line(self, compose: dict[str, Any]) -> None:
         from mlflow.cli import server

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from pipelines.clip_scores import METRICS, NOISY_PHASE, ClipScores
+from pipelines.noisy_row import verdict
 from pipelines.results import CorpusScores, EvaluationSummary
 from pipelines.score_table import format_table, markdown_table
 from rwsa.cards import Scores
@@ -31,6 +32,12 @@ def clip(
         enhanced=enhanced if error is None else dict.fromkeys(enhanced, failed),
         error=error,
     )
+
+
+def test_no_clip_at_all_is_compared_with_nothing() -> None:
+    nothing = dict.fromkeys(("pesq", "ssnr", "estoi", "si_sdr"))
+    said = verdict(PUBLISHED, nothing, scored=0, of_clips=0)
+    assert said == "not compared with the published row: 0 of 0 clips scored"
 
 
 def corpus(*clips: ClipScores, name: str = "toy", **values: object) -> CorpusScores:
