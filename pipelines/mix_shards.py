@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pipelines import corpus_check
 from pipelines.plan_table import PlanInfo, plan_path, write_plan
-from pipelines.render_folder import check_folder, clear_leftovers, missing, withdraw_index
+from pipelines.render_folder import check_folder, clear_leftovers, missing, unfinished, withdraw_index
 from pipelines.render_progress import RenderProgress
 from pipelines.rendering import rendered
 from pipelines.shard_jobs import ShardJobs
@@ -111,7 +111,10 @@ def mix_shards(
         strict=strict,
     )
     done = _rendered(out, jobs, plans, workers, report)
-    merge_index(out)
+    left_out = unfinished(out)
+    for told in left_out.values():
+        report(told)
+    merge_index(out, without=left_out)
     return MixSummary(
         examples=done.examples,
         hours=done.hours,

@@ -30,6 +30,10 @@ _KEY = b"rwsa.plan"
 _GROUP_ROWS = 1024
 
 
+class MissingPlanError(InputError):
+    """There is no plan table where one was looked for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanInfo:
     """What a plan table says of itself.
@@ -153,7 +157,9 @@ class PlanTable:
             if version == SCHEMA_VERSION:
                 self.info = PlanInfo(**values)
         except FileNotFoundError:
-            raise InputError(f"{path}: no such plan; write it with python -m pipelines.mix_shards") from None
+            raise MissingPlanError(
+                f"{path}: no such plan; write it with python -m pipelines.mix_shards"
+            ) from None
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path}: not a plan of mixtures ({error!r}); delete it and mix again"

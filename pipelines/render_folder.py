@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pipelines.plan_table import PlanTable, plan_path
+from pipelines.plan_table import MissingPlanError, PlanTable, plan_path
 from pipelines.shard_jobs import ShardJobs, check_ours
 from rwsa.errors import InputError
 from rwsa.files import written_aside
-from rwsa.shard_index import INDEX_NAME, entry_path, read_entry
+from rwsa.shard_index import INDEX_NAME, entry_path, entry_paths, read_entry
 
 
 def check_folder(
@@ -84,6 +84,28 @@ def clear_leftovers(out: Path, splits: Iterable[str]) -> None:
 def withdraw_index(out: Path) -> None:
     """No index vouches for the folder while its shards change."""
     (out / INDEX_NAME).unlink(missing_ok=True)
+
+
+def unfinished(out: Path) -> dict[str, str]:
+    """The splits whose shards are not all there, each with what to tell the user.
+
+    A plan without any shard is only a plan, and none of them.
+    """
+    told = {}
+    for split, entries in entry_paths(out).items():
+        try:
+            planned = PlanTable(plan_path(out, split)).info.shards
+        except MissingPlanError:
+            continue  # Nothing says how many there should be; so are shards that were copied here.
+        except InputError as error:
+            told[split] = f"split '{split}' is left out of the index ({error}); run it again to complete it"
+            continue
+        if len(entries) < planned:
+            told[split] = (
+                f"split '{split}' has only {len(entries)} of its {planned} shards, so it is left out of"
+                f" the index; run it again, with --splits {split}, to complete it"
+            )
+    return told
 
 
 def missing(out: Path, jobs: ShardJobs) -> Sequence[int]:

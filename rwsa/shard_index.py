@@ -13,7 +13,7 @@ import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,15 +169,36 @@ def read_entry(path: Path) -> ShardEntry:
     return _from_mapping(read_json(path), path)
 
 
-def merge_index(folder: Path) -> Path:
-    """Write `index.json`, the sorted merge of all entries in `folder`; returns its path.
+def entry_paths(folder: Path) -> dict[str, list[Path]]:
+    """The entries in `folder`, of each split in the order of their numbers.
+
+    Raises:
+        InputError: the store of the folder cannot be reached.
+    """
+    with reaching(folder):
+        found = list(folder.glob("*.json"))
+    splits: dict[str, list[Path]] = {}
+    for path in sorted(found, key=lambda path: path.name):
+        if _ENTRY_NAME.fullmatch(path.name):
+            splits.setdefault(path.name.rpartition("-")[0], []).append(path)
+    return splits
+
+
+def merge_index(folder: Path, *, without: Container[str] = ()) -> Path:
+    """Write `index.json`, the sorted merge of the entries in `folder`; returns its path.
+
+    Args:
+        folder: of shards.
+        without: splits to leave out, since their shards are not all there.
 
     Raises:
         InputError: there are no entries, one is damaged, or the folder is not writable.
     """
-    with reaching(folder):
-        found = list(folder.glob("*.json"))
-    paths = sorted((path for path in found if _ENTRY_NAME.fullmatch(path.name)), key=lambda path: path.name)
+    splits = entry_paths(folder).items()
+    paths = sorted(
+        (path for split, paths in splits if split not in without for path in paths),
+        key=lambda path: path.name,
+    )
     if not paths:
         raise InputError(
             f"{folder}: holds no shards (SPLIT-000000.tar with SPLIT-000000.json); mix some first"

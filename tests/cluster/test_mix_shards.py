@@ -107,6 +107,22 @@ def test_a_killed_run_is_completed_to_the_same_bytes(corpus: Path, ray_address: 
     assert checksums(tmp_path / "killed") == checksums(tmp_path / "whole")
 
 
+def test_a_split_left_half_made_stays_out_of_the_index(
+    card: CorpusCard, recipe: Recipe, corpus: Path
+) -> None:
+    out, said = corpus / "out", list[str]()
+    mix_shards(card, recipe, out, workers=0, shard_examples=4, report=quiet)
+    undisturbed = checksums(out)
+    (out / "train-000003.json").unlink()
+    mix_shards(card, recipe, out, splits=["valid"], workers=0, shard_examples=4, report=said.append)
+    assert read_index(out, "valid").shard_sizes == (4, 1)
+    with pytest.raises(InputError, match="has no split 'train'"):
+        read_index(out, "train")
+    assert any("split 'train' has only 5 of its 6 shards" in line for line in said)
+    mix_shards(card, recipe, out, splits=["train"], workers=0, shard_examples=4, report=quiet)
+    assert checksums(out) == undisturbed
+
+
 def test_a_bad_source_is_counted_and_the_rest_made(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write(corpus / "noise/train/train_noise1.wav", np.zeros(2 * RATE_HZ), RATE_HZ)
     (corpus / "speech/train/train_speech4.wav").write_text("not audio")
