@@ -26,9 +26,18 @@ from rwsa.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora import scan
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.files import location
+from rwsa.files import absolute, location, sha256_of
 from rwsa.manifest import Manifest, Pair
-from rwsa.shard_index import INDEX_NAME, Failure, ShardEntry, entry_path, made_with, merge_index, read_entry
+from rwsa.shard_index import (
+    INDEX_NAME,
+    Failure,
+    ShardEntry,
+    entry_path,
+    entry_paths,
+    made_with,
+    merge_index,
+    read_entry,
+)
 from rwsa.shards import Example, is_whole, write_shard
 
 _FAILURES_SHOWN = 10
@@ -44,7 +53,6 @@ class _Job:
     number: int
     sample_rate_hz: int
     pairs: tuple[tuple[str, Pair], ...]
-    plan_hash: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +93,7 @@ def import_pairs(
             written; nothing could be imported.
     """
     check_workers(workers)
+    out = location(absolute(str(out)))  # Ray's workers run elsewhere
     if shard_examples < 1:
         raise InputError(f"--shard-examples {shard_examples}: must be at least 1")
     if not card.pairs:
@@ -139,7 +148,6 @@ def _jobs(
                 number=number,
                 sample_rate_hz=card.sample_rate_hz,
                 pairs=chunk,
-                plan_hash=_hash(chunk),
             )
 
 
@@ -149,33 +157,48 @@ def _safe(name: str) -> str:
 
 
 def _hash(pairs: Sequence[tuple[str, Pair]]) -> str:
-    """Changes when a pair does; the same wherever and whenever the corpus was copied."""
+    """Changes when a pair or its files do; the same wherever and whenever the corpus was copied."""
     digest = hashlib.sha256()
     for name, pair in pairs:
-        row = [name, pair.clip_id, pair.samples, pair.speaker, pair.licence]
+        files = [_bytes_hash(Path(path)) for path in (pair.noisy, pair.clean)]
+        row = [name, pair.clip_id, pair.samples, pair.speaker, pair.licence, *files]
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()[:16]
+
+
+def _bytes_hash(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:  # The pair will be a failure, and say so.
+        return f"unreadable: {error.strerror}"
 
 
 def _check_folder(out: Path, jobs: Sequence[_Job]) -> None:
     """Refuse a folder with shards that this import would not make."""
     planned = {entry_path(out, job.split, job.number).name for job in jobs}
-    for split in {job.split for job in jobs}:
-        for path in sorted(out.glob(f"{split}-??????.json")):
+    imported = {job.split for job in jobs}
+    for split, paths in entry_paths(out).items():
+        for path in paths:
             try:
                 entry = read_entry(path)
             except InputError:
                 continue  # Damaged: it will be made again.
-            if path.name not in planned or entry.corpus != jobs[0].corpus or entry.recipe_hash:
+            if entry.corpus != jobs[0].corpus or entry.recipe_hash:
                 raise InputError(
                     f"{path}: belongs to another corpus; name another folder, or delete this one"
+                )
+            if split in imported and path.name not in planned:
+                raise InputError(
+                    f"{path}: is one shard more than there will be (there are fewer pairs, or more in a shard,"
+                    " than before); name another folder, or delete this one"
                 )
 
 
 def _make(job: _Job) -> tuple[ShardEntry, bool] | str:
     """Ray task: one shard, unless it is there and whole; or what ends the whole import."""
     try:
-        kept = _whole_entry(job)
+        plan_hash = _hash(job.pairs)
+        kept = _whole_entry(job, plan_hash)
         if kept is not None:
             return kept, True
         entry = write_shard(
@@ -185,20 +208,20 @@ def _make(job: _Job) -> tuple[ShardEntry, bool] | str:
             map(_example, *zip(*job.pairs, strict=True)),
             sample_rate_hz=job.sample_rate_hz,
             corpus=job.corpus,
-            plan_hash=job.plan_hash,
+            plan_hash=plan_hash,
         )
     except InputError as error:
         return str(error)
     return entry, False
 
 
-def _whole_entry(job: _Job) -> ShardEntry | None:
+def _whole_entry(job: _Job, plan_hash: str) -> ShardEntry | None:
     path = entry_path(job.folder, job.split, job.number)
     try:
         entry = read_entry(path) if path.is_file() else None
     except InputError:
         return None
-    if entry is None or entry.failures or entry.plan_hash != job.plan_hash:
+    if entry is None or entry.failures or entry.plan_hash != plan_hash:
         return None
     same_versions = {**entry.made_with, "cpu": ""} == {**made_with(), "cpu": ""}
     return entry if same_versions and is_whole(job.folder, entry) else None

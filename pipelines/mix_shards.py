@@ -28,7 +28,7 @@ from rwsa.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora import scan
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.files import location
+from rwsa.files import absolute, location
 from rwsa.manifest import Manifest
 from rwsa.mixing import Recipe, plan_split, read_recipe
 from rwsa.plans import usable_speech
@@ -100,7 +100,7 @@ def mix_shards(
     if workers is not None and workers < 0:
         raise InputError(f"--workers {workers}: must be at least 1, or 0 for none but this process")
     started, manifest = time.monotonic(), _scanned(card, strict, cache, report)
-    out = out if "://" in str(out) else out.resolve()
+    out = location(absolute(str(out)))  # Ray's workers run elsewhere
     plans = write_plans(manifest, recipe, out, splits=splits, shard_examples=shard_examples)
     clear_leftovers(out, [plan.split for plan in plans])
     withdraw_index(out)
@@ -149,7 +149,7 @@ def write_plans(
         raise InputError(f"recipe {recipe.name}: wants no examples of {splits}; set examples.SPLIT=…")
     check_folder(
         out,
-        {split: len(rows) for split, rows in plans.items()},
+        plans,
         corpus=manifest.card,
         recipe_hash=recipe_hash(recipe),
         shard_examples=shard_examples,

@@ -15,7 +15,7 @@ from rwsa.errors import InputError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 # A worker has its next item at hand when it finishes one.
-_IN_FLIGHT_A_WORKER = 2
+_IN_FLIGHT_A_CPU = 2
 
 
 def check_workers(workers: int | None) -> None:
@@ -47,7 +47,7 @@ def unordered(
         yield from enumerate(map(work, items))
         return
     start_ray()
-    window = _IN_FLIGHT_A_WORKER * (workers or int(ray.cluster_resources().get("CPU", 1)))
+    window = workers or _IN_FLIGHT_A_CPU * int(ray.cluster_resources().get("CPU", 1))
     task = ray.remote(num_cpus=1)(work)
     waiting = deque(range(len(items)))
     running: dict[ray.ObjectRef, int] = {}

@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipelines.plan_table import MissingPlanError, PlanTable, plan_path
 from pipelines.shard_jobs import ShardJobs, check_ours
+from rwsa.cards import Split
 from rwsa.errors import InputError
 from rwsa.files import written_aside
+from rwsa.plans import MixPlan, plan_hash
 from rwsa.shard_index import INDEX_NAME, entry_path, entry_paths, read_entry
 
 
 def check_folder(
-    out: Path, rows: dict[str, int], *, corpus: str, recipe_hash: str, shard_examples: int
+    out: Path,
+    plans: Mapping[Split, Sequence[MixPlan]],
+    *,
+    corpus: str,
+    recipe_hash: str,
+    shard_examples: int,
 ) -> None:
     """Make the folder if need be, and refuse one that holds what this run would not make.
 
     Args:
         out: the folder.
-        rows: of each split that is planned.
+        plans: the rows of each split that is planned.
         corpus, recipe_hash, shard_examples: of this run.
 
     Raises:
         InputError: it is not writable, or holds another plan's shards or more of them.
     """
     _check_writable(out)
-    for split, count in rows.items():
-        path, planned = plan_path(out, split), -(-count // shard_examples)
-        plan_says = _check_plan(path, corpus=corpus, recipe_hash=recipe_hash)
-        for entry in _entries(out, split):
+    for split, entries in entry_paths(out).items():
+        if split not in plans:
+            _check_entry(entries[0], corpus=corpus, recipe_hash=recipe_hash)
+    for split, rows in plans.items():
+        path, planned = plan_path(out, split), -(-len(rows) // shard_examples)
+        entries = _entries(out, split)
+        # Without shards, a plan may be drawn anew from what there is now.
+        kept = rows if entries else ()
+        plan_says = _check_plan(path, kept, corpus=corpus, recipe_hash=recipe_hash)
+        for entry in entries:
             if int(entry.stem[-6:]) >= planned:
                 raise InputError(
                     f"{entry}: belongs to another plan (more shards than the {planned} now asked for);"
@@ -49,7 +62,7 @@ def _check_writable(out: Path) -> None:
     probe.unlink()
 
 
-def _check_plan(path: Path, *, corpus: str, recipe_hash: str) -> bool:
+def _check_plan(path: Path, rows: Sequence[MixPlan], *, corpus: str, recipe_hash: str) -> bool:
     """Whether a plan vouches for the shards beside it, so that their entries need not all be read here.
 
     They still are where the shards are made, many at a time.
@@ -57,10 +70,18 @@ def _check_plan(path: Path, *, corpus: str, recipe_hash: str) -> bool:
     if not path.is_file():
         return False
     try:
-        info = PlanTable(path).info
+        table = PlanTable(path)
+        before = table.shard(0)
     except InputError:
         return False  # Damaged: it will be written again.
-    check_ours(info, path, corpus=corpus, recipe_hash=recipe_hash)
+    check_ours(table.info, path, corpus=corpus, recipe_hash=recipe_hash)
+    # One recording more or less changes every row of a plan, so the first ones tell.
+    count = min(len(before), len(rows))
+    if plan_hash(before[:count]) != plan_hash(rows[:count]):
+        raise InputError(
+            f"{path}: was drawn from other recordings of corpus {corpus} (some were added, removed or have"
+            " become unusable since); name another folder, or delete this one first"
+        )
     return True
 
 

@@ -138,7 +138,7 @@ def draw_noises(
     count = int(np.random.default_rng(seed).integers(choice.min_count, choice.max_count, endpoint=True))
     noises: list[Noise] = []
     for number in range(count):
-        rng = np.random.default_rng([seed, number])
+        rng = np.random.default_rng([seed, number + 1])  # [seed, 0] would be the count's own
         kind = _draw_kind(rng, choice)
         gain_db, noise_seed = rng.uniform(choice.min_gain_db, choice.max_gain_db), int(rng.integers(2**32))
         room = draw_room(rng.random(2), pool.rooms, choice.room_share)

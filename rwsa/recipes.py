@@ -194,4 +194,4 @@ def _check_order(name: str, low: float | None, high: float | None, *, prefix: st
 
 def recipe_hash(recipe: Recipe) -> str:
     """Twelve digits that tell how examples are made, not how many: more examples keep it."""
-    return config_hash(dataclasses.replace(recipe, examples={}))
+    return config_hash(dataclasses.replace(recipe, examples={}, description=""))

@@ -78,7 +78,8 @@ def write_shard(
 
     Raises:
         InputError: the folder is not writable or full, or an example is malformed. An earlier shard
-            of this number is then left as it was.
+            of this number is then left as it was; in an object store it may have lost its entry, and so
+            count as one to be made again.
     """
     path = folder / shard_name(split, number)
     with written_aside(path) as aside:

@@ -185,6 +185,18 @@ def test_a_folder_of_other_shards_is_left_alone(card: CorpusCard, recipe: Recipe
     assert checksums(out) == before
 
 
+def test_a_corpus_that_changed_does_not_replace_what_was_made_of_it(
+    card: CorpusCard, recipe: Recipe, corpus: Path
+) -> None:
+    out = corpus / "out"
+    mix_shards(card, recipe, out, workers=0, shard_examples=4, report=quiet)
+    undisturbed = checksums(out)
+    next((corpus / "speech/train").iterdir()).unlink()
+    with pytest.raises(InputError, match=r"train\.plan\.parquet: was drawn from other recordings of corpus"):
+        mix_shards(card, recipe, out, workers=0, shard_examples=4, report=quiet)
+    assert checksums(out) == undisturbed
+
+
 def test_unusable_arguments_get_one_error_line(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (corpus / "file").write_text("")
     given = {"--card": f"{corpus}/card.yaml", "--recipe": f"{corpus}/recipe.yaml", "--out": f"{corpus}/out"}

@@ -72,6 +72,22 @@ def test_the_bytes_repeat_and_whole_shards_are_kept(corpus: Path, tmp_path: Path
     assert checksums(tmp_path / "two") == first
 
 
+def test_a_file_of_other_samples_makes_its_shard_anew(corpus: Path, tmp_path: Path) -> None:
+    run(tmp_path / "s")
+    path = corpus / "noisy_train/p0_1.wav"
+    wav, _ = soundfile.read(path, dtype="int16")
+    soundfile.write(path, wav[::-1], RATE_HZ)
+    assert run(tmp_path / "s").kept == 3
+    with ShardReader(read_index(tmp_path / "s", "train")) as reader:
+        np.testing.assert_array_equal(reader.read(0, 0).noisy * 32768, wav[::-1])
+
+
+def test_fewer_shards_than_there_are_is_told_as_that(corpus: Path, tmp_path: Path) -> None:
+    run(tmp_path / "s")
+    with pytest.raises(InputError, match="or more in a shard, than before"):
+        import_pairs(read_card(CARDS / "vb_demandex.yaml"), tmp_path / "s", shard_examples=5, workers=0)
+
+
 def test_a_damaged_pair_is_counted_and_made_up_for_later(corpus: Path, tmp_path: Path) -> None:
     path = corpus / "noisy_train/p0_1.wav"
     soundfile.write(path, np.full(1600, np.nan, np.float32), RATE_HZ, subtype="FLOAT")
@@ -100,7 +116,7 @@ def test_another_corpus_is_not_overwritten(corpus: Path, tmp_path: Path) -> None
     for number in range(1, 5):
         for pair in corpus.glob(f"*_train/p{number}_1.wav"):
             pair.unlink()
-    with pytest.raises(InputError, match=r"train-000001\.json: belongs to another"):
+    with pytest.raises(InputError, match=r"train-000001\.json: is one shard more than there will be"):
         run(tmp_path / "s")
     assert before.items() >= checksums(tmp_path / "s").items()
 
