@@ -189,8 +189,8 @@ def _check_folder(out: Path, jobs: Sequence[_Job]) -> None:
                 )
             if split in imported and path.name not in planned:
                 raise InputError(
-                    f"{path}: is one shard more than there will be (there are fewer pairs, or more in a shard,"
-                    " than before); name another folder, or delete this one"
+                    f"{path}: is one shard more than there will be (there are fewer pairs, or more in a"
+                    " shard, than before); name another folder, or delete this one"
                 )
 
 
