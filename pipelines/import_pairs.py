@@ -24,7 +24,7 @@ from pipelines.ray_map import check_workers, unordered
 from rwsa.audio import read_mono, rms, round_to_int16
 from rwsa.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora import scan
-from rwsa.errors import InputError
+from rwsa.errors import InputError, UnreachableError
 from rwsa.file_cache import FileCache
 from rwsa.files import absolute, location, sha256_of
 from rwsa.manifest import Manifest, Pair
@@ -181,6 +181,8 @@ def _check_folder(out: Path, jobs: Sequence[_Job]) -> None:
         for path in paths:
             try:
                 entry = read_entry(path)
+            except UnreachableError:
+                raise
             except InputError:
                 continue  # Damaged: it will be made again.
             if entry.corpus != jobs[0].corpus or entry.recipe_hash:
@@ -219,6 +221,8 @@ def _whole_entry(job: _Job, plan_hash: str) -> ShardEntry | None:
     path = entry_path(job.folder, job.split, job.number)
     try:
         entry = read_entry(path) if path.is_file() else None
+    except UnreachableError:
+        raise
     except InputError:
         return None
     if entry is None or entry.failures or entry.plan_hash != plan_hash:

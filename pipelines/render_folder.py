@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.plan_table import MissingPlanError, PlanTable, plan_path
 from pipelines.shard_jobs import ShardJobs, check_ours
 from rwsa.cards import Split
-from rwsa.errors import InputError
+from rwsa.errors import InputError, UnreachableError
 from rwsa.files import written_aside
 from rwsa.plans import MixPlan, plan_hash
 from rwsa.shard_index import INDEX_NAME, entry_path, entry_paths, read_entry
@@ -88,6 +88,8 @@ def _check_plan(path: Path, rows: Sequence[MixPlan], *, corpus: str, recipe_hash
 def _check_entry(path: Path, *, corpus: str, recipe_hash: str) -> None:
     try:
         entry = read_entry(path)
+    except UnreachableError:
+        raise
     except InputError:
         return  # Damaged: it will be made again.
     check_ours(entry, path, corpus=corpus, recipe_hash=recipe_hash)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.plan_table import PlanTable, plan_path
-from rwsa.errors import InputError
+from rwsa.errors import InputError, UnreachableError
 from rwsa.files import location
 from rwsa.mixing import MixPlan, render_example
 from rwsa.plans import plan_hash
@@ -132,6 +132,8 @@ def _whole_entry(folder: Path, split: str, number: int, table: PlanTable, wanted
         return None
     try:
         entry = read_entry(path)
+    except UnreachableError:
+        raise
     except InputError:
         return None  # Damaged: it will be made again.
     check_ours(entry, path, corpus=table.info.corpus, recipe_hash=table.info.recipe_hash)

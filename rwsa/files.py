@@ -16,7 +16,7 @@ from typing import Any, cast
 import fsspec
 from upath import UPath
 
-from rwsa.errors import InputError
+from rwsa.errors import InputError, UnreachableError
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GOOGLE_API_KEY")
@@ -85,7 +85,7 @@ def reaching(path: Path) -> Iterator[None]:
     What a local file system raises passes as it is, and `FileNotFoundError` always does.
 
     Raises:
-        InputError: the store refused or could not be reached, after all retries.
+        UnreachableError: the store refused or could not be reached, after all retries.
     """
     try:
         yield
@@ -94,7 +94,7 @@ def reaching(path: Path) -> Iterator[None]:
     except Exception as error:
         if not is_remote(path):
             raise
-        raise InputError(
+        raise UnreachableError(
             f"{path}: the store refused or is away ({reason_of(error)});"
             " check its address, your credentials in the environment, and the network"
         ) from error

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 import soundfile
 
-from rwsa.errors import InputError
+from rwsa.errors import InputError, UnreachableError
 from rwsa.files import is_remote, reaching, sha256_of, written_aside
 from rwsa.shard_examples import Example, ExampleEntry, Examples, Member
 from rwsa.shard_index import (
@@ -117,6 +117,8 @@ def write_shard(
 def _entry_sha256(path: Path) -> str | None:
     try:
         return read_entry(path).sha256
+    except UnreachableError:
+        raise
     except InputError:  # There is none, or it is damaged.
         return None
 
