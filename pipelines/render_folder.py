@@ -10,7 +10,7 @@ from pipelines.plan_table import MissingPlanError, PlanTable, plan_path
 from pipelines.shard_jobs import ShardJobs, check_ours
 from rwsa.cards import Split
 from rwsa.errors import InputError, UnreachableError
-from rwsa.files import written_aside
+from rwsa.files import listed, written_aside
 from rwsa.plans import MixPlan, plan_hash
 from rwsa.shard_index import INDEX_NAME, entry_path, entry_paths, read_entry
 
@@ -99,7 +99,7 @@ def clear_leftovers(out: Path, splits: Iterable[str]) -> None:
     """Remove what killed processes left half-written."""
     wanted = "|".join(map(re.escape, splits))
     half_written = re.compile(rf"\.({wanted})(-\d{{6}}|\.plan)\.[0-9a-f]{{8}}\.(tar|json|parquet)")
-    for path in list(out.iterdir()):
+    for path in listed(out):
         if half_written.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
@@ -140,4 +140,4 @@ def missing(out: Path, jobs: ShardJobs) -> Sequence[int]:
 
 def _entries(out: Path, split: str) -> list[Path]:
     name = re.compile(rf"{re.escape(split)}-\d{{6}}\.json")
-    return sorted(path for path in out.iterdir() if name.fullmatch(path.name))
+    return [path for path in listed(out) if name.fullmatch(path.name)]

@@ -100,6 +100,19 @@ def reaching(path: Path) -> Iterator[None]:
         ) from error
 
 
+def listed(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted; nothing where it is missing, as in a store until it holds something.
+
+    Raises:
+        UnreachableError: the store refused or could not be reached.
+    """
+    with reaching(folder):
+        try:
+            return sorted(folder.iterdir(), key=lambda path: path.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
 def reason_of(error: Exception) -> str:
     """An error in one line, without the credentials that the environment holds."""
     text = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())

@@ -22,7 +22,7 @@ from typing import Any
 import soundfile
 
 from rwsa.errors import InputError
-from rwsa.files import is_remote, reaching, read_json, write_json, written_aside
+from rwsa.files import is_remote, listed, reaching, read_json, write_json, written_aside
 from rwsa.shard_examples import Examples
 
 SCHEMA_VERSION = 2
@@ -175,10 +175,8 @@ def entry_paths(folder: Path) -> dict[str, list[Path]]:
     Raises:
         InputError: the store of the folder cannot be reached.
     """
-    with reaching(folder):
-        found = list(folder.glob("*.json"))
     splits: dict[str, list[Path]] = {}
-    for path in sorted(found, key=lambda path: path.name):
+    for path in listed(folder):
         if _ENTRY_NAME.fullmatch(path.name):
             splits.setdefault(path.name.rpartition("-")[0], []).append(path)
     return splits

@@ -14,15 +14,19 @@ import fsspec
 import numpy as np
 import pytest
 
+from pipelines.mix_shards import MixSummary, mix_shards
 from rwsa.audio import round_to_int16
+from rwsa.cards import read_card
 from rwsa.errors import InputError, UnreachableError
 from rwsa.files import is_remote, location, read_json, sha256_of, write_json, written_aside
+from rwsa.recipes import read_recipe
 from rwsa.sampling import Cursor
 from rwsa.shard_index import INDEX_NAME, merge_index, read_index
 from rwsa.shards import DamagedShardError, Example, ShardReader, _entry_sha256, is_whole, verify, write_shard
 from rwsa.training.config import DataConfig
 from rwsa.training.data import TrainData
 from tests.object_store import SECRET, Store, environment, served
+from tests.toy_corpus import checksums, write_corpus
 
 RATE_HZ = 16000
 
@@ -81,6 +85,22 @@ def test_a_store_holds_the_same_bytes_as_a_folder(folder: Path, tmp_path: Path) 
     assert len(names) == 5
     for name in names:
         assert sha256_of(folder / name) == sha256_of(tmp_path / name), name
+
+
+def test_mixing_into_a_store_gives_the_bytes_of_a_folder_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus")
+    card = read_card(tmp_path / "corpus" / "card.yaml")
+    recipe = read_recipe(tmp_path / "corpus" / "recipe.yaml")
+
+    def mixed(out: Path) -> MixSummary:
+        return mix_shards(card, recipe, out, workers=0, shard_examples=8, report=lambda _: None)
+
+    mixed(tmp_path / "here")
+    assert mixed(folder).kept == 0
+    assert checksums(folder) == checksums(tmp_path / "here")
+    (folder / "train-000001.json").unlink()
+    assert mixed(folder).kept == 3
+    assert checksums(folder) == checksums(tmp_path / "here")
 
 
 def test_examples_come_back_by_one_read_each(folder: Path, s3: Store) -> None:
