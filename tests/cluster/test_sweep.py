@@ -77,7 +77,7 @@ def _run(data: Path) -> SweepSummary:
             "storage": {"root": str(data), "tracking_uri": f"sqlite:///{data}/mlflow.db"},
         },
         # There is no split of the second name, so the second trial fails.
-        axes={"data.valid": ["valid", "absent"]},
+        axes={"data.valid": ["valid", "test"]},
         corpora=(str(data / "card.yaml"),),
         workers=0,
     )
@@ -87,8 +87,8 @@ def _run(data: Path) -> SweepSummary:
 def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(data: Path) -> None:
     summary = _run(data)
     finished, failed = summary.rows
-    assert [row["point"] for row in summary.rows] == [{"data.valid": "valid"}, {"data.valid": "absent"}]
-    assert "no split 'absent'" in failed["error"]
+    assert [row["point"] for row in summary.rows] == [{"data.valid": "valid"}, {"data.valid": "test"}]
+    assert "no split 'test'" in failed["error"]
 
     client = MlflowClient(f"sqlite:///{data}/mlflow.db")
     child = client.get_run(finished["run_id"])
