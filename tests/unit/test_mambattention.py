@@ -156,7 +156,7 @@ def test_a_training_step_updates_it() -> None:
     segments = Segments(
         noisy=clean + normal(*clean.shape, seed=1), clean=clean, ids=("a", "b"), cursor_after=Cursor()
     )
-    losses = TrainStep(state, torch.device("cpu"))(segments)
+    losses = TrainStep(state, torch.device("cpu"), adversary=None)(segments)
     assert all(torch.isfinite(value) for value in losses.values())
     moved = [not torch.equal(a, b) for a, b in zip(before, state.generator.parameters(), strict=True)]
     assert all(moved)
