@@ -12,7 +12,7 @@ def progress_line(step: int, max_steps: int, values: Mapping[str, float]) -> str
     if "total" in values:
         parts.append(f"loss {values['total']:.4f}")
         parts += [f"{name} {values[name]:.3f}" for name in ("magnitude", "phase", "metric") if name in values]
-    parts += [f"{name} {value:.3f}" for name, value in values.items() if name.startswith("valid_")]
+    parts += [_validation(name, value) for name, value in values.items() if _is_news(name, value)]
     if "samples_per_second" in values:
         parts.append(f"{values['samples_per_second']:.1f} segments/s")
         parts.append(f"{values['audio_seconds_per_second']:.1f} s audio/s")
@@ -21,6 +21,17 @@ def progress_line(step: int, max_steps: int, values: Mapping[str, float]) -> str
     if values.get("replaced_samples"):
         parts.append(f"{values['replaced_samples']:.0f} samples missing and replaced")
     return " · ".join(parts)
+
+
+def _is_news(name: str, value: float) -> bool:
+    """A figure of validation; that nothing failed and nothing was missing is none."""
+    counts_trouble = name.endswith("_failed") or name == "valid_missing"
+    return name.startswith("valid_") and not (counts_trouble and value == 0)
+
+
+def _validation(name: str, value: float) -> str:
+    counts = name.endswith(("_failed", "_missing", "_clips"))
+    return f"{name} {value:.0f}" if counts else f"{name} {value:.3f}"
 
 
 def duration(seconds: float) -> str:
