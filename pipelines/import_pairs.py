@@ -21,24 +21,16 @@ from typing import Any
 import numpy as np
 
 from pipelines.ray_map import check_workers, unordered
+from pipelines.render_folder import withdraw_index
 from rwsa.audio import read_mono, rms, round_to_int16
 from rwsa.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora import scan
-from rwsa.errors import InputError, UnreachableError
+from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import absolute, location, sha256_of
 from rwsa.manifest import Manifest, Pair
-from rwsa.shard_index import (
-    INDEX_NAME,
-    Failure,
-    ShardEntry,
-    entry_path,
-    entry_paths,
-    made_with,
-    merge_index,
-    read_entry,
-)
-from rwsa.shards import Example, is_whole, write_shard
+from rwsa.shard_index import Failure, ShardEntry, entry_or_none, entry_path, entry_paths, merge_index
+from rwsa.shards import Example, need_not_be_made, write_shard
 
 _FAILURES_SHOWN = 10
 
@@ -103,8 +95,7 @@ def import_pairs(
         report(f"left out {problem.path}: {problem.reason}")
     jobs = list(_jobs(card, manifest, out, _wanted(card, manifest, splits), shard_examples))
     _check_folder(out, jobs)
-    # No index vouches for the folder while its shards change.
-    (out / INDEX_NAME).unlink(missing_ok=True)
+    withdraw_index(out)
     entries: list[tuple[ShardEntry, bool]] = []
     for _, outcome in unordered(_make, jobs, workers=workers):
         if isinstance(outcome, str):
@@ -179,12 +170,9 @@ def _check_folder(out: Path, jobs: Sequence[_Job]) -> None:
     imported = {job.split for job in jobs}
     for split, paths in entry_paths(out).items():
         for path in paths:
-            try:
-                entry = read_entry(path)
-            except UnreachableError:
-                raise
-            except InputError:
-                continue  # Damaged: it will be made again.
+            entry = entry_or_none(path)
+            if entry is None:
+                continue
             if entry.corpus != jobs[0].corpus or entry.recipe_hash:
                 raise InputError(
                     f"{path}: belongs to another corpus; name another folder, or delete this one"
@@ -200,8 +188,8 @@ def _make(job: _Job) -> tuple[ShardEntry, bool] | str:
     """Ray task: one shard, unless it is there and whole; or what ends the whole import."""
     try:
         plan_hash = _hash(job.pairs)
-        kept = _whole_entry(job, plan_hash)
-        if kept is not None:
+        kept = entry_or_none(entry_path(job.folder, job.split, job.number))
+        if kept is not None and need_not_be_made(job.folder, kept, plan_hash):
             return kept, True
         entry = write_shard(
             job.folder,
@@ -215,20 +203,6 @@ def _make(job: _Job) -> tuple[ShardEntry, bool] | str:
     except InputError as error:
         return str(error)
     return entry, False
-
-
-def _whole_entry(job: _Job, plan_hash: str) -> ShardEntry | None:
-    path = entry_path(job.folder, job.split, job.number)
-    try:
-        entry = read_entry(path) if path.is_file() else None
-    except UnreachableError:
-        raise
-    except InputError:
-        return None
-    if entry is None or entry.failures or entry.plan_hash != plan_hash:
-        return None
-    same_versions = {**entry.made_with, "cpu": ""} == {**made_with(), "cpu": ""}
-    return entry if same_versions and is_whole(job.folder, entry) else None
 
 
 def _example(name: str, pair: Pair) -> Example | Failure:

@@ -9,10 +9,10 @@ from pathlib import Path
 from pipelines.plan_table import MissingPlanError, PlanTable, plan_path
 from pipelines.shard_jobs import ShardJobs, check_ours
 from rwsa.cards import Split
-from rwsa.errors import InputError, UnreachableError
+from rwsa.errors import InputError
 from rwsa.files import listed, written_aside
 from rwsa.plans import MixPlan, plan_hash
-from rwsa.shard_index import INDEX_NAME, entry_path, entry_paths, read_entry
+from rwsa.shard_index import INDEX_NAME, entry_or_none, entry_path, entry_paths
 
 
 def check_folder(
@@ -34,12 +34,13 @@ def check_folder(
         InputError: it is not writable, or holds another plan's shards or more of them.
     """
     _check_writable(out)
-    for split, entries in entry_paths(out).items():
+    there = entry_paths(out)
+    for split, entries in there.items():
         if split not in plans:
             _check_entry(entries[0], corpus=corpus, recipe_hash=recipe_hash)
     for split, rows in plans.items():
         path, planned = plan_path(out, split), -(-len(rows) // shard_examples)
-        entries = _entries(out, split)
+        entries = there.get(split, [])
         # Without shards, a plan may be drawn anew from what there is now.
         kept = rows if entries else ()
         plan_says = _check_plan(path, kept, corpus=corpus, recipe_hash=recipe_hash)
@@ -86,13 +87,9 @@ def _check_plan(path: Path, rows: Sequence[MixPlan], *, corpus: str, recipe_hash
 
 
 def _check_entry(path: Path, *, corpus: str, recipe_hash: str) -> None:
-    try:
-        entry = read_entry(path)
-    except UnreachableError:
-        raise
-    except InputError:
-        return  # Damaged: it will be made again.
-    check_ours(entry, path, corpus=corpus, recipe_hash=recipe_hash)
+    entry = entry_or_none(path)
+    if entry is not None:
+        check_ours(entry, path, corpus=corpus, recipe_hash=recipe_hash)
 
 
 def clear_leftovers(out: Path, splits: Iterable[str]) -> None:
@@ -133,11 +130,6 @@ def unfinished(out: Path) -> dict[str, str]:
 
 def missing(out: Path, jobs: ShardJobs) -> Sequence[int]:
     """The jobs whose shards have no entry."""
-    there = {entry.name for split, _ in jobs.splits for entry in _entries(out, split)}
+    there = {entry.name for entries in entry_paths(out).values() for entry in entries}
     every = ((job, entry_path(out, *jobs.shard(job)).name) for job in range(len(jobs)))
     return [job for job, name in every if name not in there]
-
-
-def _entries(out: Path, split: str) -> list[Path]:
-    name = re.compile(rf"{re.escape(split)}-\d{{6}}\.json")
-    return [path for path in listed(out) if name.fullmatch(path.name)]

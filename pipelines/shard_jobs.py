@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.plan_table import PlanTable, plan_path
-from rwsa.errors import InputError, UnreachableError
+from rwsa.errors import InputError
 from rwsa.files import location
 from rwsa.mixing import MixPlan, render_example
 from rwsa.plans import plan_hash
-from rwsa.shard_index import Failure, ShardEntry, entry_path, made_with, read_entry
-from rwsa.shards import Example, is_whole, write_shard
+from rwsa.shard_index import Failure, ShardEntry, entry_or_none, entry_path
+from rwsa.shards import Example, need_not_be_made, write_shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,24 +122,15 @@ def _make(jobs: ShardJobs, split: str, number: int) -> ShardOutcome:
 def _whole_entry(folder: Path, split: str, number: int, table: PlanTable, wanted: str) -> ShardEntry | None:
     """The entry of a shard that need not be made again.
 
-    One with failures is made again, for its sources may have been repaired since.
-
     Raises:
         InputError: it is another plan's.
     """
     path = entry_path(folder, split, number)
-    if not path.is_file():
+    entry = entry_or_none(path)
+    if entry is None:
         return None
-    try:
-        entry = read_entry(path)
-    except UnreachableError:
-        raise
-    except InputError:
-        return None  # Damaged: it will be made again.
     check_ours(entry, path, corpus=table.info.corpus, recipe_hash=table.info.recipe_hash)
-    same_versions = {**entry.made_with, "cpu": ""} == {**made_with(), "cpu": ""}
-    whole = entry.plan_hash == wanted and same_versions and not entry.failures and is_whole(folder, entry)
-    return entry if whole else None
+    return entry if need_not_be_made(folder, entry, wanted) else None
 
 
 def check_ours(made: Any, path: Path, *, corpus: str, recipe_hash: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import soundfile
 
-from rwsa.errors import InputError
+from rwsa.errors import InputError, UnreachableError
 from rwsa.files import is_remote, listed, reaching, read_json, write_json, written_aside
 from rwsa.shard_examples import Examples
 
@@ -167,6 +167,20 @@ def read_entry(path: Path) -> ShardEntry:
         InputError: it is missing, damaged or of another schema version.
     """
     return _from_mapping(read_json(path), path)
+
+
+def entry_or_none(path: Path) -> ShardEntry | None:
+    """One shard's entry; None where it is missing or damaged, so that its shard is to be made again.
+
+    Raises:
+        UnreachableError: the store refused or is away, so nobody knows.
+    """
+    try:
+        return read_entry(path)
+    except UnreachableError:
+        raise
+    except InputError:
+        return None
 
 
 def entry_paths(folder: Path) -> dict[str, list[Path]]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 import soundfile
 
-from rwsa.errors import InputError, UnreachableError
+from rwsa.errors import InputError
 from rwsa.files import is_remote, reaching, sha256_of, written_aside
 from rwsa.shard_examples import Example, ExampleEntry, Examples, Member
 from rwsa.shard_index import (
@@ -30,9 +30,9 @@ from rwsa.shard_index import (
     Failure,
     ShardEntry,
     ShardIndex,
+    entry_or_none,
     entry_path,
     made_with,
-    read_entry,
     shard_name,
     write_entry,
 )
@@ -48,6 +48,7 @@ __all__ = [
     "ShardReader",
     "as_webdataset",
     "is_whole",
+    "need_not_be_made",
     "verify",
     "write_shard",
 ]
@@ -90,8 +91,8 @@ def write_shard(
         # The old entry must not vouch for the new tar in the moment between the two renames; one of
         # the same bytes may, and stays: a worker that a lost node left behind must not take it away.
         with reaching(folder):
-            vouched = _entry_sha256(entry_path(folder, split, number))
-            if vouched != sha256:
+            before = entry_or_none(entry_path(folder, split, number))
+            if before is None or before.sha256 != sha256:
                 entry_path(folder, split, number).unlink(missing_ok=True)
     entry = ShardEntry(
         schema_version=SCHEMA_VERSION,
@@ -112,15 +113,6 @@ def write_shard(
     )
     write_entry(folder, entry)
     return entry
-
-
-def _entry_sha256(path: Path) -> str | None:
-    try:
-        return read_entry(path).sha256
-    except UnreachableError:
-        raise
-    except InputError:  # There is none, or it is damaged.
-        return None
 
 
 class _HashedFile:
@@ -223,6 +215,15 @@ def is_whole(folder: Path, entry: ShardEntry) -> bool:
     with reaching(path):
         same_size = path.is_file() and path.stat().st_size == entry.bytes
     return same_size and sha256_of(path) == entry.sha256
+
+
+def need_not_be_made(folder: Path, entry: ShardEntry, plan_hash: str) -> bool:
+    """Whether a shard is what these plan rows give under these package versions, and whole.
+
+    One with failures is made again, for its sources may have been repaired since.
+    """
+    same_versions = {**entry.made_with, "cpu": ""} == {**made_with(), "cpu": ""}
+    return entry.plan_hash == plan_hash and same_versions and not entry.failures and is_whole(folder, entry)
 
 
 def verify(index: ShardIndex) -> list[str]:

@@ -21,8 +21,8 @@ from rwsa.errors import InputError, UnreachableError
 from rwsa.files import is_remote, location, read_json, sha256_of, write_json, written_aside
 from rwsa.recipes import read_recipe
 from rwsa.sampling import Cursor
-from rwsa.shard_index import INDEX_NAME, merge_index, read_index
-from rwsa.shards import DamagedShardError, Example, ShardReader, _entry_sha256, is_whole, verify, write_shard
+from rwsa.shard_index import INDEX_NAME, entry_or_none, merge_index, read_index
+from rwsa.shards import DamagedShardError, Example, ShardReader, is_whole, verify, write_shard
 from rwsa.training.config import DataConfig
 from rwsa.training.data import TrainData
 from tests.object_store import SECRET, Store, environment, served
@@ -202,7 +202,7 @@ def test_a_store_that_always_refuses_is_named_after_the_retries(
     with pytest.raises(InputError, match=rf"^{away}/{INDEX_NAME}: the store refused or is away"):
         read_index(away, "train")
     with pytest.raises(UnreachableError):  # not taken for an entry that is missing or damaged
-        _entry_sha256(away / "train-000000.json")
+        entry_or_none(away / "train-000000.json")
 
 
 def test_a_store_that_is_away_is_named_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
