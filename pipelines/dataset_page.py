@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import yaml
 
 from pipelines.dataset_facts import DatasetFacts, SplitFacts, read_facts
 from pipelines.dataset_report import HeardExample, render_page
+from pipelines.progress import Ticker
 from pipelines.tracking import Tracker
 from rwsa.config import config, read_config
 from rwsa.errors import InputError
@@ -34,7 +34,6 @@ PAGE = "dataset.html"
 LEVEL_EXAMPLES = 300
 HEARD_EXAMPLES = 10
 _PLAN_KEY = b"rwsa.plan"
-_SECONDS_BETWEEN_REPORTS = 5.0
 
 
 @config
@@ -63,7 +62,13 @@ def write_page(
         InputError: the folder cannot be read, a shard is damaged, the recipe is another, or `out` is
             not writable.
     """
-    facts = read_facts(shards, _Progress(report).shards)
+    ticker = Ticker()
+
+    def progress(done: int, of: int) -> None:
+        if ticker.due():
+            report(f"dataset page: {done}/{of} shards read")
+
+    facts = read_facts(shards, progress)
     values = _checked(recipe, facts) if recipe is not None else _planned_recipe(shards)
     levels_dbfs = {split.split: _levels_dbfs(shards, split) for split in facts.splits}
     heard = _heard(shards, next(split for split in facts.splits if split.examples), HEARD_EXAMPLES)
@@ -149,23 +154,9 @@ def _read(shards: Path, split: SplitFacts, numbers: Sequence[int]) -> Iterator[E
     if not numbers:
         return
     index = read_index(shards, split.split)
-    ends = np.cumsum(index.shard_sizes)
     with ShardReader(index, max_open=1) as reader:
         for number in numbers:
-            shard = int(np.searchsorted(ends, number, side="right"))
-            yield reader.read(shard, number - int(ends[shard]) + index.shard_sizes[shard])
-
-
-class _Progress:
-    """Says how far reading is, every few seconds."""
-
-    def __init__(self, report: Callable[[str], None]) -> None:
-        self._report, self._last = report, time.monotonic()
-
-    def shards(self, done: int, shards: int) -> None:
-        if time.monotonic() - self._last >= _SECONDS_BETWEEN_REPORTS:
-            self._last = time.monotonic()
-            self._report(f"dataset page: {done}/{shards} shards read")
+            yield reader.read(*index.place(number))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.clips import EvaluationClip, EvaluationSet, load_clip, read_sets
-from pipelines.progress import duration
+from pipelines.progress import Ticker, duration
 from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ, clip_features
 from rwsa.audio import resample
 from rwsa.errors import InputError
@@ -21,7 +21,6 @@ from rwsa.shards import ShardReader
 # Distances are of every clip to every other; more make no interval narrower that anybody would see.
 MOST_EXAMPLES = 2000
 SHARD_EXAMPLES = 200
-_SECONDS_BETWEEN_REPORTS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +109,7 @@ def measure(source: GapSource, report: Callable[[str], None]) -> MeasuredCorpus:
     """
     rows, failures = list[dict[str, np.ndarray]](), list[tuple[str, str]]()
     speakers, noises = list[str | None](), list[str | None]()
-    started = last = time.monotonic()
+    started, ticker = time.monotonic(), Ticker()
     for done, load in enumerate(source.loaders, start=1):
         name = f"clip {done}"
         try:
@@ -121,9 +120,8 @@ def measure(source: GapSource, report: Callable[[str], None]) -> MeasuredCorpus:
             noises.append(clip.noise)
         except InputError as error:
             failures.append((name, str(error)))
-        now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_REPORTS or done == len(source.loaders):
-            last, left = now, (now - started) / done * (len(source.loaders) - done)
+        if ticker.due() or done == len(source.loaders):
+            left = (time.monotonic() - started) / done * (len(source.loaders) - done)
             report(
                 f"{source.name}: clips {done}/{len(source.loaders)}, failures {len(failures)},"
                 f" {duration(left)} left"
@@ -174,25 +172,16 @@ def _noise_of(clip: EvaluationClip) -> str | None:
 
 def _of_shards(folder: Path, split: str, examples: int) -> GapSource:
     index = read_index(folder, split)
-    sizes = index.shard_sizes
-    places = [
-        _place(sizes, number * sum(sizes) // min(examples, sum(sizes)))
-        for number in range(min(examples, sum(sizes)))
-    ]
+    total = sum(index.shard_sizes)
+    count = min(examples, total)
+    places = [index.place(number * total // count) for number in range(count)]
     reader = ShardReader(index, max_open=1)
     return GapSource(
         name=f"{folder.name}-{split}",
         about=f"split '{split}' of shards of {_corpora(index)}",
-        of_clips=sum(sizes),
+        of_clips=total,
         loaders=list(_shard_loaders(reader, places)),
     )
-
-
-def _place(sizes: Sequence[int], number: int) -> tuple[int, int]:
-    """Shard, and place in it, of an example counted through all shards."""
-    ends = np.cumsum(sizes)
-    shard = int(np.searchsorted(ends, number, side="right"))
-    return shard, number - int(ends[shard] - sizes[shard])
 
 
 def _shard_loaders(

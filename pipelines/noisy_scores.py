@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pipelines.clip_scores import METRICS
 from pipelines.clips import EvaluationClip, load_clip, pairs_to_score
 from pipelines.noisy_row import verdict
-from pipelines.progress import duration
+from pipelines.progress import Ticker, duration
 from pipelines.ray_map import unordered
 from rwsa.cards import CorpusCard, Scores
 from rwsa.errors import InputError
 from rwsa.manifest import Manifest
 from rwsa.metrics import Failure, check, score, summarise
-
-_SECONDS_BETWEEN_REPORTS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +61,11 @@ def score_noisy(
     check(METRICS)
     clips, of_clips = pairs_to_score(card, manifest)
     rows: dict[int, Mapping[str, float | Failure]] = {}
-    started = last = time.monotonic()
+    started, ticker = time.monotonic(), Ticker()
     for number, row in unordered(_score, clips, workers=workers):
         rows[number] = row
-        now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_REPORTS:
-            last, left = now, (now - started) / len(rows) * (len(clips) - len(rows))
+        if ticker.due():
+            left = (time.monotonic() - started) / len(rows) * (len(clips) - len(rows))
             report(f"{card.name}: noisy files scored {len(rows)}/{len(clips)}, {duration(left)} left")
     # In the order of the clips, so that the sums do not depend on who finished first.
     ordered = [rows[number] for number in range(len(clips))]

@@ -1,9 +1,11 @@
-"""Progress lines of training, for people."""
+"""Progress lines, for people."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+
+_SECONDS_BETWEEN_LINES = 5.0
 
 
 def progress_line(step: int, max_steps: int, values: Mapping[str, float]) -> str:
@@ -32,6 +34,21 @@ def _is_news(name: str, value: float) -> bool:
 def _validation(name: str, value: float) -> str:
     counts = name.endswith(("_failed", "_missing", "_clips"))
     return f"{name} {value:.0f}" if counts else f"{name} {value:.3f}"
+
+
+class Ticker:
+    """Says when the next progress line of long work is due."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether five seconds have gone by since it last was."""
+        now = time.monotonic()
+        due = now - self._last >= _SECONDS_BETWEEN_LINES
+        if due:
+            self._last = now
+        return due
 
 
 def duration(seconds: float) -> str:

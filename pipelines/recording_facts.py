@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.progress import duration
+from pipelines.progress import Ticker, duration
 from pipelines.ray_map import unordered
 from rwsa.audio_facts import AudioFacts, audio_facts
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache, Stamp, stamp_or_none
 from rwsa.manifest import Manifest
 
-_SECONDS_BETWEEN_REPORTS = 5.0
 # Small enough that a kill loses little, large enough that handing it over costs nothing beside decoding.
 _CHUNK_FILES, _CHUNK_SECONDS = 128, 600.0
 
@@ -153,15 +152,13 @@ class _Progress:
     def __init__(self, recordings: Sequence[Recording], report: Callable[[str], None]) -> None:
         self._files, self._hours = len(recordings), sum(one.seconds for one in recordings) / 3600
         self._report, self._done_files, self._done_hours = report, 0, 0.0
-        self._started = self._last = time.monotonic()
+        self._started, self._ticker = time.monotonic(), Ticker()
 
     def add(self, chunk: Sequence[Recording]) -> None:
         self._done_files += len(chunk)
         self._done_hours += sum(one.seconds for one in chunk) / 3600
-        now = time.monotonic()
-        if now - self._last >= _SECONDS_BETWEEN_REPORTS:
-            self._last = now
-            a_second = self._done_hours / (now - self._started)
+        if self._ticker.due():
+            a_second = self._done_hours / (time.monotonic() - self._started)
             self._report(
                 f"audio {self._done_files}/{self._files} files, {self._done_hours:.2f} h"
                 f" ({60 * a_second:.2f} h/min), {duration((self._hours - self._done_hours) / a_second)} left"

@@ -6,11 +6,10 @@ import heapq
 import time
 from collections.abc import Callable
 
-from pipelines.progress import duration
+from pipelines.progress import Ticker, duration
 from pipelines.shard_jobs import ShardOutcome
 from rwsa.shard_index import Failure
 
-_SECONDS_BETWEEN_REPORTS = 5.0
 _FAILURES_KEPT = 10
 
 
@@ -33,7 +32,7 @@ class RenderProgress:
         self.first_failures: tuple[Failure, ...] = ()
         self._made = set[str]()
         self._first: dict[str, Failure] = {}
-        self._started = self._last = time.monotonic()
+        self._started, self._ticker = time.monotonic(), Ticker()
 
     def add(self, outcome: ShardOutcome) -> None:
         """Count one more."""
@@ -51,10 +50,8 @@ class RenderProgress:
             self._made.add(outcome.split)
         for failure in outcome.failures:
             self._first[outcome.split] = min(failure, self._first.get(outcome.split, failure), key=_id_of)
-        now = time.monotonic()
-        if self.shards == self._all_shards or now - self._last >= _SECONDS_BETWEEN_REPORTS:
-            self._last = now
-            self._report(self._line((now - self._started) / 60))
+        if self._ticker.due() or self.shards == self._all_shards:
+            self._report(self._line((time.monotonic() - self._started) / 60))
 
     @property
     def empty(self) -> dict[str, Failure]:

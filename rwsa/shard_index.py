@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 
 from rwsa.errors import InputError, UnreachableError
@@ -112,6 +113,13 @@ class ShardIndex:
         They follow from the plan alone, so whoever mixes it while training has the same order.
         """
         return tuple(entry.planned for entry in self.entries)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Shard, and place in it, of an example counted through all shards; for `ShardReader.read`."""
+        sizes = self.shard_sizes
+        ends = np.cumsum(sizes)
+        shard = int(np.searchsorted(ends, number, side="right"))
+        return shard, number - int(ends[shard]) + sizes[shard]
 
     @property
     def sample_rate_hz(self) -> int:
