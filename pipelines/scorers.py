@@ -17,13 +17,12 @@ import torch
 
 from pipelines.clip_scores import ClipAudio, ClipScores, hear_clip, score_clip
 from pipelines.clips import EvaluationClip
-from pipelines.progress import duration
+from pipelines.progress import Ticker, duration
 from rwsa.errors import InputError
 from rwsa.models import Network
 
 # An actor has its next clip at hand when it finishes one.
 _CLIPS_IN_FLIGHT = 2
-_SECONDS_BETWEEN_REPORTS = 5.0
 _SECONDS_BETWEEN_SIGNS = 60.0
 
 
@@ -173,15 +172,13 @@ class _Progress:
     def __init__(self, clips: int, report: Callable[[str], None]) -> None:
         self._clips, self._report = clips, report
         self._done, self._failed = 0, 0
-        self._started = self._last = time.monotonic()
+        self._started, self._ticker = time.monotonic(), Ticker()
 
     def add(self, scores: ClipScores) -> None:
         self._done += 1
         self._failed += bool(scores.failures)
-        now = time.monotonic()
-        if self._done == self._clips or now - self._last >= _SECONDS_BETWEEN_REPORTS:
-            self._last = now
-            a_second = self._done / (now - self._started)
+        if self._ticker.due() or self._done == self._clips:
+            a_second = self._done / (time.monotonic() - self._started)
             left = (self._clips - self._done) / a_second
             self._report(
                 f"clips {self._done}/{self._clips} ({a_second:.1f}/s), failures {self._failed},"
