@@ -3,67 +3,61 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
-from ray.train.v2._internal.execution import context as ray_reports
 
-from rwsa.training.context import LogTo
-
-# Of a checkpoint that was not validated.
-_LOWEST_SCORE = -1e9
-# It tells of every report on every rank, in a logger that Ray names by the file.
-logging.getLogger(ray_reports.__file__).setLevel(logging.WARNING)
+from rwsa.training.checkpoints import Checkpoints
+from rwsa.training.context import Listener
 
 
 @ray.remote(num_cpus=0)
-class StopNotice:
-    """Tells all workers that the driver was asked to end; signals do not reach Ray's workers."""
+class Notices:
+    """What driver and workers tell each other: that the driver was asked to end (signals do not reach Ray's
+    workers), and that a worker met what starting again does not mend.
+    """
 
     def __init__(self) -> None:
-        self._told = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._reason: tuple[str, str] | None = None
 
-    async def tell(self) -> None:
-        """Let `heard` return."""
-        self._told.set()
+    async def stop(self) -> None:
+        """Let `stopped` return."""
+        self._stop.set()
 
-    async def heard(self) -> None:
-        """Return when told."""
-        await self._told.wait()
+    async def stopped(self) -> None:
+        """Return when told to stop."""
+        await self._stop.wait()
+
+    async def give_up(self, kind: str, message: str) -> None:
+        """Note the first error that is final, by the name of its class."""
+        self._reason = self._reason or (kind, message)
+
+    async def gave_up(self) -> tuple[str, str] | None:
+        """The error that was noted."""
+        return self._reason
 
 
 class RayContext:
-    """A `rwsa.training.context.WorkerContext` over `ray.train`; `notice` is the driver's `StopNotice`."""
+    """A `rwsa.training.context.WorkerContext` over `ray.train`; `notices` is the driver's actor."""
 
-    def __init__(self, notice: Any, log_to: LogTo | None = None) -> None:
+    def __init__(self, checkpoints: Checkpoints, notices: Any) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self._log_to, self._heard = log_to, notice.heard.remote()
+        self.checkpoints = checkpoints
+        self.listener: Listener | None = None  # for who has the run open to set
+        self._stopped = notices.stopped.remote()
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        if self._log_to is not None:
-            self._log_to(step, values)
-
-    def report(self, step: int, values: Mapping[str, float], checkpoint: Path, *, best: bool) -> None:
-        """All ranks report; rank 0 attaches the folder, which Ray copies to the run's storage.
-
-        Ray itself finds the best by the `score` among the values; it keeps them as JSON, which knows no
-        infinity.
+    def saved(self, step: int, values: Mapping[str, float]) -> None:
+        """Let Ray know how far it is. The checkpoint itself is not handed over: it lies where every way of
+        launching finds it.
         """
-        values = {**values, "score": max(values["score"], _LOWEST_SCORE)}
-        folder = ray.train.Checkpoint.from_directory(checkpoint) if self.rank == 0 else None
-        ray.train.report({**values, "step": step}, checkpoint=folder)
-
-    def latest_checkpoint(self) -> Path | None:
-        checkpoint = ray.train.get_checkpoint()
-        return None if checkpoint is None else Path(checkpoint.to_directory())
+        ray.train.report({**values, "step": step})
 
     def stopping(self) -> bool:
-        told, _ = ray.wait([self._heard], timeout=0)
+        told, _ = ray.wait([self._stopped], timeout=0)
         return bool(told)

@@ -1,46 +1,50 @@
-"""The only place that knows MLflow: runs, figures, files. Figures travel in batches, off the caller's way."""
+"""The only place that knows MLflow's server: runs, figures, files, in batches and off the caller's way."""
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
+import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from PIL import Image
 
 from pipelines.cluster import CHECKOUT
+from pipelines.journal import SPOOLED, Journal, Record, waiting_keys
 from rwsa.errors import InputError
+from rwsa.files import is_remote, location
 from rwsa.training.config import StorageConfig
 from rwsa.training.loop import PreemptedError
 
 _BATCH = 1000  # MLflow's own limit of metrics in one call
 _PARAMS_BATCH = 100
-_SECONDS_BETWEEN_SENDS = 2.0
 _SECONDS_TO_ANSWER = 5.0
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 class Tracker:
     """One experiment on one MLflow server (or SQLite file)."""
 
     def __init__(self, storage: StorageConfig) -> None:
-        """Connect.
+        """Connect, and send what earlier processes could not.
 
         Raises:
             InputError: the server does not answer, or the database file cannot be made.
         """
         self.storage = storage
+        _be_brief()
         _check_reachable(storage.tracking_uri)
         try:
             self.client = MlflowClient(storage.tracking_uri)
@@ -50,6 +54,8 @@ class Tracker:
                 f"MLflow at {storage.tracking_uri} cannot be used ({error}); start it, or set"
                 " storage.tracking_uri to one that answers"
             ) from error
+        for run_id in waiting_keys(_unsent(storage)):
+            TrackedRun(storage, run_id).close(status=None)
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.storage.experiment)
@@ -77,7 +83,7 @@ class Tracker:
         """
         run_id = self._existing(key) if key else None
         if run_id is None:
-            every = {**_commit_tag(), **(tags or {})}
+            every = {**resolve_tags(), **_commit_tag(), **(tags or {})}
             every |= {"rwsa.key": key} if key else {}
             every |= {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
             created = self.client.create_run(self.experiment_id, run_name=name, tags=every)
@@ -95,57 +101,69 @@ class Tracker:
 
 
 class TrackedRun:
-    """One run. `log` only queues; a thread sends. What cannot be sent is kept on disk and sent later.
+    """One run. Everything is written down and sent by a thread; what MLflow cannot take waits on the disk.
 
-    Use as a context manager: leaving it sends what is left and marks the run finished, failed, or, where
-    somebody ended it, killed.
+    The next process that opens the run, or a `Tracker` of the same storage, sends what waits. Use as a
+    context manager: leaving it sends what is left and marks the run finished, failed, or, where somebody
+    ended it, killed.
     """
 
     def __init__(self, storage: StorageConfig, run_id: str) -> None:
-        self.run_id, self._storage = run_id, storage
+        _be_brief()
+        self.run_id, self._uri = run_id, storage.tracking_uri
         self.client = MlflowClient(storage.tracking_uri)
-        self._unsent = Path(storage.root) / "unsent" / f"{run_id}.jsonl"
-        self._queue: list[Metric] = self._recovered()
-        self._lock, self._closing = threading.Lock(), threading.Event()
-        self._sender = threading.Thread(target=self._send_forever, name="rwsa-mlflow", daemon=True)
-        self._sender.start()
+        self._journal = Journal(_unsent(storage), run_id, self._send, refusals=(MlflowException, OSError))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Queue figures of a step; returns at once."""
+        """Record figures of a step; returns at once."""
         now = int(time.time() * 1000)
-        with self._lock:
-            self._queue += [Metric(name, float(value), now, step) for name, value in values.items()]
+        self._journal.add({"metrics": [[name, float(value), now, step] for name, value in values.items()]})
 
     def tag(self, **tags: str) -> None:
-        """Set tags."""
-        self.client.log_batch(self.run_id, tags=[RunTag(k.replace("__", "."), v) for k, v in tags.items()])
+        """Set tags; `__` in a name stands for a dot."""
+        self._journal.add({"tags": {name.replace("__", "."): value for name, value in tags.items()}})
 
     def file(self, path: Path, folder: str | None = None) -> None:
-        """Upload a file, or everything in a folder, as artifacts."""
+        """Upload a file, or everything in a folder, as artifacts; it may be deleted at once."""
+        spooled = self._journal.spool()
         if path.is_dir():
-            self.client.log_artifacts(self.run_id, str(path), folder)
+            shutil.copytree(path, spooled, dirs_exist_ok=True)
         else:
-            self.client.log_artifact(self.run_id, str(path), folder)
+            shutil.copyfile(path, spooled / path.name)
+        self._journal.add({"artifacts": folder, SPOOLED: str(spooled)})
+
+    def contents(self, files: Mapping[str, bytes], folder: str | None = None) -> None:
+        """Upload files that are in memory, by their names, as artifacts."""
+        spooled = self._journal.spool()
+        for name, content in files.items():
+            (spooled / name).write_bytes(content)
+        self._journal.add({"artifacts": folder, SPOOLED: str(spooled)})
+
+    def image(self, key: str, step: int, png: bytes) -> None:
+        """Record a picture of a step, which MLflow's interface shows in a series under its key."""
+        spooled = self._journal.spool()
+        (spooled / "image.png").write_bytes(png)
+        at = int(time.time() * 1000)
+        self._journal.add({"image": {"key": key, "step": step, "timestamp": at}, SPOOLED: str(spooled)})
 
     def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Log a table that MLflow's interface shows and compares."""
-        self.client.log_table(self.run_id, {k: list(v) for k, v in columns.items()}, name)
+        """Record a table that MLflow's interface shows and compares."""
+        self._journal.add({"table": name, "columns": {key: list(values) for key, values in columns.items()}})
 
     def close(self, status: str | None = "FINISHED") -> None:
-        """Send what is left, or keep it on disk where MLflow does not answer.
+        """Send what is left, or leave it on the disk where MLflow does not answer.
 
         Args:
             status: to end the run with; None leaves that to another process that has it open.
         """
-        self._closing.set()
-        self._sender.join()
-        try:
-            self._send()
-            if status is not None:
-                self.client.set_terminated(self.run_id, status)
-        except (MlflowException, OSError) as error:
-            print(f"MLflow did not take the last figures ({error}); they wait in {self._unsent}", flush=True)
-            self._keep()
+        if status is not None:
+            self._journal.add({"status": status, "at": int(time.time() * 1000)})
+        if not self._journal.close():
+            print(
+                f"MLflow did not take everything ({self._journal.trouble}); the rest waits in"
+                f" {self._journal.path}, and the next command with this storage sends it",
+                flush=True,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -156,31 +174,48 @@ class TrackedRun:
         stopped = isinstance(error, KeyboardInterrupt | PreemptedError)
         self.close("FINISHED" if error is None else "KILLED" if stopped else "FAILED")
 
-    def _send_forever(self) -> None:
-        while not self._closing.wait(_SECONDS_BETWEEN_SENDS):
-            try:
-                self._send()
-            except (MlflowException, OSError):
-                continue  # the queue still holds them; `close` reports if it stays so
+    def _send(self, records: list[Record]) -> int:
+        """Send the first record, or as many records of figures as come first and fit one call."""
+        _ask(self._uri)
+        first, spooled = records[0], Path(records[0].get(SPOOLED, ""))
+        if "metrics" in first:
+            return self._send_metrics(records)
+        if "tags" in first:
+            self.client.log_batch(self.run_id, tags=[RunTag(*pair) for pair in first["tags"].items()])
+        elif "artifacts" in first:
+            self.client.log_artifacts(self.run_id, str(spooled), first["artifacts"])
+        elif "image" in first:
+            with Image.open(spooled / "image.png") as picture:
+                self.client.log_image(self.run_id, picture, **first["image"], synchronous=True)
+        elif "table" in first:
+            self.client.log_table(self.run_id, first["columns"], first["table"])
+        else:
+            self.client.set_terminated(self.run_id, first["status"], first["at"])
+        return 1
 
-    def _send(self) -> None:
-        while self._queue:
-            batch = self._queue[:_BATCH]
-            self.client.log_batch(self.run_id, metrics=batch)
-            with self._lock:
-                del self._queue[: len(batch)]
-        self._unsent.unlink(missing_ok=True)
+    def _send_metrics(self, records: list[Record]) -> int:
+        batch, taken = list[Metric](), 0
+        for record in itertools.takewhile(lambda record: "metrics" in record, records):
+            if taken and len(batch) + len(record["metrics"]) > _BATCH:
+                break
+            batch += [Metric(*figure) for figure in record["metrics"]]
+            taken += 1
+        for at in range(0, len(batch), _BATCH):
+            self.client.log_batch(self.run_id, metrics=batch[at : at + _BATCH])
+        return taken
 
-    def _keep(self) -> None:
-        self._unsent.parent.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps([m.key, m.value, m.timestamp, m.step]) for m in self._queue)
-        self._unsent.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
-    def _recovered(self) -> list[Metric]:
-        if not self._unsent.exists():
-            return []
-        lines = self._unsent.read_text(encoding="utf-8").splitlines()
-        return [Metric(*json.loads(line)) for line in lines]
+def _unsent(storage: StorageConfig) -> Path:
+    """Where journals lie: with the run's other files, so that another node finds them, or, where these are in
+    a store, on this machine."""
+    root = location(storage.root)
+    return (Path.home() / ".cache" / "rwsa" if is_remote(root) else root) / "unsent"
+
+
+def _be_brief() -> None:
+    """Have MLflow's client give up soon: what it could not send is tried again anyway."""
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -226,12 +261,18 @@ def _check_reachable(uri: str) -> None:
             raise InputError(f"storage.tracking_uri {uri}: {folder} is not writable")
     elif urlsplit(uri).scheme in ("http", "https"):
         try:
-            with urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS_TO_ANSWER):
-                pass
-        except (URLError, OSError) as error:
+            _ask(uri)
+        except OSError as error:
             raise InputError(
                 f"MLflow at {uri} does not answer ({error}); start it with `mlflow server`, or set"
                 " storage.tracking_uri to another"
             ) from error
     else:
         raise InputError(f"storage.tracking_uri {uri}: give sqlite:///FILE or http(s)://HOST:PORT")
+
+
+def _ask(uri: str) -> None:
+    """Ask a server whether it is there; raises OSError where it is not."""
+    if urlsplit(uri).scheme in ("http", "https"):
+        with urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS_TO_ANSWER):
+            pass

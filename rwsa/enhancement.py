@@ -77,7 +77,7 @@ def enhance_phases(
     The rest, and what it raises, is as in `enhance`.
     """
     samples = _as_numpy(wav) if isinstance(wav, Tensor) else np.asarray(wav)
-    recording = _Array(samples, sample_rate_hz)
+    recording = ArrayRecording(samples, sample_rate_hz)
     enhanced_PCS = np.empty((len(phases), recording.info.channels, recording.info.samples), np.float32)
     done = 0
     for _, piece in enhance_recordings(
@@ -96,8 +96,12 @@ def enhance_phases(
 
 
 @dataclass(frozen=True)
-class _Array:
-    """An array as a recording."""
+class ArrayRecording:
+    """A recording that is an array, `[samples]` or `[channels, samples]`.
+
+    Raises:
+        InputError: wrong shape or type, no samples; and, as it is read, NaN.
+    """
 
     samples: np.ndarray
     sample_rate_hz: int

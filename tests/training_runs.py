@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from rwsa.audio import round_to_int16
-from rwsa.config import build, merge
+from rwsa.config import as_mapping, build, merge
+from rwsa.models import SIZES
 from rwsa.models.weights import weights_of
 from rwsa.shard_index import merge_index
 from rwsa.shards import Example, write_shard
 from rwsa.training.config import TrainConfig
-from rwsa.training.context import LocalContext
+from rwsa.training.context import HeardClip, LocalContext
 from rwsa.training.loop import fit
 from rwsa.training.state import TrainState
 
@@ -40,6 +41,9 @@ TIMINGS = (
     "data_wait_share",
     "pesq_wait_share",
     "eta_seconds",
+    "valid_seconds",
+    "checkpoint_seconds",
+    "audio_seconds",
 )
 
 
@@ -68,6 +72,31 @@ def write_shards(folder: Path) -> Path:
     return folder
 
 
+def write_nano_shards(folder: Path) -> Path:
+    """Seven examples to train on, longer than a segment of `nano`, and one to validate by."""
+    train = [example(f"nano-{n}", 16000 + 1000 * n) for n in range(7)]
+    write_shard(folder, "train", 0, train[:4], sample_rate_hz=RATE_HZ)
+    write_shard(folder, "train", 1, train[4:], sample_rate_hz=RATE_HZ)
+    write_shard(folder, "valid", 0, [example("nano-valid", 16000)], sample_rate_hz=RATE_HZ)
+    merge_index(folder)
+    return folder
+
+
+def nano_config(shards: Path, **changes: Any) -> TrainConfig:
+    """The paper's recipe with its losses, discriminator included, for twenty steps of two segments."""
+    values = {
+        "name": "nano",
+        "model": as_mapping(SIZES["nano"]),
+        "data": {"shards": str(shards)},
+        "global_batch_size": 2,
+        "max_steps": 20,
+        "best_metric": "si_sdr",
+        "checkpoint_every_steps": 20,
+        "log_every_steps": 1,
+    }
+    return build(TrainConfig, merge(values, changes), where="nano")
+
+
 def config_of(shards: Path, **changes: Any) -> TrainConfig:
     values = {
         "name": "test",
@@ -84,17 +113,21 @@ def config_of(shards: Path, **changes: Any) -> TrainConfig:
 
 
 class Log:
-    """Figures by step, without timings; can break the training off."""
+    """A listener: figures by step, without timings, and audio; can break the training off."""
 
     def __init__(self, *, break_off_at: int | None = None) -> None:
         self.steps: dict[int, dict[str, float]] = {}
+        self.heard: dict[int, list[HeardClip]] = {}
         self._break_off_at = break_off_at
 
-    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
         kept = {name: value for name, value in values.items() if name not in TIMINGS}
         self.steps.setdefault(step, {}).update(kept)
         if step == self._break_off_at and "total" in values:
             raise KeyboardInterrupt
+
+    def audio(self, step: int, clips: Sequence[HeardClip]) -> None:
+        self.heard[step] = list(clips)
 
 
 def trained(config: TrainConfig, folder: Path, log: Log | None = None) -> TrainState:

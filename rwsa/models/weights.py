@@ -65,9 +65,25 @@ def save_model(path: Path, model: Network, about: Mapping[str, Any] | None = Non
         about: what else to say in the file (steps, data, commit), as JSON.
     """
     metadata = {"config": json.dumps(as_mapping(model.config)), "about": json.dumps(dict(about or {}))}
-    tensors = {name: tensor.contiguous() for name, tensor in weights_of(model).items()}
+    write_tensors(path, weights_of(model), metadata)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors, atomically.
+
+    Raises:
+        InputError: the folder or store cannot be written to, or the disk is full.
+    """
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with written_aside(path) as aside:
-        save_file(tensors, aside, metadata=metadata)
+        try:
+            save_file(whole, aside, metadata=None if metadata is None else dict(metadata))
+        except SafetensorError as error:  # its own name for what the system said
+            raise InputError(
+                f"{path}: cannot be written ({error}); choose a folder that is writable and has space"
+            ) from error
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -55,6 +55,8 @@ class DataConfig:
         train, valid: the splits to train on and to choose the best checkpoint by.
         open_shards: shards that are shuffled together (see `rwsa.sampling.Order`).
         valid_examples: validate on so many examples at the most; all by default.
+        overfit: train on the first so many examples of `train`, always the same, and validate by them, to
+            see whether the model can learn them at all.
         prefetch_batches: batches made ready ahead of the step.
         loader_threads: that read and decode shards; by default 2 from a folder, 8 from a store, where
             each mostly waits.
@@ -70,6 +72,7 @@ class DataConfig:
     valid: Split = "valid"
     open_shards: Positive = 8
     valid_examples: Positive | None = None
+    overfit: Positive | None = None
     prefetch_batches: Positive = 4
     loader_threads: Positive | None = None
     on_corrupt: Literal["error", "skip"] = "error"
@@ -133,7 +136,10 @@ class TrainConfig:
         best_metric: validation metric whose maximum chooses the best checkpoint.
         checkpoint_every_steps: validate and save so often, and at the end.
         log_every_steps: record losses and speed so often.
-        keep_checkpoints: how many to keep, the newest and the best always among them.
+        valid_batch_size: segments that validation enhances at once.
+        audio_every_steps: record audio and spectrograms of validation clips so often, and at the end.
+        audio_clips: of how many clips; 0 for none.
+        keep_checkpoints: how many of the newest to keep; the best is kept besides.
         max_failures: lost workers or nodes after which Ray Train gives up.
         accumulate: parts that each worker takes its segments in, for less memory. The step stays the same,
             but for the discriminator's spectral norms, which get one more power iteration for each part.
@@ -142,7 +148,7 @@ class TrainConfig:
         average_decay: of an exponential moving average of the weights, which is then what validates and
             what is published; none where it is absent (the paper).
         remix: give clips each other's noise (see `RemixConfig`); not where it is absent (the paper).
-        pesq_processes: of each worker, for the discriminator's targets.
+        pesq_processes: of each worker, for the discriminator's targets and for validation by PESQ.
         patience: validations in a row without a better score after which training ends; endless by default.
     """
 
@@ -158,6 +164,9 @@ class TrainConfig:
     best_metric: Literal["pesq", "ssnr", "estoi", "si_sdr"] = "pesq"
     checkpoint_every_steps: Positive = 250
     log_every_steps: Positive = 10
+    valid_batch_size: Positive = 8
+    audio_every_steps: Positive = 2500
+    audio_clips: NotNegative = 2
     keep_checkpoints: Positive = 2
     max_failures: NotNegative = 2
     accumulate: Positive = 1

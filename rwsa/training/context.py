@@ -2,84 +2,117 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 
-from rwsa.files import read_json, write_json
+from rwsa.training.checkpoints import Checkpoints
 
-LogTo = Callable[[int, Mapping[str, float]], None]
+
+@dataclass(frozen=True, kw_only=True)
+class HeardClip:
+    """A validation clip as the model of some step makes it: float32 `[samples]` each, full scale ±1."""
+
+    example_id: str
+    sample_rate_hz: int
+    noisy: np.ndarray
+    enhanced: np.ndarray
+    clean: np.ndarray
+
+
+class Listener(Protocol):
+    """Whom rank 0 tells how training goes. Neither method may take long: the step waits."""
+
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
+        """Losses and speed of a step, or the figures of its validation."""
+
+    def audio(self, step: int, clips: Sequence[HeardClip]) -> None:
+        """What some validation clips sound like."""
 
 
 class WorkerContext(Protocol):
-    """One worker's place among all workers, and whom it reports to."""
+    """One worker's place among all workers, and whom it reports to.
+
+    All ranks see the same `checkpoints`; of the listeners only rank 0's is told anything.
+    """
 
     rank: int
     world_size: int
     device: torch.device
+    checkpoints: Checkpoints
+    listener: Listener | None
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record figures of a step. Called on rank 0 only; must return at once."""
+    def saved(self, step: int, values: Mapping[str, float]) -> None:
+        """Take notice that a checkpoint was saved, and of the figures of its validation, if it had one.
 
-    def report(self, step: int, values: Mapping[str, float], checkpoint: Path, *, best: bool) -> None:
-        """Hand over a checkpoint folder and the figures that belong to it.
-
-        Called on all ranks at the same step; only rank 0's folder holds anything. The folder may be
-        moved away.
+        Called on all ranks at the same step.
         """
-
-    def latest_checkpoint(self) -> Path | None:
-        """The checkpoint to resume from, as a local folder; the same on all ranks."""
 
     def stopping(self) -> bool:
         """Whether this process has been asked to end: training then saves and stops, on all ranks."""
 
 
 class StopSignal:
-    """Notes SIGTERM, which schedulers send before they take a machine away, instead of dying of it.
+    """Notes SIGTERM, which schedulers send before they take a machine away, and Ctrl-C; nobody dies of them.
 
     Use as a context manager, in the main thread; elsewhere Python allows no handlers, and it notes nothing.
-    `then` is called when the signal comes, once.
+    A second Ctrl-C interrupts at once.
+
+    Attributes:
+        number: of the signal that came; None before.
     """
 
-    def __init__(self, then: Callable[[], object] | None = None) -> None:
-        self.seen, self._then = False, then
-        self._before: Any = None
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._then, self._before = list[Callable[[], object]](), dict[signal.Signals, Any]()
+
+    def then(self, call: Callable[[], object]) -> None:
+        """Have something called when the first signal comes, or now if it has."""
+        self._then.append(call)
+        if self.seen:
+            call()
+
+    @property
+    def seen(self) -> bool:
+        """Whether one has come."""
+        return self.number is not None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self.seen and self._then is not None:
-            self._then()
-        self.seen = True
+        if self.seen:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.number = number
+        for call in self._then:
+            call()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
 
 class LocalContext:
-    """A single process: checkpoints go to a folder, figures to `log_to`.
-
-    `FOLDER/checkpoints/step-000250` are whole (renamed when written); `FOLDER/latest.json` names the
-    newest and the best.
-    """
+    """A single process, whose checkpoints go to `FOLDER/checkpoints`."""
 
     def __init__(
         self,
         folder: Path,
-        log_to: LogTo | None = None,
+        listener: Listener | None = None,
         *,
         device: torch.device | None = None,
         keep: int = 2,
@@ -87,47 +120,11 @@ class LocalContext:
     ) -> None:
         self.rank, self.world_size = 0, 1
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._folder, self._log_to, self._keep, self._stop = folder, log_to, keep, stop
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep=keep)
+        self.listener, self._stop = listener, stop
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        if self._log_to is not None:
-            self._log_to(step, values)
-
-    def report(self, step: int, values: Mapping[str, float], checkpoint: Path, *, best: bool) -> None:
-        name = f"step-{step:06d}"
-        target = self._folder / "checkpoints" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Aside first: from another file system a move is a copy, which may be cut short.
-        aside = target.with_name(f".{name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.move(checkpoint, aside)
-        shutil.rmtree(target, ignore_errors=True)
-        aside.rename(target)
-        pointers = self._pointers()
-        pointers["latest"] = name
-        if best or "best" not in pointers:
-            pointers["best"] = name
-        write_json(self._folder / "latest.json", pointers)
-        self._prune(set(pointers.values()))
-
-    def latest_checkpoint(self) -> Path | None:
-        name = self._pointers().get("latest")
-        return None if name is None else self._folder / "checkpoints" / name
+    def saved(self, step: int, values: Mapping[str, float]) -> None:
+        """Nobody else waits for it."""
 
     def stopping(self) -> bool:
         return self._stop is not None and self._stop.seen
-
-    def best_checkpoint(self) -> Path | None:
-        """The checkpoint with the highest validation metric so far."""
-        name = self._pointers().get("best")
-        return None if name is None else self._folder / "checkpoints" / name
-
-    def _pointers(self) -> dict[str, str]:
-        path = self._folder / "latest.json"
-        return read_json(path) if path.exists() else {}
-
-    def _prune(self, pinned: set[str]) -> None:
-        every = (self._folder / "checkpoints").glob("step-*")
-        for old in sorted(every, key=lambda path: int(path.name.removeprefix("step-")))[: -self._keep]:
-            if old.name not in pinned:
-                shutil.rmtree(old)

@@ -23,7 +23,7 @@ from rwsa.sampling import Batch, Cursor, Order, SampleRef, batches, in_order
 from rwsa.shard_examples import Example
 from rwsa.training.config import DataConfig
 from rwsa.training.crops import Missing, Segment, crop_or_pad, normalised, segment_of
-from rwsa.training.sources import source_of
+from rwsa.training.sources import train_source, valid_source
 
 __all__ = ["Segments", "TrainData", "ValidData", "crop_or_pad", "normalised"]
 
@@ -48,7 +48,7 @@ class TrainData:
     """The training split: an endless, resumable, prefetched sequence of `Segments`."""
 
     def __init__(self, config: DataConfig, *, seed: int, segment_samples: int) -> None:
-        self._source = source_of(config, config.train, fresh_seed=seed)
+        self._source = train_source(config, seed=seed)
         self.order = Order(shard_sizes=self._source.sizes, seed=seed, open_shards=config.open_shards)
         self._seed, self._samples, self._ahead = seed, segment_samples, config.prefetch_batches
         self._rows = lru_cache(maxsize=2)(self.order.epoch)
@@ -136,17 +136,24 @@ class ValidData:
     """The validation split: one pass over whole examples, each rank its part."""
 
     def __init__(self, config: DataConfig) -> None:
-        self._source = source_of(config, config.valid)
+        self._source = valid_source(config)
         self._limit, self._warn = config.valid_examples, _Warnings("validating without")
         self.missing = 0
 
-    def examples(self, *, rank: int, world_size: int) -> Iterator[Example]:
-        """Every example (of the first `valid_examples`) once over all ranks; a missing one is left out.
+    @property
+    def clips(self) -> int:
+        """How many examples a pass has."""
+        planned = sum(self._source.sizes)
+        return planned if self._limit is None else min(planned, self._limit)
 
-        `missing` counts those, of this pass.
+    def examples(self, *, rank: int, world_size: int, limit: int | None = None) -> Iterator[Example]:
+        """Every example (of the first `limit`, or `valid_examples`) once over all ranks.
+
+        A missing one is left out; `missing` counts those, of this pass.
         """
         self.missing = 0
-        refs = in_order(self._source.sizes, limit=self._limit, rank=rank, world_size=world_size)
+        limits = [each for each in (limit, self._limit) if each is not None]
+        refs = in_order(self._source.sizes, limit=min(limits, default=None), rank=rank, world_size=world_size)
         with closing(self._source):
             for ref in refs:
                 found = self._source.job(0, ref.shard, ref.index)()

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from rwsa.enhancement import enhance
 from rwsa.errors import InputError
-from rwsa.metrics import Failure, score
-from rwsa.spectral import SAMPLE_RATE_HZ
 from rwsa.training import ranks
 from rwsa.training.adversary import Adversary
+from rwsa.training.checkpoints import local
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import WorkerContext
-from rwsa.training.data import Segments, TrainData, ValidData
-from rwsa.training.remix import Remix
+from rwsa.training.data import Segments, TrainData
+from rwsa.training.pace import Pace
 from rwsa.training.state import TrainState
 from rwsa.training.step import TrainStep
+from rwsa.training.validation import Validation
 
 
 class DivergedError(RuntimeError):
-    """A loss is no longer finite; raised on all ranks at the same step."""
+    """A loss is no longer finite; raised on all ranks at the same step, with the same message."""
 
 
 class PreemptedError(RuntimeError):
-    """Training was asked to end (SIGTERM), has saved and can be resumed; raised on all ranks alike."""
+    """Training was asked to end, has saved and can be resumed; raised on all ranks alike."""
 
 
 def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
@@ -41,18 +36,15 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
     Every rank calls this. Validation runs on all ranks and is reduced as sums and counts.
 
     Raises:
-        InputError: the data or a checkpoint cannot be used.
+        InputError: the data or a checkpoint cannot be used, or a checkpoint cannot be saved.
         DivergedError: a loss became NaN or infinite.
-        PreemptedError: the context is stopping; a checkpoint of the last step was handed over.
+        PreemptedError: the context is stopping; the last step was saved.
     """
     data = TrainData(config.data, seed=config.seed, segment_samples=config.model.segment_samples)
-    valid = ValidData(config.data)
     if not ranks.same_everywhere(data.identity(), context.device):
         raise InputError("the ranks see other data: let all of them read the same files, then start again")
     state = TrainState(config, context.device)
-    checkpoint = context.latest_checkpoint()
-    if checkpoint is not None:
-        state.load(checkpoint, order_identity=data.identity())
+    _resume(state, context, data.identity())
     segments = data.segments(
         state.cursor,
         global_batch_size=config.global_batch_size,
@@ -62,171 +54,114 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
     with ExitStack() as stack:
         stack.enter_context(closing(segments))
         adversary = None if state.discriminator is None else stack.enter_context(Adversary(state, context))
-        _train(config, context, state, segments, adversary, valid, data.identity())
+        _Run(config, context, state, adversary, data.identity()).train(segments)
     return state
 
 
-def _train(
-    config: TrainConfig,
-    context: WorkerContext,
-    state: TrainState,
-    segments: Iterator[Segments],
-    adversary: Adversary | None,
-    valid: ValidData,
-    order_identity: str,
-) -> None:
-    train_step = TrainStep(state, context.device, adversary, _remix(config, context))
-    pace, replaced = _Pace(config, adversary), 0
-    while not state.done:
-        batch = pace.waited_for(segments)
-        rate = state.set_learning_rate()
-        losses = train_step(batch)
-        state.step, state.cursor = state.step + 1, batch.cursor_after
-        replaced += batch.replaced
-        stopping = _checked(losses, state, batch, context)
-        if _due(state.step, config.log_every_steps, config):
-            values = ranks.means(losses) | {"learning_rate": rate} | pace.since_last(state.step)
-            values["replaced_samples"] = ranks.summed(torch.tensor(float(replaced)), context.device).item()
-            replaced = 0
-            if context.rank == 0:
-                context.log(state.step, values)
-        due = _due(state.step, config.checkpoint_every_steps, config)
-        if due or stopping:
-            values = _validated(config, context, state, valid) if due else {}
-            _save(context, state, order_identity, adversary, values)
-            pace.restart()
-        if stopping and not state.done:
-            raise PreemptedError(
-                f"asked to end at step {state.step}, which is saved; the same command goes on from there"
-            )
-
-
-def _remix(config: TrainConfig, context: WorkerContext) -> Remix | None:
-    if config.remix is None:
-        return None
-    return Remix(config.remix, context, seed=config.seed, global_batch_size=config.global_batch_size)
-
-
-def _due(step: int, every: int, config: TrainConfig) -> bool:
-    return step % every == 0 or step == config.max_steps
-
-
-def _validated(
-    config: TrainConfig, context: WorkerContext, state: TrainState, valid: ValidData
-) -> dict[str, float]:
-    values = validate(config, context, state, valid)
-    if context.rank == 0:
-        context.log(state.step, values)
-    return values
-
-
-def _save(
-    context: WorkerContext,
-    state: TrainState,
-    order_identity: str,
-    adversary: Adversary | None,
-    values: Mapping[str, float],
-) -> None:
-    """Hand over a checkpoint; without a score among `values` it is not the best."""
-    score_now = values.get(f"valid_{state.config.best_metric}", -math.inf)
-    best = state.scored(score_now) if values else False
-    pending = {} if adversary is None else adversary.pending()
-    folder = Path(tempfile.mkdtemp(prefix="rwsa-checkpoint-"))
-    try:
-        if context.rank == 0:
-            state.save(folder, order_identity=order_identity, pending=pending)
-        context.report(state.step, {**values, "score": score_now}, folder, best=best)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def validate(
-    config: TrainConfig, context: WorkerContext, state: TrainState, valid: ValidData
-) -> dict[str, float]:
-    """Enhance and score the validation split, each rank its part.
-
-    Returns:
-        `valid_METRIC` for SI-SDR and the metric that chooses the best checkpoint: means over the clips
-        that have a value; `valid_METRIC_failed`, how many have none; `valid_clips`, how many clips there
-        were; `valid_missing`, how many could not be had.
-
-    Raises:
-        InputError: no clip has a value by which to choose.
-    """
-    names = tuple(dict.fromkeys(("si_sdr", config.best_metric)))
-    sums = torch.zeros(len(names) + 1, 2, dtype=torch.float64)
-    reason = "there are no clips"
-    model = state.published.eval()
-    for example in valid.examples(rank=context.rank, world_size=context.world_size):
-        enhanced = enhance(example.noisy, example.sample_rate_hz, model)
-        scores = score(example.clean, enhanced, names)
-        for row, name in zip(sums, names, strict=False):
-            value = scores[name]
-            if isinstance(value, Failure):
-                reason = f"{example.example_id}: {value.reason}"
-            else:
-                row += torch.tensor([value, 1.0], dtype=torch.float64)
-        sums[-1] += torch.tensor([1.0, 0.0], dtype=torch.float64)
-    sums[-1, 1] = valid.missing
-    model.train()
-    sums = ranks.summed(sums, context.device)
-    clips, missing = sums[-1].tolist()
-    values = {"valid_clips": clips, "valid_missing": missing}
-    for name, (total, count) in zip(names, sums[:-1].tolist(), strict=True):
-        values[f"valid_{name}_failed"] = clips - count
-        if count:
-            values[f"valid_{name}"] = total / count
-    if f"valid_{config.best_metric}" not in values:
+def _resume(state: TrainState, context: WorkerContext, order_identity: str) -> None:
+    steps = context.checkpoints.steps()
+    if not ranks.same_everywhere(f"{steps[-1] if steps else 0:x}", context.device):
         raise InputError(
-            f"validation by {config.best_metric} gives no value ({reason}); choose best_metric anew"
+            f"{context.checkpoints.folder}: the ranks see other checkpoints there; let storage.root be a"
+            " folder that all nodes share, or in a store"
         )
-    return values
+    latest = context.checkpoints.latest()
+    if latest is not None:
+        with local(latest) as folder:
+            state.load(folder, order_identity=order_identity)
 
 
-def _checked(
-    losses: Mapping[str, Tensor], state: TrainState, batch: Segments, context: WorkerContext
-) -> bool:
-    """Raise where some rank's loss is not finite; returns whether some rank has been asked to end."""
-    # In float16 a gradient may overflow: the scaler then leaves the step out and tries a smaller scale.
-    may_overflow = {"gradient_norm"} if state.config.precision == "float16" else set()
-    bad = [name for name in losses if name not in may_overflow and not torch.isfinite(losses[name])]
-    diverged, stopping = ranks.any_of(bool(bad), context.stopping(), device=context.device)
-    if diverged:
-        clips = f"{', '.join(bad)} on this rank, clips {', '.join(batch.ids)}" if bad else "on another rank"
-        raise DivergedError(f"step {state.step}: not finite: {clips}; resume with a lower learning rate")
-    return stopping
+class _Run:
+    """What a run's steps share."""
 
+    def __init__(
+        self,
+        config: TrainConfig,
+        context: WorkerContext,
+        state: TrainState,
+        adversary: Adversary | None,
+        order_identity: str,
+    ) -> None:
+        self._config, self._context, self._state = config, context, state
+        self._adversary, self._order_identity = adversary, order_identity
+        self._pace, self._replaced = Pace(config, adversary), 0
+        self._listener = context.listener if context.rank == 0 else None
+        self._validation = Validation(config, context)
+        self._step = TrainStep(state, context, adversary)
 
-class _Pace:
-    """How fast training goes, validation apart, and how much of that is waiting for data."""
+    def train(self, segments: Iterator[Segments]) -> None:
+        """Take all steps that are left.
 
-    def __init__(self, config: TrainConfig, adversary: Adversary | None) -> None:
-        self._config, self._adversary = config, adversary
-        self.restart()
+        Raises:
+            InputError, DivergedError, PreemptedError: see `fit`.
+        """
+        config, state = self._config, self._state
+        while not state.done:
+            batch = self._pace.waited_for(segments)
+            rate = state.set_learning_rate()
+            losses = self._step(batch)
+            state.step, state.cursor = state.step + 1, batch.cursor_after
+            self._replaced += batch.replaced
+            stopping = self._checked(losses, batch)
+            if self._due(config.log_every_steps):
+                self._log(losses, rate)
+            due = self._due(config.checkpoint_every_steps)
+            if due or stopping:
+                self._checkpoint(validate=due)
+            if config.audio_clips and self._due(config.audio_every_steps):
+                self._let_hear()
+            if stopping and not state.done:
+                raise PreemptedError(
+                    f"asked to end at step {state.step}, which is saved; the same command goes on from there"
+                )
 
-    def restart(self) -> None:
-        self._since, self._waited, self._steps = time.perf_counter(), 0.0, 0
-        self._pesq_before = self._pesq_seconds()
+    def _due(self, every: int) -> bool:
+        return self._state.step % every == 0 or self._state.step == self._config.max_steps
 
-    def _pesq_seconds(self) -> float:
-        return 0.0 if self._adversary is None else self._adversary.waited_seconds
+    def _checked(self, losses: Mapping[str, Tensor], batch: Segments) -> bool:
+        """Raise where some rank's loss is not finite; returns whether some rank has been asked to end."""
+        # In float16 a gradient may overflow: the scaler then leaves the step out and tries a smaller scale.
+        may_overflow = {"gradient_norm"} if self._config.precision == "float16" else set()
+        bad = [name for name in losses if name not in may_overflow and not torch.isfinite(losses[name])]
+        diverged, stopping = ranks.any_of(bool(bad), self._context.stopping(), device=self._context.device)
+        if diverged:
+            mine = f"{', '.join(bad)} of clips {', '.join(batch.ids)}" if bad else ""
+            everywhere = "; ".join(text for text in ranks.gathered(mine) if text)
+            raise DivergedError(
+                f"step {self._state.step}: not finite: {everywhere}; the same command goes on from the last"
+                " checkpoint: give it a lower optimiser.learning_rate, or optimiser.max_gradient_norm"
+            )
+        return stopping
 
-    def waited_for(self, segments: Iterator[Segments]) -> Segments:
-        start = time.perf_counter()
-        batch = next(segments)
-        self._waited += time.perf_counter() - start
-        self._steps += 1
-        return batch
+    def _log(self, losses: Mapping[str, Tensor], learning_rate: float) -> None:
+        missing = ranks.summed(torch.tensor(float(self._replaced)), self._context.device).item()
+        self._replaced = 0
+        values = ranks.means(losses) | {"learning_rate": learning_rate, "replaced_samples": missing}
+        values |= self._pace.since_last(self._state.step)
+        self._tell(values)
 
-    def since_last(self, step: int) -> dict[str, float]:
-        elapsed = time.perf_counter() - self._since
-        rate = self._steps * self._config.global_batch_size / elapsed
-        values = {
-            "samples_per_second": rate,
-            "audio_seconds_per_second": rate * self._config.model.segment_samples / SAMPLE_RATE_HZ,
-            "data_wait_share": self._waited / elapsed,
-            "pesq_wait_share": (self._pesq_seconds() - self._pesq_before) / elapsed,
-            "eta_seconds": (self._config.max_steps - step) * elapsed / self._steps,
-        }
-        self.restart()
-        return values
+    def _checkpoint(self, *, validate: bool) -> None:
+        """Validate, if asked to, and save; without a validation it is not the best."""
+        state, context = self._state, self._context
+        values = dict[str, float]()
+        if validate:
+            with self._pace.aside("valid_seconds"):
+                values = self._validation.scores(state.published)
+            state.scored(values[f"valid_{self._config.best_metric}"])
+            self._tell(values)
+        with self._pace.aside("checkpoint_seconds"):
+            pending = {} if self._adversary is None else self._adversary.pending()
+            write = partial(state.save, order_identity=self._order_identity, pending=pending)
+            if context.rank == 0:
+                context.checkpoints.save(state.step, write, best_step=state.best_step)
+        context.saved(state.step, values)
+
+    def _tell(self, values: Mapping[str, float]) -> None:
+        if self._listener is not None:
+            self._listener.figures(self._state.step, values)
+
+    def _let_hear(self) -> None:
+        if self._listener is not None:
+            with self._pace.aside("audio_seconds"):
+                clips = self._validation.heard(self._state.published, self._config.audio_clips)
+                self._listener.audio(self._state.step, clips)

@@ -1,4 +1,4 @@
-"""PESQ targets for the metric discriminator, computed in other processes while training goes on.
+"""PESQ in other processes while training goes on: the discriminator's targets, and validation's scores.
 
 Legend: B segments of this rank.
 """
@@ -40,16 +40,27 @@ class PesqPool:
     def submit(self, clean: Tensor, enhanced: Tensor) -> PesqTargets:
         """Begin to score `enhanced` against `clean`, `[B, samples]` each at 16 kHz; returns at once."""
         pairs = zip(clean.cpu().numpy(), enhanced.cpu().numpy(), strict=True)
-        return PesqTargets([self._threads.submit(self._score, c, e) for c, e in pairs])
+        return PesqTargets([self._threads.submit(self._target, c, e) for c, e in pairs])
 
-    def _score(self, clean: np.ndarray, enhanced: np.ndarray) -> float:
-        if not (clean.any() and enhanced.any() and np.isfinite(enhanced).all()):
-            return math.nan
-        process = self._idle.get()
+    def measure(self, clean: np.ndarray, enhanced: np.ndarray) -> Future[float]:
+        """Begin to score one pair, `[samples]` each at 16 kHz; the future may raise `UndefinedError`."""
+        return self._threads.submit(self._score, clean.astype(np.float64), enhanced.astype(np.float64))
+
+    def _target(self, clean: np.ndarray, enhanced: np.ndarray) -> float:
         try:
-            return process.score(_full_scale(clean), _full_scale(enhanced))
+            return self._score(_full_scale(clean), _full_scale(enhanced))
         except UndefinedError:
             return math.nan
+
+    def _score(self, clean: np.ndarray, enhanced: np.ndarray) -> float:
+        for name, wav in (("clean", clean), ("enhanced", enhanced)):
+            if not wav.any():
+                raise UndefinedError(f"{name} is silent")
+            if not np.isfinite(wav).all():
+                raise UndefinedError(f"{name} holds NaN or infinite samples")
+        process = self._idle.get()
+        try:
+            return process.score(clean, enhanced)
         finally:
             self._idle.put(process)
 

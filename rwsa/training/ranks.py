@@ -51,6 +51,15 @@ def any_of(*flags: bool, device: torch.device) -> tuple[bool, ...]:
     return tuple((summed(torch.tensor(flags, dtype=torch.float32), device) > 0).tolist())
 
 
+def gathered(text: str) -> list[str]:
+    """The texts of all ranks, in their order; on every rank."""
+    if not dist.is_initialized():
+        return [text]
+    found: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(found, text)
+    return found
+
+
 def same_everywhere(digits: str, device: torch.device) -> bool:
     """Whether all ranks have the same number of up to twelve hexadecimal digits."""
     mine = torch.tensor([int(digits, 16)], dtype=torch.int64, device=device)

@@ -55,16 +55,52 @@ class Source(Protocol):
         """Let go of open files; a later job opens them again."""
 
 
-def source_of(config: DataConfig, split: Split, *, fresh_seed: int | None = None) -> Source:
-    """The source of a split. With `fresh_seed`, `config.mix.fresh` draws each epoch anew.
+def train_source(config: DataConfig, *, seed: int) -> Source:
+    """What to train on; where `config.mix.fresh` draws each epoch anew, that follows from `seed`.
 
     Raises:
         InputError: the shards, card or recipe cannot be used.
     """
+    if config.overfit is not None:
+        return FirstExamples(_source(config, config.train), config.overfit)
+    return _source(config, config.train, fresh_seed=seed)
+
+
+def valid_source(config: DataConfig) -> Source:
+    """What to validate by: the validation split, or the very examples that `config.overfit` trains on.
+
+    Raises:
+        InputError: the shards, card or recipe cannot be used.
+    """
+    if config.overfit is not None:
+        return FirstExamples(_source(config, config.train), config.overfit)
+    return _source(config, config.valid)
+
+
+def _source(config: DataConfig, split: Split, *, fresh_seed: int | None = None) -> Source:
     if config.mix is not None and split in config.mix.splits:
         return MixSource(config.mix, split, fresh_seed=fresh_seed if config.mix.fresh else None)
     assert config.shards is not None, "DataConfig sees to it"
     return ShardSource(config, split)
+
+
+class FirstExamples:
+    """The first few examples of a source."""
+
+    def __init__(self, source: Source, examples: int) -> None:
+        self._source, self.contents = source, source.contents
+        ends = np.minimum(np.cumsum(source.sizes), examples)
+        shards = int(np.argmax(ends == ends[-1])) + 1
+        self.sizes = tuple(np.diff(ends[:shards], prepend=0).tolist())
+
+    def job(self, epoch: int, shard: int, slot: int) -> Job:
+        return self._source.job(epoch, shard, slot)
+
+    def executor(self) -> Executor:
+        return self._source.executor()
+
+    def close(self) -> None:
+        self._source.close()
 
 
 class ShardSource:

@@ -1,9 +1,10 @@
 """Everything that a training run must remember, saved atomically and loaded strictly.
 
-A checkpoint is a folder: `generator.safetensors` (loadable by `rwsa.load_model`), `averaged.safetensors`
-(likewise; where weights are averaged), `state.safetensors` (discriminator, both optimisers, and the pair that
-waits for the discriminator), `state.json` (step, sample cursor, best score, identities). The learning rate
-follows from the step, and whatever is drawn is keyed by step and sample, so there is no random state to keep.
+A checkpoint (rwsa.training.checkpoints) is a folder: `generator.safetensors` (loadable by `rwsa.load_model`),
+`averaged.safetensors` (likewise; where weights are averaged), `state.safetensors` (discriminator, both
+optimisers, and the pair that waits for the discriminator), `state.json` (step, sample cursor, best score,
+identities, and the hashes of the other files, by which a damaged one is known). The learning rate follows
+from the step, and whatever is drawn is keyed by step and sample, so there is no random state to keep.
 """
 
 from __future__ import annotations
@@ -15,16 +16,25 @@ from types import MappingProxyType
 from typing import cast
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rwsa.config import config_hash
 from rwsa.errors import InputError
-from rwsa.files import read_json, write_json
+from rwsa.files import read_json, sha256_of, write_json
 from rwsa.models.discriminator import MetricDiscriminator
-from rwsa.models.weights import Network, build_model, load_weights, read_weights, save_model, weights_of
+from rwsa.models.weights import (
+    Network,
+    build_model,
+    load_weights,
+    read_weights,
+    save_model,
+    weights_of,
+    write_tensors,
+)
 from rwsa.sampling import Cursor
+from rwsa.training.checkpoints import ABOUT
 from rwsa.training.config import OptimiserConfig, TrainConfig
 
 AVERAGED = "averaged.safetensors"
@@ -64,6 +74,7 @@ class TrainState:
         self.step = 0
         self.cursor = Cursor()
         self.best_score = -math.inf
+        self.best_step: int | None = None
         self.validations_since_best = 0
 
     @property
@@ -83,12 +94,12 @@ class TrainState:
         if self.averaged is not None:
             self.averaged.update_parameters(self.generator)
 
-    def scored(self, score: float) -> bool:
-        """Take in the score of a validation; returns whether it is the best so far."""
-        best = score > self.best_score
-        self.best_score = max(score, self.best_score)
-        self.validations_since_best = 0 if best else self.validations_since_best + 1
-        return best
+    def scored(self, score: float) -> None:
+        """Take in the score of a validation of the present step."""
+        if score > self.best_score:
+            self.best_score, self.best_step, self.validations_since_best = score, self.step, 0
+        else:
+            self.validations_since_best += 1
 
     def set_learning_rate(self) -> float:
         """Give both optimisers the learning rate of the present step; returns it."""
@@ -101,31 +112,31 @@ class TrainState:
         return rate
 
     def save(self, folder: Path, *, order_identity: str, pending: Mapping[str, Tensor] = _NOTHING) -> None:
-        """Write a checkpoint into `folder`, which the caller then renames or hands over whole.
+        """Write a checkpoint into `folder`; `pending` is what `Adversary.pending` gives.
 
-        `pending` is what `Adversary.pending` gives.
+        Raises:
+            InputError: it cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         save_model(folder / "generator.safetensors", self.generator, {"step": self.step})
         tensors = {
-            f"{name}.{key}": tensor.contiguous()
+            f"{name}.{key}": tensor
             for name, optimiser in self._optimisers().items()
             for key, tensor in _optimiser_tensors(optimiser).items()
         }
         if self.discriminator is not None:
-            tensors |= {
-                f"discriminator.{k}": v.contiguous() for k, v in weights_of(self.discriminator).items()
-            }
-        tensors |= {f"pending.{name}": tensor.contiguous() for name, tensor in pending.items()}
-        save_file(tensors, folder / "state.safetensors")
+            tensors |= {f"discriminator.{k}": v for k, v in weights_of(self.discriminator).items()}
+        tensors |= {f"pending.{name}": tensor for name, tensor in pending.items()}
+        write_tensors(folder / "state.safetensors", tensors)
         if self.averaged is not None:
             save_model(folder / AVERAGED, self.published, {"step": self.step})
         write_json(
-            folder / "state.json",
+            folder / ABOUT,
             {
+                "files": {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))},
                 "step": self.step,
                 "cursor": {"epoch": self.cursor.epoch, "sample": self.cursor.sample},
                 "best_score": self.best_score if math.isfinite(self.best_score) else None,
+                "best_step": self.best_step,
                 "validations_since_best": self.validations_since_best,
                 "scaler": self.scaler.state_dict(),
                 "stepped": [name for name, optimiser in self._optimisers().items() if optimiser.state],
@@ -140,10 +151,11 @@ class TrainState:
         """Restore a checkpoint.
 
         Raises:
-            InputError: it is of another model, other loss weights or other data, or a tensor is
-                missing, left over or misshapen.
+            InputError: a file is damaged; it is of another model, other loss weights or other data, or a
+                tensor is missing, left over or misshapen.
         """
-        about = read_json(folder / "state.json")
+        about = read_json(folder / ABOUT)
+        _check_files(folder, about["files"])
         for key, mine in (
             ("order", order_identity),
             ("model", config_hash(self.config.model)),
@@ -167,7 +179,7 @@ class TrainState:
         self._load_average(folder, about["averaged"])
         self.scaler.load_state_dict(about["scaler"])
         self.pending = self._checked_pending(_part(tensors, "pending"), folder)
-        self.validations_since_best = about["validations_since_best"]
+        self.validations_since_best, self.best_step = about["validations_since_best"], about["best_step"]
         self.step = about["step"]
         self.cursor = Cursor(**about["cursor"])
         self.best_score = -math.inf if about["best_score"] is None else about["best_score"]
@@ -209,6 +221,16 @@ def learning_rate(config: OptimiserConfig, step: int, *, epoch: int, max_steps: 
     if config.schedule == "cosine":
         return rate * 0.5 * (1 + math.cos(math.pi * min(step / max_steps, 1.0)))
     return rate * config.decay_per_epoch**epoch
+
+
+def _check_files(folder: Path, hashes: Mapping[str, str]) -> None:
+    for name, sha256 in hashes.items():
+        path = folder / name
+        if not path.is_file() or sha256_of(path) != sha256:
+            raise InputError(
+                f"{path}: damaged or missing ({ABOUT} beside it has another SHA-256); delete {folder}, to go"
+                " on from the checkpoint before"
+            )
 
 
 def _adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:

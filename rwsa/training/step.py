@@ -16,6 +16,7 @@ from rwsa.errors import InputError
 from rwsa.losses import spectral_losses, weighted_total
 from rwsa.spectral import istft, stft
 from rwsa.training.adversary import Adversary
+from rwsa.training.context import WorkerContext
 from rwsa.training.data import Segments
 from rwsa.training.optimisation import clip
 from rwsa.training.ranks import distributed, world_size
@@ -34,11 +35,17 @@ class TrainStep:
         InputError: the segments of a rank do not divide into so many parts.
     """
 
-    def __init__(
-        self, state: TrainState, device: torch.device, adversary: Adversary | None, remix: Remix | None = None
-    ) -> None:
-        self.state, self.device, self._adversary, self._remix = state, device, adversary, remix
+    def __init__(self, state: TrainState, context: WorkerContext, adversary: Adversary | None) -> None:
+        self.state, self.device, self._adversary = state, context.device, adversary
         self._config, self._spectral = state.config, state.config.model.spectral
+        self._remix: Remix | None = None
+        if state.config.remix is not None:
+            self._remix = Remix(
+                state.config.remix,
+                context,
+                seed=state.config.seed,
+                global_batch_size=state.config.global_batch_size,
+            )
         backend = state.config.compile_backend
         segments = self._config.global_batch_size // world_size()
         if segments % self._config.accumulate:

@@ -37,6 +37,7 @@ from rwsa.training.context import LocalContext
 from rwsa.training.data import Segments, TrainData, ValidData
 from rwsa.training.loop import fit
 from rwsa.training.sources import card_of, self_contained
+from tests.training_runs import Log
 
 RATE_HZ = 16_000
 SHARD_EXAMPLES = 4
@@ -198,9 +199,9 @@ class TestOnline:
     def test_the_same_training_as_from_shards(self, corpus: Path, tmp_path: Path) -> None:
         logs = []
         for name, data in (("online", online(corpus)), ("shards", offline(corpus / "shards"))):
-            log: dict[int, dict[str, float]] = {}
-            fit(tiny(data), LocalContext(tmp_path / name, recorder(log)))
-            logs.append(log)
+            log = Log()
+            fit(tiny(data), LocalContext(tmp_path / name, log))
+            logs.append(log.steps)
         assert logs[0] == logs[1]
         assert logs[0].keys() == {1, 2}
         assert sum(values["replaced_samples"] for values in logs[0].values()) > 0
@@ -418,15 +419,6 @@ def tiny(data: DataConfig) -> TrainConfig:
     return build(TrainConfig, {**TINY, "data": as_mapping(data)}, where="test")
 
 
-def recorder(log: dict[int, dict[str, float]]) -> Any:
-    timings = ("samples_per_second", "audio_seconds_per_second", "data_wait_share", "eta_seconds")
-
-    def record(step: int, values: Any) -> None:
-        log.setdefault(step, {}).update({k: v for k, v in values.items() if k not in timings})
-
-    return record
-
-
 TINY = {
     "name": "test",
     "model": {
@@ -456,11 +448,11 @@ def test_the_overlay_trains_without_shards(corpus: Path, tmp_path: Path) -> None
     assert config.data.shards is None
     assert config.data.mix is not None
     assert config.data.mix.fresh
-    log: dict[int, dict[str, float]] = {}
-    state = fit(config, LocalContext(tmp_path / "run", recorder(log)))
+    log = Log()
+    state = fit(config, LocalContext(tmp_path / "run", log))
     assert state.step == 2
     assert state.cursor == Cursor(1, 2)
-    assert {"total", "learning_rate", "replaced_samples"} < log[1].keys()
+    assert {"total", "learning_rate", "replaced_samples"} < log.steps[1].keys()
 
 
 def test_the_overlay_names_a_card_and_recipe_that_are_there() -> None:

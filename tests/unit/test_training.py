@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from torch import Tensor
 from rwsa.audio import rms
 from rwsa.config import merge
 from rwsa.errors import InputError
+from rwsa.files import read_json, sha256_of, write_json
 from rwsa.models import load_model
 from rwsa.sampling import Cursor, sample_rng
 from rwsa.shards import Example
-from rwsa.training.config import OptimiserConfig, TrainConfig
-from rwsa.training.context import LocalContext
+from rwsa.training.checkpoints import ABOUT, Checkpoints
+from rwsa.training.config import OptimiserConfig
 from rwsa.training.data import TrainData, ValidData, crop_or_pad, normalised
-from rwsa.training.loop import DivergedError, fit
+from rwsa.training.loop import DivergedError
 from rwsa.training.state import TrainState, learning_rate
 from tests.training_runs import (
     AUDIBLE,
@@ -33,7 +34,6 @@ from tests.training_runs import (
     assert_same_bits,
     config_of,
     example,
-    tensors_of,
     trained,
     write_shards,
 )
@@ -168,6 +168,22 @@ class TestRefusing:
         with pytest.raises(InputError, match=says):
             trained(config, tmp_path / "run")
 
+    @pytest.mark.parametrize("name", ["generator.safetensors", "state.safetensors"])
+    @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"!"])
+    def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
+        self, shards: Path, finished: Path, tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
+    ) -> None:
+        config = config_of(shards, max_steps=4, loss_weights={"metric": 0.05})
+        trained(config, tmp_path / "run")
+        newest = tmp_path / "run" / "checkpoints" / "step-000004"
+        (newest / name).write_bytes(damage((newest / name).read_bytes()))
+        with pytest.raises(
+            InputError, match=rf"step-000004/{name}: damaged .*; delete .*step-000004, to go on"
+        ):
+            trained(config, tmp_path / "run")
+        shutil.rmtree(newest)
+        assert_same_bits(trained(config, tmp_path / "run"), trained(config, tmp_path / "undisturbed"))
+
     def test_shards_that_are_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no such index"):
             trained(config_of(tmp_path), tmp_path / "run")
@@ -185,6 +201,9 @@ def edit(path: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
     length = int.from_bytes(header[:8], "little")
     metadata = json.loads(header[8 : 8 + length]).get("__metadata__")
     save_file(tensors, path, metadata=metadata)
+    about = read_json(path.with_name(ABOUT))
+    about["files"][path.name] = sha256_of(path)
+    write_json(path.with_name(ABOUT), about)
 
 
 def without(tensors: dict[str, Tensor], prefix: str) -> None:
@@ -198,7 +217,8 @@ def test_a_loss_that_is_not_finite_names_step_and_clips(shards: Path, tmp_path: 
     newest = tmp_path / "checkpoints" / "step-000001" / "generator.safetensors"
     edit(newest, lambda tensors: tensors["merges.0.weight"].fill_(math.nan))
     with pytest.raises(
-        DivergedError, match=r"^step 2: not finite: .*total.* clips train-\d, train-\d; resume"
+        DivergedError,
+        match=r"^step 2: not finite: .*total.* clips train-\d, train-\d; the same command goes on",
     ):
         trained(config_of(shards, max_steps=3), tmp_path)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-000001"}
@@ -247,43 +267,14 @@ def test_gradients_are_scaled_down_to_the_limit(shards: Path, tmp_path: Path) ->
     assert moved[1] < 0.3 * moved[0]
 
 
-class TestLocalContext:
-    @staticmethod
-    def report(context: LocalContext, folder: Path, step: int, *, best: bool) -> None:
-        written = folder / "incoming"
-        written.mkdir()
-        (written / "state.json").write_text(str(step))
-        context.report(step, {}, written, best=best)
-
-    def test_the_best_and_the_newest_are_kept(self, tmp_path: Path) -> None:
-        context = LocalContext(tmp_path / "run", keep=2)
-        assert context.latest_checkpoint() is None
-        assert context.best_checkpoint() is None
-        for step in (1, 2, 3, 4, 5):
-            self.report(context, tmp_path, step, best=step == 2)
-        kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-        assert kept == ["step-000002", "step-000004", "step-000005"]
-        for found, step in ((context.best_checkpoint(), 2), (context.latest_checkpoint(), 5)):
-            assert found is not None
-            assert (found / "state.json").read_text() == str(step)
-        assert not (tmp_path / "incoming").exists()
-        again = LocalContext(tmp_path / "run")
-        assert again.latest_checkpoint() == context.latest_checkpoint()
-
-    def test_the_first_is_the_best_until_there_is_a_better_one(self, tmp_path: Path) -> None:
-        context = LocalContext(tmp_path / "run", keep=1)
-        for step in (1, 2):
-            self.report(context, tmp_path, step, best=False)
-        assert context.best_checkpoint() == tmp_path / "run" / "checkpoints" / "step-000001"
-
-    def test_the_best_validation_chooses(self, shards: Path, tmp_path: Path) -> None:
-        log = Log()
-        trained(config_of(shards, max_steps=3, checkpoint_every_steps=1, keep_checkpoints=1), tmp_path, log)
-        scores = {step: values["valid_si_sdr"] for step, values in log.steps.items()}
-        best = LocalContext(tmp_path).best_checkpoint()
-        assert best is not None
-        assert best.name == f"step-{max(scores, key=scores.__getitem__):06d}"
-        assert {values["valid_clips"] for values in log.steps.values()} == {2}
+def test_the_best_validation_chooses(shards: Path, tmp_path: Path) -> None:
+    log = Log()
+    trained(config_of(shards, max_steps=3, checkpoint_every_steps=1, keep_checkpoints=1), tmp_path, log)
+    scores = {step: values["valid_si_sdr"] for step, values in log.steps.items()}
+    best = Checkpoints(tmp_path / "checkpoints").best()
+    assert best is not None
+    assert best.name == f"step-{max(scores, key=scores.__getitem__):06d}"
+    assert {values["valid_clips"] for values in log.steps.values()} == {2}
 
 
 class TestData:
@@ -342,111 +333,3 @@ class TestData:
         assert sorted(ids) == ["valid-0", "valid-1"]
         few = ValidData(config_of(shards, data={"valid_examples": 1}).data)
         assert [e.example_id for e in few.examples(rank=0, world_size=1)] == ["valid-0"]
-
-
-class GlooContext:
-    """One of several processes; figures go to a file, checkpoints nowhere."""
-
-    def __init__(self, rank: int, world_size: int, folder: Path) -> None:
-        self.rank, self.world_size, self.device = rank, world_size, torch.device("cpu")
-        self._folder, self._log = folder, Log()
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._log(step, values)
-
-    def report(self, step: int, values: Mapping[str, float], checkpoint: Path, *, best: bool) -> None:
-        (self._folder / f"rank-{self.rank}.json").write_text(json.dumps(self._log.steps))
-
-    def latest_checkpoint(self) -> Path | None:
-        return None
-
-    def stopping(self) -> bool:
-        return False
-
-
-def train_as_rank(rank: int, shards: Path, folder: Path) -> None:
-    """What each spawned process runs: without a discriminator, with one, and with a fault on rank 1."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        for name, metric in (("plain", 0), ("metric", 0.05)):
-            state = fit(spread(shards, metric), GlooContext(rank, 2, folder / name))
-            torch.save(tensors_of(state), folder / name / f"rank-{rank}.pt")
-        fail_on_one_rank(rank, spread(shards, 0), folder)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def fail_on_one_rank(rank: int, config: TrainConfig, folder: Path) -> None:
-    """A loss that only rank 1 sees go wrong must stop both, at the same step."""
-    from rwsa.training import loop
-
-    healthy = loop.TrainStep.__call__
-
-    def sick(self: Any, segments: Any) -> dict[str, Tensor]:
-        losses = healthy(self, segments)
-        if rank == 1 and self.state.step == 1:
-            losses["total"] = torch.tensor(math.nan)
-        return losses
-
-    loop.TrainStep.__call__ = sick  # type: ignore[method-assign]
-    with pytest.raises(DivergedError) as caught:
-        fit(config, GlooContext(rank, 2, folder))
-    (folder / f"diverged-{rank}").write_text(str(caught.value))
-
-
-def spread(shards: Path, metric: float) -> TrainConfig:
-    return config_of(
-        shards, global_batch_size=4, max_steps=3, checkpoint_every_steps=3, loss_weights={"metric": metric}
-    )
-
-
-@pytest.fixture(scope="module")
-def together(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two ranks left behind."""
-    folder = tmp_path_factory.mktemp("together")
-    for name in ("plain", "metric"):
-        (folder / name).mkdir()
-    torch.multiprocessing.spawn(train_as_rank, args=(shards, folder), nprocs=2)
-    return folder
-
-
-@pytest.mark.slow
-class TestTwoRanks:
-    @staticmethod
-    def steps(folder: Path) -> dict[int, dict[str, float]]:
-        return {int(step): v for step, v in json.loads((folder / "rank-0.json").read_text()).items()}
-
-    @pytest.mark.parametrize(("name", "metric"), [("plain", 0), ("metric", 0.05)])
-    def test_losses_are_those_of_one_process(
-        self, shards: Path, together: Path, tmp_path: Path, name: str, metric: float
-    ) -> None:
-        alone, spread_out = Log(), self.steps(together / name)
-        trained(spread(shards, metric), tmp_path, alone)
-        assert spread_out.keys() == alone.steps.keys()
-        for step, values in alone.steps.items():
-            # Bins whose phase is nearly undefined rule the gradient's norm, and rounding rules them.
-            norm, si_sdr = values.pop("gradient_norm"), values.pop("valid_si_sdr", 0)
-            others = spread_out[step]
-            assert others.pop("gradient_norm") == pytest.approx(norm, rel=1e-3 if step == 1 else 0.5)
-            assert others.pop("valid_si_sdr", 0) == pytest.approx(si_sdr, abs=0.05)
-            assert others == pytest.approx(values, rel=1e-4), step
-
-    @pytest.mark.parametrize("name", ["plain", "metric"])
-    def test_both_ranks_end_with_the_same_bits(self, together: Path, name: str) -> None:
-        first, second = (torch.load(together / name / f"rank-{rank}.pt") for rank in (0, 1))
-        assert any("discriminator" in key for key in first) == (name == "metric")
-        assert [key for key in first if not torch.equal(first[key], second[key])] == []
-
-    def test_clips_that_pesq_refuses_do_not_stop_the_discriminator(self, together: Path) -> None:
-        steps = self.steps(together / "metric")
-        # Segments are too short for PESQ: clean pairs alone teach it.
-        learnt = [steps[step] for step in (2, 3)]
-        assert [values["pesq_refused_share"] for values in learnt] == [1.0] * 2
-        assert [values["discriminator_enhanced"] for values in learnt] == [0.0] * 2
-        assert len({values["discriminator_clean"] for values in learnt}) == 2
-
-    def test_a_loss_that_goes_wrong_on_one_rank_stops_both(self, together: Path) -> None:
-        first, second = ((together / f"diverged-{rank}").read_text() for rank in (0, 1))
-        assert first == "step 2: not finite: on another rank; resume with a lower learning rate"
-        assert second.startswith("step 2: not finite: total on this rank, clips train-")

@@ -1,0 +1,42 @@
+"""Where a run ran: machine and packages. Nothing of the environment's variables, which may hold secrets."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from typing import Any
+
+import torch
+
+from rwsa import scan
+from rwsa.shard_index import made_with
+
+
+def environment() -> dict[str, Any]:
+    """Machine, devices and the versions of the packages that this project names, as JSON values."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {
+        "machine": platform.node(),
+        "system": platform.platform(),
+        "cpu": made_with()["cpu"],
+        "cpus": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+        "scan": scan.resolve(device),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "packages": dict(_versions()),
+    }
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for requirement in ["rwsa", *(importlib.metadata.requires("rwsa") or ())]:
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an extra that is not installed
+    return sorted(set(found))

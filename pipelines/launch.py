@@ -1,0 +1,142 @@
+"""Ways to run the training loop: in this process, or on Ray Train with as many workers as asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.cluster import start_ray
+from pipelines.run_log import RunLog
+from pipelines.tracking import TrackedRun
+from rwsa.config import as_mapping, build
+from rwsa.errors import InputError
+from rwsa.files import location
+from rwsa.training.checkpoints import Checkpoints
+from rwsa.training.config import TrainConfig
+from rwsa.training.context import LocalContext, StopSignal
+from rwsa.training.loop import DivergedError, PreemptedError, fit
+from rwsa.training.sources import self_contained
+
+_FINAL = {kind.__name__: kind for kind in (InputError, DivergedError)}
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """Where a run's files are."""
+    return location(config.storage.root) / "runs" / config.name
+
+
+def checkpoints_of(config: TrainConfig) -> Checkpoints:
+    """A run's checkpoints, wherever they were made."""
+    return Checkpoints(run_folder(config) / "checkpoints", keep=config.keep_checkpoints)
+
+
+def alone(config: TrainConfig, run: TrackedRun, *, threads: int, stop: StopSignal) -> None:
+    """Train in this process.
+
+    Raises:
+        InputError, DivergedError, PreemptedError: see `rwsa.training.loop.fit`.
+    """
+    torch.set_num_threads(threads)
+    with RunLog(config, run) as log:
+        context = LocalContext(run_folder(config), log, keep=config.keep_checkpoints, stop=stop)
+        fit(config, context)
+
+
+def on_ray(
+    config: TrainConfig, run: TrackedRun, *, workers: int, threads: int, stop: StopSignal, address: str | None
+) -> None:
+    """Train on Ray Train, which starts lost workers again, `config.max_failures` times at the most.
+
+    Raises:
+        InputError, DivergedError, PreemptedError: see `rwsa.training.loop.fit`.
+        ray.train.TrainingFailedError: workers were lost too often, or met an error that nobody foresaw.
+    """
+    import ray
+    import ray.train.torch
+
+    from pipelines.ray_context import Notices
+
+    for_workers = dataclasses.replace(config, data=self_contained(config.data))
+    start_ray(address=address)
+    notices = Notices.remote()  # type: ignore[attr-defined]
+    stop.then(lambda: notices.stop.remote())
+    # Else Train tells of its own doings, at every checkpoint on every rank. As a mapping, since to the type
+    # checker ray.train.RunConfig is still its predecessor, which lacks it.
+    quiet: dict[str, Any] = {"logging_config": ray.train.LoggingConfig(log_level="WARNING")}
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={
+            "config": as_mapping(for_workers),
+            "run_id": run.run_id,
+            "threads": threads,
+            "notices": notices,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=torch.cuda.is_available(), resources_per_worker={"CPU": threads}
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(run_folder(config)),
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            **quiet,
+        ),
+    )
+    error = _in_thread(trainer.fit)
+    reason = ray.get(notices.gave_up.remote())
+    if reason is not None:
+        kind, message = reason
+        raise _FINAL[kind](message)
+    if error is not None:
+        raise error
+    if stop.seen:
+        raise PreemptedError(
+            "asked to end, which it did when it had saved; the same command goes on from there"
+        )
+
+
+def _in_thread(work: Any) -> BaseException | None:
+    """Do `work` in a thread, since in the main one Ray Train answers Ctrl-C by dropping what is not saved;
+    returns what it raised.
+    """
+    raised = list[BaseException]()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="rwsa-ray-train", daemon=True)
+    thread.start()
+    thread.join()
+    return raised[0] if raised else None
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """What every Ray Train worker runs."""
+    import ray
+
+    from pipelines.ray_context import RayContext
+
+    notices = settings["notices"]
+    if ray.get(notices.gave_up.remote()) is not None:
+        return  # these workers replace some that met what does not go away
+    torch.set_num_threads(settings["threads"])
+    config = build(TrainConfig, settings["config"], where="train_loop_config")
+    with ExitStack() as stack, suppress(PreemptedError):  # else Ray would start all workers again
+        context = RayContext(checkpoints_of(config), notices)
+        if context.rank == 0:
+            run = TrackedRun(config.storage, settings["run_id"])
+            stack.callback(run.close, status=None)
+            context.listener = stack.enter_context(RunLog(config, run))
+        try:
+            fit(config, context)
+        except (InputError, DivergedError) as error:
+            ray.get(notices.give_up.remote(type(error).__name__, str(error)))
+            if isinstance(error, InputError):
+                raise  # the other ranks may be waiting for this one; Ray ends them

@@ -1,0 +1,66 @@
+"""What rank 0 tells of a training run: lines for people; to MLflow figures, audio, the machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from pipelines.environment import environment
+from pipelines.figures import new_figure, png
+from pipelines.pages import common_gain, flac
+from pipelines.progress import progress_line
+from pipelines.spectrograms import draw_spectrograms
+from pipelines.system_metrics import SystemMetrics
+from pipelines.tracking import TrackedRun, commit
+from rwsa.config import as_mapping
+from rwsa.training.config import TrainConfig
+from rwsa.training.context import HeardClip
+
+# For people at the terminal alone.
+_NOT_TRACKED = {"eta_seconds"}
+
+
+class RunLog:
+    """Takes what the training loop gives. Use as a context manager: meanwhile the machine is watched."""
+
+    def __init__(self, config: TrainConfig, run: TrackedRun) -> None:
+        self._config, self._run = config, run
+        self._machine = SystemMetrics(run.log)
+
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
+        """Print a line and record the figures of a step."""
+        print(progress_line(step, self._config.max_steps, values), flush=True)
+        self._run.log(step, {name: value for name, value in values.items() if name not in _NOT_TRACKED})
+
+    def audio(self, step: int, clips: Sequence[HeardClip]) -> None:
+        """Record clips: noisy, enhanced and clean as FLAC, and their spectrograms side by side."""
+        for clip in clips:
+            signals = {"noisy": clip.noisy, "enhanced": clip.enhanced, "clean": clip.clean}
+            figure = new_figure(height_inches=3.3)
+            draw_spectrograms(figure, signals, clip.sample_rate_hz)
+            self._run.image(f"validation-{clip.example_id}", step, png(figure))
+            gain = common_gain(signals.values())
+            files = {
+                f"{clip.example_id}.{name}.flac": flac(wav, clip.sample_rate_hz, gain=gain)
+                for name, wav in signals.items()
+            }
+            self._run.contents(files, f"validation/step-{step:06d}")
+
+    def __enter__(self) -> Self:
+        self._machine.__enter__()
+        self._run.contents(self._start(), "starts")
+        return self
+
+    def _start(self) -> dict[str, bytes]:
+        """What this start ran with and where; a resumed run has several, and may differ between them."""
+        start = {"commit": commit(), "environment": environment(), "config": as_mapping(self._config)}
+        name = time.strftime("%Y%m%dT%H%M%SZ.json", time.gmtime())
+        return {name: json.dumps(start, indent=2).encode()}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._machine.__exit__(kind, error, trace)

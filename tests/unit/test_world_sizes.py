@@ -1,0 +1,184 @@
+"""Over ranks it is the same training: figures, bits, faults and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rwsa.errors import InputError
+from rwsa.training.config import TrainConfig
+from rwsa.training.context import LocalContext
+from rwsa.training.loop import DivergedError, fit
+from tests.golden_curve import assert_golden
+from tests.training_runs import (
+    Log,
+    config_of,
+    nano_config,
+    tensors_of,
+    trained,
+    write_nano_shards,
+    write_shards,
+)
+
+pytestmark = pytest.mark.slow
+
+
+class GlooContext(LocalContext):
+    """One of several processes, whose checkpoints lie in one folder."""
+
+    def __init__(self, rank: int, world_size: int, folder: Path) -> None:
+        self.log = Log()
+        super().__init__(folder, self.log)
+        self.rank, self.world_size = rank, world_size
+
+
+def spread(shards: Path, metric: float, **changes: Any) -> TrainConfig:
+    settings = {"global_batch_size": 4, "max_steps": 3, "checkpoint_every_steps": 3}
+    return config_of(shards, loss_weights={"metric": metric}, **(settings | changes))
+
+
+def train_as_rank(rank: int, folder: Path) -> None:
+    """What each spawned process runs."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    shards = folder / "shards"
+    runs = {
+        "plain": spread(shards, 0),
+        "metric": spread(shards, 0.05),
+        "nano": nano_config(folder / "nano-shards"),
+    }
+    try:
+        for name, config in runs.items():
+            context = GlooContext(rank, 2, folder / name)
+            torch.save(tensors_of(fit(config, context)), folder / f"{name}-{rank}.pt")
+            if rank == 0:
+                (folder / f"{name}.json").write_text(json.dumps(context.log.steps))
+        resume_both_ways(rank, shards, folder)
+        fail_on_one_rank(rank, spread(shards, 0), folder)
+        see_other_checkpoints(rank, spread(shards, 0), folder)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def resume_both_ways(rank: int, shards: Path, folder: Path) -> None:
+    """Go on with what one process began, and begin what it goes on with."""
+    for name in ("begun-alone", "begun-together"):
+        steps = 4 if name == "begun-alone" else 2
+        context = GlooContext(rank, 2, folder / name)
+        fit(longer(shards, steps), context)
+        if rank == 0:
+            (folder / f"{name}.json").write_text(json.dumps(context.log.steps))
+
+
+def longer(shards: Path, steps: int) -> TrainConfig:
+    """With everything that a checkpoint may hold."""
+    return spread(shards, 0.05, max_steps=steps, checkpoint_every_steps=2, average_decay=0.9)
+
+
+def fail_on_one_rank(rank: int, config: TrainConfig, folder: Path) -> None:
+    """A loss that only rank 1 sees go wrong must stop both, at the same step."""
+    from rwsa.training import loop
+
+    healthy = loop.TrainStep.__call__
+
+    def sick(self: Any, segments: Any) -> dict[str, Tensor]:
+        losses = healthy(self, segments)
+        if rank == 1 and self.state.step == 1:
+            losses["total"] = torch.tensor(math.nan)
+        return losses
+
+    loop.TrainStep.__call__ = sick  # type: ignore[method-assign]
+    try:
+        fit(config, GlooContext(rank, 2, folder / "diverged"))
+    except DivergedError as error:
+        (folder / f"diverged-{rank}").write_text(str(error))
+    finally:
+        loop.TrainStep.__call__ = healthy  # type: ignore[method-assign]
+
+
+def see_other_checkpoints(rank: int, config: TrainConfig, folder: Path) -> None:
+    """As on two nodes whose folders are not one."""
+    place = folder / ("plain" if rank == 0 else "nowhere")
+    try:
+        fit(config, GlooContext(rank, 2, place))
+    except InputError as error:
+        (folder / f"apart-{rank}").write_text(str(error))
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks left behind."""
+    folder = tmp_path_factory.mktemp("together")
+    write_shards(folder / "shards")
+    write_nano_shards(folder / "nano-shards")
+    trained(longer(folder / "shards", 2), folder / "begun-alone")
+    torch.multiprocessing.spawn(train_as_rank, args=(folder,), nprocs=2)
+    return folder
+
+
+def curve(folder: Path, name: str) -> dict[int, dict[str, float]]:
+    return {int(step): values for step, values in json.loads((folder / f"{name}.json").read_text()).items()}
+
+
+@pytest.mark.parametrize(("name", "metric"), [("plain", 0), ("metric", 0.05)])
+def test_losses_are_those_of_one_process(together: Path, tmp_path: Path, name: str, metric: float) -> None:
+    alone, spread_out = Log(), curve(together, name)
+    trained(spread(together / "shards", metric), tmp_path, alone)
+    assert spread_out.keys() == alone.steps.keys()
+    for step, values in alone.steps.items():
+        # Bins whose phase is nearly undefined rule the gradient's norm, and rounding rules them.
+        norm, si_sdr = values.pop("gradient_norm"), values.pop("valid_si_sdr", 0)
+        others = spread_out[step]
+        assert others.pop("gradient_norm") == pytest.approx(norm, rel=1e-3 if step == 1 else 0.5)
+        assert others.pop("valid_si_sdr", 0) == pytest.approx(si_sdr, abs=0.05)
+        assert others == pytest.approx(values, rel=1e-4), step
+
+
+def test_twenty_steps_of_nano_are_the_golden_ones(together: Path) -> None:
+    assert_golden(curve(together, "nano"))
+
+
+@pytest.mark.parametrize("name", ["plain", "metric", "nano"])
+def test_both_ranks_end_with_the_same_bits(together: Path, name: str) -> None:
+    first, second = (torch.load(together / f"{name}-{rank}.pt") for rank in (0, 1))
+    assert any("discriminator" in key for key in first) == (name != "plain")
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+
+
+def test_clips_that_pesq_refuses_do_not_stop_the_discriminator(together: Path) -> None:
+    steps = curve(together, "metric")
+    # Segments are too short for PESQ: clean pairs alone teach it.
+    learnt = [steps[step] for step in (2, 3)]
+    assert [values["pesq_refused_share"] for values in learnt] == [1.0] * 2
+    assert [values["discriminator_enhanced"] for values in learnt] == [0.0] * 2
+    assert len({values["discriminator_clean"] for values in learnt}) == 2
+
+
+def test_a_checkpoint_goes_on_at_another_world_size(together: Path, tmp_path: Path) -> None:
+    config = longer(together / "shards", 4)
+    straight, narrowed = Log(), Log()
+    state = trained(config, tmp_path, straight)
+    again = trained(config, together / "begun-together", narrowed)
+    assert (again.step, again.cursor) == (state.step, state.cursor)
+    for resumed in (narrowed.steps, curve(together, "begun-alone")):
+        assert resumed.keys() == {3, 4}
+        for step, values in resumed.items():
+            same = {name: v for name, v in values.items() if name not in ("gradient_norm", "valid_si_sdr")}
+            assert same == pytest.approx({name: straight.steps[step][name] for name in same}, rel=1e-3), step
+
+
+def test_a_loss_that_goes_wrong_on_one_rank_stops_both_and_says_why(together: Path) -> None:
+    first, second = ((together / f"diverged-{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert first.startswith("step 2: not finite: total of clips train-")
+
+
+def test_ranks_that_see_other_checkpoints_are_refused(together: Path) -> None:
+    for rank in (0, 1):
+        assert "the ranks see other checkpoints there" in (together / f"apart-{rank}").read_text()
