@@ -63,6 +63,7 @@ def on_ray(
 
     for_workers = dataclasses.replace(config, data=self_contained(config.data))
     start_ray(address=address)
+    stop.arm()  # Ray has a handler of its own, which ends the process
     notices = Notices.remote()  # type: ignore[attr-defined]
     stop.then(lambda: notices.stop.remote())
     # Else Train tells of its own doings, at every checkpoint on every rank. As a mapping, since to the type

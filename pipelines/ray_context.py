@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
+from ray.train.v2._internal.execution import context as ray_reports
 
 from rwsa.training.checkpoints import Checkpoints
 from rwsa.training.context import Listener
+
+# It tells of every report on every rank, in a logger that Ray names by the file.
+logging.getLogger(ray_reports.__file__).setLevel(logging.WARNING)
 
 
 @ray.remote(num_cpus=0)

@@ -84,10 +84,14 @@ class StopSignal:
         """Whether one has come."""
         return self.number is not None
 
-    def __enter__(self) -> Self:
+    def arm(self) -> None:
+        """Take the signals (back) from whoever handles them now, as a library may that was just started."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
+                self._before.setdefault(number, signal.signal(number, self._note))
+
+    def __enter__(self) -> Self:
+        self.arm()
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
