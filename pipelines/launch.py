@@ -58,13 +58,16 @@ def on_ray(
     """
     import ray
     import ray.train.torch
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from pipelines.ray_context import Notices
 
     for_workers = dataclasses.replace(config, data=self_contained(config.data))
     start_ray(address=address)
     stop.arm()  # Ray has a handler of its own, which ends the process
-    notices = Notices.remote()  # type: ignore[attr-defined]
+    # Where this process is, since without it nothing goes on anyway; elsewhere a node could be lost with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    notices = Notices.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     stop.then(lambda: notices.stop.remote())
     # Else Train tells of its own doings, at every checkpoint on every rank. As a mapping, since to the type
     # checker ray.train.RunConfig is still its predecessor, which lacks it.

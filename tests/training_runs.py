@@ -41,7 +41,7 @@ TIMINGS = (
     "data_wait_share",
     "pesq_wait_share",
     "eta_seconds",
-    "valid_seconds",
+    "validation_seconds",
     "checkpoint_seconds",
     "audio_seconds",
 )

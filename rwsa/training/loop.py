@@ -145,7 +145,7 @@ class _Run:
         state, context = self._state, self._context
         values = dict[str, float]()
         if validate:
-            with self._pace.aside("valid_seconds"):
+            with self._pace.aside("validation_seconds"):
                 values = self._validation.scores(state.published)
             state.scored(values[f"valid_{self._config.best_metric}"])
             self._tell(values)

@@ -15,7 +15,6 @@ from mlflow import MlflowClient
 from pipelines.train import config_paths, main, train
 from rwsa.audio import round_to_int16, write_audio
 from rwsa.config import read_config
-from rwsa.errors import InputError
 from rwsa.files import read_json
 from rwsa.models import load_model
 from rwsa.shard_index import merge_index
@@ -96,11 +95,17 @@ def test_alone_logs_every_step_and_leaves_loadable_weights(
 
 
 @pytest.mark.slow
-def test_two_ray_workers_give_the_curve_of_one_process_and_resume(
-    alone: dict[int, float], shards: Path, tmp_path: Path, ray_address: str
+@pytest.mark.parametrize(("begun_with", "gone_on_with"), [(2, 2), (0, 2), (2, 0)])
+def test_ray_workers_give_the_curve_of_one_process_and_each_goes_on_for_the_other(
+    alone: dict[int, float],
+    shards: Path,
+    tmp_path: Path,
+    ray_address: str,
+    begun_with: int,
+    gone_on_with: int,
 ) -> None:
-    first = train(_config(shards, tmp_path, steps=2), workers=2)
-    again = train(_config(shards, tmp_path, steps=4), workers=2)
+    first = train(_config(shards, tmp_path, steps=2), workers=begun_with)
+    again = train(_config(shards, tmp_path, steps=4), workers=gone_on_with)
     assert again.run_id == first.run_id
     curve = _curve(tmp_path, again.run_id)
     assert sorted(curve) == [1, 2, 3, 4]
@@ -156,9 +161,16 @@ def test_two_ray_workers_mix_for_themselves_as_one_process_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_sigterm_saves_and_the_same_command_goes_on(
-    shards: Path, tmp_path: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch, workers: str
+@pytest.mark.parametrize(
+    ("workers", "number"), [("0", signal.SIGTERM), ("1", signal.SIGTERM), ("1", signal.SIGINT)]
+)
+def test_a_signal_saves_and_the_same_command_goes_on(
+    shards: Path,
+    tmp_path: Path,
+    ray_address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: str,
+    number: signal.Signals,
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", ray_address)
     monkeypatch.setenv("RWSA_SHARED_CHECKOUT", "1")
@@ -176,10 +188,10 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     ) as child:
         assert child.stdout is not None
         first = next(line for line in child.stdout if "step " in line)
-        child.send_signal(signal.SIGTERM)
+        child.send_signal(number)
         _, errors = child.communicate(timeout=200)
     assert "loss" in first
-    assert child.returncode == 128 + signal.SIGTERM
+    assert child.returncode == 128 + number
     assert "the same command goes on from there" in errors
     (saved,) = tmp_path.rglob("state.json")
     reached = read_json(saved)["step"]
@@ -189,13 +201,6 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     assert f"step {reached}/" not in done.stdout
     runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert [run.info.status for run in runs] == ["FINISHED"]
-
-
-def test_a_run_goes_on_as_it_was_begun(shards: Path, tmp_path: Path) -> None:
-    config = _config(shards, tmp_path, steps=1)
-    train(config)
-    with pytest.raises(InputError, match="begun by a process alone; go on with --workers 0"):
-        train(config, workers=1)
 
 
 def test_missing_shards_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
