@@ -55,7 +55,8 @@ def start_ray(
         address = address or os.environ.get("RAY_ADDRESS") or None
         _quieten(local=address is None)
         ray.init(
-            address=address,
+            # Without "local" Ray would join whatever cluster runs on this machine.
+            address=address or "local",
             # What belongs to the machine that starts a cluster is not for one who joins it to say.
             num_cpus=None if address else num_cpus,
             object_store_memory=None if address else object_store_bytes,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.train import config_paths
+from pipelines.cluster import CHECKOUT
+from pipelines.train import CONFIGS, config_paths
 from rwsa.config import read_config
 from rwsa.errors import InputError
 from rwsa.models import SIZES
@@ -31,6 +32,26 @@ def test_a_later_configuration_lies_over_an_earlier_one() -> None:
     assert config.max_steps == 3
     assert config.loss_weights.metric == 0
     assert config.optimiser.betas == (0.8, 0.99)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("data", ["vb_demandex", "dns2020", "starter", "online"])
+def test_every_size_goes_with_every_corpus_and_with_a_smoke_test(size: str, data: str) -> None:
+    config = read_config(TrainConfig, config_paths(["base", size, data, "smoke"]), ["name=x"])
+    assert config.model == SIZES[size]
+    assert config.max_steps == 12
+    assert config.loss_weights.metric == 0.05
+    assert (config.data.mix is None) == (data == "vb_demandex")
+    if config.data.mix is not None:
+        for place in (config.data.mix.card, config.data.mix.recipe):
+            assert isinstance(place, str)
+            assert (CHECKOUT / place).is_file()
+
+
+def test_every_configuration_is_covered_here() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
+        *SIZES, "base", "demo", "online", "smoke", "vb_demandex", "dns2020", "starter"
+    }  # fmt: skip
 
 
 def test_an_unknown_configuration_lists_the_known_ones() -> None:

@@ -1,0 +1,191 @@
+"""What training waits for and what it costs beside the step, on the demo's shards; one line a figure.
+
+    python -m tests.benchmarks.bench_training [--only waiting pesq workers]
+
+Times are medians of one run; ratios compare what ran in turn in that run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipelines.mix_shards import main as mix
+from pipelines.run_log import RunLog
+from pipelines.tracking import Tracker
+from pipelines.train import config_paths
+from rwsa.config import read_config
+from rwsa.training.adversary import Adversary
+from rwsa.training.config import TrainConfig
+from rwsa.training.context import HeardClip, LocalContext
+from rwsa.training.data import TrainData
+from rwsa.training.loop import fit
+from rwsa.training.pesq_pool import PesqPool, PesqTargets
+from rwsa.training.state import TrainState
+from rwsa.training.step import TrainStep
+
+STEPS, PESQ_STEPS = 24, 12
+EXAMPLES = 96
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS))
+    parts = parser.parse_args().only
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        recipe = ["--card", "datasets/libri_esc50.yaml", "--recipe", "datasets/recipes/demo.yaml"]
+        settings = ["--set", f"examples.train={EXAMPLES}", "examples.valid=4"]
+        out = ["--out", str(folder / "shards"), "--splits", "train", "valid", "--shard-examples", "32"]
+        assert mix([*recipe, *out, "--workers", "0", *settings]) == 0
+        for part in parts:
+            print(f"{part} · load average {os.getloadavg()[0]:.1f}")
+            _PARTS[part](folder)
+
+
+def _config(folder: Path, *settings: str) -> TrainConfig:
+    places = [f"data.shards={folder}/shards", f"storage.root={folder}"]
+    tracking = f"storage.tracking_uri=sqlite:///{folder}/mlflow.db"
+    return read_config(
+        TrainConfig,
+        config_paths(["base", "nano", "demo"]),
+        ["name=bench", *places, tracking, "log_every_steps=1", f"max_steps={STEPS}", *settings],
+    )
+
+
+class _Timed:
+    """A listener that times another, and keeps the figures."""
+
+    def __init__(self, other: RunLog) -> None:
+        self._other, self.seconds = other, list[float]()
+        self.values = list[Mapping[str, float]]()
+
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
+        began = time.perf_counter()
+        self._other.figures(step, values)
+        self.seconds.append(time.perf_counter() - began)
+        self.values.append(values)
+
+    def audio(self, step: int, clips: Sequence[HeardClip]) -> None:
+        self._other.audio(step, clips)
+
+
+def _waiting(folder: Path) -> None:
+    """Waiting for data, logging every step to MLflow, and a checkpoint, against the step."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    config = _config(folder, "checkpoint_every_steps=8", "audio_clips=0", "data.valid_examples=2")
+    with Tracker(config.storage).run("bench") as run, RunLog(config, run) as log:
+        listener = _Timed(log)
+        fit(config, LocalContext(folder / "run", listener))
+    steps = [values for values in listener.values if "samples_per_second" in values][1:]  # the first compiles
+    step = statistics.median(config.global_batch_size / values["samples_per_second"] for values in steps)
+    share = statistics.mean(values["data_wait_share"] for values in steps)
+    saving = statistics.median(
+        values["checkpoint_seconds"] for values in steps if "checkpoint_seconds" in values
+    )
+    demo = _config(folder).checkpoint_every_steps
+    print(f"step of 4 segments of nano {step:.3f} s, of which waiting for data {share:.2%}")
+    print(f"logging every step takes {statistics.median(listener.seconds) / step:.2%} of it")
+    print(f"a checkpoint takes {saving:.3f} s: {saving / (demo * step):.2%} of the demo's {demo} steps")
+
+
+class _Free(PesqPool):
+    """Targets that cost nothing."""
+
+    def submit(self, clean: torch.Tensor, enhanced: torch.Tensor) -> PesqTargets:
+        futures = [Future[float]() for _ in clean]
+        for number, future in enumerate(futures):
+            future.set_result(1.5 + 0.1 * number)
+        return PesqTargets(futures)
+
+
+class _Inside(PesqPool):
+    """Targets that the step waits for."""
+
+    def submit(self, clean: torch.Tensor, enhanced: torch.Tensor) -> PesqTargets:
+        targets = super().submit(clean, enhanced)
+        targets.wait()
+        return targets
+
+
+def _pesq(folder: Path) -> None:
+    """Steps on one core with PESQ beside them on another, inside them, and free of cost, in turn."""
+    torch.set_num_threads(1)
+    config = _config(folder, "loss_weights.metric=0.05")
+    context = LocalContext(folder / "pesq")
+    data = TrainData(config.data, seed=0, segment_samples=config.model.segment_samples)
+    state = TrainState(config, context.device)
+    kinds: dict[str, PesqPool] = {"free": _Free(1), "beside": PesqPool(1), "inside": _Inside(1)}
+    times: dict[str, list[float]] = {name: [] for name in kinds}
+    segments = data.segments(state.cursor, global_batch_size=4, rank=0, world_size=1)
+    with closing(segments), Adversary(state, context) as adversary:
+        own, step = adversary._pool, TrainStep(state, context, adversary)
+        for number in range(-1, PESQ_STEPS):
+            for name, pool in kinds.items():
+                # Two steps of a kind: the second meets targets that the first began on.
+                for second in (False, True):
+                    adversary._pool = pool
+                    batch = next(segments)
+                    began = time.perf_counter()
+                    step(batch)
+                    if second and number >= 0:
+                        times[name].append(time.perf_counter() - began)
+        adversary._pool = own
+    for pool in kinds.values():
+        pool.close()
+    free, beside, inside = (statistics.median(times[name]) for name in ("free", "beside", "inside"))
+    print(f"step without PESQ's cost {free:.3f} s, beside {beside:.3f} s, inside {inside:.3f} s")
+    print(f"of {inside - free:.3f} s of PESQ a step {(inside - beside) / (inside - free):.0%} are hidden")
+
+
+def _workers(folder: Path) -> None:
+    """Samples a second of one process of one thread, and of two that train together."""
+    rates = {}
+    for world in (1, 2):
+        out = folder / f"world-{world}"
+        out.mkdir()
+        torch.multiprocessing.spawn(_rank, args=(world, folder, out), nprocs=world)
+        rates[world] = float((out / "rate").read_text())
+    print(f"one worker {rates[1]:.2f}, two {rates[2]:.2f} segments/s: {rates[2] / rates[1]:.2f} times")
+
+
+class _Rates:
+    def __init__(self) -> None:
+        self.values = list[float]()
+
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
+        if "samples_per_second" in values:
+            self.values.append(values["samples_per_second"])
+
+    def audio(self, step: int, clips: Sequence[HeardClip]) -> None:
+        """Not timed."""
+
+
+def _rank(rank: int, world: int, folder: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{out}/meet", rank=rank, world_size=world
+    )
+    rates = _Rates()
+    context = LocalContext(out, rates)
+    context.rank, context.world_size = rank, world
+    fit(_config(folder, "audio_clips=0", "checkpoint_every_steps=1000", "data.valid_examples=2"), context)
+    if rank == 0:
+        (out / "rate").write_text(str(np.median(rates.values[2:])))
+    torch.distributed.destroy_process_group()
+
+
+_PARTS: dict[str, Callable[[Path], None]] = {"waiting": _waiting, "pesq": _pesq, "workers": _workers}
+
+if __name__ == "__main__":
+    main()
