@@ -141,6 +141,7 @@ def _worker(settings: dict[str, Any]) -> None:
         try:
             fit(config, context)
         except (InputError, DivergedError) as error:
-            ray.get(notices.give_up.remote(type(error).__name__, str(error)))
+            kind = next(name for name, final in _FINAL.items() if isinstance(error, final))
+            ray.get(notices.give_up.remote(kind, str(error)))
             if isinstance(error, InputError):
                 raise  # the other ranks may be waiting for this one; Ray ends them

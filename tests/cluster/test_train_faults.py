@@ -222,13 +222,13 @@ def test_an_mlflow_that_goes_away_and_comes_back_has_everything(
 ) -> None:
     database = f"sqlite:///{tmp_path}/server.db"
     with tracking_server(tmp_path, database, port):
-        run = started(shards, tmp_path, 0, *with_server(port), "max_steps=150")
+        run = started(shards, tmp_path, 0, *with_server(port), "max_steps=80")
         reaches(run, 5)
-    reaches(run, 60)
+    reaches(run, 40)
     with tracking_server(tmp_path, database, port):
         said = ends_well(run)
         assert "did not take everything" not in said
-        assert steps_logged(f"http://127.0.0.1:{port}", "faults") == list(range(1, 151))
+        assert steps_logged(f"http://127.0.0.1:{port}", "faults") == list(range(1, 81))
     assert not list((tmp_path / "unsent").iterdir())
 
 
@@ -241,7 +241,7 @@ def test_an_mlflow_that_stays_away_stops_nothing_and_is_told_later(
         reaches(run, 5)
     reaches(run, 20)
     run.kill()
-    run.wait()
+    run.communicate()
     refused = started(shards, tmp_path, 0, *with_server(port), "max_steps=60")
     _, complaint = refused.communicate(timeout=100)
     assert refused.returncode == 2
