@@ -93,7 +93,9 @@ def evaluate(
     systems, networks = read_systems(weights, outputs)
     root = Path(storage.root)
     sets = read_sets(corpora, examples=examples, strict=strict, cache=FileCache(root / "cache"))
-    name = name or f"evaluate-{'-'.join(system.name for system in systems) or 'noisy'}"
+    name = (
+        name or f"evaluate-{'-'.join(dict.fromkeys(system.configuration for system in systems)) or 'noisy'}"
+    )
     tracker = Tracker(storage)
     scorer = SetScorer(
         Scoring(

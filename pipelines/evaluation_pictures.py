@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipelines.clip_scores import METRICS, NOISY
-from pipelines.evaluation_statistics import CorpusStatistics, clip_values, mean
+from pipelines.evaluation_statistics import BAND_DB, CorpusStatistics, clip_values, mean
 from pipelines.figures import COLOURS, GREY, themed_svg
 from pipelines.pictures import MARKS, style
 from pipelines.results import CorpusScores, EvaluationSummary
@@ -41,7 +41,7 @@ def evaluation_pictures(summary: EvaluationSummary, statistics: Statistics) -> l
             name="by-snr",
             title="Scores by input SNR",
             alt=f"PESQ and SI-SDR of {names} by input SNR on each corpus",
-            caption="Means over the clips of a 5 dB band; the number of its clips stands below.",
+            caption=f"Means over the clips of a band of {BAND_DB:g} dB.",
             svg=_by_snr(summary, statistics),
         ),
         Picture(
@@ -72,7 +72,7 @@ def _domains(summary: EvaluationSummary, statistics: Statistics) -> bytes:
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(1, len(METRICS))
-        figure.subplots_adjust(**_MARGINS, bottom=0.29, top=0.92, wspace=0.26)
+        figure.subplots_adjust(**_MARGINS, bottom=0.24, top=0.92, wspace=0.26)
         for axes, metric in zip(grid, METRICS, strict=True):
             for number, (name, systems) in enumerate(rows.items()):
                 for corpus, mark in zip(others, MARKS * len(others), strict=False):
@@ -150,6 +150,7 @@ def _by_snr(summary: EvaluationSummary, statistics: Statistics) -> bytes:
                     grid[row, column].set_ylabel(heading(metric))
             grid[0, column].set_title(corpus.name, fontsize=10, loc="left")
             grid[0, column].tick_params(labelbottom=False)
+            grid[-1, column].set_xlabel("input SNR (dB), below it the number of clips", fontsize=9)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="lower center", ncols=max(1, min(len(labels), 7)), frameon=False, fontsize=9
@@ -171,7 +172,6 @@ def _draw_bands(
     labels = [f"{band.label.removesuffix(' dB')}\n{len(band.clips)}" for band in bands]
     axes.set_xticks(places, labels, fontsize=8)
     axes.set_xlim(-0.5, max(len(bands), 1) - 0.5)
-    axes.set_xlabel("input SNR (dB), clips", fontsize=9)
     axes.grid(alpha=0.25)
     if not bands:
         axes.text(0.5, 0.5, "one band of SNR, or none known", ha="center", transform=axes.transAxes)
@@ -183,7 +183,7 @@ def _distributions(summary: EvaluationSummary) -> bytes:
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(1, len(METRICS))
-        figure.subplots_adjust(**_MARGINS, bottom=0.3, top=0.92, wspace=0.2)
+        figure.subplots_adjust(**_MARGINS, bottom=0.25, top=0.92, wspace=0.2)
         for axes, metric in zip(grid, METRICS, strict=True):
             for number, (_, systems) in enumerate(rows):
                 colour = GREY if number == 0 else COLOURS[(number - 1) % len(COLOURS)]
@@ -192,7 +192,7 @@ def _distributions(summary: EvaluationSummary) -> bytes:
                     axes, [clip_values(corpus, systems, metric) for corpus in corpora], places, colour
                 )
             middles = [at * (len(rows) + 1) + (len(rows) - 1) / 2 for at in range(len(corpora))]
-            axes.set_xticks(middles, [corpus.name for corpus in corpora], fontsize=8, rotation=20, ha="right")
+            axes.set_xticks(middles, [_broken(corpus.name) for corpus in corpora], fontsize=8)
             axes.set_title(heading(metric), fontsize=9, loc="left")
             axes.grid(axis="y", alpha=0.25)
         handles = [
@@ -208,6 +208,11 @@ def _distributions(summary: EvaluationSummary) -> bytes:
         )
 
     return themed_svg(draw, height_inches=4.0)
+
+
+def _broken(name: str) -> str:
+    """A name in lines, so that it does not run into the next."""
+    return name.replace("-", "-\n")
 
 
 def _draw_boxes(

@@ -71,7 +71,8 @@ def render_report(
         )
         for corpus in summary.corpora
     )
-    weights = {f"{model.name}": f"{model.weights} (SHA-256 {model.sha256})" for model in summary.models}
+    # MLflow has all of a hash; so much of it tells weights apart.
+    weights = {one.name: f"{one.weights} (SHA-256 {one.sha256[:16]}…)" for one in summary.models}
     body = (
         f"{details({**weights, **about})}"
         f"{report_matrix.matrices(summary, statistics, published or read_published())}"

@@ -9,9 +9,9 @@ from pipelines.clip_scores import METRICS, NOISY, NOISY_PHASE
 from pipelines.evaluation_statistics import CorpusStatistics
 from pipelines.published import Cell, PublishedRow, PublishedTable
 from pipelines.results import DECIMALS, CorpusScores, EvaluationSummary
-from pipelines.score_table import Statistics, cell, heading, number, signed, spread_cell
+from pipelines.score_table import Statistics, cell, heading, number, signed
 from pipelines.systems import Model, System
-from rwsa.statistics import Interval
+from rwsa.statistics import Interval, Spread
 
 # Four metrics each: as many as 1280 pixels hold without scrolling sideways.
 _CORPORA_ABREAST, _ABREAST_PIXELS = 3, 1100
@@ -19,7 +19,7 @@ STYLE = f"""
 .matrix {{ display: flex; flex-wrap: wrap; column-gap: 14px; margin: 16px 0; }}
 .matrix table {{ flex: 1 1 auto; margin-bottom: 16px; }}
 .matrix th, .matrix td {{ padding: 2px 4px; text-align: right; white-space: nowrap; height: 34px;
-                          line-height: 1.2; vertical-align: middle; }}
+                          line-height: 1.2; vertical-align: top; }}
 .matrix thead th {{ height: 20px; }}
 .matrix tr.slim > * {{ height: 20px; }}
 .matrix thead tr:last-child th {{ font-weight: 400; font-size: 13px; border-bottom: 1px solid var(--ink); }}
@@ -30,6 +30,7 @@ STYLE = f"""
 .matrix tr.rule > * {{ border-top: 1px solid var(--line); }}
 .matrix tbody tr:last-child > * {{ border-bottom: 1px solid var(--ink); }}
 /* Abreast, the first table names the rows for all; one below the other, each does. */
+@media (min-width: {_ABREAST_PIXELS}px) {{ .matrix {{ flex-wrap: nowrap; }} }}
 @media (min-width: {_ABREAST_PIXELS}px) {{ .matrix table + table .name {{ display: none; }} }}
 @media (max-width: {_ABREAST_PIXELS - 1}px) {{ .matrix {{ flex-direction: column; }} }}
 @media (max-width: 640px) {{
@@ -89,7 +90,7 @@ def _corpus_table(
     if len(summary.configurations) == 1:
         rows += _extras(corpus, summary.systems[0])
     if published is not None:
-        rows += _published_rows(corpus.name, published)
+        rows += _published_rows(corpus.name, published, note=", published")
     domain = "in-domain" if corpus is summary.corpora[0] and len(summary.corpora) > 1 else ""
     about = " · ".join(filter(None, (domain, f"{len(corpus.clips)} clips", _verdict(corpus))))
     return _table(corpus.name, about, rows)
@@ -106,7 +107,7 @@ def _systems(
     best = _best(corpus, summary)
     for configuration, systems in summary.configurations.items():
         if over := statistics.spreads.get(configuration):
-            texts = [escape(spread_cell(name, over[name])) if name in over else "" for name in METRICS]
+            texts = [_spread(name, over[name]) if name in over else "" for name in METRICS]
             yield configuration, f"{len(systems)} seeds, {_size(summary.of(configuration))}", texts
         for system in systems:
             cells = _cells(corpus, system, statistics)
@@ -158,6 +159,10 @@ def _cells(corpus: CorpusScores, system: str, statistics: CorpusStatistics) -> l
     ]
 
 
+def _spread(name: str, one: Spread) -> str:
+    return f"{number(name, one.mean)}<small>±{number(name, one.std)}</small>"
+
+
 def _short(name: str, interval: Interval | None) -> str:
     """An interval with a digit less than the mean: the last one would say nothing."""
     if interval is None:
@@ -170,12 +175,12 @@ def _published_table(corpus: str, published: PublishedTable) -> str:
     return _table(published.corpora[corpus], "published", list(_published_rows(corpus, published)))
 
 
-def _published_rows(corpus: str, published: PublishedTable) -> Iterator[str]:
+def _published_rows(corpus: str, published: PublishedTable, *, note: str = "") -> Iterator[str]:
     """The published rows of a corpus; empty ones for a corpus beside it that has none."""
     for at, row in enumerate(published.rows):
         cells = published.cells(row, corpus) if corpus in published.corpora else {}
         texts = [_published_cell(name, cells.get(name)) for name in METRICS]
-        yield _row(f"{row.model}, published", _published_size(row), texts, css="rule" if at == 0 else "")
+        yield _row(f"{row.model}{note}", _published_size(row), texts, css="rule" if at == 0 else "")
 
 
 def _published_cell(name: str, one: Cell | None) -> str:

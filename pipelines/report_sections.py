@@ -15,6 +15,8 @@ from rwsa.statistics import LEAST_PAIRS
 STYLE = """
 .tests small { display: block; color: var(--quiet); font-size: 12px; }
 .tests td { min-width: 9em; }
+.kinds thead tr:first-child th { border-bottom: 0; padding-bottom: 0; }
+.kinds thead tr:last-child th { font-weight: 400; }
 summary { cursor: pointer; margin: 10px 0 2px; }
 """
 _GROUP_METRICS = ("pesq", "si_sdr")
@@ -78,19 +80,22 @@ def _grouped(kind: str, of_kind: Sequence[Group], corpus: CorpusScores, summary:
     rows_of: Mapping[str, Sequence[str]] = {NOISY: [NOISY], **summary.configurations}
     columns = [(name, systems, metric) for metric in _GROUP_METRICS for name, systems in rows_of.items()]
     values = {(name, metric): clip_values(corpus, systems, metric) for name, systems, metric in columns}
-    heads = [kind, "clips", *(f"{heading(metric)}, {name}" for name, _, metric in columns)]
-    rows = [
-        [
-            group.label,
-            str(len(group.clips)),
-            *(
-                number(metric, mean([values[name, metric][index] for index in group.clips]))
-                for name, _, metric in columns
-            ),
-        ]
+    over = "".join(
+        f'<th colspan="{len(rows_of)}">{escape(heading(metric))}</th>' for metric in _GROUP_METRICS
+    )
+    names = "".join(f"<th>{escape(name)}</th>" for name, _, _ in columns)
+    head = f"<tr><th></th><th></th>{over}</tr>\n<tr><th>{escape(kind)}</th><th>clips</th>{names}</tr>"
+    body = "".join(
+        f'<tr><th scope="row">{escape(group.label)}</th><td>{len(group.clips)}</td>'
+        + "".join(
+            f"<td>{number(metric, mean([values[name, metric][index] for index in group.clips]))}</td>"
+            for name, _, metric in columns
+        )
+        + "</tr>\n"
         for group in of_kind
-    ]
-    return _folded(f"By {kind}", len(rows), table(heads, rows))
+    )
+    content = f'<table class="kinds"><thead>{head}</thead>\n<tbody>{body}</tbody></table>'
+    return _folded(f"By {kind}", len(of_kind), f'<div class="scroll">{content}</div>\n')
 
 
 def worst(corpus: CorpusScores, summary: EvaluationSummary, statistics: CorpusStatistics) -> str:
@@ -107,7 +112,15 @@ def worst(corpus: CorpusScores, summary: EvaluationSummary, statistics: CorpusSt
 
 
 _WORST_HEADS = [
-    *("clip", "input SNR (dB)", "SI-SDR gain (dB)", "SI-SDR (dB)", "noisy", "PESQ (MOS)", "noisy"),
+    *(
+        "clip",
+        "input SNR (dB)",
+        "SI-SDR gain (dB)",
+        "SI-SDR (dB)",
+        "noisy SI-SDR",
+        "PESQ (MOS)",
+        "noisy PESQ",
+    ),
     *("speaker", "noise"),
 ]
 
