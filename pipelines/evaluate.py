@@ -25,7 +25,7 @@ from pipelines.evaluation_statistics import corpus_statistics
 from pipelines.results import EvaluationSummary
 from pipelines.score_table import Statistics, format_table
 from pipelines.scored_sets import Scoring, SetScorer
-from pipelines.systems import read_systems
+from pipelines.systems import ENHANCED, Model, System, read_systems
 from pipelines.tracking import Tracker
 from rwsa.config import config, read_config
 from rwsa.errors import InputError
@@ -137,6 +137,13 @@ def statistics_of(summary: EvaluationSummary) -> Statistics:
         corpus.name: corpus_statistics(corpus, summary, np.random.default_rng(_BOOTSTRAP_SEED))
         for corpus in summary.corpora
     }
+
+
+def _run_name(systems: Sequence[System]) -> str:
+    names = list(dict.fromkeys(system.configuration for system in systems))
+    if names == [ENHANCED] and isinstance(systems[0], Model):
+        names = [Path(systems[0].weights).stem]
+    return f"evaluate-{'-'.join(names) or 'noisy'}"
 
 
 def _key(
