@@ -18,7 +18,7 @@ from pipelines.results import CorpusScores, EvaluationSummary
 from pipelines.score_table import Statistics, heading
 from rwsa.statistics import Interval
 
-_MARGINS: dict[str, Any] = {"left": 0.05, "right": 0.99}
+_MARGINS: dict[str, Any] = {"left": 0.06, "right": 0.99}
 _NOISY_STYLE: dict[str, Any] = {"color": GREY, "marker": "x"}
 
 

@@ -89,6 +89,7 @@ def log_evaluation(
     """Log all of an evaluation; returns the id of its run."""
     tags = {
         "rwsa.kind": KIND,
+        "commit": commit(),
         "mlflow.note.content": markdown_table(summary, statistics),
         **_noisy_row_tags(summary.corpora),
         **_data_tags(summary.corpora),
@@ -173,6 +174,7 @@ def _log_child(
     domain = "in" if corpus is summary.corpora[0] else "out"
     tags = {
         "rwsa.kind": CHILD_KIND,
+        "commit": commit(),
         "rwsa.system": system.name,
         "rwsa.configuration": system.configuration,
         "rwsa.corpus": corpus.name,

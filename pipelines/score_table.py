@@ -66,8 +66,8 @@ def format_table(summary: EvaluationSummary, statistics: Statistics) -> str:
 
 
 def markdown_table(summary: EvaluationSummary, statistics: Statistics) -> str:
-    """The same rows as Markdown."""
-    head, *rows = _table(summary, statistics)
+    """The same rows as Markdown, without intervals, for which MLflow's page has no room."""
+    head, *rows = _table(summary, statistics, intervals=False)
     rule = [":--", "--:", ":--", *("--:" for _ in METRICS)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
@@ -87,37 +87,43 @@ def remarks(summary: EvaluationSummary, statistics: Statistics) -> Iterator[str]
             yield from _listing(f"{corpus.name}: extra files of {system}, of no clip", files)
 
 
-def _table(summary: EvaluationSummary, statistics: Statistics) -> list[list[str]]:
+def _table(summary: EvaluationSummary, statistics: Statistics, *, intervals: bool = True) -> list[list[str]]:
     head = ["corpus", "clips", "signal", *(heading(name) for name in METRICS)]
-    return [
-        head,
-        *(row for one in summary.corpora for row in _rows(one, summary, statistics[one.name])),
-    ]
+    rows = (
+        row
+        for one in summary.corpora
+        for row in _rows(one, summary, statistics[one.name], intervals=intervals)
+    )
+    return [head, *rows]
 
 
 def _rows(
-    corpus: CorpusScores, summary: EvaluationSummary, statistics: CorpusStatistics
+    corpus: CorpusScores, summary: EvaluationSummary, statistics: CorpusStatistics, *, intervals: bool
 ) -> Iterator[list[str]]:
-    yield [corpus.name, str(len(corpus.clips)), NOISY, *_cells(corpus, NOISY, statistics)]
+    def cells(system: str) -> list[str]:
+        return _cells(corpus, system, statistics.intervals[system] if intervals else {})
+
+    yield [corpus.name, str(len(corpus.clips)), NOISY, *cells(NOISY)]
     if corpus.published is not None:
         differences = corpus.differences()
         yield ["", "", "noisy − published", *(signed(name, differences.get(name)) for name in METRICS)]
     for configuration, systems in summary.configurations.items():
         if configuration in statistics.spreads:
             over = statistics.spreads[configuration]
-            cells = [spread_cell(name, over[name]) if name in over else MISSING for name in METRICS]
-            yield ["", "", f"{configuration} ({len(systems)} seeds)", *cells]
+            spreads = [spread_cell(name, over[name]) if name in over else MISSING for name in METRICS]
+            yield ["", "", f"{configuration} ({len(systems)} seeds)", *spreads]
         for system in systems:
-            yield ["", "", system, *_cells(corpus, system, statistics)]
+            yield ["", "", system, *cells(system)]
         if isinstance(summary.of(configuration), Model):
             phase = cell(NOISY_PHASE, corpus.summaries(systems[0])[NOISY_PHASE])
             yield ["", "", f"{systems[0]}, noisy phase", *("" for _ in METRICS[:-1]), phase]
 
 
-def _cells(corpus: CorpusScores, system: str, statistics: CorpusStatistics) -> list[str]:
-    summaries, intervals = corpus.summaries(system), statistics.intervals[system]
+def _cells(corpus: CorpusScores, system: str, intervals: Mapping[str, Interval | None]) -> list[str]:
+    summaries = corpus.summaries(system)
     return [
-        f"{cell(name, summaries[name])} {interval_cell(name, intervals[name])}".rstrip() for name in METRICS
+        f"{cell(name, summaries[name])} {interval_cell(name, intervals.get(name))}".rstrip()
+        for name in METRICS
     ]
 
 

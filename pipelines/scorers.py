@@ -33,6 +33,8 @@ _KILLED = (
     ray.exceptions.OutOfMemoryError,
     ray.exceptions.RayActorError,
     ray.exceptions.ObjectLostError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.LocalRayletDiedError,
 )
 # Else, within a trial of Ray Tune, work would wait for room in the trial's own share.
 _ANYWHERE = "DEFAULT"
@@ -254,7 +256,8 @@ def _fetched(reference: Any) -> Any:
         return ray.get(reference)
     except _KILLED as error:
         raise InputError(
-            "a scoring process was killed, most likely for memory; use fewer --workers"
+            f"a scoring process or its machine was lost ({type(error).__name__}), most likely for memory; use"
+            " fewer --workers, and run again: what was scored is kept"
         ) from error
 
 

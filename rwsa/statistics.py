@@ -22,6 +22,8 @@ from rwsa.metrics.packages import load
 LEAST_UNITS = 5
 # With fewer pairs no outcome of a signed-rank test has p < 0.05 (five: 2 · 2⁻⁵ = 0.0625).
 LEAST_PAIRS = 6
+# Of four, even a perfect order comes about by chance once in 24.
+LEAST_RANKED = 5
 RESAMPLES = 10_000
 _RESAMPLES_AT_ONCE = 1000
 Key = TypeVar("Key", bound=Hashable)
@@ -202,3 +204,14 @@ def holm(p_values: Mapping[Key, float | None]) -> dict[Key, float | None]:
         least = max(least, min(1.0, p * (len(known) - rank)))
         corrected[name] = least
     return corrected
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's correlation of ranks, −1 to 1; None for fewer than `LEAST_RANKED` or where one is constant.
+
+    Source: Spearman, The Proof and Measurement of Association between Two Things, American Journal of
+    Psychology 15(1), 1904.
+    """
+    if len(first) < LEAST_RANKED or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    return float(load("scipy.stats").spearmanr(first, second).statistic)

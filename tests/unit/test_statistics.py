@@ -14,6 +14,7 @@ from rwsa.statistics import (
     bootstrap_means,
     compare,
     holm,
+    rank_correlation,
     resampling_units,
     spread,
 )
@@ -149,3 +150,11 @@ def test_spread_over_seeds() -> None:
     assert found is not None
     assert (found.mean, found.std, found.runs) == (2.0, 1.0, 3)
     assert spread([1.0]) is None
+
+
+def test_rank_correlation_by_hand_and_where_there_is_none() -> None:
+    assert rank_correlation([1, 2, 3, 4, 50], [1, 2, 3, 4, 5]) == pytest.approx(1.0)
+    # 1 − 6 · (1 + 1) / (5 · 24): two neighbours changed places.
+    assert rank_correlation([1, 2, 3, 4, 5], [2, 1, 3, 4, 5]) == pytest.approx(1 - 12 / 120)
+    assert rank_correlation([1, 2, 3, 4], [1, 2, 3, 4]) is None
+    assert rank_correlation([1, 1, 1, 1, 1], [1, 2, 3, 4, 5]) is None
