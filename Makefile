@@ -44,6 +44,7 @@ bench: .venv
 	$(BIN)/python -m tests.benchmarks.bench_enhance
 	$(BIN)/python -m tests.benchmarks.bench_reading
 	$(BIN)/python -m tests.benchmarks.bench_rendering
+	$(BIN)/python -m tests.benchmarks.bench_evaluation
 
 clean:
 	rm -rf .venv outputs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

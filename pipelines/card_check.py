@@ -10,13 +10,11 @@ from pipelines.noisy_row import LABELS, VERIFIED, tolerances
 from pipelines.noisy_scores import NoisyScores
 from pipelines.recording_facts import Facts, Recording
 from pipelines.repeats import Repeat
-from rwsa.audio_facts import CLIPPED_RUN_SAMPLES, AudioFacts
+from rwsa.audio_facts import CLIPPED_RUN_SAMPLES, CLIPPED_SHARE, AudioFacts
 from rwsa.cards import SPLITS, CorpusCard
 from rwsa.manifest import Clip, Manifest, Pair, leaks
 from rwsa.mixing import SILENCE_DBFS
 
-# Above this share of samples in flat tops a file counts as clipped: an ear hears less.
-CLIPPED_SHARE = 0.001
 # Speech this low is near the 16-bit floor's noise once raised; recordings are usually 20 dB above.
 QUIET_DBFS = -50.0
 OFFSET = 0.02

@@ -1,21 +1,43 @@
-"""Scoring one clip with one model; knows no cluster."""
+"""Scores of one clip, for every system; knows no cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from pipelines.clips import EvaluationClip, load_clip
+from pipelines.clips import EvaluationClip
+from rwsa.audio import read_info, read_mono, resample
+from rwsa.audio_facts import clipped_share
 from rwsa.enhancement import enhance_phases
 from rwsa.errors import InputError
 from rwsa.metrics import SAMPLE_RATE_HZ, Failure, score
 from rwsa.models import Network
 
 METRICS = ("pesq", "ssnr", "estoi", "si_sdr")
-# What the enhanced signal is scored by: as above, and the model's magnitude with the noisy phase.
+# What a model's signal is scored by besides: its magnitude with the noisy phase.
 NOISY_PHASE = "si_sdr_noisy_phase"
+# The row that every table has: the input as it is.
+NOISY = "noisy"
+
+Row = Mapping[str, float | Failure]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalScores:
+    """What is known of one signal of one clip.
+
+    Attributes:
+        values: metric -> value, or the failure that says why there is none.
+        snr_db: energy of the clean signal over that of the difference to it; None where either is zero.
+        clipped_share: samples in flat tops at full scale, as a share of all.
+    """
+
+    values: Row
+    snr_db: float | None = None
+    clipped_share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +45,8 @@ class ClipScores:
     """One clip's scores.
 
     Attributes:
-        input_snr_db: of noisy against clean over the whole clip; None where the two are equal or the
-            clip could not be read.
-        noisy, enhanced: metric -> value, or the failure that says why there is none. `enhanced` has
-            `NOISY_PHASE` besides.
-        error: why the clip could not be read, None where it could.
+        signals: system -> its scores, the noisy input's first.
+        error: why the clip could not be read, None where it could; every value is then a failure.
     """
 
     corpus: str
@@ -35,99 +54,108 @@ class ClipScores:
     seconds: float
     speaker: str | None
     environment: str | None
-    input_snr_db: float | None
-    noisy: Mapping[str, float | Failure]
-    enhanced: Mapping[str, float | Failure]
+    signals: Mapping[str, SignalScores]
     error: str | None = None
 
     @property
+    def input_snr_db(self) -> float | None:
+        """Of noisy against clean over the whole clip."""
+        return self.signals[NOISY].snr_db
+
+    @property
     def failures(self) -> tuple[str, ...]:
-        """What failed and why: the whole clip, or single metrics."""
+        """What failed and why: the whole clip, whole systems, or single metrics."""
         if self.error is not None:
             return (self.error,)
-        return tuple(
-            f"{signal}.{name}: {value.reason}"
-            for signal, scores in (("noisy", self.noisy), ("enhanced", self.enhanced))
-            for name, value in scores.items()
-            if isinstance(value, Failure)
-        )
+        return tuple(line for name, one in self.signals.items() for line in _failed(name, one.values))
 
-    def gain(self, metric: str) -> float | None:
-        """Enhanced minus noisy, None where either failed."""
-        noisy, enhanced = self.noisy[metric], self.enhanced[metric]
-        if isinstance(noisy, Failure) or isinstance(enhanced, Failure):
-            return None
-        return enhanced - noisy
+    def value(self, system: str, metric: str) -> float | None:
+        """A score, None where it failed or the system has no such metric."""
+        value = self.signals[system].values.get(metric)
+        return value if isinstance(value, float) else None
+
+    def gain(self, metric: str, system: str) -> float | None:
+        """The system's score minus that of the noisy input, None where either failed."""
+        noisy, value = self.value(NOISY, metric), self.value(system, metric)
+        return None if noisy is None or value is None else value - noisy
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipAudio:
-    """What one hears and sees of a clip: float32 `[samples]` at 16 kHz."""
+    """What one hears and sees of a clip: name -> float32 `[samples]` at 16 kHz.
 
-    noisy: np.ndarray
-    enhanced: np.ndarray
-    clean: np.ndarray
+    The first is the noisy input, the last the clean target, and between them what systems made of it.
+    """
+
+    signals: Mapping[str, np.ndarray]
 
 
-def score_clip(clip: EvaluationClip, model: Network) -> ClipScores:
-    """Read or mix, enhance and score a clip. One that cannot be read gets failures for scores."""
-    try:
-        noisy, clean = load_clip(clip)
-    except InputError as error:
-        return _scores(
-            clip, _failed(METRICS, error), _failed((*METRICS, NOISY_PHASE), error), error=str(error)
-        )
-    enhanced, noisy_phase = _enhanced(noisy, model)
-    with_noisy_phase = score(clean, noisy_phase, ("si_sdr",))["si_sdr"]
-    return _scores(
-        clip,
-        score(clean, noisy, METRICS),
-        {**score(clean, enhanced, METRICS), NOISY_PHASE: with_noisy_phase},
-        input_snr_db=snr_db(clean, noisy),
+def _failed(system: str, values: Row) -> list[str]:
+    """A line a failed metric, or one for the signal where all failed for one reason."""
+    failed = {name: value.reason for name, value in values.items() if isinstance(value, Failure)}
+    if len(failed) == len(values) and len(set(failed.values())) == 1:
+        return [f"{system}: {next(iter(failed.values()))}"]
+    return [f"{system}.{name}: {reason}" for name, reason in failed.items()]
+
+
+def score_signal(clean: np.ndarray, wav: np.ndarray) -> SignalScores:
+    """Score a signal against the clean one, both `[samples]` at 16 kHz and of one length."""
+    return SignalScores(
+        values=score(clean, wav, METRICS), snr_db=snr_db(clean, wav), clipped_share=clipped_share(wav)
     )
 
 
-def hear_clip(clip: EvaluationClip, model: Network) -> ClipAudio:
-    """The signals that `score_clip` scores.
+def score_enhanced(clean: np.ndarray, enhanced_PS: np.ndarray) -> SignalScores:
+    """Score what `enhance_clip` gave: as any signal, and by `NOISY_PHASE`."""
+    model_S, noisy_phase_S = enhanced_PS
+    scores = score_signal(clean, model_S)
+    with_noisy_phase = score(clean, noisy_phase_S, ("si_sdr",))["si_sdr"]
+    return SignalScores(
+        values={**scores.values, NOISY_PHASE: with_noisy_phase},
+        snr_db=scores.snr_db,
+        clipped_share=scores.clipped_share,
+    )
+
+
+def unscored(reason: str, *, model: bool = False) -> SignalScores:
+    """A signal that could not be had: a failure for every metric; `model` says that it is a model's."""
+    metrics = (*METRICS, NOISY_PHASE) if model else METRICS
+    return SignalScores(values=dict.fromkeys(metrics, Failure(reason)))
+
+
+def enhance_clip(noisy: np.ndarray, model: Network) -> np.ndarray:
+    """`[2, samples]`: the model's signal, and its magnitude put together with the noisy phase."""
+    return np.stack(
+        [np.asarray(wav) for wav in enhance_phases(noisy, SAMPLE_RATE_HZ, model, ("model", "noisy"))]
+    )
+
+
+def read_output(path: Path, clip: EvaluationClip, samples: int) -> np.ndarray:
+    """A ready-made output for a clip, `[samples]` at 16 kHz.
+
+    Args:
+        path: an audio file, at 16 kHz or at the rate of the clip's own files.
+        samples: how many it must have at 16 kHz.
 
     Raises:
-        InputError: see `rwsa.clips.load_clip`.
+        InputError: it is damaged, has several channels, another rate or another length.
     """
-    noisy, clean = load_clip(clip)
-    return ClipAudio(noisy=noisy, enhanced=_enhanced(noisy, model)[0], clean=clean)
+    rate_hz = read_info(path).sample_rate_hz
+    if rate_hz not in (SAMPLE_RATE_HZ, clip.source.sample_rate_hz):
+        raise InputError(
+            f"{path}: is at {rate_hz} Hz; {SAMPLE_RATE_HZ} Hz is expected, or the corpus's own"
+            f" {clip.source.sample_rate_hz} Hz"
+        )
+    wav = resample(read_mono(path, rate_hz), rate_hz, SAMPLE_RATE_HZ)
+    if len(wav) != samples:
+        raise InputError(f"{path}: has {len(wav)} samples at 16 kHz and the clean clip {samples}")
+    return wav
 
 
 def snr_db(clean: np.ndarray, noisy: np.ndarray) -> float | None:
-    """Energy of clean over that of noisy minus clean, in dB; None where either is zero."""
+    """Energy of clean over that of noisy minus clean, in dB; None where either is zero or not finite."""
     speech = float(np.square(clean, dtype=np.float64).sum())
     noise = float(np.square(noisy.astype(np.float64) - clean).sum())
-    return float(10 * np.log10(speech / noise)) if speech and noise else None
-
-
-def _enhanced(noisy: np.ndarray, model: Network) -> list[np.ndarray]:
-    return [np.asarray(wav) for wav in enhance_phases(noisy, SAMPLE_RATE_HZ, model, ("model", "noisy"))]
-
-
-def _failed(metrics: tuple[str, ...], error: InputError) -> dict[str, float | Failure]:
-    return dict.fromkeys(metrics, Failure(str(error)))
-
-
-def _scores(
-    clip: EvaluationClip,
-    noisy: Mapping[str, float | Failure],
-    enhanced: Mapping[str, float | Failure],
-    *,
-    input_snr_db: float | None = None,
-    error: str | None = None,
-) -> ClipScores:
-    return ClipScores(
-        corpus=clip.corpus,
-        clip_id=clip.clip_id,
-        seconds=clip.seconds,
-        speaker=clip.speaker,
-        environment=clip.environment,
-        input_snr_db=input_snr_db,
-        noisy=noisy,
-        enhanced=enhanced,
-        error=error,
-    )
+    if not speech or not noise or not np.isfinite(noise):
+        return None
+    return float(10 * np.log10(speech / noise))

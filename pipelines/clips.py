@@ -14,6 +14,7 @@ from rwsa.audio import read_mono, resample
 from rwsa.cards import CorpusCard, Scores, read_card
 from rwsa.corpora import scan
 from rwsa.errors import InputError
+from rwsa.file_cache import FileCache
 from rwsa.manifest import Manifest, Pair, Problem
 from rwsa.metrics import SAMPLE_RATE_HZ
 from rwsa.mixing import MixPlan, plan_split, render_example
@@ -46,6 +47,7 @@ class EvaluationSet:
     Attributes:
         clips: to score now.
         of_clips: how many the whole test set has, or more where more mixtures were asked for.
+        whole: whether `clips` are all that can be used of it.
         problems: files that scanning found unusable.
         noisy_row: published scores of the whole test set.
     """
@@ -53,12 +55,17 @@ class EvaluationSet:
     name: str
     clips: tuple[EvaluationClip, ...]
     of_clips: int
+    whole: bool
     problems: tuple[Problem, ...]
     noisy_row: Scores | None
 
 
 def read_sets(
-    cards: Sequence[Path], *, examples: int | None = None, strict: bool = False
+    cards: Sequence[Path],
+    *,
+    examples: int | None = None,
+    strict: bool = False,
+    cache: FileCache | None = None,
 ) -> list[EvaluationSet]:
     """The test clips of several corpora; reads headers, no audio.
 
@@ -68,6 +75,7 @@ def read_sets(
         examples: clips a corpus: of pairs at the most so many, spread over the set; of mixtures so
             many instead of the card's number, of which the first stay the same.
         strict: raise on the first file that cannot be used.
+        cache: where headers are kept; see `rwsa.corpora.scan`.
 
     Raises:
         InputError: no card is given, two have one name, a card cannot be used or offers nothing to
@@ -77,7 +85,7 @@ def read_sets(
         raise InputError("no corpus card given; name at least one, such as datasets/libri_esc50.yaml")
     if examples is not None and examples < 1:
         raise InputError(f"--examples {examples}: must be at least 1")
-    sets = [_read_set(path, examples, strict) for path in cards]
+    sets = [_read_set(path, examples, strict, cache) for path in cards]
     names = [one.name for one in sets]
     for path, name in zip(cards, names, strict=True):
         if names.count(name) > 1:
@@ -108,14 +116,14 @@ def load_clip(clip: EvaluationClip) -> tuple[np.ndarray, np.ndarray]:
     return resample(noisy, rate_hz, SAMPLE_RATE_HZ), resample(clean, rate_hz, SAMPLE_RATE_HZ)
 
 
-def _read_set(path: Path, examples: int | None, strict: bool) -> EvaluationSet:
+def _read_set(path: Path, examples: int | None, strict: bool, cache: FileCache | None) -> EvaluationSet:
     card = read_card(path)
     if not card.pairs and card.evaluation is None:
         raise InputError(
             f"{path}: has neither pairs nor an `evaluation` that says how to mix its speech and noise;"
             " add one of them"
         )
-    manifest = scan(card, strict=strict)
+    manifest = scan(card, strict=strict, cache=cache)
     clips, of_clips = (
         pairs_to_score(card, manifest, examples) if card.pairs else _mixtures(card, manifest, examples)
     )
@@ -125,6 +133,7 @@ def _read_set(path: Path, examples: int | None, strict: bool) -> EvaluationSet:
         name=card.name,
         clips=tuple(clips),
         of_clips=of_clips,
+        whole=len(clips) >= (len(manifest.pairs_of(SPLIT)) if card.pairs else of_clips),
         problems=manifest.problems,
         noisy_row=card.noisy_row,
     )

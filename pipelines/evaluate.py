@@ -1,34 +1,42 @@
-"""Score a model on every corpus named, noisy and enhanced, in parallel on Ray; log it as one MLflow run.
+"""Score systems on corpora, the noisy input always beside them, on Ray; log the table to MLflow.
 
-    python -m pipelines.evaluate --weights FILE --corpora datasets/A.yaml datasets/B.yaml …
+    python -m pipelines.evaluate --weights FILE NAME=FILE … --system NAME=FOLDER … --corpora CARD CARD …
 
-A corpus is its ready-made test pairs, or mixtures rendered on the fly from its card's recipe and seed.
+A corpus is its ready-made test pairs, or mixtures rendered on the fly from its card's recipe and seed; the
+first is the in-domain one. Scores are kept by content, so only what is new is enhanced and scored.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from pipelines.clip_keys import digest
 from pipelines.clip_scores import METRICS
 from pipelines.clips import EvaluationSet, read_sets
-from pipelines.cluster import start_ray
-from pipelines.evaluation_run import HeardClip, log_evaluation, run_params
-from pipelines.results import CorpusScores, EvaluationSummary
-from pipelines.score_table import format_table
-from pipelines.scorers import ScorerPool
+from pipelines.code_version import code_version
+from pipelines.evaluation_run import finished_run, hear_chosen, log_evaluation
+from pipelines.evaluation_statistics import corpus_statistics
+from pipelines.results import EvaluationSummary
+from pipelines.score_table import Statistics, format_table
+from pipelines.scored_sets import Scoring, SetScorer
+from pipelines.systems import ENHANCED, Model, System, read_systems
 from pipelines.tracking import Tracker
 from rwsa.config import config, read_config
 from rwsa.errors import InputError
-from rwsa.files import sha256_of, write_json, written_aside
+from rwsa.file_cache import FileCache
+from rwsa.files import write_json, written_aside
 from rwsa.metrics import check
-from rwsa.models import load_model
 from rwsa.training.config import StorageConfig
 
 __all__ = ["EvaluationSummary", "evaluate"]
+
+_BOOTSTRAP_SEED = 20251001
 
 
 @config
@@ -39,112 +47,129 @@ class EvaluateSettings:
 
 
 def evaluate(
-    weights: Path,
+    weights: Sequence[str | Path],
     corpora: Sequence[Path],
     *,
     storage: StorageConfig,
+    outputs: Sequence[str] = (),
     examples: int | None = None,
     name: str | None = None,
     parent: str | None = None,
     json_path: Path | None = None,
     workers: int | None = None,
+    device: str = "auto",
     audio_clips: int = 3,
     strict: bool = False,
     report: Callable[[str], None] = print,
 ) -> EvaluationSummary:
-    """Score a model on corpora and log it, starting Ray if need be.
+    """Score systems on corpora and log the table, starting Ray if there is something to score.
 
-    The clips of all corpora go through one pool of actors, so that a small corpus leaves none idle.
+    An evaluation with nothing changed since one that MLflow has, by content and by code, is not logged
+    again: the summary then names that run.
 
     Args:
-        weights: a file that `rwsa.load_model` reads.
-        corpora: corpus cards; see `pipelines.clips.read_sets`.
-        storage: where MLflow is.
+        weights: files that `rwsa.load_model` reads; see `pipelines.systems.read_systems` for names.
+        corpora: corpus cards, the in-domain one first; see `pipelines.clips.read_sets`.
+        storage: where scores are kept, and MLflow.
+        outputs: `NAME=FOLDER` of other systems' ready-made outputs; see `pipelines.systems.match_outputs`.
         examples: clips a corpus, for quick runs; see `pipelines.clips.read_sets`.
-        name: of the run; `evaluate-` and the weights' file name by default.
+        name: of the run; `evaluate-` and the systems' names by default.
         parent: id of the MLflow run to nest this one under.
         json_path: write `EvaluationSummary.as_json` here too.
-        workers: actors, one CPU each; as many as Ray has CPUs by default.
+        workers: CPUs to use; as many as Ray has by default.
+        device: `cpu`; `cuda`, every GPU that Ray has; or `auto`, `cuda` where this machine has a GPU.
         audio_clips: clips of each corpus to log as audio and spectrograms, from worst to best.
         strict: make the first damaged clip or failed metric end the evaluation.
         report: takes progress lines.
 
     Raises:
-        InputError: weights, a card or an argument cannot be used; MLflow does not answer; a metric's
-            package is missing; `json_path` cannot be written; or, when `strict`, anything fails.
+        InputError: weights, outputs, a card or an argument cannot be used; MLflow does not answer; a
+            metric's package is missing; `json_path` or the kept scores cannot be written; or, when
+            `strict`, anything fails.
     """
-    if audio_clips < 0:
-        raise InputError(f"--audio-clips {audio_clips}: must be at least 0")
+    _check_numbers(audio_clips=audio_clips, workers=workers)
     check(METRICS)
     _check_writable(json_path)
-    if not weights.is_file():
-        raise InputError(f"{weights}: no such file; give weights that training wrote")
-    model, weights_sha256 = load_model(weights), sha256_of(weights)
-    sets = read_sets(corpora, examples=examples, strict=strict)
-    name = name or f"evaluate-{weights.stem}"
-    counts = {one.name: len(one.clips) for one in sets}
-    start_ray()
-    params = run_params(weights, weights_sha256, model.config, examples, counts)
-    with (
-        Tracker(storage).run(name, parent=parent, params=params, tags={"rwsa.kind": "evaluation"}) as run,
-        ScorerPool(model, workers, report) as pool,
-    ):
-        started = time.monotonic()
-        scores = score_sets(pool, sets, strict=strict)
-        summary = EvaluationSummary(
-            name=name,
-            weights=str(weights),
-            weights_sha256=weights_sha256,
-            corpora=scores,
-            seconds=time.monotonic() - started,
-            run_id=run.run_id,
+    systems, networks = read_systems(weights, outputs)
+    root = Path(storage.root)
+    sets = read_sets(corpora, examples=examples, strict=strict, cache=FileCache(root / "cache"))
+    name = (
+        name or f"evaluate-{'-'.join(dict.fromkeys(system.configuration for system in systems)) or 'noisy'}"
+    )
+    tracker = Tracker(storage)
+    scorer = SetScorer(
+        Scoring(
+            systems=systems,
+            networks=networks,
+            sets=sets,
+            workers=workers,
+            device=_device(device),
+            root=root,
+            report=report,
         )
-        log_evaluation(run, summary, hear_chosen(pool, sets, scores, audio_clips), model.config)
+    )
+    key = _key(scorer, sets, name, parent, audio_clips)
+    run_id = finished_run(tracker, key)
+    summary = EvaluationSummary(
+        name=name,
+        systems=systems,
+        corpora=scorer.score(strict=strict),
+        seconds=scorer.seconds,
+        cpu_seconds=scorer.cpu_seconds,
+        kept=scorer.kept,
+        run_id=run_id,
+    )
+    if run_id is None:
+        heard = hear_chosen(scorer, summary, sets, audio_clips)
+        run_id = log_evaluation(
+            tracker, summary, statistics_of(summary), heard, key=key, parent=parent, examples=examples
+        )
+        summary = dataclasses.replace(summary, run_id=run_id)
     if json_path is not None:
         # The corpora's order has a meaning: in-domain first.
         write_json(json_path, summary.as_json(), sort_keys=False)
     return summary
 
 
-def score_sets(
-    pool: ScorerPool, sets: Sequence[EvaluationSet], *, strict: bool = False
-) -> tuple[CorpusScores, ...]:
-    """Score all clips of all sets in one pool.
-
-    Raises:
-        InputError: see `ScorerPool.score`.
-    """
-    scored = iter(pool.score([clip for one in sets for clip in one.clips], strict=strict))
-    return tuple(
-        CorpusScores(
-            name=one.name,
-            clips=tuple(next(scored) for _ in one.clips),
-            of_clips=one.of_clips,
-            problems=one.problems,
-            published=one.noisy_row,
-        )
-        for one in sets
-    )
+def statistics_of(summary: EvaluationSummary) -> Statistics:
+    """Of every corpus; each draws for itself, so that another corpus beside it changes nothing."""
+    return {
+        corpus.name: corpus_statistics(corpus, summary, np.random.default_rng(_BOOTSTRAP_SEED))
+        for corpus in summary.corpora
+    }
 
 
-def hear_chosen(
-    pool: ScorerPool, sets: Sequence[EvaluationSet], scores: Sequence[CorpusScores], count: int
-) -> list[HeardClip]:
-    """Enhance some clips again, for their audio: keeping all of it would not fit in memory.
+def _run_name(systems: Sequence[System]) -> str:
+    names = list(dict.fromkeys(system.configuration for system in systems))
+    if names == [ENHANCED] and isinstance(systems[0], Model):
+        names = [Path(systems[0].weights).stem]
+    return f"evaluate-{'-'.join(names) or 'noisy'}"
 
-    Raises:
-        InputError: see `ScorerPool.hear`.
-    """
-    chosen = [
-        (label, one.clips[index], scored.clips[index])
-        for one, scored in zip(sets, scores, strict=True)
-        for label, index in scored.chosen(count)
-    ]
-    audio = pool.hear([clip for _, clip, _ in chosen])
-    return [
-        HeardClip(label=label, scores=scored, audio=wavs)
-        for (label, _, scored), wavs in zip(chosen, audio, strict=True)
-    ]
+
+def _key(
+    scorer: SetScorer, sets: Sequence[EvaluationSet], name: str, parent: str | None, audio_clips: int
+) -> str:
+    """Of all that decides what MLflow is told, this code included."""
+    about = [[one.name, str(one.noisy_row), [str(problem) for problem in one.problems]] for one in sets]
+    code = code_version(("pipelines.evaluate",))
+    return digest([scorer.key, about, name, parent, audio_clips, code])
+
+
+def _check_numbers(*, audio_clips: int, workers: int | None) -> None:
+    if audio_clips < 0:
+        raise InputError(f"--audio-clips {audio_clips}: must be at least 0")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers}: must be at least 1")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device {name}: use auto, cpu or cuda")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
 
 
 def _check_writable(path: Path | None) -> None:
@@ -160,12 +185,33 @@ def _check_writable(path: Path | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.evaluate", description=__doc__.split("\n")[0])
-    parser.add_argument("--weights", type=Path, required=True, help="model weights")
-    parser.add_argument("--corpora", type=Path, nargs="+", required=True, help="corpus cards", metavar="CARD")
-    parser.add_argument("--name", help="name of the MLflow run; default: from the weights")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.evaluate", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="model weights; one NAME for several files says that they differ by seed alone",
+    )
+    parser.add_argument(
+        "--system",
+        dest="outputs",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="another system's outputs, named as the noisy files; for several corpora, in a folder for each",
+    )
+    parser.add_argument(
+        "--corpora", type=Path, nargs="+", required=True, metavar="CARD", help="the in-domain one first"
+    )
+    parser.add_argument("--name", help="name of the MLflow run; default: from the systems")
     parser.add_argument("--examples", type=int, help="clips a corpus; default: as its card says", metavar="N")
-    parser.add_argument("--workers", type=int, help="actors; default: as many as CPUs", metavar="N")
+    parser.add_argument("--workers", type=int, help="CPUs to use; default: all that Ray has", metavar="N")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default): a GPU if there is one")
     parser.add_argument("--audio-clips", type=int, default=3, help="clips a corpus to listen to", metavar="N")
     parser.add_argument(
         "--json", type=Path, dest="json_path", help="write the means here too", metavar="FILE"
@@ -182,28 +228,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    options = _parser().parse_args(argv)
+    options = vars(_parser().parse_args(argv))
     try:
-        storage = read_config(EvaluateSettings, [], options.settings).storage
-        summary = evaluate(
-            options.weights,
-            options.corpora,
-            storage=storage,
-            examples=options.examples,
-            name=options.name,
-            parent=options.parent,
-            json_path=options.json_path,
-            workers=options.workers,
-            audio_clips=options.audio_clips,
-            strict=options.strict,
-        )
+        storage = read_config(EvaluateSettings, [], options.pop("settings")).storage
+        summary = evaluate(storage=storage, **options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(format_table(summary))
-    clips = sum(len(corpus.clips) for corpus in summary.corpora)
-    print(f"{clips} clips in {summary.seconds:.1f} s; MLflow run {summary.run_id} in {storage.tracking_uri}")
+    print(format_table(summary, statistics_of(summary)))
+    print(_last_line(summary, storage))
     return 0
+
+
+def _last_line(summary: EvaluationSummary, storage: StorageConfig) -> str:
+    clips = sum(len(corpus.clips) for corpus in summary.corpora)
+    kept, signals = summary.kept
+    known = f", {kept} of {signals} scores from before" if kept else ""
+    return (
+        f"{clips} clips in {summary.seconds:.1f} s{known};"
+        f" MLflow run {summary.run_id} in {storage.tracking_uri}"
+    )
 
 
 if __name__ == "__main__":

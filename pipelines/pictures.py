@@ -1,4 +1,4 @@
-"""Pictures of scores and of the clips scored, as PNG bytes."""
+"""A corpus's picture: what each system makes of every clip, by SI-SDR, as SVG."""
 
 from __future__ import annotations
 
@@ -9,26 +9,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from pipelines.clip_scores import ClipAudio, ClipScores
-from pipelines.figures import BLUE, GREY, VERMILION, new_figure, png
-from pipelines.noisy_row import LABELS
-from pipelines.results import UNITS, CorpusScores
-from pipelines.spectrograms import draw_spectrograms
-from rwsa.metrics import SAMPLE_RATE_HZ, Failure
+from pipelines.clip_scores import NOISY
+from pipelines.evaluation_statistics import BAND_DB, clip_values
+from pipelines.figures import COLOURS, GREY, themed_svg
+from pipelines.results import CorpusScores, EvaluationSummary
 
-PANELS: tuple[str, ...] = ("noisy", "enhanced", "clean")
-_MARK: dict[str, Any] = {"s": 18, "color": BLUE, "alpha": 0.65, "linewidths": 0}
+MARKS = ("o", "s", "^", "D", "v", "P")
 _LEAST_CLIPS_IN_BIN = 3
-_BIN_DB = 5.0
-
-
-def spectrograms(audio: ClipAudio, scores: ClipScores) -> bytes:
-    """Noisy, enhanced and clean side by side, each with its scores."""
-    figure = new_figure(height_inches=3.3)
-    signals = {_panel_title(name, scores): getattr(audio, name) for name in PANELS}
-    draw_spectrograms(figure, signals, SAMPLE_RATE_HZ)
-    return png(figure)
+_DOT: dict[str, Any] = {"s": 16, "alpha": 0.6, "linewidths": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,28 +28,6 @@ class PictureLimits:
     si_sdr_db: tuple[float, float]
     gain_db: tuple[float, float]
     input_snr_db: tuple[float, float]
-
-
-def picture_limits(corpora: Sequence[CorpusScores]) -> PictureLimits:
-    """Limits that hold every clip of every corpus."""
-    points = [point for corpus in corpora for point in _points(corpus)]
-    snrs_db = [point.input_snr_db for point in points if point.input_snr_db is not None]
-    return PictureLimits(
-        si_sdr_db=_around([value for point in points for value in (point.noisy_db, point.enhanced_db)]),
-        gain_db=_around([0.0, *(point.gain_db for point in points)]),
-        input_snr_db=_around(snrs_db),
-    )
-
-
-def gain_picture(corpus: CorpusScores, limits: PictureLimits) -> bytes:
-    """SI-SDR of enhanced against noisy, and its gain by input SNR; a dot a clip."""
-    figure = new_figure(height_inches=3.6)
-    pairs, by_snr = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1, 2)})
-    figure.subplots_adjust(left=0.055, right=0.985, bottom=0.14, top=0.91, wspace=0.15)
-    points = _points(corpus)
-    _draw_pairs(pairs, points, limits)
-    _draw_gains(by_snr, points, limits)
-    return png(figure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,44 +43,96 @@ class _Point:
         return self.enhanced_db - self.noisy_db
 
 
-def _points(corpus: CorpusScores) -> list[_Point]:
-    points = []
-    for clip in corpus.clips:
-        noisy, enhanced = clip.noisy["si_sdr"], clip.enhanced["si_sdr"]
-        if not isinstance(noisy, Failure) and not isinstance(enhanced, Failure):
-            points.append(_Point(noisy_db=noisy, enhanced_db=enhanced, input_snr_db=clip.input_snr_db))
-    return points
+def style(number: int) -> dict[str, Any]:
+    """Colour and mark of a configuration, the same in all pictures."""
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[number % len(MARKS)]}
 
 
-def _draw_pairs(axes: Axes, points: Sequence[_Point], limits: PictureLimits) -> None:
+def picture_limits(summary: EvaluationSummary) -> PictureLimits:
+    """Limits that hold every clip of every corpus."""
+    points = [
+        point
+        for corpus in summary.corpora
+        for of_one in _points(corpus, summary.configurations).values()
+        for point in of_one
+    ]
+    snrs_db = [point.input_snr_db for point in points if point.input_snr_db is not None]
+    return PictureLimits(
+        si_sdr_db=_around([value for point in points for value in (point.noisy_db, point.enhanced_db)]),
+        gain_db=_around([0.0, *(point.gain_db for point in points)]),
+        input_snr_db=_around(snrs_db),
+    )
+
+
+def gain_picture(corpus: CorpusScores, summary: EvaluationSummary, limits: PictureLimits) -> bytes:
+    """SI-SDR of enhanced against noisy, and its gain by input SNR; a mark a clip."""
+    points = _points(corpus, summary.configurations)
+
+    def draw(figure: Figure) -> None:
+        pairs, by_snr = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1, 2)})
+        figure.subplots_adjust(left=0.055, right=0.985, bottom=0.14, top=0.91, wspace=0.15)
+        _draw_pairs(pairs, points, limits)
+        _draw_gains(by_snr, points, limits)
+
+    return themed_svg(draw, height_inches=3.6)
+
+
+def _points(corpus: CorpusScores, configurations: Mapping[str, Sequence[str]]) -> dict[str, list[_Point]]:
+    noisy = corpus.values(NOISY, "si_sdr")
+    return {
+        name: [
+            _Point(noisy_db=before, enhanced_db=after, input_snr_db=clip.input_snr_db)
+            for clip, before, after in zip(
+                corpus.clips, noisy, clip_values(corpus, systems, "si_sdr"), strict=True
+            )
+            if before is not None and after is not None
+        ]
+        for name, systems in configurations.items()
+    }
+
+
+def _draw_pairs(axes: Axes, points: Mapping[str, Sequence[_Point]], limits: PictureLimits) -> None:
     axes.axline((0, 0), slope=1, color=GREY, linewidth=1)
-    axes.scatter([p.noisy_db for p in points], [p.enhanced_db for p in points], **_MARK)
+    for number, of_one in enumerate(points.values()):
+        axes.scatter([p.noisy_db for p in of_one], [p.enhanced_db for p in of_one], **_DOT, **style(number))
     axes.set(xlim=limits.si_sdr_db, ylim=limits.si_sdr_db)
     axes.set(xlabel="noisy SI-SDR (dB)", ylabel="enhanced SI-SDR (dB)")
-    axes.set_title("a dot a clip; better above the line", fontsize=9, loc="left")
+    axes.set_title("a mark a clip; better above the line", fontsize=9, loc="left")
 
 
-def _draw_gains(axes: Axes, points: Sequence[_Point], limits: PictureLimits) -> None:
-    known = [(p.input_snr_db, p.gain_db) for p in points if p.input_snr_db is not None]
+def _draw_gains(axes: Axes, points: Mapping[str, Sequence[_Point]], limits: PictureLimits) -> None:
     axes.axhline(0, color=GREY, linewidth=1)
-    axes.scatter([snr for snr, _ in known], [gain for _, gain in known], label="clip", **_MARK)
-    medians = _medians(known)
-    if medians:
-        label = f"median of a {_BIN_DB:g} dB band ({_LEAST_CLIPS_IN_BIN} clips or more)"
-        axes.plot(*zip(*medians, strict=True), color=VERMILION, marker="D", markersize=5, label=label)
+    for number, (name, of_one) in enumerate(points.items()):
+        known = [(p.input_snr_db, p.gain_db) for p in of_one if p.input_snr_db is not None]
+        axes.scatter(
+            [snr for snr, _ in known], [gain for _, gain in known], label=name, **_DOT, **style(number)
+        )
+        if medians := _medians(known):
+            axes.plot(
+                *zip(*medians, strict=True),
+                linewidth=1.6,
+                markersize=6,
+                markeredgecolor="white",
+                **style(number),
+            )
     axes.set(xlim=limits.input_snr_db, ylim=limits.gain_db)
     axes.set(xlabel="input SNR (dB)", ylabel="SI-SDR gain (dB)")
-    axes.set_title("gain by input SNR", fontsize=9, loc="left")
-    axes.legend(fontsize=8, loc="best", frameon=False)
+    axes.set_title(
+        f"gain by input SNR; lines: medians of {BAND_DB:g} dB bands of {_LEAST_CLIPS_IN_BIN} clips and more",
+        fontsize=9,
+        loc="left",
+    )
+    if points:
+        axes.legend(fontsize=8, loc="best", frameon=False)
 
 
 def _medians(known: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """(middle, median gain) of each SNR bin that holds enough clips."""
+    """(middle, median gain) of each SNR band that holds enough clips."""
     bins: dict[int, list[float]] = {}
     for snr_db, gain_db in known:
-        bins.setdefault(math.floor(snr_db / _BIN_DB), []).append(gain_db)
+        bins.setdefault(math.floor(snr_db / BAND_DB), []).append(gain_db)
     return [
-        ((number + 0.5) * _BIN_DB, float(np.median(gains)))
+        ((number + 0.5) * BAND_DB, float(np.median(gains)))
         for number, gains in sorted(bins.items())
         if len(gains) >= _LEAST_CLIPS_IN_BIN
     ]
@@ -124,16 +144,3 @@ def _around(values: Sequence[float]) -> tuple[float, float]:
         return -1.0, 1.0
     margin = 0.06 * (max(values) - min(values)) or 1.0
     return min(values) - margin, max(values) + margin
-
-
-def _panel_title(name: str, scores: ClipScores) -> str:
-    if name == "clean":
-        return name
-    values: Mapping[str, float | Failure] = getattr(scores, name)
-    return f"{name}\n{' · '.join(_told(metric, values[metric]) for metric in LABELS)}"
-
-
-def _told(metric: str, value: float | Failure) -> str:
-    if isinstance(value, Failure):
-        return f"{LABELS[metric]} failed"
-    return f"{LABELS[metric]} {value:.1f} dB" if UNITS[metric] == "dB" else f"{LABELS[metric]} {value:.2f}"

@@ -5,7 +5,7 @@ Legend: F frequency bins, T frames.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib
@@ -25,13 +25,31 @@ _RANGE_DB = 80.0
 _COLOURS = 64
 
 
-def draw_spectrograms(figure: Figure, signals: Mapping[str, np.ndarray], sample_rate_hz: int) -> None:
-    """Draw signals of one length, `[samples]`, by their titles."""
+def loudest_level_db(signals: Iterable[np.ndarray]) -> float:
+    """The highest level of any bin and frame, for pictures that share their colours."""
+    return max(float(_level_db(wav).max()) for wav in signals)
+
+
+def draw_spectrograms(
+    figure: Figure,
+    signals: Mapping[str, np.ndarray],
+    sample_rate_hz: int,
+    *,
+    columns: int | None = None,
+    loudest_db: float | None = None,
+) -> None:
+    """Draw signals of one length, `[samples]`, by their titles.
+
+    Args:
+        columns: places for panels, where there are more than signals.
+        loudest_db: top of the colour scale; that of these signals by default.
+    """
     levels_db = {title: _level_db(wav) for title, wav in signals.items()}
-    loudest_db = max(float(level_FT.max()) for level_FT in levels_db.values())
+    if loudest_db is None:
+        loudest_db = max(float(level_FT.max()) for level_FT in levels_db.values())
     seconds = len(next(iter(signals.values()))) / sample_rate_hz
     # gridspec counts the gap in panel widths.
-    count = len(signals)
+    count = columns or len(signals)
     panel = (PANELS_RIGHT - PANELS_LEFT - (count - 1) * PANELS_GAP) / count
     grid = figure.add_gridspec(
         1, count, left=PANELS_LEFT, right=PANELS_RIGHT, bottom=0.16, top=0.84, wspace=PANELS_GAP / panel

@@ -18,6 +18,8 @@ from rwsa.errors import InputError
 FRAME_SECONDS = 0.02
 SILENT_FRAME_DBFS = -60.0
 CLIPPED_RUN_SAMPLES = 3
+# Above this share of samples in flat tops a file counts as clipped: an ear hears less.
+CLIPPED_SHARE = 0.001
 _INT16_HIGH, _INT16_LOW = 32767, -32768
 
 
@@ -79,7 +81,7 @@ def audio_facts(path: Path, *, channel: int | None = None) -> AudioFacts:
     )
     for block in read_blocks(path):
         wav = block[channel or 0]
-        rounded = np.clip(np.rint(wav * 32768.0), _INT16_LOW, _INT16_HIGH).astype("<i2")
+        rounded = _rounded(wav)
         sums.add(wav)
         clipping.add(rounded)
         silence.add(wav)
@@ -95,6 +97,17 @@ def audio_facts(path: Path, *, channel: int | None = None) -> AudioFacts:
         dc_offset=sums.total / sums.count,
         sha256=digest.hexdigest(),
     )
+
+
+def clipped_share(wav: np.ndarray) -> float:
+    """Samples of `[samples]` in flat tops, as a share of all; see `AudioFacts`. NaN is none."""
+    clipping = _Clipping()
+    clipping.add(_rounded(np.nan_to_num(wav, nan=0.0)))
+    return clipping.clipped() / len(wav)
+
+
+def _rounded(wav: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(wav * 32768.0), _INT16_LOW, _INT16_HIGH).astype("<i2")
 
 
 class _Sums:

@@ -120,7 +120,7 @@ def _run_trial(settings: dict[str, Any]) -> None:
             tags={"rwsa.kind": "trial"},
         )
         evaluated = evaluate(
-            trained.weights,
+            [trained.weights],
             [Path(card) for card in settings["corpora"]],
             storage=storage,
             examples=settings["examples"],

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import numpy as np
 import pytest
 
-from pipelines.clip_scores import NOISY_PHASE, ClipAudio, ClipScores
-from pipelines.evaluation_run import HeardClip, log_evaluation, run_params
-from pipelines.results import CorpusScores, EvaluationSummary
+from pipelines.evaluate import statistics_of
+from pipelines.evaluation_run import HeardClip, log_evaluation
+from pipelines.results import EvaluationSummary
 from pipelines.tracking import Tracker
-from rwsa.models import ModelConfig
 from rwsa.training.config import StorageConfig
+from tests.evaluations import audio, made_up, model
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -31,9 +30,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 CLIP_SECONDS = 1.5
 CORPORA = ("in-domain", "street", "station")
+SYSTEMS = ("nano", "other")
+# Noisy, clean and the systems, of three clips of each corpus.
+PLAYERS = len(CORPORA) * 3 * (2 + len(SYSTEMS))
 # Until a page of MLflow's is there, on a machine that is busy with other tests.
 PATIENCE_SECONDS = 180
 DURATIONS = "[...document.querySelectorAll('audio')].map(audio => audio.duration)"
+LOADED = "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
 SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -52,61 +55,22 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
     """A small evaluation with made-up scores, logged as a real one is."""
     folder = tmp_path_factory.mktemp("store")
     storage = StorageConfig(root=str(folder), tracking_uri=f"sqlite:///{folder}/mlflow.db")
-    tracker, config = Tracker(storage), ModelConfig(channels=8, blocks=1)
-    params = run_params(Path("w.safetensors"), "0" * 64, config, None, dict.fromkeys(CORPORA, 40))
-    with tracker.run("nano evaluated", params=params, tags={"rwsa.kind": "evaluation"}) as run:
-        summary = EvaluationSummary(
-            name="nano evaluated",
-            weights="w.safetensors",
-            weights_sha256="0" * 64,
-            corpora=tuple(made_up(name, seed) for seed, name in enumerate(CORPORA)),
-            seconds=12.0,
-            run_id=run.run_id,
-        )
-        heard = [
-            HeardClip(label=label, scores=corpus.clips[index], audio=audio(index))
-            for corpus in summary.corpora
-            for label, index in corpus.chosen(3)
-        ]
-        log_evaluation(run, summary, heard, config)
-    page = run.client.download_artifacts(run.run_id, "report.html", str(folder))
-    return Logged(storage=storage, experiment_id=tracker.experiment_id, run_id=run.run_id, page=Path(page))
-
-
-def made_up(corpus: str, seed: int) -> CorpusScores:
-    """Forty clips, from −5 to 10 dB, of which the harder ones gain more."""
-    rng = np.random.default_rng(seed)
-    clips = []
-    for number, snr_db in enumerate(rng.uniform(-5, 10, size=40)):
-        gain_db = 7 - 0.5 * snr_db - seed + rng.normal()
-        noisy = {"pesq": 1.2 + 0.04 * snr_db, "ssnr": snr_db - 3, "estoi": 0.5, "si_sdr": snr_db}
-        better = {"pesq": 0.1 * gain_db, "ssnr": 0.8 * gain_db, "estoi": 0.02 * gain_db, "si_sdr": gain_db}
-        enhanced = {name: value + better[name] for name, value in noisy.items()}
-        clips.append(
-            ClipScores(
-                corpus=corpus,
-                clip_id=f"{corpus}/clip-{number:02d}",
-                seconds=CLIP_SECONDS,
-                speaker=f"speaker-{number % 5}",
-                environment="café",
-                input_snr_db=float(snr_db),
-                noisy=noisy,
-                enhanced={**enhanced, NOISY_PHASE: enhanced["si_sdr"] - 1},
-            )
-        )
-    return CorpusScores(name=corpus, clips=tuple(clips), of_clips=40)
-
-
-def audio(seed: int) -> ClipAudio:
-    """A gliding harmonic sound, with noise and with a tenth of it."""
-    seconds = np.arange(int(CLIP_SECONDS * 16000)) / 16000
-    phase = 2 * np.pi * (150 + 10 * seed) * (seconds + 0.1 * seconds**2)
-    clean = sum(np.sin(k * phase) / k for k in range(1, 20)) * np.sin(np.pi * seconds / CLIP_SECONDS) * 0.1
-    noise = np.random.default_rng(seed).normal(scale=0.05, size=len(seconds))
-    noisy, enhanced = clean + noise, clean + 0.1 * noise
-    return ClipAudio(
-        noisy=noisy.astype(np.float32), enhanced=enhanced.astype(np.float32), clean=clean.astype(np.float32)
+    tracker = Tracker(storage)
+    summary = EvaluationSummary(
+        name="nano evaluated",
+        systems=tuple(map(model, SYSTEMS)),
+        corpora=tuple(made_up(name, seed, SYSTEMS, CLIP_SECONDS) for seed, name in enumerate(CORPORA)),
+        seconds=12.0,
+        cpu_seconds={"enhancing": 10.0, "scoring": 13.0},
     )
+    heard = [
+        HeardClip(label=label, scores=corpus.clips[index], audio=audio(index, SYSTEMS, CLIP_SECONDS))
+        for corpus in summary.corpora
+        for label, index in corpus.chosen(SYSTEMS[0], 3)
+    ]
+    run_id = log_evaluation(tracker, summary, statistics_of(summary), heard, key="0")
+    page = tracker.client.download_artifacts(run_id, "report.html", str(folder))
+    return Logged(storage=storage, experiment_id=tracker.experiment_id, run_id=run_id, page=Path(page))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +120,7 @@ def test_a_person_finds_the_run_its_figures_and_its_files(
     page.screenshot(path=tmp_path / "1-runs.png")
 
     page.get_by_text("nano evaluated").first.click()
-    page.get_by_text("in-domain.enhanced.pesq", exact=True).first.wait_for()
+    page.get_by_text("in-domain.nano.pesq", exact=True).first.wait_for()
     page.screenshot(path=tmp_path / "2-run.png")
 
     page.get_by_role("tab", name="Artifacts").click()
@@ -167,22 +131,41 @@ def test_a_person_finds_the_run_its_figures_and_its_files(
     framed = next(frame for frame in page.frames if frame.url.startswith("blob:"))
     _await_durations(framed.evaluate)
     assert framed.evaluate(SIDEWAYS) == 0
+    assert framed.evaluate(LOADED)
     page.screenshot(path=tmp_path / "3-report.png")
 
-    page.get_by_text("spectrograms").first.click()
-    page.get_by_text("street").first.click()
-    page.get_by_text("worst.png").first.click()
+    page.get_by_text("pictures").first.click()
+    page.get_by_text("by-snr.svg").first.click()
     picture = page.locator("img[src^='blob:'], img[src*='get-artifact']").first
     picture.wait_for()
-    page.wait_for_function("image => image.naturalWidth === 1200", arg=picture.element_handle())
-    page.screenshot(path=tmp_path / "4-spectrogram.png")
+    page.wait_for_function("image => image.naturalWidth > 1000", arg=picture.element_handle())
+    page.screenshot(path=tmp_path / "4-picture.png")
 
+    page.get_by_text("scores.json").first.click()
+    page.get_by_text("si_sdr_noisy_phase", exact=True).first.wait_for()
+    page.screenshot(path=tmp_path / "5-scores.png")
+
+
+def test_a_person_finds_a_system_on_a_corpus_and_its_clips(
+    page: Page, address: str, logged: Logged, tmp_path: Path
+) -> None:
+    client = Tracker(logged.storage).client
+    child = client.search_runs(
+        [logged.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{logged.run_id}' AND tags.`rwsa.corpus` = 'street'",
+    )[0]
+    page.goto(f"{address}/#/experiments/{logged.experiment_id}/runs/{child.info.run_id}")
+    page.get_by_text("gain.pesq", exact=True).first.wait_for()
+    page.get_by_text("nano evaluated").first.wait_for()
+    page.screenshot(path=tmp_path / "6-child.png")
+    page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text("clips.json").first.click()
     page.get_by_text("clip-00", exact=True).first.wait_for()
-    gain = made_up(CORPORA[0], 0).clips[0].gain("si_sdr")
+    system = child.data.params["system"]
+    gain = made_up("street", 1, SYSTEMS).clips[0].gain("si_sdr", system)
     assert gain is not None
     page.get_by_text(str(round(gain, 4)), exact=True).first.wait_for()
-    page.screenshot(path=tmp_path / "5-clips.png")
+    page.screenshot(path=tmp_path / "7-clips.png")
 
 
 def test_the_report_stands_alone(page: Page, logged: Logged, tmp_path: Path) -> None:
@@ -191,7 +174,9 @@ def test_the_report_stands_alone(page: Page, logged: Logged, tmp_path: Path) -> 
     page.goto(logged.page.as_uri())
     _await_durations(page.evaluate)
     assert [url for url in asked if not url.startswith("data:")] == [logged.page.as_uri()]
-    assert page.evaluate("[...document.images].every(image => image.naturalWidth === 1200)")
+    page.wait_for_function(LOADED)
+    # Three of all, one of each corpus, two rows of spectrograms of each clip.
+    assert page.locator("img").count() == 3 + len(CORPORA) + 2 * 3 * len(CORPORA)
     page.screenshot(path=tmp_path / "report-1280.png", full_page=True)
 
 
@@ -229,7 +214,7 @@ def test_players_stand_above_their_panels(page: Page, logged: Logged) -> None:
 
 def _await_durations(evaluate) -> None:  # type: ignore[no-untyped-def]
     """Until every player of the page knows how long its clip is, which must be right."""
-    expected = [CLIP_SECONDS] * (len(CORPORA) * 3 * 3)
+    expected = [CLIP_SECONDS] * PLAYERS
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (durations := evaluate(DURATIONS)) != expected:
         assert time.monotonic() < deadline, durations

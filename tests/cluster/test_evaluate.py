@@ -1,8 +1,15 @@
-"""Evaluating on a real Ray and a real MLflow store: right numbers, everything logged, faults counted."""
+"""Evaluating on a real Ray and a real MLflow store: right numbers, everything logged, faults counted, and
+nothing scored twice.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +29,7 @@ from rwsa.metrics import score
 from rwsa.models import ModelConfig, build_model, load_model, save_model
 from rwsa.training.config import StorageConfig
 
+CHECKOUT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("ray_address")
 RATE_HZ = 16000
 TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)
@@ -111,9 +119,16 @@ class Done:
 
     summary: EvaluationSummary
     run: Run
+    children: dict[str, Run]
     artifacts: Path
     said: list[str]
     parent: str
+
+
+def children_of(client: MlflowClient, run_id: str) -> dict[str, Run]:
+    experiment = client.get_run(run_id).info.experiment_id
+    runs = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    return {run.data.params["corpus"]: run for run in runs}
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +136,7 @@ def done(bench: Bench, ray_address: str) -> Done:
     said: list[str] = []
     with Tracker(bench.storage).run("parent") as parent:
         summary = evaluate(
-            bench.weights,
+            [bench.weights],
             bench.cards,
             storage=bench.storage,
             parent=parent.run_id,
@@ -133,6 +148,7 @@ def done(bench: Bench, ray_address: str) -> Done:
     return Done(
         summary=summary,
         run=client.get_run(summary.run_id),
+        children=children_of(client, summary.run_id),
         artifacts=Path(client.download_artifacts(summary.run_id, "", str(bench.root))),
         said=said,
         parent=parent.run_id,
@@ -147,9 +163,10 @@ def test_numbers_are_those_of_the_library(bench: Bench, done: Done) -> None:
             assert clip.clip_id == scores.clip_id
             if scores.error is None:
                 noisy, clean = load_clip(clip)
-                assert scores.noisy == pytest.approx(score(clean, noisy))
+                assert scores.signals["noisy"].values == pytest.approx(score(clean, noisy))
                 direct = score(clean, np.asarray(enhance(noisy, RATE_HZ, model)))
-                found = {name: value for name, value in scores.enhanced.items() if name in direct}
+                values = scores.signals["enhanced"].values
+                found = {name: value for name, value in values.items() if name in direct}
                 assert found == pytest.approx(direct, abs=2e-3)
                 compared += 1
     assert compared == 6
@@ -162,7 +179,7 @@ def test_json_has_the_means_in_the_order_given(bench: Bench, done: Done) -> None
     mixed = values["corpora"]["mixed"]
     assert mixed["clips"] == 3
     clips = done.summary.corpora[1].clips
-    assert mixed["noisy"]["pesq"] == pytest.approx(np.mean([clip.noisy["pesq"] for clip in clips]))
+    assert mixed["noisy"]["pesq"] == pytest.approx(np.mean([clip.value("noisy", "pesq") for clip in clips]))
 
 
 def test_a_damaged_clip_is_counted_and_left_out_of_the_means(done: Done) -> None:
@@ -176,59 +193,193 @@ def test_a_damaged_clip_is_counted_and_left_out_of_the_means(done: Done) -> None
     assert "failures 1" in done.said[-1]
 
 
-def test_the_run_says_what_was_evaluated(bench: Bench, done: Done) -> None:
+def test_the_run_says_what_was_evaluated(done: Done) -> None:
     params, tags = done.run.data.params, done.run.data.tags
-    assert params["weights_sha256"] == sha256_of(bench.weights)
-    assert params["model.channels"] == "8"
+    assert params["systems"] == "enhanced"
+    assert params["in_domain"] == "pairs"
     assert params["clips.mixed"] == "3"
     assert tags["mlflow.parentRunId"] == done.parent
     assert tags["noisy_row.pairs"].startswith("not compared")
+    assert tags["noisy_row.mixed"] == "nothing published"
+    assert tags["data_sha256.pairs"] != tags["data_sha256.mixed"]
     assert "| mixed |" in tags["mlflow.note.content"]
     assert done.run.info.status == "FINISHED"
 
 
-def test_the_run_has_flat_metrics_and_counts_of_failures(done: Done) -> None:
-    metrics = done.run.data.metrics
+def test_each_system_has_a_run_on_each_corpus(bench: Bench, done: Done) -> None:
+    assert sorted(done.children) == ["mixed", "pairs"]
+    for corpus, run in done.children.items():
+        assert run.data.params["weights_sha256"] == sha256_of(bench.weights)
+        assert run.data.params["model.channels"] == "8"
+        tags = run.data.tags
+        assert tags["weights_sha256"] == sha256_of(bench.weights)
+        assert tags[f"data_sha256.{corpus}"] == done.run.data.tags[f"data_sha256.{corpus}"]
+        assert tags["mlflow.source.git.commit"] == done.run.data.tags["mlflow.source.git.commit"]
+        assert tags["rwsa.domain"] == ("in" if corpus == "pairs" else "out")
+        assert run.info.status == "FINISHED"
+
+
+def test_runs_have_flat_metrics_and_counts_of_failures(done: Done) -> None:
     corpora = done.summary.as_json()["corpora"]
-    for corpus in ("pairs", "mixed"):
-        for signal in ("noisy", "enhanced"):
-            for name, mean in corpora[corpus][signal].items():
-                assert metrics[f"{corpus}.{signal}.{name}"] == pytest.approx(mean)
-    assert metrics["pairs.enhanced.pesq.failed"] == 1
-    assert "mixed.enhanced.pesq.failed" not in metrics
-    assert (metrics["pairs.clips"], metrics["pairs.clips_failed"]) == (4, 1)
+    for corpus, run in done.children.items():
+        for name, mean in corpora[corpus]["enhanced"].items():
+            assert run.data.metrics[name] == pytest.approx(mean)
+            assert done.run.data.metrics[f"{corpus}.enhanced.{name}"] == pytest.approx(mean)
+        noisy = corpora[corpus]["noisy"]["pesq"]
+        assert run.data.metrics["noisy.pesq"] == pytest.approx(noisy)
+        assert run.data.metrics["gain.pesq"] == pytest.approx(corpora[corpus]["enhanced"]["pesq"] - noisy)
+    pairs, mixed = (done.children[name].data.metrics for name in ("pairs", "mixed"))
+    assert pairs["pesq.failed"] == 1
+    assert "pesq.failed" not in mixed
+    assert (pairs["clips"], pairs["clips_failed"]) == (4, 1)
+    # Three clips allow no interval.
+    assert "pesq.low" not in mixed
+    cost = done.run.data.metrics
+    assert 0 < cost["seconds.scoring_cpu"] < 60
+    assert 0 < cost["seconds.enhancing_cpu"] < 60
 
 
-def test_the_table_has_a_row_a_clip(done: Done) -> None:
-    table = json.loads((done.artifacts / "clips.json").read_text())
-    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    assert [row["corpus"] for row in rows] == ["pairs"] * 4 + ["mixed"] * 3
-    assert rows[2]["enhanced_pesq"] is None
-    assert "p2.flac" in rows[2]["failures"]
+def test_the_tables_have_a_row_a_clip_and_a_row_a_mean(bench: Bench, done: Done) -> None:
+    client = MlflowClient(bench.storage.tracking_uri)
+    rows = {}
+    for corpus, run in done.children.items():
+        path = client.download_artifacts(run.info.run_id, "clips.json", str(bench.root))
+        table = json.loads(Path(path).read_text())
+        # A name with a dot in it would be an empty column in MLflow's table.
+        assert not [name for name in table["columns"] if "." in name]
+        rows[corpus] = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [row["clip"] for row in rows["pairs"]] == [f"noisy/p{number}" for number in range(4)]
+    assert rows["pairs"][2]["pesq"] is None
+    assert "p2.flac" in rows["pairs"][2]["failures"]
     clip = done.summary.corpora[1].clips[0]
-    phase = clip.enhanced["si_sdr_noisy_phase"]
-    assert rows[4]["enhanced_si_sdr_noisy_phase"] == pytest.approx(phase, abs=1e-4)
-    # A name with a dot in it would be an empty column in MLflow's table.
-    assert not [name for name in table["columns"] if "." in name]
-    assert rows[4]["speaker"] == clip.speaker
+    phase = clip.value("enhanced", "si_sdr_noisy_phase")
+    assert rows["mixed"][0]["si_sdr_noisy_phase"] == pytest.approx(phase, abs=1e-4)
+    assert rows["mixed"][0]["noisy_pesq"] == pytest.approx(clip.value("noisy", "pesq"), abs=1e-4)
+    assert rows["mixed"][0]["speaker"] == clip.speaker
     # The recipe draws it.
-    assert 0 <= rows[4]["input_snr_db"] <= 10
+    assert 0 <= rows["mixed"][0]["input_snr_db"] <= 10
+    means = json.loads((done.artifacts / "scores.json").read_text())
+    assert len(means["data"]) == 2 * (4 + 5)
 
 
 def test_chosen_clips_can_be_heard_and_seen(done: Done) -> None:
     for corpus, seconds in (("pairs", 2.0), ("mixed", 1.5)):
         for label in ("worst", "median", "best"):
             stem = f"{corpus}/{label}"
-            assert (done.artifacts / f"spectrograms/{stem}.png").read_bytes().startswith(b"\x89PNG")
+            assert "<svg" in (done.artifacts / f"spectrograms/{stem}.svg").read_text()
             for name in ("noisy", "enhanced", "clean"):
                 info = soundfile.info(done.artifacts / f"audio/{stem}.{name}.flac")
                 assert (info.duration, info.samplerate, info.channels) == (seconds, RATE_HZ, 1)
-        assert (done.artifacts / f"pictures/{corpus}.png").exists()
+        assert (done.artifacts / f"pictures/{corpus}.svg").exists()
+    assert (done.artifacts / "pictures/in-domain-against-out-of-domain.svg").exists()
     page = (done.artifacts / "report.html").read_text()
     assert page.count("<audio") == 2 * 3 * 3
 
 
-def test_strict_ends_at_the_damaged_clip(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_again_costs_nothing_and_logs_nothing(bench: Bench, done: Done) -> None:
+    assert done.summary.kept == (0, 14)
+    again = evaluate([bench.weights], bench.cards, storage=bench.storage, parent=done.parent)
+    assert again.run_id == done.summary.run_id
+    # The damaged clip is tried again.
+    assert again.kept == (12, 14)
+    assert again.as_json() == done.summary.as_json()
+    # Under another parent it is another run, of the same scores.
+    other = evaluate([bench.weights], bench.cards, storage=bench.storage)
+    assert other.run_id != done.summary.run_id
+    assert other.as_json() == done.summary.as_json()
+    assert sum(other.cpu_seconds.values()) < 0.1
+
+
+def test_another_model_or_corpus_is_scored_alone(bench: Bench, done: Done) -> None:
+    assert done.summary.kept == (0, 14)
+    alone = evaluate([bench.weights], bench.cards[1:], storage=bench.storage, audio_clips=0)
+    assert alone.kept == (6, 6)
+    save_model(bench.root / "second.safetensors", build_model(TINY, seed=1))
+    both = [bench.weights, bench.root / "second.safetensors"]
+    of_both = evaluate(both, bench.cards[1:], storage=bench.storage, audio_clips=1)
+    assert of_both.kept == (6, 9)
+    assert of_both.corpora[0].systems == ("noisy", "tiny", "second")
+    first = [clip.signals["enhanced"].values for clip in alone.corpora[0].clips]
+    assert [clip.signals["tiny"].values for clip in of_both.corpora[0].clips] == first
+
+
+def test_outputs_of_other_systems_are_rows_and_their_faults_counted(
+    bench: Bench, done: Done, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert done.summary.run_id is not None
+    folder, wavs = bench.root / "outputs", {}
+    for clip in read_sets(bench.cards)[1].clips:
+        _, wavs[clip.clip_id.partition("/")[2]] = load_clip(clip)
+    first, second, _ = wavs
+    write(folder / f"{first}.wav", wavs[first] * 0.5)
+    write(folder / f"{second}.wav", wavs[second][:-1])
+    write(folder / "nobody.wav", wavs[first])
+    arguments = [*bench.arguments()[2:3], str(bench.cards[1]), *bench.arguments()[5:]]
+    assert main([*arguments, "--system", f"other={folder}", "--audio-clips", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "other" in shown
+    assert "(2 failed)" in shown
+    assert f"mixed: failures (2):\n  mixed/{second}: other: {folder}/{second}.wav: has 23999 samples" in shown
+    assert f"other: has no file in {folder}" in shown
+    assert f"mixed: extra files of other, of no clip (1):\n  {folder}/nobody.wav" in shown
+
+
+def test_noisy_alone_is_a_table(bench: Bench, done: Done) -> None:
+    alone = evaluate([], bench.cards, storage=bench.storage)
+    assert alone.kept == (6, 7)
+    assert alone.corpora[0].systems == ("noisy",)
+    assert alone.corpora[0].means("noisy") == done.summary.corpora[0].means("noisy")
+    assert alone.run_id is not None
+
+
+def test_a_kill_loses_the_clips_in_flight_alone(bench: Bench, ray_address: str) -> None:
+    """SIGKILL in mid-evaluation; what was scored is there, and the table is that of a run left in peace."""
+    root = bench.root
+    text = (root / "mixed.yaml").read_text()
+    (root / "more.yaml").write_text(
+        text.replace("examples: 3", "examples: 24").replace("name: mixed", "name: more")
+    )
+    command = [
+        *(sys.executable, "-m", "pipelines.evaluate", "--weights", str(bench.weights)),
+        *("--corpora", str(root / "more.yaml"), "--audio-clips", "0"),
+    ]
+
+    def settings(name: str) -> list[str]:
+        return ["--set", f"storage.root={root}/{name}", f"storage.tracking_uri=sqlite:///{root}/{name}.db"]
+
+    environment = os.environ | {"RAY_ADDRESS": ray_address, "RWSA_SHARED_CHECKOUT": "1"}
+    killed = subprocess.Popen([*command, *settings("killed")], env=environment, cwd=CHECKOUT)
+    scores = root / "killed/scores"
+    deadline = time.monotonic() + 180
+    while len(list(scores.rglob("[0-9a-f]*.json"))) < 10:
+        assert killed.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    there = len(list(scores.rglob("[0-9a-f]*.json")))
+    resumed, peaceful = (
+        evaluate(
+            [bench.weights],
+            [root / "more.yaml"],
+            storage=StorageConfig(root=str(root / name), tracking_uri=f"sqlite:///{root}/{name}.db"),
+            audio_clips=0,
+        )
+        for name in ("killed", "peaceful")
+    )
+    assert resumed.kept == (there, 48)
+    assert 10 <= there < 48
+    assert peaceful.kept == (0, 48)
+    assert resumed.as_json() == peaceful.as_json()
+    assert [clip.signals for clip in resumed.corpora[0].clips] == [
+        clip.signals for clip in peaceful.corpora[0].clips
+    ]
+
+
+def test_strict_ends_at_the_damaged_clip(
+    bench: Bench, done: Done, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert done.summary.run_id is not None
     json_path = bench.root / "strict.json"
     assert main([*bench.arguments(), "--strict", "--workers", "1", "--json", str(json_path)]) == 2
     error = capsys.readouterr().err
@@ -243,7 +394,7 @@ def test_command_line_prints_an_aligned_table(bench: Bench, capsys: pytest.Captu
     shown = capsys.readouterr().out.splitlines()
     head = next(number for number, line in enumerate(shown) if line.startswith("corpus"))
     assert shown[head + 1].split()[:3] == ["pairs", "2", "noisy"]
-    assert len({len(line) for line in shown[head : head + 8]}) == 1
+    assert len({len(line) for line in shown[head : head + 7]}) == 1
     assert "4 clips in" in shown[-1]
 
 
@@ -260,6 +411,11 @@ def test_unusable_arguments_get_one_error_line(bench: Bench, capsys: pytest.Capt
     cases = [
         (["--weights", f"{bench.root}/none.safetensors"], "none.safetensors: no such file"),
         (["--weights", f"{bench.root}/recipe.yaml"], "recipe.yaml: neither"),
+        (["--weights", f"noisy={bench.weights}"], "'noisy' cannot name a system"),
+        (["--system", "other"], "--system other: give NAME=FOLDER"),
+        (["--system", f"other={bench.root}/pairs"], "has no folder 'pairs'"),
+        (["--device", "tpu"], "--device tpu: use auto, cpu or cuda"),
+        (["--device", "cuda"], "this Ray has no GPU"),
         (["--corpora", f"{bench.root}/none.yaml"], "none.yaml"),
         (["--corpora", f"{bench.root}/nothing.yaml"], "has neither pairs nor an `evaluation`"),
         (["--corpora", *[f"{bench.root}/mixed.yaml"] * 2], "another card given is named 'mixed' too"),
@@ -281,4 +437,4 @@ def test_unusable_arguments_get_one_error_line(bench: Bench, capsys: pytest.Capt
 
 def test_no_corpus_is_an_error(bench: Bench) -> None:
     with pytest.raises(InputError, match="no corpus card given"):
-        evaluate(bench.weights, [], storage=bench.storage)
+        evaluate([bench.weights], [], storage=bench.storage)

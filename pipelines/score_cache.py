@@ -1,0 +1,82 @@
+"""Scores kept on disk by content: one small file a signal, so that writers never meet and a kill loses none.
+
+ROOT/ab/abcdef….json   the scores of one signal of one clip
+ROOT/ab/abcdef….npy    its samples, for the few clips that are listened to
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.clip_scores import SignalScores
+from rwsa.errors import InputError
+from rwsa.files import written_aside
+from rwsa.metrics import Failure
+
+
+class ScoreCache:
+    """The files; any number of processes on any number of machines may use one folder.
+
+    A file that is damaged (a disk ran full, a power cut) counts as missing and is written again.
+
+    Raises:
+        InputError: from `put` and `put_audio`: the folder cannot be written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def get(self, key: str) -> SignalScores | None:
+        """What `put` was given under this key, None where it was given nothing."""
+        try:
+            found = json.loads(self._path(key, "json").read_text(encoding="utf-8"))
+            return SignalScores(
+                values={name: _value(value) for name, value in found["values"].items()},
+                snr_db=found["snr_db"],
+                clipped_share=found["clipped_share"],
+            )
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def put(self, key: str, scores: SignalScores) -> None:
+        """Keep scores; they survive a kill as soon as this returns."""
+        values = {
+            name: {"failure": value.reason} if isinstance(value, Failure) else value
+            for name, value in scores.values.items()
+        }
+        plain = {"values": values, "snr_db": scores.snr_db, "clipped_share": scores.clipped_share}
+        with written_aside(self._path(key, "json")) as aside:
+            aside.write_text(json.dumps(plain), encoding="utf-8")
+
+    def get_audio(self, key: str) -> np.ndarray | None:
+        """What `put_audio` was given under this key, None where it was given nothing."""
+        try:
+            return np.asarray(np.load(self._path(key, "npy"), allow_pickle=False))
+        except (FileNotFoundError, ValueError, EOFError):
+            return None
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def put_audio(self, key: str, wav: np.ndarray) -> None:
+        """Keep a signal, `[samples]`."""
+        with written_aside(self._path(key, "npy")) as aside:
+            np.save(aside, wav, allow_pickle=False)
+
+    def _path(self, key: str, suffix: str) -> Path:
+        return self.root / key[:2] / f"{key}.{suffix}"
+
+    def _unreadable(self, error: OSError) -> InputError:
+        return InputError(
+            f"{self.root}: kept scores cannot be read ({error.strerror}); set storage.root to another folder"
+        )
+
+
+def _value(stored: float | Mapping[str, Any]) -> float | Failure:
+    return Failure(str(stored["failure"])) if isinstance(stored, Mapping) else float(stored)

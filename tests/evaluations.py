@@ -1,0 +1,68 @@
+"""Made-up evaluations, for tests of what is said of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelines.clip_scores import METRICS, NOISY, NOISY_PHASE, ClipAudio, ClipScores, SignalScores
+from pipelines.results import CorpusScores
+from pipelines.systems import Model
+from rwsa.models import ModelConfig
+
+RATE_HZ = 16000
+
+
+def model(name: str, configuration: str | None = None) -> Model:
+    return Model(
+        name=name,
+        configuration=configuration or name,
+        weights=f"{name}.safetensors",
+        sha256="0" * 64,
+        config=ModelConfig(channels=8, blocks=1),
+        parameters=93_512,
+        giga_flops=0.34,
+    )
+
+
+def made_up(
+    corpus: str, seed: int, systems: tuple[str, ...] = ("enhanced",), seconds: float = 1.5
+) -> CorpusScores:
+    """Forty clips of eight speakers, from −5 to 10 dB, of which the harder ones gain more; each further
+    system gains 1 dB less.
+    """
+    rng = np.random.default_rng(seed)
+    clips = []
+    for number, snr_db in enumerate(rng.uniform(-5, 10, size=40).tolist()):
+        noisy = {"pesq": 1.2 + 0.04 * snr_db, "ssnr": snr_db - 3, "estoi": 0.5, "si_sdr": snr_db}
+        signals = {NOISY: SignalScores(values=noisy, snr_db=snr_db)}
+        for place, system in enumerate(systems):
+            gain_db = 7 - 0.5 * snr_db - seed - place + rng.normal()
+            better = {
+                "pesq": 0.1 * gain_db,
+                "ssnr": 0.8 * gain_db,
+                "estoi": 0.02 * gain_db,
+                "si_sdr": gain_db,
+            }
+            values = {name: noisy[name] + better[name] for name in METRICS}
+            signals[system] = SignalScores(values={**values, NOISY_PHASE: values["si_sdr"] - 1})
+        clips.append(
+            ClipScores(
+                corpus=corpus,
+                clip_id=f"{corpus}/clip-{number:02d}",
+                seconds=seconds,
+                speaker=f"speaker-{number % 8}",
+                environment=("café", "bus", "rain")[number % 3],
+                signals=signals,
+            )
+        )
+    return CorpusScores(name=corpus, clips=tuple(clips), of_clips=40, data_sha256=f"{seed:064d}")
+
+
+def audio(seed: int, systems: tuple[str, ...] = ("enhanced",), seconds: float = 1.5) -> ClipAudio:
+    """A gliding harmonic sound, with noise, and with a tenth of it for each system."""
+    time = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
+    phase = 2 * np.pi * (150 + 10 * seed) * (time + 0.1 * time**2)
+    clean = sum(np.sin(k * phase) / k for k in range(1, 20)) * np.sin(np.pi * time / seconds) * 0.1
+    noise = np.random.default_rng(seed).normal(scale=0.05, size=len(time))
+    signals = {"noisy": clean + noise, **dict.fromkeys(systems, clean + 0.1 * noise), "clean": clean}
+    return ClipAudio(signals={name: np.asarray(wav, np.float32) for name, wav in signals.items()})

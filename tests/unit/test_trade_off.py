@@ -1,0 +1,97 @@
+"""In-domain against out-of-domain: from MLflow's runs to panels, and the page."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pipelines.evaluate import statistics_of
+from pipelines.evaluation_run import log_evaluation
+from pipelines.results import EvaluationSummary
+from pipelines.tracking import Tracker
+from pipelines.trade_off import main
+from pipelines.trade_off_scores import Score, panels, read_scores
+from rwsa.training.config import StorageConfig
+from tests.evaluations import made_up, model
+
+SYSTEMS = ("a", "b", "c")
+
+
+def score(system: str, corpus: str, pesq: float, **changes: str) -> Score:
+    values = dict.fromkeys(("pesq", "ssnr", "estoi", "si_sdr"), pesq)
+    one = Score(
+        system=system,
+        name=system,
+        corpus=corpus,
+        in_domain="home",
+        data="d",
+        code="c",
+        clips=9,
+        means=values,
+        noisy=dict.fromkeys(values, 0.0),
+    )
+    return dataclasses.replace(one, **changes)  # type: ignore[arg-type]
+
+
+def test_systems_that_none_beats_and_the_correlation() -> None:
+    home = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "e": 5.0}
+    abroad = {"a": 5.0, "b": 1.0, "c": 4.0, "d": 3.0, "e": 2.0}
+    scores = [
+        score(name, place, of[name]) for place, of in (("home", home), ("away", abroad)) for name in home
+    ]
+    found = panels(scores)
+    assert [panel.metric for panel in found] == ["pesq", "ssnr", "estoi", "si_sdr"]
+    assert [point.name for point in found[0].points if point.best] == ["a", "c", "d", "e"]
+    # Ranks abroad 5 1 4 3 2: 1 − 6 · (16 + 1 + 1 + 1 + 9) / (5 · 24).
+    assert found[0].correlation == pytest.approx(1 - 6 * 28 / 120)
+    assert found[0].home == "home (9 clips)"
+    assert panels(scores[:4] + scores[5:9])[0].correlation is None
+
+
+def test_only_the_same_clips_by_the_same_code_are_compared() -> None:
+    both = [score(name, place, 1.0) for name in "ab" for place in ("home", "away")]
+    assert len(panels(both)) == 4
+    for change in ({"data": "other"}, {"code": "other"}):
+        assert panels([*both[:3], dataclasses.replace(both[3], **change)]) == []
+    assert panels(both[:2]) == []
+    lacking = dataclasses.replace(both[3], means={"pesq": 1.0})
+    assert panels([*both[:3], lacking]) == []
+
+
+def log(storage: StorageConfig, systems: tuple[str, ...], name: str) -> None:
+    summary = EvaluationSummary(
+        name=name,
+        systems=tuple(dataclasses.replace(model(system), sha256=system * 64) for system in systems),
+        corpora=tuple(made_up(corpus, seed, systems) for seed, corpus in enumerate(("home", "away"))),
+        seconds=1.0,
+    )
+    log_evaluation(Tracker(storage), summary, statistics_of(summary), [], key=name)
+
+
+def test_runs_of_several_evaluations_meet_on_one_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = StorageConfig(root=str(tmp_path), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    settings = ["--set", f"storage.root={tmp_path}", f"storage.tracking_uri={storage.tracking_uri}"]
+    assert main(settings) == 2
+    assert "has no two systems scored on an in-domain and another corpus" in capsys.readouterr().err
+    log(storage, ("a", "b"), "first")
+    log(storage, ("b", "c"), "second")
+    scores = read_scores(Tracker(storage))
+    # Of the system that was scored twice, the newer one.
+    assert sorted((one.name, one.corpus) for one in scores) == [
+        (name, corpus) for name in SYSTEMS for corpus in ("away", "home")
+    ]
+    second = made_up("home", 0, ("b", "c"))
+    of_b = next(one for one in scores if (one.name, one.corpus) == ("b", "home"))
+    assert of_b.means["pesq"] == pytest.approx(second.means("b")["pesq"])
+    assert main(settings) == 0
+    shown = capsys.readouterr().out
+    assert "home (40 clips) against away (40 clips): 3 systems, too few for a correlation" in shown
+    text = (tmp_path / "trade-off.html").read_text()
+    assert text.count("<h2>") == 1
+    assert "<script" not in text
+    for name in SYSTEMS:
+        assert f" {name}</th>" in text
