@@ -21,7 +21,7 @@ INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -
 
 .venv: .venv/.installed
 .venv/.installed: .venv/.app
-	$(INSTALL) -e '.[metrics,app,dev]'
+	$(INSTALL) -e '.[metrics,dnsmos,app,dev]'
 	@touch $@
 
 demo: .venv/.app

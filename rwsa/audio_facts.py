@@ -79,7 +79,7 @@ def audio_facts(path: Path, *, channel: int | None = None) -> AudioFacts:
     )
     for block in read_blocks(path):
         wav = block[channel or 0]
-        rounded = np.clip(np.rint(wav * 32768.0), _INT16_LOW, _INT16_HIGH).astype("<i2")
+        rounded = _as_int16(wav)
         sums.add(wav)
         clipping.add(rounded)
         silence.add(wav)
@@ -95,6 +95,17 @@ def audio_facts(path: Path, *, channel: int | None = None) -> AudioFacts:
         dc_offset=sums.total / sums.count,
         sha256=digest.hexdigest(),
     )
+
+
+def clipped_samples(wav: np.ndarray) -> int:
+    """How many samples of `[samples]` are clipped, in the sense of `AudioFacts.clipped_share`."""
+    clipping = _Clipping()
+    clipping.add(_as_int16(wav))
+    return clipping.clipped()
+
+
+def _as_int16(wav: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(wav * 32768.0), _INT16_LOW, _INT16_HIGH).astype("<i2")
 
 
 class _Sums:
