@@ -1,0 +1,159 @@
+"""Servers that a test starts and ends: PostgreSQL, MLflow's tracking server, and a served model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+HOST = "127.0.0.1"
+# Until a server answers, on a machine that is busy with other tests.
+PATIENCE_SECONDS = 180
+
+
+@contextmanager
+def tracking_server(folder: Path, backend_uri: str) -> Iterator[str]:
+    """`mlflow server` over a database, artifacts in `folder`; yields its address."""
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += ["--backend-store-uri", backend_uri, "--artifacts-destination", str(folder / "artifacts")]
+    with _running(command, folder, "mlflow server", lambda: _answers(f"http://{HOST}:{port}/health")):
+        yield f"http://{HOST}:{port}"
+
+
+@contextmanager
+def model_server(folder: Path, tracking_uri: str, model_uri: str) -> Iterator[str]:
+    """`mlflow models serve` in this environment; yields the address of its `/invocations`."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", model_uri]
+    command += ["--env-manager", "local", "--host", HOST, "--port", str(port)]
+    with _running(
+        command,
+        folder,
+        "mlflow models serve",
+        lambda: _answers(f"http://{HOST}:{port}/ping"),
+        # It calls uvicorn by its name.
+        {"MLFLOW_TRACKING_URI": tracking_uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    ):
+        yield f"http://{HOST}:{port}/invocations"
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server of its own on loopback; yields the address of its database.
+
+    Skips the test where there is no server or no driver. As root, which PostgreSQL refuses, it runs as
+    the user `postgres` that its package makes; that user cannot enter pytest's folders, so the data lie
+    beside them.
+    """
+    programs, user = _postgresql_programs(), "postgres" if os.geteuid() == 0 else None
+    pytest.importorskip("psycopg2", reason="no psycopg2; pip install -e '.[dev]'")
+    folder = Path(tempfile.mkdtemp(prefix="rwsa-postgresql-"))
+    try:
+        if user is not None:
+            shutil.chown(folder, user)
+        data, port = folder / "data", free_port()
+        make = [str(programs / "initdb"), "-D", str(data), "-U", "rwsa", "--auth=trust", "--no-sync"]
+        made = subprocess.run(
+            [*make, "-E", "UTF8", "--locale=C"], cwd=folder, user=user, capture_output=True, text=True
+        )
+        assert made.returncode == 0, made.stderr
+        serve = [str(programs / "postgres"), "-D", str(data), "-k", str(folder), "-h", HOST, "-p", str(port)]
+        ready = [str(programs / "pg_isready"), "-q", "-h", HOST, "-p", str(port)]
+        with _running(
+            [*serve, "-c", "fsync=off"],
+            folder,
+            "postgres",
+            lambda: subprocess.run(ready, cwd=folder).returncode == 0,
+            user=user,
+        ):
+            yield f"postgresql+psycopg2://rwsa@{HOST}:{port}/postgres"
+    finally:
+        shutil.rmtree(folder)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _postgresql_programs() -> Path:
+    """The newest server's folder; Debian keeps it off the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    initdb = shutil.which("initdb") or (found[-1] if found else None)
+    if initdb is None:
+        pytest.skip("no PostgreSQL server; on Debian: apt-get install postgresql")
+    return Path(initdb).resolve().parent
+
+
+@contextmanager
+def _running(
+    command: Sequence[str],
+    folder: Path,
+    name: str,
+    is_ready: Callable[[], bool],
+    environment: dict[str, str] | None = None,
+    user: str | None = None,
+) -> Iterator[None]:
+    """A server that answers, until the block ends."""
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"} | (environment or {}),
+            stdout=log,
+            stderr=log,
+            # A group of its own, since it starts processes that must go with it.
+            start_new_session=True,
+            user=user,
+        )
+
+        def said() -> str:
+            log.seek(0)
+            return f"{name}: {log.read().decode(errors='replace')[-4000:]}"
+
+        try:
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while not is_ready():
+                assert server.poll() is None, said()
+                assert time.monotonic() < deadline, said()
+                time.sleep(0.3)
+            yield
+        finally:
+            # One that died by itself has left no group; what it said was raised above.
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5):
+            return True
+    except (URLError, OSError):
+        return False
