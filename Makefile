@@ -42,6 +42,7 @@ bench: .venv
 	$(BIN)/python -m tests.benchmarks.bench_scan
 	$(BIN)/python -m tests.benchmarks.bench_model
 	$(BIN)/python -m tests.benchmarks.bench_enhance
+	$(BIN)/python -m tests.benchmarks.bench_scoring
 	$(BIN)/python -m tests.benchmarks.bench_reading
 	$(BIN)/python -m tests.benchmarks.bench_rendering
 
