@@ -9,6 +9,8 @@ gives what takes recordings, and `mlflow models serve` answers over HTTP.
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -65,6 +67,12 @@ def register(
         return register_model(run.client, run.run_id, weights, name=name, alias=alias, tags=tags)
 
 
+def _quieten() -> None:
+    """MLflow shows a bar for the one file that it copies, and says that it validates the example."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines.register", description=__doc__.split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, help="model weights")
@@ -79,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = _parser().parse_args(argv)
+    _quieten()
     try:
         storage = read_config(RegisterSettings, [], options.settings).storage
         registered = register(options.weights, storage=storage, name=options.name, alias=options.alias)

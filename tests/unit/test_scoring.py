@@ -62,12 +62,15 @@ def spoil(root):
     put(root, "enhanced/twice.flac", NOISY)
     put(root, "clean/missing.wav", CLEAN)
     put(root, "enhanced/extra.wav", NOISY)
+    for kind in ("clean", "enhanced"):
+        put(root, f"{kind}/empty.wav", CLEAN[:0])
     return {
         "long.wav": "clean has 16000 samples at 16 kHz, enhanced 16001",
         "stereo.wav": "has 2 channels",
         "damaged.wav": "not readable",
         "nan.wav": "holds NaN",
         "twice.wav": "twice.flac and twice.wav; keep one",
+        "empty.wav": "holds no samples",
         "missing.wav": "not in",
         "extra.wav": "not in",
     }
@@ -81,7 +84,7 @@ def test_every_fault_is_reported_with_its_reason_and_does_not_end_the_job(folder
     assert [file for file in expected if expected[file] not in reasons[file]] == []
     assert found.clips.keys() == {"room/good.wav", *expected} - {"extra.wav"}
     assert found.as_json()["mean"] == found.clips["room/good.wav"]
-    assert {(summary.count, summary.failures) for summary in found.summaries.values()} == {(1, 6)}
+    assert {(summary.count, summary.failures) for summary in found.summaries.values()} == {(1, 7)}
 
 
 def test_a_single_failed_metric_leaves_the_others_of_the_clip(folders):
@@ -92,6 +95,18 @@ def test_a_single_failed_metric_leaves_the_others_of_the_clip(folders):
     assert isinstance(found.clips["same.wav"]["si_sdr"], Failure)
     assert [(failure.file, failure.metric) for failure in found.failures] == [("same.wav", "si_sdr")]
     assert (found.summaries["ssnr"].count, found.summaries["si_sdr"].count) == (2, 1)
+
+
+def test_clips_shorter_than_a_window_fail_in_the_metrics_that_have_one(folders):
+    put(folders, "clean/short.wav", CLEAN[:500])
+    put(folders, "enhanced/short.wav", NOISY[:500])
+    found = scored(folders, metrics=FOLDER_METRICS)
+    failed = {failure.metric for failure in found.failures}
+    assert failed == set(FOLDER_METRICS) - {"si_sdr"}
+    assert {(name, found.summaries[name].count) for name in failed} == {(name, 1) for name in failed}
+    table = format_table(found)
+    assert "short.wav: ssnr: 500 samples are too few" in table
+    assert f"failures ({len(failed)}):" in table
 
 
 @pytest.mark.parametrize(
