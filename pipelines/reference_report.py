@@ -46,9 +46,9 @@ _READING = (
 )
 _CAPTION = (
     "Means over clips; shaded, the middle 80% of them. A point is missing where no clip has a value: SI-SDR"
-    " of the clean clip against itself is infinite. Where many clips have digital silence, CSIG and COVL are"
-    " means of that (see below). Every row has one vertical scale."
+    " of the clean clip against itself is infinite. Every row has one vertical scale."
 )
+_FLOORED_CAPTION = " CSIG and COVL are lowered by digital silence, as told below."
 
 
 def render_page(study: ReferenceStudy) -> str:
@@ -60,10 +60,12 @@ def render_page(study: ReferenceStudy) -> str:
     )
     if ENHANCED in study.estimates:
         tables += f"<h3>Gain: enhanced minus noisy</h3>\n{table(heads(), gain_rows(study))}"
+    silence = _floored(study)
+    caption = f"{_CAPTION}{_FLOORED_CAPTION if silence else ''}"
     body = (
         f"{details(study.about)}{listed}"
-        f"{picture(scores_picture(study), _alternative(study), caption=_CAPTION)}"
-        f"<h2>In figures</h2>\n<p>Means over clips.</p>\n{tables}{_floored(study)}{_failures(study)}"
+        f"{picture(scores_picture(study), _alternative(study), caption=caption)}"
+        f"<h2>In figures</h2>\n<p>Means over clips.</p>\n{tables}{silence}{_failures(study)}"
     )
     return page(f"What the reference of {study.corpus} is worth", body)
 
