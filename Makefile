@@ -21,7 +21,7 @@ INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -
 
 .venv: .venv/.installed
 .venv/.installed: .venv/.app
-	$(INSTALL) -e '.[metrics,app,dev]'
+	$(INSTALL) -e '.[metrics,dnsmos,app,dev]'
 	@touch $@
 
 demo: .venv/.app
@@ -42,6 +42,7 @@ bench: .venv
 	$(BIN)/python -m tests.benchmarks.bench_scan
 	$(BIN)/python -m tests.benchmarks.bench_model
 	$(BIN)/python -m tests.benchmarks.bench_enhance
+	$(BIN)/python -m tests.benchmarks.bench_scoring
 	$(BIN)/python -m tests.benchmarks.bench_reading
 	$(BIN)/python -m tests.benchmarks.bench_rendering
 	$(BIN)/python -m tests.benchmarks.bench_evaluation

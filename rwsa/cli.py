@@ -78,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--clean", type=Path, required=True, metavar="DIR")
     score.add_argument("--enhanced", type=Path, required=True, metavar="DIR")
     score.add_argument("--json", type=Path, metavar="FILE", help="write every clip's scores here")
+    score.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="default: pesq ssnr estoi si_sdr csig cbak covl; also stoi, and with the extra rwsa[dnsmos]"
+        " dnsmos_sig dnsmos_bak dnsmos_ovrl",
+    )
     score.add_argument("--workers", type=int, help="processes; default: one a core")
     score.add_argument("--strict", action="store_true", help="stop at the first bad file")
     info = verbs.add_parser("info", help="what is installed, which scan runs here, and what the models cost")
@@ -150,14 +157,19 @@ def _model(arguments: argparse.Namespace) -> Network:
 
 def _score(arguments: argparse.Namespace) -> int:
     from rwsa.files import write_json
-    from rwsa.scoring import format_table, score_folders
+    from rwsa.scoring import FOLDER_METRICS, format_table, score_folders
 
     scores = score_folders(
-        arguments.clean, arguments.enhanced, workers=arguments.workers, strict=arguments.strict
+        arguments.clean,
+        arguments.enhanced,
+        metrics=arguments.metrics or FOLDER_METRICS,
+        workers=arguments.workers,
+        strict=arguments.strict,
     )
+    # First, so that a file that cannot be written costs the file alone.
+    print(format_table(scores), flush=True)
     if arguments.json is not None:
         write_json(arguments.json, scores.as_json())
-    print(format_table(scores))
     return STATUS_SOME_FAILED if scores.failures else 0
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rwsa.audio import find_audio, read_audio, resample
+from rwsa.audio_facts import CLIPPED_SHARE, clipped_share
 from rwsa.errors import InputError
 from rwsa.metrics import (
     METRICS,
@@ -26,6 +27,7 @@ from rwsa.metrics import (
     floored_by_silence,
     score,
     summarise,
+    version,
 )
 
 FOLDER_METRICS = ("pesq", "ssnr", "estoi", "si_sdr", "csig", "cbak", "covl")
@@ -54,14 +56,18 @@ class FolderScores:
         summaries: for each metric its mean over values, their count and the failures.
         failures: all of them, those of files that exist on one side only included.
         resampled: files that were not at 16 kHz, in either folder.
+        clipped: files that are clipped in either folder; see `rwsa.audio_facts.AudioFacts`. They are scored.
         floored: files whose CSIG and COVL are 1 for digital silence alone; see `rwsa.metrics.composite.llr`.
+        version: of the metrics; see `rwsa.metrics.version`.
     """
 
     clips: dict[str, dict[str, float | Failure]]
     summaries: dict[str, Summary]
     failures: tuple[ClipFailure, ...]
     resampled: tuple[str, ...]
+    clipped: tuple[str, ...]
     floored: tuple[str, ...]
+    version: str
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for `rwsa.files.write_json`; what failed is null in `clips` and told in `failures`."""
@@ -73,6 +79,10 @@ class FolderScores:
             "mean": {name: summary.mean for name, summary in self.summaries.items()},
             "counts": {name: summary.count for name, summary in self.summaries.items()},
             "failures": [asdict(failure) for failure in self.failures],
+            "resampled": list(self.resampled),
+            "clipped": list(self.clipped),
+            "floored": list(self.floored),
+            "metrics_version": self.version,
         }
 
 
@@ -93,6 +103,7 @@ class _ClipScores:
     row: dict[str, float | Failure]
     failures: tuple[ClipFailure, ...]
     resampled: bool = False
+    clipped: bool = False
     floored: bool = False
 
 
@@ -107,7 +118,8 @@ def score_folders(
     """Score every clip of `enhanced` against the clip of the same name in `clean`.
 
     Files are paired by their path below the folder, extension aside. Clips at other rates are resampled
-    to 16 kHz first. A clip that cannot be scored is a failure with its reason, and the job goes on.
+    to 16 kHz first. A clip that cannot be scored is a failure with its reason, and the job goes on. The
+    scores are the same, to the last bit, for any number of workers.
 
     Args:
         clean, enhanced: folders, searched recursively.
@@ -139,7 +151,9 @@ def score_folders(
         summaries=summarise(result.row for result in results),
         failures=tuple(sorted(failures, key=lambda failure: failure.file)),
         resampled=tuple(result.file for result in results if result.resampled),
+        clipped=tuple(result.file for result in results if result.clipped),
         floored=tuple(result.file for result in results if result.floored),
+        version=version(names),
     )
 
 
@@ -198,7 +212,11 @@ def _scored(pairs: list[_Pair], workers: int) -> Generator[_ClipScores, None, No
     """Results in the order of `pairs`."""
     workers = min(workers, len(pairs))
     if workers == 1:
-        yield from map(_score_pair, pairs)
+        from threadpoolctl import threadpool_limits  # late: it comes with the metrics' packages
+
+        # BLAS's other threads would cost more than they bring, as clips are short, and change last bits.
+        with threadpool_limits(1):
+            yield from map(_score_pair, pairs)
         return
     # Spawned, never forked: numba's or torch's threads may live in this process, and a fork breaks them.
     context = multiprocessing.get_context("spawn")
@@ -247,6 +265,7 @@ def _score_pair(pair: _Pair) -> _ClipScores:
         row=row,
         failures=_failures(pair.file, row),
         resampled=from_other_rate or also_from_other,
+        clipped=any(clipped_share(wav) > CLIPPED_SHARE for wav in (clean, enhanced)),
         floored=any(row[name] == 1.0 for name in rated) and floored_by_silence(clean, enhanced),
     )
 
@@ -279,13 +298,15 @@ def _failures(file: str, row: dict[str, float | Failure]) -> tuple[ClipFailure, 
 
 def format_table(scores: FolderScores) -> str:
     """Means with counts, then what failed and why, for a terminal."""
-    lines = [f"{'metric':<8}{'mean':>10}  {'unit':<8}{'clips':>6}{'failed':>8}"]
+    width = max(map(len, ("metric", *scores.summaries)))
+    lines = [f"{'metric':<{width}}{'mean':>10}  {'unit':<8}{'clips':>6}{'failed':>8}"]
     for name, summary in scores.summaries.items():
         mean = "–" if summary.mean is None else f"{summary.mean:.3f}"
         unit = METRICS[name].unit
-        lines.append(f"{name:<8}{mean:>10}  {unit:<8}{summary.count:>6}{summary.failures:>8}")
+        lines.append(f"{name:<{width}}{mean:>10}  {unit:<8}{summary.count:>6}{summary.failures:>8}")
     lines += _listing("failures", [str(failure) for failure in scores.failures])
     lines += _listing("resampled to 16 kHz before scoring", scores.resampled)
+    lines += _listing("clipped, in one folder or both, and scored as they are", scores.clipped)
     lines += _listing("CSIG and COVL are 1 for digital silence alone, as CMGAN gives them", scores.floored)
     return "\n".join(lines)
 

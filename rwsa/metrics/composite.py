@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,7 +39,7 @@ _BANDS_HZ = (
 
 
 def csig(pesq: float, llr: float, wss: float) -> float:
-    """Predicted rating of signal distortion, 1 to 5: 3.093 − 1.029·LLR + 0.603·PESQ − 0.009·WSS.
+    """Predicted rating of signal distortion in MOS, 1 to 5: 3.093 − 1.029·LLR + 0.603·PESQ − 0.009·WSS.
 
     Source: Hu and Loizou, Evaluation of objective quality measures for speech enhancement, IEEE TASLP
     16(1), 2008; CMGAN's compute_metrics.
@@ -47,7 +48,7 @@ def csig(pesq: float, llr: float, wss: float) -> float:
 
 
 def cbak(pesq: float, wss: float, ssnr: float) -> float:
-    """Predicted rating of background noise, 1 to 5: 1.634 + 0.478·PESQ − 0.007·WSS + 0.063·SSNR.
+    """Predicted rating of background noise in MOS, 1 to 5: 1.634 + 0.478·PESQ − 0.007·WSS + 0.063·SSNR.
 
     Source: see `csig`.
     """
@@ -55,7 +56,7 @@ def cbak(pesq: float, wss: float, ssnr: float) -> float:
 
 
 def covl(pesq: float, llr: float, wss: float) -> float:
-    """Predicted rating of overall quality, 1 to 5: 1.594 + 0.805·PESQ − 0.512·LLR − 0.007·WSS.
+    """Predicted rating of overall quality in MOS, 1 to 5: 1.594 + 0.805·PESQ − 0.512·LLR − 0.007·WSS.
 
     Source: see `csig`.
     """
@@ -66,11 +67,44 @@ def _rating(score: float) -> float:
     return min(5.0, max(1.0, score))
 
 
-def llr(clean: np.ndarray, enhanced: np.ndarray) -> float:
+@dataclass(frozen=True, kw_only=True)
+class Envelopes:
+    """What LLR computes of a clean clip alone.
+
+    Attributes:
+        lags_NP: autocorrelation of each frame, lags 0 … P.
+        error_N: energy of each frame that its own LPC coefficients leave over.
+    """
+
+    lags_NP: np.ndarray
+    error_N: np.ndarray
+
+
+def envelopes(clean: np.ndarray) -> Envelopes:
+    """The clean side of `llr`.
+
+    Args:
+        clean: float64 `[samples]` at 16 kHz.
+
+    Raises:
+        UndefinedError: fewer than 600 samples.
+    """
+    found_NP = per_frame(_clean_envelope, clean)
+    return Envelopes(lags_NP=found_NP[:, :-1], error_N=found_NP[:, -1])
+
+
+# Silent frames divide 0 by 0, in this and in `_frame_llr`.
+@np.errstate(divide="ignore", invalid="ignore")
+def _clean_envelope(clean_NT: np.ndarray) -> np.ndarray:
+    lags_NP = _autocorrelation(clean_NT)
+    return np.column_stack([lags_NP, _prediction_error(_lpc(lags_NP), lags_NP)])
+
+
+def llr(clean: Envelopes, enhanced: np.ndarray) -> float:
     """Log-likelihood ratio, from 0 (equal spectral envelopes) up: mean over the lowest 95% of frames.
 
     log(aᵀRa / bᵀRb) a frame, with R the autocorrelation of the clean frame, b its LPC coefficients and
-    a those of the enhanced frame.
+    a those of the enhanced frame. Unit: 1 (a natural logarithm).
 
     Digitally silent frames have no LPC coefficients and count as infinitely distant: up to 5% of them
     fall to the trimming, more make the mean infinite, and CSIG and COVL their floor of 1. That is what
@@ -78,7 +112,8 @@ def llr(clean: np.ndarray, enhanced: np.ndarray) -> float:
     `floored_by_silence` tells such clips apart.
 
     Args:
-        clean, enhanced: float64 `[samples]` at 16 kHz.
+        clean: see `envelopes`.
+        enhanced: float64 `[samples]` at 16 kHz.
 
     Raises:
         UndefinedError: fewer than 600 samples.
@@ -86,25 +121,22 @@ def llr(clean: np.ndarray, enhanced: np.ndarray) -> float:
     Source: Quackenbush et al., Objective Measures of Speech Quality, 1988; Hu and Loizou 2008; CMGAN's
     compute_metrics.
     """
-    return _trimmed_mean(per_frame(_frame_llr, clean, enhanced))
+    return _trimmed_mean(per_frame(_frame_llr, enhanced, known=(clean.lags_NP, clean.error_N)))
 
 
 def floored_by_silence(clean: np.ndarray, enhanced: np.ndarray) -> bool:
     """Whether CSIG and COVL are 1 because over 5% of frames are digitally silent, not for their quality."""
-    return frame_count(len(clean)) > 0 and math.isinf(llr(clean, enhanced))
+    return frame_count(len(clean)) > 0 and math.isinf(llr(envelopes(clean), enhanced))
 
 
 def _trimmed_mean(values: np.ndarray) -> float:
     return float(np.sort(values)[: round(len(values) * _KEPT_SHARE)].mean())
 
 
-def _frame_llr(clean_NT: np.ndarray, enhanced_NT: np.ndarray) -> np.ndarray:
-    lags_NP = _autocorrelation(clean_NT)
-    # Silent frames divide 0 by 0.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        clean_error_N = _prediction_error(_lpc(lags_NP), lags_NP)
-        enhanced_error_N = _prediction_error(_lpc(_autocorrelation(enhanced_NT)), lags_NP)
-        ratios_N = np.log(enhanced_error_N / clean_error_N)
+@np.errstate(divide="ignore", invalid="ignore")
+def _frame_llr(enhanced_NT: np.ndarray, lags_NP: np.ndarray, clean_error_N: np.ndarray) -> np.ndarray:
+    enhanced_error_N = _prediction_error(_lpc(_autocorrelation(enhanced_NT)), lags_NP)
+    ratios_N = np.log(enhanced_error_N / clean_error_N)
     return np.where(np.isfinite(ratios_N), ratios_N, np.inf)
 
 
@@ -138,28 +170,46 @@ def _prediction_error(filters_NP: np.ndarray, lags_NP: np.ndarray) -> np.ndarray
     return np.einsum("np,npq,nq->n", filters_NP, matrix_NPP, filters_NP)
 
 
-def wss(clean: np.ndarray, enhanced: np.ndarray) -> float:
-    """Weighted spectral slope distance, from 0 up: mean over the lowest 95% of frames.
+@dataclass(frozen=True, kw_only=True)
+class Bands:
+    """What WSS computes of a clip alone: levels of critical bands, and how much each slope counts."""
 
-    Squared differences of the slopes between neighbouring critical bands (dB), weighted towards bands
-    near the frame's highest band and near a local peak.
+    levels_db_NC: np.ndarray
+    weights_NC: np.ndarray
+
+
+def bands(wav: np.ndarray) -> Bands:
+    """One side of `wss`.
 
     Args:
-        clean, enhanced: float64 `[samples]` at 16 kHz, full scale ±1.
+        wav: float64 `[samples]` at 16 kHz, full scale ±1.
+
+    Raises:
+        UndefinedError: fewer than 600 samples.
+    """
+    levels_db_NC = per_frame(_band_levels_db, wav)
+    return Bands(levels_db_NC=levels_db_NC, weights_NC=_klatt_weights(levels_db_NC))
+
+
+def wss(clean: Bands, enhanced: np.ndarray) -> float:
+    """Weighted spectral slope distance in dB², from 0 up: mean over the lowest 95% of frames.
+
+    Σ w·(Δ clean − Δ enhanced)² / Σ w a frame: squared differences of the slopes Δ between neighbouring
+    critical bands (dB), weighted towards bands near the frame's highest band and near a local peak.
+
+    Args:
+        clean: see `bands`.
+        enhanced: float64 `[samples]` at 16 kHz, full scale ±1.
 
     Raises:
         UndefinedError: fewer than 600 samples.
 
     Source: Klatt, ICASSP 1982; Hu and Loizou 2008; scale and floor as in CMGAN's compute_metrics.
     """
-    return _trimmed_mean(per_frame(_frame_wss, clean, enhanced))
-
-
-def _frame_wss(clean_NT: np.ndarray, enhanced_NT: np.ndarray) -> np.ndarray:
-    clean_db_NC, enhanced_db_NC = _band_levels_db(clean_NT), _band_levels_db(enhanced_NT)
-    weights_NC = (_klatt_weights(clean_db_NC) + _klatt_weights(enhanced_db_NC)) / 2
-    distances_NC = np.square(np.diff(clean_db_NC) - np.diff(enhanced_db_NC))
-    return np.sum(weights_NC * distances_NC, axis=1) / np.sum(weights_NC, axis=1)
+    other = bands(enhanced)
+    weights_NC = (clean.weights_NC + other.weights_NC) / 2
+    distances_NC = np.square(np.diff(clean.levels_db_NC) - np.diff(other.levels_db_NC))
+    return _trimmed_mean(np.sum(weights_NC * distances_NC, axis=1) / np.sum(weights_NC, axis=1))
 
 
 def _band_levels_db(frames_NT: np.ndarray) -> np.ndarray:

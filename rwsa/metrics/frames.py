@@ -5,7 +5,7 @@ Shapes: N frames, T samples in a frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,30 +24,34 @@ def frame_count(samples: int) -> int:
 
 
 def per_frame(
-    measure: Callable[[np.ndarray, np.ndarray], np.ndarray], clean: np.ndarray, enhanced: np.ndarray
+    measure: Callable[..., np.ndarray], *wavs: np.ndarray, known: Sequence[np.ndarray] = ()
 ) -> np.ndarray:
-    """Apply `measure` to the windowed frames of both clips, some thousands at a time.
+    """Apply `measure` to the windowed frames of clips, some thousands at a time.
 
     Blocks keep the memory for an hour of audio the same as for a minute.
 
     Args:
-        measure: from two `[N, T]` to one `[N]`.
-        clean, enhanced: float64 `[samples]`, of one length.
+        measure: from one `[N, T]` a clip, and then the same N rows of each of `known`, to `[N, …]`.
+        wavs: float64 `[samples]`, of one length.
+        known: what was computed of the frames before, `[frames, …]`.
 
     Returns:
-        One number a frame, `[frames]`.
+        What `measure` gives, `[frames, …]`.
 
     Raises:
         UndefinedError: the clips are shorter than one frame and one hop.
     """
-    count = frame_count(len(clean))
+    count = frame_count(len(wavs[0]))
     if count == 0:
         least_ms = 1000 * (FRAME_SAMPLES + HOP_SAMPLES) / SAMPLE_RATE_HZ
-        raise UndefinedError(f"{len(clean)} samples are too few: {least_ms:g} ms hold the first frame")
+        raise UndefinedError(f"{len(wavs[0])} samples are too few: {least_ms:g} ms hold the first frame")
     blocks = (slice(first, min(first + _BLOCK_FRAMES, count)) for first in range(0, count, _BLOCK_FRAMES))
-    clean_NT, enhanced_NT = _frames(clean), _frames(enhanced)
+    frames = [_frames(wav) for wav in wavs]
     return np.concatenate(
-        [measure(clean_NT[block] * WINDOW_T, enhanced_NT[block] * WINDOW_T) for block in blocks]
+        [
+            measure(*(wav_NT[block] * WINDOW_T for wav_NT in frames), *(rows[block] for rows in known))
+            for block in blocks
+        ]
     )
 
 

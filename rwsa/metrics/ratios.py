@@ -53,11 +53,12 @@ def si_sdr(clean: np.ndarray, enhanced: np.ndarray) -> float:
 
     Source: Le Roux et al., SDR – half-baked or well done?, ICASSP 2019.
     """
-    clean_energy = np.dot(clean, clean)
+    # Not np.dot: what it gives depends, in its last bits, on how many threads BLAS has.
+    clean_energy = np.sum(np.square(clean))
     if clean_energy == 0 or not enhanced.any():
         raise UndefinedError(f"{'clean' if clean_energy == 0 else 'enhanced'} is silent")
-    target = np.dot(enhanced, clean) / clean_energy * clean
-    target_energy = np.dot(target, target)
+    target = np.sum(enhanced * clean) / clean_energy * clean
+    target_energy = np.sum(np.square(target))
     error_energy = np.sum(np.square(target - enhanced))
     if target_energy == 0:
         raise UndefinedError("enhanced is orthogonal to clean (−∞ dB)")

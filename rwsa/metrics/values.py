@@ -22,32 +22,33 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One metric; of those in `METRICS`, higher is better.
+class Part:
+    """A step of some metrics, computed once for all that need it.
 
     Attributes:
-        name: key in every table of results.
-        unit: what a value counts.
-        lowest, highest: the bounds that its definition sets, infinite where it sets none.
-        measure: from the values of `needs`, in order, to a float; raises `UndefinedError`.
-        needs: "clean" and "enhanced" (float64 `[samples]`), or other measures by name, so that what
-            several metrics share is computed once.
+        name: what others call it in their `needs`.
+        measure: from the values of `needs`, in order; raises `UndefinedError` where there is none.
+        needs: "clean" and "enhanced" (float64 `[samples]`), or other steps by name. What rests on "clean"
+            alone is computed once a clean clip, whatever number of estimates is scored against it.
     """
 
     name: str
+    measure: Callable[..., Any]
+    needs: tuple[str, ...] = ("clean", "enhanced")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Part):
+    """One metric: a step that gives a float. Of those in `METRICS`, higher is better.
+
+    Attributes:
+        unit: what a value counts.
+        lowest, highest: the bounds that its definition sets, infinite where it sets none.
+    """
+
     unit: str
     lowest: float
     highest: float
-    measure: Callable[..., float]
-    needs: tuple[str, ...] = ("clean", "enhanced")
-
-    def of(self, inputs: tuple[Any, ...]) -> float:
-        """The metric from the values of `needs`.
-
-        Raises:
-            UndefinedError: it has no value for these.
-        """
-        return float(self.measure(*inputs))
 
 
 @dataclass(frozen=True, kw_only=True)

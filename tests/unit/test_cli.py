@@ -1,4 +1,4 @@
-"""`rwsa enhance`: what comes out where, with which status."""
+"""`rwsa enhance` and `rwsa score`: what comes out where, with which status."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from rwsa.audio import read_audio, write_audio
 from rwsa.cli import main
+from rwsa.files import read_json
 from rwsa.models import ModelConfig, build_model, save_model
 
 RATE_HZ = 16_000
@@ -92,3 +93,36 @@ def test_an_empty_pipe_is_one_error_and_no_output(weights: str) -> None:
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"error: stdin: not readable as audio (")
     assert done.stderr.count(b"\n") == 1
+
+
+def scored(root: Path, *options: str) -> int:
+    return main(["score", "--clean", str(root / "clean"), "--enhanced", str(root / "enhanced"), *options])
+
+
+def test_scoring_takes_the_metrics_asked_for_and_says_by_its_status_whether_all_were_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_audio(tmp_path / "clean/a.wav", noise(RATE_HZ), RATE_HZ)
+    write_audio(tmp_path / "enhanced/a.wav", noise(RATE_HZ) + 0.1, RATE_HZ)
+    options = ["--workers", "1", "--metrics", "si_sdr", "ssnr", "--json", str(tmp_path / "scores.json")]
+    assert scored(tmp_path, *options) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["metric", "si_sdr", "ssnr"]
+    assert read_json(tmp_path / "scores.json")["clips"]["a.wav"].keys() == {"si_sdr", "ssnr"}
+    write_audio(tmp_path / "clean/b.wav", noise(RATE_HZ), RATE_HZ)
+    assert scored(tmp_path, *options) == 1
+    assert "b.wav: not in" in capsys.readouterr().out
+    assert scored(tmp_path, "--metrics", "dnsmos") == 2
+    assert "unknown metric 'dnsmos'; did you mean 'dnsmos_" in capsys.readouterr().err
+
+
+def test_scores_are_shown_even_where_their_file_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_audio(tmp_path / "clean/a.wav", noise(RATE_HZ), RATE_HZ)
+    write_audio(tmp_path / "enhanced/a.wav", noise(RATE_HZ) + 0.1, RATE_HZ)
+    (tmp_path / "file").touch()
+    options = ["--workers", "1", "--metrics", "si_sdr", "--json", str(tmp_path / "file/scores.json")]
+    assert scored(tmp_path, *options) == 2
+    out, err = capsys.readouterr()
+    assert "si_sdr" in out
+    assert "cannot be written" in err

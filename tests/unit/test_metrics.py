@@ -1,5 +1,7 @@
+import dataclasses
 import importlib
 import math
+import re
 import sys
 
 import numpy as np
@@ -9,8 +11,23 @@ from hypothesis import strategies as st
 from scipy.linalg import solve_toeplitz, toeplitz
 
 from rwsa.errors import InputError
-from rwsa.metrics import METRICS, Failure, check, composite, floored_by_silence, frames, score, summarise
+from rwsa.global_random import seeded_globals
+from rwsa.metrics import (
+    METRICS,
+    Failure,
+    Reference,
+    check,
+    composite,
+    floored_by_silence,
+    frames,
+    registry,
+    score,
+    summarise,
+    version,
+)
 
+DNSMOS = ("dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl")
+INTRUSIVE = tuple(name for name in METRICS if name not in DNSMOS)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -29,6 +46,14 @@ def noisy(clean, snr_db, seed=1):
     return clean + noise
 
 
+def llr(clean, enhanced):
+    return composite.llr(composite.envelopes(clean), enhanced)
+
+
+def wss(clean, enhanced):
+    return composite.wss(composite.bands(clean), enhanced)
+
+
 CLEAN = speech_like(2)
 NOISY = noisy(CLEAN, 5)
 
@@ -41,8 +66,8 @@ def test_every_metric_has_a_value_within_its_bounds():
 
 
 def test_every_metric_prefers_less_noise():
-    better, worse = (score(CLEAN, noisy(CLEAN, snr_db), tuple(METRICS)) for snr_db in (15, 0))
-    assert [name for name in METRICS if better[name] <= worse[name]] == []
+    better, worse = (score(CLEAN, noisy(CLEAN, snr_db), INTRUSIVE) for snr_db in (15, 0))
+    assert [name for name in INTRUSIVE if better[name] <= worse[name]] == []
 
 
 def test_what_is_shared_is_computed_once(monkeypatch):
@@ -57,6 +82,47 @@ def test_float32_scores_as_the_same_samples_in_float64():
     clean, enhanced = CLEAN.astype(np.float32), NOISY.astype(np.float32)
     in_double = score(clean.astype(np.float64), enhanced.astype(np.float64), tuple(METRICS))
     assert score(clean, enhanced, tuple(METRICS)) == in_double
+
+
+# One clean clip, many estimates
+
+
+def test_a_reference_scores_every_estimate_as_if_it_were_the_only_one():
+    reference = Reference(CLEAN)
+    estimates = [noisy(CLEAN, snr_db) for snr_db in (20, 5, -5)] + [0 * CLEAN, CLEAN]
+    kept = [reference.score(estimate, tuple(METRICS)) for estimate in (*estimates, estimates[0])]
+    assert kept[:-1] == [score(CLEAN, estimate, tuple(METRICS)) for estimate in estimates]
+    assert kept[-1] == kept[0]
+
+
+def test_a_reference_computes_its_own_side_once(monkeypatch):
+    calls = []
+    clean_sides = {name for name in registry.STEPS if registry.roots(name) == ("clean",)}
+    assert clean_sides == {"clean envelopes", "clean bands", "clean segments"}
+    counted = {
+        name: dataclasses.replace(
+            step, measure=lambda *inputs, step=step: calls.append(step.name) or step.measure(*inputs)
+        )
+        for name, step in registry.STEPS.items()
+    }
+    monkeypatch.setattr("rwsa.metrics.reference.STEPS", counted)
+    reference = Reference(CLEAN)
+    for snr_db in (10, 0):
+        reference.score(noisy(CLEAN, snr_db), INTRUSIVE)
+    assert {name: calls.count(name) for name in calls} == {
+        name: 1 if name in clean_sides else 2 for name in calls
+    }
+
+
+def test_the_version_names_the_code_and_only_the_packages_that_are_used(monkeypatch):
+    assert re.fullmatch(r"[0-9a-f]{12} numpy-\S+", version(("si_sdr", "ssnr")))
+    assert re.search(r" numpy-\S+ pesq-\S+ pystoi-\S+ scipy-\S+$", version(("covl", "estoi")))
+    assert "speechmos-" in version()
+    before = version(("pesq",))
+    monkeypatch.setattr(registry.importlib.metadata, "version", lambda package: "0")
+    assert version(("pesq",)) == f"{before.split()[0]} numpy-0 pesq-0"
+    with pytest.raises(InputError, match="did you mean 'pesq'"):
+        version(("pesk",))
 
 
 # Single metrics
@@ -117,20 +183,20 @@ def test_llr_agrees_with_solved_normal_equations():
         energies = [a @ toeplitz(r_clean) @ a for a in filters]
         ratios.append(math.log(energies[0] / energies[1]))
     kept = sorted(ratios)[: round(0.95 * len(ratios))]
-    assert composite.llr(CLEAN, NOISY) == pytest.approx(np.mean(kept), rel=1e-6)
+    assert llr(CLEAN, NOISY) == pytest.approx(np.mean(kept), rel=1e-6)
 
 
 @given(gain=st.floats(0.01, 100), seed=SEEDS)
 @settings(max_examples=20, deadline=None)
 def test_llr_compares_envelopes_not_levels(gain, seed):
     clean, enhanced = np.random.default_rng(seed).standard_normal((2, 1200))
-    assert composite.llr(clean, gain * clean) == pytest.approx(0, abs=1e-9)
-    assert composite.llr(clean, gain * enhanced) == pytest.approx(composite.llr(clean, enhanced), rel=1e-6)
-    assert composite.llr(clean, enhanced) > 0
+    assert llr(clean, gain * clean) == pytest.approx(0, abs=1e-9)
+    assert llr(clean, gain * enhanced) == pytest.approx(llr(clean, enhanced), rel=1e-6)
+    assert llr(clean, enhanced) > 0
 
 
 def test_wss_of_equal_clips_is_zero_and_grows_with_noise():
-    distances = [composite.wss(CLEAN, noisy(CLEAN, snr_db)) for snr_db in (300, 20, 10, 0)]
+    distances = [wss(CLEAN, noisy(CLEAN, snr_db)) for snr_db in (300, 20, 10, 0)]
     assert distances[0] == pytest.approx(0, abs=1e-9)
     assert distances == sorted(distances)
     assert distances[-1] > 1
@@ -151,9 +217,9 @@ def test_composites_are_their_published_combinations_and_are_clipped():
 
 
 def test_frames_are_the_same_in_blocks_of_any_size(monkeypatch):
-    whole = composite.wss(CLEAN, NOISY)
+    whole = wss(CLEAN, NOISY)
     monkeypatch.setattr(frames, "_BLOCK_FRAMES", 7)
-    assert composite.wss(CLEAN, NOISY) == pytest.approx(whole, rel=1e-12)
+    assert wss(CLEAN, NOISY) == pytest.approx(whole, rel=1e-12)
 
 
 def test_estoi_repeats_and_leaves_the_global_generator_alone():
@@ -164,6 +230,36 @@ def test_estoi_repeats_and_leaves_the_global_generator_alone():
     first = score(CLEAN, gated, ("estoi",))
     assert np.random.random() == expected_draw
     assert score(CLEAN, gated, ("estoi",)) == first
+
+
+@pytest.mark.parametrize("name", ["stoi", "estoi"])
+@pytest.mark.parametrize("snr_db", [10, -5])
+def test_stoi_is_what_the_package_gives_bit_for_bit(name, snr_db):
+    enhanced = noisy(CLEAN, snr_db)
+    with seeded_globals(0):
+        expected = importlib.import_module("pystoi").stoi(CLEAN, enhanced, 16_000, extended=name == "estoi")
+    assert score(CLEAN, enhanced, (name,))[name] == expected
+
+
+# Shorter than a window, just one, one whose last sample is lost to rounding, and several.
+@pytest.mark.parametrize("samples", [8_000, 32_000, 144_160, 160_000, 250_000])
+def test_dnsmos_is_what_the_package_gives_bit_for_bit(samples):
+    clip = speech_like(samples / 16_000)
+    expected = importlib.import_module("speechmos.dnsmos").run(clip, 16_000)
+    values = score(None, clip, DNSMOS)
+    assert values == {
+        "dnsmos_sig": expected["sig_mos"],
+        "dnsmos_bak": expected["bak_mos"],
+        "dnsmos_ovrl": expected["ovrl_mos"],
+    }
+
+
+def test_dnsmos_beyond_full_scale_is_a_failure_that_says_how_far():
+    loud = NOISY / np.abs(NOISY).max()
+    assert isinstance(score(CLEAN, loud, ("dnsmos_ovrl",))["dnsmos_ovrl"], float)
+    value = score(CLEAN, 1.25 * loud, ("dnsmos_ovrl", "si_sdr"))
+    assert isinstance(value["si_sdr"], float)
+    assert "beyond, the furthest at 1.250" in value["dnsmos_ovrl"].reason
 
 
 def test_pesq_of_long_clips_is_the_same_in_the_child_process():
@@ -200,7 +296,15 @@ def test_pesq_refusals_in_the_child_process_are_failures():
     ],
 )
 def test_unusable_clips_fail_in_every_metric(clean, enhanced, reason):
-    assert score(clean, enhanced, tuple(METRICS)) == dict.fromkeys(METRICS, Failure(reason))
+    assert score(clean, enhanced, INTRUSIVE) == dict.fromkeys(INTRUSIVE, Failure(reason))
+
+
+def test_what_needs_no_clean_clip_has_a_value_without_a_usable_one():
+    expected = score(None, NOISY, DNSMOS)
+    assert all(isinstance(value, float) for value in expected.values())
+    assert score(0 * CLEAN, NOISY, DNSMOS) == expected
+    broken = score(CLEAN, np.r_[NOISY[:-1], np.nan], DNSMOS)
+    assert broken == dict.fromkeys(DNSMOS, Failure("enhanced holds 1 NaN or infinite samples"))
 
 
 def test_a_silent_estimate_fails_where_it_has_no_score():
@@ -226,6 +330,7 @@ def test_orthogonal_clips_have_no_si_sdr():
         ("pesq", 3999, "1/4 of a second"),
         ("stoi", 6559, "STOI needs 0.41 s"),
         ("estoi", 6559, "STOI needs 0.41 s"),
+        ("dnsmos_sig", 0, "enhanced is silent"),
         ("cbak", 500, "needs pesq"),
         ("ssnr", 0, "clean is silent"),
     ],
@@ -242,12 +347,14 @@ def test_the_shortest_clips_that_the_bounds_allow_have_values():
     assert isinstance(score(steady, noisy(steady, 5), ("estoi",))["estoi"], float)
 
 
-@pytest.mark.parametrize("name", ["stoi", "estoi"])
-def test_stoi_of_mostly_silent_speech_is_a_failure_not_a_small_number(name):
+@pytest.mark.parametrize(
+    ("name", "words"), [("stoi", "Not enough STFT frames"), ("estoi", "frames are left without the silent")]
+)
+def test_stoi_of_mostly_silent_speech_is_a_failure_not_a_small_number(name, words):
     clean = np.where(np.arange(32_000) < 2000, CLEAN, 1e-6 * CLEAN)
     value = score(clean, noisy(clean, 5), (name,))[name]
     assert isinstance(value, Failure)
-    assert "Not enough STFT frames" in value.reason
+    assert words in value.reason
     assert "1e-5" not in value.reason
 
 
@@ -294,12 +401,20 @@ def test_an_unknown_metric_is_named_with_the_nearest():
         score(CLEAN, NOISY, ("sisdr",))
 
 
-@pytest.mark.parametrize(("package", "name"), [("pesq", "covl"), ("pystoi", "estoi")])
-def test_a_missing_package_is_one_clear_error(monkeypatch, package, name):
+@pytest.mark.parametrize(
+    ("package", "name", "extra"),
+    [("pesq", "covl", "metrics"), ("pystoi", "estoi", "metrics"), ("speechmos", "dnsmos_bak", "dnsmos")],
+)
+def test_a_missing_package_is_one_clear_error(monkeypatch, package, name, extra):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(InputError, match=rf"{package}.*pip install 'rwsa\[metrics\]'"):
+    with pytest.raises(InputError, match=rf"{package}.*pip install 'rwsa\[{extra}\]'"):
         check((name,))
     check(("ssnr", "si_sdr"))
+
+
+def test_a_clean_clip_that_is_not_given_is_asked_for():
+    with pytest.raises(InputError, match="pesq, covl: a clean clip is needed"):
+        score(None, NOISY, ("dnsmos_sig", "pesq", "covl"))
 
 
 # Summaries

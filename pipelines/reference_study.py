@@ -1,0 +1,185 @@
+"""How scores move when the reference itself has noise or a room in it, and the estimates stay as they are.
+
+    python -m pipelines.reference_study --card datasets/libri_esc50.yaml [--weights FILE] [--examples N]
+
+SI-SDR and its kin compare with a recording that is called clean. This degrades that recording by known
+amounts, and shows what all metrics make of it, for the noisy clip, the clean one, and an enhanced one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipelines.clips import read_sets
+from pipelines.progress import Ticker, duration
+from pipelines.ray_map import check_workers, unordered
+from pipelines.reference_report import heads, render_page, score_rows
+from pipelines.reference_results import (
+    CLEAN,
+    ENHANCED,
+    NOISY,
+    STUDIED,
+    ClipStudy,
+    ReferenceStudy,
+    StudyClip,
+    study_clip,
+)
+from pipelines.tracking import Tracker, commit
+from rwsa.config import config, read_config
+from rwsa.errors import InputError
+from rwsa.files import sha256_of, write_json, written_aside
+from rwsa.metrics import check, version
+from rwsa.training.config import StorageConfig
+
+PAGE, FIGURES = "reference_study.html", "reference_study.json"
+_EXAMPLES = 16
+
+
+@config
+class StudySettings:
+    """What `--set` can change."""
+
+    storage: StorageConfig = StorageConfig()
+
+
+def reference_study(
+    card: Path,
+    out: Path,
+    *,
+    weights: Path | None = None,
+    examples: int = _EXAMPLES,
+    seed: int = 0,
+    workers: int | None = None,
+    report: Callable[[str], None] = print,
+) -> ReferenceStudy:
+    """Degrade the references of a corpus and score fixed estimates against them; write a page and figures.
+
+    Args:
+        card: of the corpus; see `pipelines.clips.read_sets`.
+        out: folder to write into, made if missing.
+        weights: of a model whose output is one more estimate.
+        examples: clips.
+        seed: of the noises and rooms.
+        workers: see `pipelines.ray_map.unordered`.
+        report: takes progress lines.
+
+    Raises:
+        InputError: the card or the weights cannot be used, no clip can be read, a metric's package is
+            missing, or `out` is not writable.
+    """
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must be at least 0")
+    check_workers(workers)
+    check(STUDIED)
+    if weights is not None and not weights.is_file():
+        raise InputError(f"{weights}: no such file; give weights that training wrote")
+    (corpus,) = read_sets([card], examples=examples)
+    path = None if weights is None else str(weights.resolve())
+    items = [StudyClip(clip=clip, weights=path, seed=seed) for clip in corpus.clips]
+    started = time.monotonic()
+    clips = _studied(items, workers, report)
+    if all(clip.error is not None for clip in clips):
+        raise InputError(f"{card}: no clip can be studied; the first: {clips[0].error}")
+    about = {
+        "clips": f"{len(clips)} of {corpus.of_clips}",
+        "weights": "none" if weights is None else f"{weights} (SHA-256 {sha256_of(weights)[:12]}…)",
+        "seed": str(seed),
+        "metrics": version(STUDIED),
+        "commit": commit(),
+    }
+    study = ReferenceStudy(
+        corpus=corpus.name,
+        about=about,
+        estimates=(NOISY, CLEAN) if weights is None else (NOISY, ENHANCED, CLEAN),
+        clips=tuple(clips),
+    )
+    with written_aside(out / PAGE) as aside:
+        aside.write_text(render_page(study), encoding="utf-8")
+    write_json(out / FIGURES, study.as_json(), sort_keys=False)
+    report(f"{len(clips)} clips in {time.monotonic() - started:.1f} s: {out / PAGE}")
+    return study
+
+
+def _studied(
+    items: Sequence[StudyClip], workers: int | None, report: Callable[[str], None]
+) -> list[ClipStudy]:
+    done: dict[int, ClipStudy] = {}
+    started, ticker = time.monotonic(), Ticker()
+    for number, clip in unordered(study_clip, items, workers=workers):
+        done[number] = clip
+        if ticker.due():
+            left = (time.monotonic() - started) / len(done) * (len(items) - len(done))
+            failed = sum(one.error is not None for one in done.values())
+            report(f"clips {len(done)}/{len(items)}, failures {failed}, {duration(left)} left")
+    return [done[number] for number in range(len(items))]
+
+
+def log_study(storage: StorageConfig, study: ReferenceStudy, out: Path) -> str:
+    """Log what `reference_study` wrote as an MLflow run; returns its id.
+
+    Raises:
+        InputError: MLflow does not answer.
+    """
+    params = {"corpus": study.corpus, **study.about}
+    name = f"reference study of {study.corpus}"
+    with Tracker(storage).run(name, params=params, tags={"rwsa.kind": "reference-study"}) as run:
+        for file in (PAGE, FIGURES):
+            run.file(out / file)
+    return run.run_id
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.reference_study", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--card", type=Path, required=True, help="corpus card")
+    parser.add_argument("--weights", type=Path, help="of a model whose output is scored too")
+    parser.add_argument(
+        "--examples", type=int, default=_EXAMPLES, help=f"clips; default: {_EXAMPLES}", metavar="N"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the noises and rooms; default: 0")
+    parser.add_argument(
+        "--workers", type=int, help="tasks at a time; 0: without Ray; default: one a CPU", metavar="N"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/reference_study"), help="folder to write into"
+    )
+    parser.add_argument("--mlflow", action="store_true", help="log it as a run too")
+    parser.add_argument(
+        "--set", dest="settings", nargs="+", action="extend", default=[], metavar="storage.KEY=VALUE"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        storage = read_config(StudySettings, [], options.settings).storage
+        study = reference_study(
+            options.card,
+            options.out,
+            weights=options.weights,
+            examples=options.examples,
+            seed=options.seed,
+            workers=options.workers,
+        )
+        run_id = log_study(storage, study, options.out) if options.mlflow else None
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for estimate in study.estimates:
+        print(f"{estimate:<32}{''.join(f'{head:>16}' for head in heads()[1:])}")
+        for name, *cells in score_rows(study, estimate):
+            print(f"  {name:<30}{''.join(f'{cell:>16}' for cell in cells)}")
+    if run_id is not None:
+        print(f"MLflow run {run_id} in {storage.tracking_uri}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,104 @@
+"""Put weights into MLflow's Model Registry, from where they are loaded and served.
+
+    python -m pipelines.register --weights FILE [--name rwsa-xs]
+
+The model is code and a safetensors file, nothing is pickled: `mlflow.pyfunc.load_model("models:/NAME@ALIAS")`
+gives what takes recordings, and `mlflow models serve` answers over HTTP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.model_registry import RegisteredVersion, register_model
+from pipelines.tracking import Tracker, commit
+from rwsa.config import as_mapping, config, read_config
+from rwsa.errors import InputError
+from rwsa.files import sha256_of
+from rwsa.models import SIZES, load_model, save_model
+from rwsa.training.config import StorageConfig
+
+ALIAS = "newest"
+
+
+@config
+class RegisterSettings:
+    """What `--set` can change."""
+
+    storage: StorageConfig = StorageConfig()
+
+
+def register(
+    weights: Path, *, storage: StorageConfig, name: str | None = None, alias: str = ALIAS
+) -> RegisteredVersion:
+    """Log weights as a model of a run of its own, and register it.
+
+    Args:
+        weights: a file that `rwsa.load_model` reads; the published format becomes safetensors.
+        storage: where MLflow is.
+        name: of the registered model; by default `rwsa-` and the size's name, where it is a named size.
+        alias: moved to the new version.
+
+    Raises:
+        InputError: the weights cannot be read; MLflow does not answer, or does not take the name.
+    """
+    if not weights.is_file():
+        raise InputError(f"{weights}: no such file; give weights that training wrote")
+    model, sha256 = load_model(weights), sha256_of(weights)
+    size = next((known for known, one in SIZES.items() if one == model.config), None)
+    if name is None and size is None:
+        raise InputError(f"{weights}: is none of the sizes {', '.join(SIZES)}; name the model with --name")
+    name = name or f"rwsa-{size}"
+    tags = {"commit": commit(), "weights_sha256": sha256}
+    params = {"weights": str(weights), "weights_sha256": sha256, "model": as_mapping(model.config)}
+    with (
+        Tracker(storage).run(f"register {name}", params=params, tags={"rwsa.kind": "model"}) as run,
+        tempfile.TemporaryDirectory(prefix="rwsa-weights-") as folder,
+    ):
+        if weights.suffix != ".safetensors":
+            weights = Path(folder) / f"{weights.stem}.safetensors"
+            save_model(weights, model)
+        return register_model(run.client, run.run_id, weights, name=name, alias=alias, tags=tags)
+
+
+def _quieten() -> None:
+    """MLflow shows a bar for the one file that it copies, and says that it validates the example."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.register", description=__doc__.split("\n")[0])
+    parser.add_argument("--weights", type=Path, required=True, help="model weights")
+    parser.add_argument("--name", help="of the registered model; default: rwsa- and the size")
+    parser.add_argument("--alias", default=ALIAS, help=f"moved to the new version; default: {ALIAS}")
+    parser.add_argument(
+        "--set", dest="settings", nargs="+", action="extend", default=[], metavar="storage.KEY=VALUE"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = _parser().parse_args(argv)
+    _quieten()
+    try:
+        storage = read_config(RegisterSettings, [], options.settings).storage
+        registered = register(options.weights, storage=storage, name=options.name, alias=options.alias)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{registered.name}, version {registered.version}; to serve it:")
+    print(f"export MLFLOW_TRACKING_URI={storage.tracking_uri}")
+    print(f"mlflow models serve --env-manager local --model-uri {registered.uri}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,157 @@
+"""STOI and ESTOI, from the package `pystoi`, made to repeat and to fail aloud."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rwsa.global_random import seeded_globals
+from rwsa.metrics.packages import load
+from rwsa.metrics.values import SAMPLE_RATE_HZ, UndefinedError
+
+# STOI's own: see section II of its paper. Octaves are thirds, from 150 Hz.
+_RATE_HZ = 10_000
+_FRAME_SAMPLES, _FFT_SAMPLES = 256, 512
+_BANDS, _LOWEST_HZ = 15, 150
+_SEGMENT_FRAMES = 30
+_SPEECH_RANGE_DB = 40
+# 31 frames, half a frame apart: removing silent frames costs the last one.
+_LEAST_SECONDS = 0.41
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segments:
+    """What ESTOI computes of a clean clip alone.
+
+    Attributes:
+        clean: `[samples]` at 10 kHz, silent frames included.
+        normalised: third-octave envelopes of overlapping segments, `[segments, bands, frames]`, rows and
+            columns of each normalised.
+        generator: state of NumPy's global generator after that, which dithers with it.
+    """
+
+    clean: np.ndarray
+    normalised: np.ndarray
+    generator: Any
+
+
+def stoi(clean: np.ndarray, enhanced: np.ndarray) -> float:
+    """Short-time objective intelligibility, −1 to 1, unit 1.
+
+    The mean, over segments of 384 ms and third-octave bands, of the correlation between the clean and the
+    enhanced envelope, the latter scaled to the clean one's energy and clipped 15 dB above it.
+
+    Args:
+        clean, enhanced: float64 `[samples]` at 16 kHz.
+
+    Raises:
+        UndefinedError: less than 0.41 s, whole or without its silent frames; `enhanced` is silent.
+        InputError: the package is not installed.
+
+    Source: Taal et al., IEEE TASLP 19(7), 2011; package pystoi.
+    """
+    package = load("pystoi")
+    _check_audible(enhanced)
+    _check_length(clean)
+    with _failing_aloud():
+        return float(package.stoi(clean, enhanced, SAMPLE_RATE_HZ))
+
+
+def segments(clean: np.ndarray) -> Segments:
+    """The clean side of `estoi`.
+
+    Args:
+        clean: float64 `[samples]` at 16 kHz.
+
+    Raises:
+        UndefinedError: less than 0.41 s, whole or without its silent frames.
+        InputError: the package is not installed.
+    """
+    utils = load("pystoi.utils")
+    _check_length(clean)
+    with _failing_aloud():
+        at_10_khz = utils.resample_oct(clean, _RATE_HZ, SAMPLE_RATE_HZ)
+        speech, _ = _speech(utils, at_10_khz, at_10_khz)
+        normalised = utils.row_col_normalize(_segments(utils, speech))
+        return Segments(clean=at_10_khz, normalised=normalised, generator=np.random.get_state())
+
+
+def estoi(clean: Segments, enhanced: np.ndarray) -> float:
+    """Extended STOI, −1 to 1, unit 1: correlation of spectrograms normalised over time and frequency.
+
+    Σ x·y / 30 / segments over third-octave envelopes x and y of segments of 30 frames (384 ms), whose
+    rows and then columns have zero mean and unit norm. Frames that are silent in the clean clip are left
+    out of both. The steps are the package's functions, in the order of its `stoi(…, extended=True)`, which
+    gives the same number bit for bit; here the clean clip's are taken once.
+
+    Args:
+        clean: see `segments`.
+        enhanced: float64 `[samples]` at 16 kHz.
+
+    Raises:
+        UndefinedError: `enhanced` is silent, or constant in a whole segment.
+        InputError: the package is not installed.
+
+    Source: Jensen and Taal, IEEE/ACM TASLP 24(11), 2016; package pystoi, `extended=True`.
+    """
+    utils = load("pystoi.utils")
+    _check_audible(enhanced)
+    with _failing_aloud():
+        np.random.set_state(clean.generator)
+        at_10_khz = utils.resample_oct(enhanced, _RATE_HZ, SAMPLE_RATE_HZ)
+        _, speech = _speech(utils, clean.clean, at_10_khz)
+        normalised = utils.row_col_normalize(_segments(utils, speech))
+        products = clean.normalised * normalised / _SEGMENT_FRAMES
+        return float(np.sum(products) / len(normalised))
+
+
+def _check_audible(enhanced: np.ndarray) -> None:
+    if not enhanced.any():
+        raise UndefinedError("enhanced is silent")
+
+
+def _check_length(clean: np.ndarray) -> None:
+    if len(clean) < _LEAST_SECONDS * SAMPLE_RATE_HZ:
+        raise UndefinedError(f"{len(clean)} samples are too few: STOI needs {_LEAST_SECONDS} s")
+
+
+@contextmanager
+def _failing_aloud() -> Iterator[None]:
+    """Make pystoi repeat, and raise where it warns.
+
+    It dithers with the global generator: left alone, ESTOI would vary where a band is silent, and scoring
+    a clip would change what the caller draws next. It warns and returns 1e-5 where it has no value; a
+    number that looks like a score must not pass for one.
+    """
+    with seeded_globals(0), warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            yield
+        except RuntimeWarning as warning:
+            raise UndefinedError(f"STOI: {str(warning).partition(' Returning')[0]}") from None
+
+
+def _speech(utils: Any, clean: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both clips without the frames that are silent in the clean one."""
+    speech: tuple[np.ndarray, np.ndarray] = utils.remove_silent_frames(
+        clean, other, _SPEECH_RANGE_DB, _FRAME_SAMPLES, _FRAME_SAMPLES // 2
+    )
+    return speech
+
+
+def _segments(utils: Any, speech: np.ndarray) -> np.ndarray:
+    """Third-octave envelopes of overlapping segments, `[segments, bands, frames]`."""
+    spectrum_TF = utils.stft(speech, _FRAME_SAMPLES, _FFT_SAMPLES, overlap=2)
+    if len(spectrum_TF) < _SEGMENT_FRAMES:
+        raise UndefinedError(
+            f"STOI: {len(spectrum_TF)} frames are left without the silent ones; it needs {_SEGMENT_FRAMES}"
+        )
+    filters, _ = utils.thirdoct(_RATE_HZ, _FFT_SAMPLES, _BANDS, _LOWEST_HZ)
+    envelopes_BT = np.sqrt(np.matmul(filters, np.square(np.abs(spectrum_TF.transpose()))))
+    ends = range(_SEGMENT_FRAMES, envelopes_BT.shape[1] + 1)
+    return np.array([envelopes_BT[:, end - _SEGMENT_FRAMES : end] for end in ends])

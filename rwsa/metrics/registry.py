@@ -1,0 +1,138 @@
+"""Which metrics there are, what they rest on, and what identifies the way they are computed."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from pathlib import Path
+from types import MappingProxyType
+
+from rwsa.errors import InputError
+from rwsa.metrics.composite import bands, cbak, covl, csig, envelopes, llr, wss
+from rwsa.metrics.dnsmos import dnsmos
+from rwsa.metrics.intelligibility import estoi, segments, stoi
+from rwsa.metrics.packages import load, pesq
+from rwsa.metrics.ratios import si_sdr, ssnr
+from rwsa.metrics.values import Metric, Part
+
+_LISTED = (
+    Metric(name="pesq", unit="MOS-LQO", lowest=0.999, highest=4.644, measure=pesq),
+    Metric(name="ssnr", unit="dB", lowest=-10, highest=35, measure=ssnr),
+    Metric(name="estoi", unit="1", lowest=-1, highest=1, measure=estoi, needs=("clean segments", "enhanced")),
+    Metric(name="si_sdr", unit="dB", lowest=-math.inf, highest=math.inf, measure=si_sdr),
+    Metric(name="csig", unit="MOS", lowest=1, highest=5, measure=csig, needs=("pesq", "llr", "wss")),
+    Metric(name="cbak", unit="MOS", lowest=1, highest=5, measure=cbak, needs=("pesq", "wss", "ssnr")),
+    Metric(name="covl", unit="MOS", lowest=1, highest=5, measure=covl, needs=("pesq", "llr", "wss")),
+    Metric(name="stoi", unit="1", lowest=-1, highest=1, measure=stoi),
+    *(
+        Metric(
+            name=f"dnsmos_{scale}",
+            unit="MOS",
+            # What the scale is; the network's answer is a quadratic, and nothing clips it.
+            lowest=-math.inf,
+            highest=math.inf,
+            measure=attrgetter(scale),
+            needs=("dnsmos",),
+        )
+        for scale in ("sig", "bak", "ovrl")
+    ),
+)
+# Distances (lower is better) that only the composites use, and what is computed once for several.
+_PARTS = (
+    Metric(
+        name="llr", unit="1", lowest=0, highest=math.inf, measure=llr, needs=("clean envelopes", "enhanced")
+    ),
+    Metric(
+        name="wss", unit="dB²", lowest=0, highest=math.inf, measure=wss, needs=("clean bands", "enhanced")
+    ),
+    Part(name="clean envelopes", measure=envelopes, needs=("clean",)),
+    Part(name="clean bands", measure=bands, needs=("clean",)),
+    Part(name="clean segments", measure=segments, needs=("clean",)),
+    Part(name="dnsmos", measure=dnsmos, needs=("enhanced",)),
+)
+METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _LISTED})
+STEPS: Mapping[str, Part] = MappingProxyType({step.name: step for step in (*_LISTED, *_PARTS)})
+_PACKAGES = {
+    "pesq": ("pesq",),
+    "stoi": ("pystoi", "scipy"),
+    "clean segments": ("pystoi", "scipy"),
+    "dnsmos": ("speechmos", "onnxruntime"),
+}
+_ROOTS = frozenset({"clean", "enhanced"})
+
+
+def check(metrics: Sequence[str]) -> None:
+    """Make sure that these metrics exist and that their packages are installed.
+
+    Raises:
+        InputError: naming the unknown metric and the nearest valid one, or the missing package.
+    """
+    for name in metrics:
+        if name not in METRICS:
+            near = difflib.get_close_matches(name, METRICS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(METRICS)}"
+            raise InputError(f"unknown metric '{name}'; {hint}")
+        for package in _packages(name):
+            load(package)
+
+
+def version(metrics: Sequence[str] = tuple(METRICS)) -> str:
+    """What decides a metric's value beside the two clips: this code, and the packages it uses.
+
+    Equal strings mean equal numbers, on one kind of CPU; a cache of scores can be keyed by it.
+
+    Args:
+        metrics: those that are of interest, so that an update of a package leaves the others' alone.
+
+    Returns:
+        A line such as `3f2a91c0b7de numpy-2.4.6 pesq-0.0.4`: twelve digits of the SHA-256 of the modules
+        in this folder, then packages by name; one that is not installed is left out.
+
+    Raises:
+        InputError: an unknown metric.
+    """
+    for name in metrics:
+        if name not in METRICS:
+            check((name,))
+    needed = {"numpy"}.union(*(_packages(name) for name in metrics))
+    installed = {name: found for name in sorted(needed) if (found := _installed(name)) is not None}
+    return " ".join([_code(), *(f"{name}-{found}" for name, found in installed.items())])
+
+
+@functools.cache
+def _code() -> str:
+    """Of the modules' bytes: who has to raise a number by hand forgets it."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _packages(name: str) -> tuple[str, ...]:
+    """What `name` and all that it needs import."""
+    return tuple(package for step in _steps(name) for package in _PACKAGES.get(step, ()))
+
+
+@functools.cache
+def roots(name: str) -> tuple[str, ...]:
+    """Which of "clean" and "enhanced" a step rests on, sorted."""
+    return tuple(sorted(_ROOTS.intersection(_steps(name))))
+
+
+@functools.cache
+def _steps(name: str) -> tuple[str, ...]:
+    """`name` and all that it needs, directly or not."""
+    needs = STEPS[name].needs if name in STEPS else ()
+    return tuple(dict.fromkeys([name, *(step for need in needs for step in _steps(need))]))

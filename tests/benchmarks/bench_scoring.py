@@ -1,0 +1,128 @@
+"""Scoring a folder with one and two processes, and what a kept clean side saves; one line a figure.
+
+python -m tests.benchmarks.bench_scoring [--pairs FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from threadpoolctl import threadpool_limits
+
+from rwsa.audio import find_audio, read_mono
+from rwsa.metrics import METRICS, Reference, score
+from rwsa.scoring import FOLDER_METRICS, score_folders
+from tests.benchmarks.timing import seconds
+
+RATE_HZ, COPIES, RUNS, CLIPS = 16_000, 6, 3, 8
+Pair = tuple[np.ndarray, np.ndarray]
+FOUR = ("pesq", "ssnr", "estoi", "si_sdr")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--pairs", type=Path, help="folder with clean/ and noisy/; default: made-up clips")
+    pairs = parser.parse_args(argv).pairs
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pairs = pairs or _made_up(folder / "pairs")
+        _scaling(pairs, folder / "copies")
+        with threadpool_limits(1):
+            _clean_side(pairs)
+
+
+def _made_up(folder: Path) -> Path:
+    """Clips of 4 s that PESQ finds utterances in."""
+    for number in range(16):
+        rng = np.random.default_rng(number)
+        envelope = 0.02 + np.sin(2 * np.pi * 2 * np.arange(4 * RATE_HZ) / RATE_HZ) ** 2
+        clean = 0.05 * rng.standard_normal(len(envelope)) * envelope
+        for kind, wav in (("clean", clean), ("noisy", clean + 0.01 * rng.standard_normal(len(clean)))):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            soundfile.write(folder / kind / f"{number}.flac", wav, RATE_HZ)
+    return folder
+
+
+def _scaling(pairs: Path, copies: Path) -> None:
+    for number in range(COPIES):
+        shutil.copytree(pairs / "clean", copies / "clean" / str(number))
+        shutil.copytree(pairs / "noisy", copies / "noisy" / str(number))
+    clips = len(find_audio(copies / "clean"))
+    for metrics in (FOUR, FOLDER_METRICS):
+        walls: dict[int, list[float]] = {1: [], 2: []}
+        cpus: dict[int, list[float]] = {1: [], 2: []}
+        # In turn, so that other work on the machine falls on both.
+        for _ in range(RUNS):
+            for workers in walls:
+                before = _cpu()
+                walls[workers].append(seconds(partial(_score, copies, metrics, workers)))
+                cpus[workers].append(_cpu() - before)
+        one, two = min(walls[1]), min(walls[2])
+        # What the second process costs in starting and handing over shows even where others use the cores.
+        most = 2 * min(cpus[1]) / min(cpus[2])
+        print(
+            f"{len(metrics)} metrics of {clips} clips: {clips / one:.1f} clips/s with one process,"
+            f" {clips / two:.1f} with two, {one / two:.2f} times; by CPU seconds two free cores allow"
+            f" {most:.2f} (load {os.getloadavg()[0]:.1f})",
+            flush=True,
+        )
+
+
+def _score(folder: Path, metrics: Sequence[str], workers: int) -> None:
+    score_folders(folder / "clean", folder / "noisy", metrics=metrics, workers=workers)
+
+
+def _clean_side(pairs: Path) -> None:
+    clips = [
+        (read_mono(clean, RATE_HZ), read_mono(noisy, RATE_HZ))
+        for clean, noisy in zip(find_audio(pairs / "clean"), find_audio(pairs / "noisy"), strict=True)
+    ][:CLIPS]
+    audio_seconds = sum(len(clean) for clean, _ in clips) / RATE_HZ
+    for metrics in (FOUR, FOLDER_METRICS, *((name,) for name in METRICS)):
+        references = [Reference(clean) for clean, _ in clips]
+        anew = _cpu_seconds(partial(_anew, clips, metrics))
+        kept = _cpu_seconds(partial(_kept, references, clips, metrics))
+        print(
+            f"{'+'.join(metrics):<40} {1000 * anew / audio_seconds:6.2f} ms a second of audio,"
+            f" {1000 * kept / audio_seconds:6.2f} with the clean side kept ({1 - kept / anew:.0%} less)"
+        )
+
+
+def _anew(clips: Sequence[Pair], metrics: Sequence[str]) -> None:
+    for clean, noisy in clips:
+        score(clean, noisy, metrics)
+
+
+def _kept(references: Sequence[Reference], clips: Sequence[Pair], metrics: Sequence[str]) -> None:
+    for reference, (_, noisy) in zip(references, clips, strict=True):
+        reference.score(noisy, metrics)
+
+
+def _cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU time of this process: other work on the machine does not count. The least of some runs."""
+    found = []
+    work()
+    for _ in range(RUNS):
+        before = _cpu()
+        work()
+        found.append(_cpu() - before)
+    return min(found)
+
+
+def _cpu() -> float:
+    """CPU seconds of this process and of those that it started and that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+if __name__ == "__main__":
+    main()
