@@ -30,7 +30,7 @@ from pipelines.tracking import Tracker
 from rwsa.config import config, read_config
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.files import write_json, written_aside
+from rwsa.files import check_writable, write_json
 from rwsa.metrics import check
 from rwsa.training.config import StorageConfig
 
@@ -178,10 +178,7 @@ def _check_writable(path: Path | None) -> None:
         return
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file")
-    probe = path.with_name(f"{path.name}.probe")
-    with written_aside(probe) as aside:
-        aside.touch()
-    probe.unlink()
+    check_writable(path)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 """What somebody else is still to be told: written down first, sent by a thread, and kept until it is taken.
 
-A record is one JSON line of `FOLDER/KEY.TOKEN.jsonl`. So neither a receiver that is away nor a process that is
-killed loses anything: whoever opens the next journal of the same key sends what the others left.
+A record is one JSON line of `FOLDER/KEY.TOKEN.jsonl`. So neither a receiver that is away nor a process that
+is killed loses anything: whoever opens the next journal of the same key sends what the others left.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from pipelines.tracking import Tracker
 from rwsa.config import as_mapping, config_hash, read_config
 from rwsa.errors import InputError
 from rwsa.files import absolute as absolute_location
-from rwsa.files import location, read_json, sha256_of, written_aside
+from rwsa.files import check_writable, location, read_json, sha256_of, written_aside
 from rwsa.shard_index import INDEX_NAME, read_index
 from rwsa.training.checkpoints import ABOUT, local
 from rwsa.training.config import DataConfig, StorageConfig, TrainConfig
@@ -78,8 +78,9 @@ def train(
     config, stop = absolute(config), stop or StopSignal()
     started = time.monotonic()
     sizes = _sizes(config.data)
-    tracker = Tracker(config.storage)
     folder = run_folder(config)
+    check_writable(folder / "model.safetensors")
+    tracker = Tracker(config.storage)
     params = {**as_mapping(config), "workers": workers, "config_hash": config_hash(config)}
     params |= sizes
     key = f"train {config.name} in {folder}"

@@ -179,6 +179,19 @@ def _uploaded(path: Path) -> Iterator[Path]:
             ) from error
 
 
+def check_writable(path: Path) -> None:
+    """Find out before long work, rather than after it, whether a file can be written there.
+
+    Raises:
+        InputError: it cannot.
+    """
+    probe = path.with_name(f"{path.name}.probe")
+    with written_aside(probe) as aside:
+        aside.touch()
+    with reaching(probe):
+        probe.unlink()
+
+
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         for child in path.iterdir():

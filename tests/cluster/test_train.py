@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -12,14 +13,18 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from pipelines.tracking import commit
 from pipelines.train import config_paths, main, train
-from rwsa.audio import round_to_int16, write_audio
+from rwsa.audio import read_audio, round_to_int16, write_audio
 from rwsa.config import read_config
-from rwsa.files import read_json
+from rwsa.errors import InputError
+from rwsa.files import location, read_json
 from rwsa.models import load_model
+from rwsa.models.weights import read_weights
 from rwsa.shard_index import merge_index
 from rwsa.shards import Example, write_shard
-from rwsa.training.config import TrainConfig
+from rwsa.training.config import StorageConfig, TrainConfig
+from tests.object_store import environment, served
 
 RATE = 16000
 TINY = [
@@ -201,6 +206,67 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert f"step {reached}/" not in done.stdout
     runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert [run.info.status for run in runs] == ["FINISHED"]
+
+
+def test_mlflow_has_each_start_the_audio_and_the_machine(shards: Path, tmp_path: Path) -> None:
+    config = _config(shards, tmp_path, steps=2)
+    config = dataclasses.replace(config, audio_every_steps=1, audio_clips=1)
+    run_id = train(config).run_id
+    train(dataclasses.replace(config, max_steps=3))
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    folder = Path(client.download_artifacts(run_id, "", str(tmp_path)))
+    starts = [read_json(path) for path in sorted((folder / "starts").iterdir())]
+    assert [start["config"]["max_steps"] for start in starts] == [2, 3]
+    assert starts[0]["commit"] == commit()
+    assert starts[0]["environment"]["packages"]["torch"] == torch.__version__
+    for step in (1, 2, 3):
+        names = {path.name for path in (folder / f"validation/step-{step:06d}").iterdir()}
+        assert names == {f"valid-0.{signal}.flac" for signal in ("noisy", "enhanced", "clean")}
+    assert read_audio(folder / "validation/step-000003/valid-0.enhanced.flac")[0].shape[-1] == 4000
+    pictures = [path.name for path in (folder / "images").iterdir() if path.suffix == ".png"]
+    assert sum(name.startswith("validation-valid-0") for name in pictures) == 3
+
+
+def test_a_run_in_a_store_resumes_from_there(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served() as store:
+        for name, value in environment(store.url).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        with pytest.raises(InputError, match=r"s3://bucket/results/runs/far/.*make the bucket first"):
+            train(
+                dataclasses.replace(
+                    _config(shards, tmp_path, steps=1), storage=far_storage(tmp_path), name="far"
+                )
+            )
+        location("s3://bucket").mkdir()
+        straight = train(_config(shards, tmp_path, steps=4))
+        for steps in (2, 4):
+            config = _config(shards, tmp_path, steps=steps)
+            far = train(dataclasses.replace(config, storage=far_storage(tmp_path), name="far"))
+        assert str(far.weights) == "s3://bucket/results/runs/far/model.safetensors"
+        (tmp_path / "far.safetensors").write_bytes(far.weights.read_bytes())
+    ours, theirs = read_weights(straight.weights), read_weights(tmp_path / "far.safetensors")
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def far_storage(root: Path) -> StorageConfig:
+    return StorageConfig(root="s3://bucket/results", tracking_uri=f"sqlite:///{root}/mlflow.db")
+
+
+def test_a_dry_run_says_what_it_takes_and_leaves_nothing(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [f"data.shards={shards}", f"storage.root={tmp_path}/out", "name=dry", "max_steps=100"]
+    status = main(["base", "--dry-run", "--workers", "2", "--set", *TINY, *places])
+    said = capsys.readouterr().out
+    assert status == 0
+    assert "8 examples in 1 shard, from" in said
+    assert "2 segments of 0.11 s over 2 workers, 1 each" in said
+    assert "100 steps, 4.0 an epoch, 25.0 epochs" in said
+    assert "no discriminator" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_shards_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from rwsa.enhancement import enhance
 from rwsa.errors import InputError
 from rwsa.files import read_json
+from rwsa.metrics import score
 from rwsa.models import load_model
+from rwsa.sampling import Cursor
+from rwsa.training.context import LocalContext
+from rwsa.training.data import TrainData, ValidData
 from rwsa.training.state import TrainState, published_weights
-from tests.training_runs import AUDIBLE, Log, assert_same_bits, config_of, tensors_of, trained, write_shards
+from rwsa.training.validation import Validation
+from tests.training_runs import (
+    AUDIBLE,
+    RATE_HZ,
+    Log,
+    assert_same_bits,
+    config_of,
+    tensors_of,
+    trained,
+    write_shards,
+)
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +187,55 @@ class TestPendingPair:
 
 def order_of(folder: Path) -> str:
     return read_json(folder / "checkpoints" / "step-000001" / "state.json")["order"]
+
+
+def test_overfitting_trains_on_the_first_examples_and_validates_by_them(shards: Path, tmp_path: Path) -> None:
+    config = config_of(shards, max_steps=2, data={"overfit": 4})
+    data = TrainData(config.data, seed=0, segment_samples=config.model.segment_samples)
+    with closing(data.segments(Cursor(), global_batch_size=4, rank=0, world_size=1)) as segments:
+        seen = [next(segments).ids for _ in range(3)]
+    # The fourth is the first of the second shard.
+    assert {tuple(sorted(ids)) for ids in seen} == {("train-0", "train-1", "train-2", "train-3")}
+    valid = [example.example_id for example in ValidData(config.data).examples(rank=0, world_size=1)]
+    assert valid == ["train-0", "train-1", "train-2", "train-3"]
+    log = Log()
+    trained(config, tmp_path, log)
+    assert log.steps[2]["valid_clips"] == 4
+    with pytest.raises(InputError, match="saved with another 'order'"):
+        trained(config_of(shards, max_steps=3), tmp_path)
+
+
+def test_the_first_validation_clips_are_heard_every_so_often_and_at_the_end(
+    shards: Path, tmp_path: Path
+) -> None:
+    log = Log()
+    state = trained(config_of(shards, max_steps=5, audio_every_steps=3, audio_clips=1), tmp_path, log)
+    assert log.heard.keys() == {3, 5}
+    (clip,) = log.heard[5]
+    assert clip.example_id == "valid-0"
+    assert len(clip.noisy) == len(clip.enhanced) == len(clip.clean) == 2000
+    ours = enhance(clip.noisy, RATE_HZ, state.published.eval())
+    np.testing.assert_allclose(clip.enhanced, ours, atol=1e-5)
+    silent = Log()
+    trained(config_of(shards, max_steps=1, audio_clips=0), tmp_path / "silent", silent)
+    assert silent.heard == {}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_validation_in_batches_gives_the_scores_of_clips_enhanced_alone(
+    shards: Path, tmp_path: Path, batch: int
+) -> None:
+    config = config_of(shards, valid_batch_size=batch, best_metric="ssnr", data={"overfit": 5})
+    context = LocalContext(tmp_path)
+    state = TrainState(config, context.device)
+    found = Validation(config, context).scores(state.published)
+    assert state.published.training
+    values: dict[str, list[float]] = {"si_sdr": [], "ssnr": []}
+    for example in ValidData(config.data).examples(rank=0, world_size=1):
+        alone = enhance(example.noisy, RATE_HZ, state.published.eval())
+        for name, value in score(example.clean, alone, tuple(values)).items():
+            if isinstance(value, float):
+                values[name].append(value)
+    for name, each in values.items():
+        assert found[f"valid_{name}"] == pytest.approx(sum(each) / len(each), abs=1e-2)
+        assert found[f"valid_{name}_failed"] == 5 - len(each)
