@@ -21,6 +21,28 @@ from rwsa.training.context import HeardClip
 
 # For people at the terminal alone.
 _NOT_TRACKED = {"eta_seconds"}
+# MLflow's interface shows the figures of a group together.
+_GROUPS = {
+    "speed": (
+        "samples_per_second",
+        "audio_seconds_per_second",
+        "data_wait_share",
+        "pesq_wait_share",
+        "validation_seconds",
+        "checkpoint_seconds",
+        "audio_seconds",
+    ),
+    "optimiser": ("learning_rate", "gradient_norm"),
+    "data": ("replaced_samples", "pesq_refused_share"),
+}
+_GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
+
+
+def tracked_name(name: str) -> str:
+    """What MLflow calls a figure of the loop: `loss/total`, `valid/si_sdr`, `speed/samples_per_second`, …"""
+    if name.startswith("valid_"):
+        return f"valid/{name.removeprefix('valid_')}"
+    return f"{_GROUP_OF.get(name, 'loss')}/{name}"
 
 
 class RunLog:
@@ -33,7 +55,8 @@ class RunLog:
     def figures(self, step: int, values: Mapping[str, float]) -> None:
         """Print a line and record the figures of a step."""
         print(progress_line(step, self._config.max_steps, values), flush=True)
-        self._run.log(step, {name: value for name, value in values.items() if name not in _NOT_TRACKED})
+        kept = {name: value for name, value in values.items() if name not in _NOT_TRACKED}
+        self._run.log(step, {tracked_name(name): value for name, value in kept.items()})
 
     def audio(self, step: int, clips: Sequence[HeardClip]) -> None:
         """Record clips: noisy, enhanced and clean as FLAC, and their spectrograms side by side."""
@@ -44,10 +67,9 @@ class RunLog:
             self._run.image(f"validation-{clip.example_id}", step, png(figure))
             gain = common_gain(signals.values())
             files = {
-                f"{clip.example_id}.{name}.flac": flac(wav, clip.sample_rate_hz, gain=gain)
-                for name, wav in signals.items()
+                f"{name}.flac": flac(wav, clip.sample_rate_hz, gain=gain) for name, wav in signals.items()
             }
-            self._run.contents(files, f"validation/step-{step:06d}")
+            self._run.contents(files, f"validation/step-{step:06d}/{clip.example_id}")
 
     def __enter__(self) -> Self:
         self._machine.__enter__()

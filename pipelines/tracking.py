@@ -31,6 +31,8 @@ from rwsa.training.loop import PreemptedError
 _BATCH = 1000  # MLflow's own limit of metrics in one call
 _PARAMS_BATCH = 100
 _SECONDS_TO_ANSWER = 5.0
+# Else MLflow's interface takes an experiment with tables for one of a language model's.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
@@ -61,7 +63,9 @@ class Tracker:
         found = self.client.get_experiment_by_name(self.storage.experiment)
         if found is not None:
             return found.experiment_id
-        return self.client.create_experiment(self.storage.experiment, _artifact_location(self.storage))
+        return self.client.create_experiment(
+            self.storage.experiment, _artifact_location(self.storage), tags=_EXPERIMENT_TAGS
+        )
 
     def run(
         self,

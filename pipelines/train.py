@@ -91,7 +91,7 @@ def train(
             on_ray(config, run, workers=workers, threads=cpus_per_worker, stop=stop, address=address)
         weights = folder / "model.safetensors"
         score = _publish(config, weights)
-        run.log(config.max_steps, {"best_score": score})
+        run.log(config.max_steps, {"valid/best_score": score})
         run.contents({weights.name: weights.read_bytes()})
     return TrainSummary(
         weights=weights, best_score=score, seconds=time.monotonic() - started, run_id=run.run_id

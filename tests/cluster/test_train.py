@@ -75,7 +75,7 @@ def _config(shards: Path, root: Path, *, steps: int, name: str = "tiny") -> Trai
     return read_config(TrainConfig, config_paths(["base"]), settings)
 
 
-def _curve(root: Path, run_id: str, name: str = "total") -> dict[int, float]:
+def _curve(root: Path, run_id: str, name: str = "loss/total") -> dict[int, float]:
     history = MlflowClient(f"sqlite:///{root}/mlflow.db").get_metric_history(run_id, name)
     return {point.step: point.value for point in history}
 
@@ -96,7 +96,7 @@ def test_alone_logs_every_step_and_leaves_loadable_weights(
     run = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(summary.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["model.channels"] == "8"
-    assert run.data.metrics["valid_clips"] == 4
+    assert run.data.metrics["valid/clips"] == 4
 
 
 @pytest.mark.slow
@@ -220,9 +220,9 @@ def test_mlflow_has_each_start_the_audio_and_the_machine(shards: Path, tmp_path:
     assert starts[0]["commit"] == commit()
     assert starts[0]["environment"]["packages"]["torch"] == torch.__version__
     for step in (1, 2, 3):
-        names = {path.name for path in (folder / f"validation/step-{step:06d}").iterdir()}
-        assert names == {f"valid-0.{signal}.flac" for signal in ("noisy", "enhanced", "clean")}
-    assert read_audio(folder / "validation/step-000003/valid-0.enhanced.flac")[0].shape[-1] == 4000
+        names = {path.name for path in (folder / f"validation/step-{step:06d}/valid-0").iterdir()}
+        assert names == {"noisy.flac", "enhanced.flac", "clean.flac"}
+    assert read_audio(folder / "validation/step-000003/valid-0/enhanced.flac")[0].shape[-1] == 4000
     pictures = [path.name for path in (folder / "images").iterdir() if path.suffix == ".png"]
     assert sum(name.startswith("validation-valid-0") for name in pictures) == 3
 

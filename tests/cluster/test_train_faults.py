@@ -108,7 +108,7 @@ def steps_logged(uri: str, experiment: str = "rwsa") -> list[int]:
     assert found is not None
     (run,) = client.search_runs([found.experiment_id])
     assert run.info.status == "FINISHED"
-    return sorted({point.step for point in client.get_metric_history(run.info.run_id, "total")})
+    return sorted({point.step for point in client.get_metric_history(run.info.run_id, "loss/total")})
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
