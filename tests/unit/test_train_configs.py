@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pipelines.cluster import CHECKOUT
@@ -48,9 +50,15 @@ def test_every_size_goes_with_every_corpus_and_with_a_smoke_test(size: str, data
             assert (CHECKOUT / place).is_file()
 
 
+def test_the_one_for_a_cpu_is_xs_with_another_phase_and_shorter_segments() -> None:
+    config = read_config(TrainConfig, config_paths(["base", "xs", "cpu"]), ["name=x"])
+    assert config.model == dataclasses.replace(SIZES["xs"], phase="residual", segment_frames=128)
+    assert config.max_steps == 560
+
+
 def test_every_configuration_is_covered_here() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
-        *SIZES, "base", "demo", "online", "smoke", "vb_demandex", "dns2020", "starter"
+        *SIZES, "base", "cpu", "demo", "online", "smoke", "vb_demandex", "dns2020", "starter"
     }  # fmt: skip
 
 
