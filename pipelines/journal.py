@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -47,14 +47,13 @@ class Journal:
             key: names what the records are about; without dots.
             send: called by one thread at a time.
             refusals: what `send` raises where it is to be tried again.
+
+        Raises:
+            InputError: the folder cannot be written to.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{key}.{uuid.uuid4().hex[:8]}.jsonl"
         self.trouble: Exception | None = None
         self._send, self._refusals = send, refusals
-        self._file = self.path.open("w", encoding="utf-8")
-        # It is locked as long as this process lives.
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self.path, self._file = _new(folder, key)
         self._waiting = deque[Record]()
         self._lock, self._closing = threading.Lock(), threading.Event()
         for abandoned, file in _abandoned(folder, key):
@@ -77,11 +76,21 @@ class Journal:
                 raise InputError(f"{self.path}: cannot be written ({error.strerror}); make room") from error
             self._waiting += records
 
-    def spool(self) -> Path:
-        """A new folder for the files of one record, which names it under `SPOOLED`."""
+    @contextmanager
+    def spooled(self, record: Record) -> Iterator[Path]:
+        """Yield a new folder for the files of a record, which is then added and names it under `SPOOLED`.
+
+        Raises:
+            InputError: they cannot be written.
+        """
         folder = self.path.with_suffix(".files") / uuid.uuid4().hex[:8]
-        folder.mkdir(parents=True)
-        return folder
+        try:
+            folder.mkdir(parents=True)
+            yield folder
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise InputError(f"{folder}: cannot be written ({error.strerror}); make room") from error
+        self.add(record | {SPOOLED: str(folder)})
 
     def close(self) -> bool:
         """Send what is left; returns whether all of it was taken. What was not stays in `path`."""
@@ -89,7 +98,7 @@ class Journal:
         self._thread.join()
         self._try()
         if not self._waiting:
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)
         self._file.close()
         return not self._waiting
 
@@ -123,6 +132,23 @@ class Journal:
                 self._file.seek(0)
 
 
+def _new(folder: Path, key: str) -> tuple[Path, TextIO]:
+    """A new journal, open, and locked as long as this process lives."""
+    while True:
+        path = folder / f"{key}.{uuid.uuid4().hex[:8]}.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be written to ({error.strerror}); make it writable"
+            ) from error
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists():  # else somebody took it for abandoned, between opening and locking
+            return path, file
+        file.close()
+
+
 def waiting_keys(folder: Path) -> list[str]:
     """The keys of which records were left by processes that are gone."""
     return sorted({path.name.partition(".")[0] for path, _ in _abandoned(folder, "*")})
@@ -131,8 +157,8 @@ def waiting_keys(folder: Path) -> list[str]:
 def _abandoned(folder: Path, key: str) -> Iterator[tuple[Path, TextIO]]:
     """Journals whose processes are gone, open and locked until the next is asked for."""
     for path in sorted(folder.glob(f"{key}.*.jsonl")):
-        with suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
-            try:
+        with suppress(FileNotFoundError), path.open("r+", encoding="utf-8") as file:
+            try:  # an exclusive lock, for which NFS wants it open for writing
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue

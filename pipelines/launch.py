@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import os
 import threading
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,10 @@ import torch
 
 from pipelines.cluster import start_ray
 from pipelines.run_log import RunLog
-from pipelines.tracking import TrackedRun
+from pipelines.tracking import TrackedRun, commit
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
-from rwsa.files import location
+from rwsa.files import is_remote, location
 from rwsa.training.checkpoints import Checkpoints
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import LocalContext, StopSignal
@@ -35,6 +38,27 @@ def checkpoints_of(config: TrainConfig) -> Checkpoints:
     return Checkpoints(run_folder(config) / "checkpoints", keep=config.keep_checkpoints)
 
 
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Keep other processes from training the same run meanwhile, where its folder is not in a store.
+
+    Raises:
+        InputError: one is training it.
+    """
+    if is_remote(folder):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".training").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{folder}: another process is training this run; end it, or give this one another name"
+            ) from None
+        yield
+
+
 def alone(config: TrainConfig, run: TrackedRun, *, threads: int, stop: StopSignal) -> None:
     """Train in this process.
 
@@ -42,18 +66,29 @@ def alone(config: TrainConfig, run: TrackedRun, *, threads: int, stop: StopSigna
         InputError, DivergedError, PreemptedError: see `rwsa.training.loop.fit`.
     """
     torch.set_num_threads(threads)
-    with RunLog(config, run) as log:
+    with RunLog(config, run, commit()) as log:
         context = LocalContext(run_folder(config), log, keep=config.keep_checkpoints, stop=stop)
         fit(config, context)
 
 
 def on_ray(
-    config: TrainConfig, run: TrackedRun, *, workers: int, threads: int, stop: StopSignal, address: str | None
+    config: TrainConfig,
+    run: TrackedRun,
+    *,
+    workers: int,
+    threads: int,
+    gpu: bool | None,
+    stop: StopSignal,
+    address: str | None,
 ) -> None:
     """Train on Ray Train, which starts lost workers again, `config.max_failures` times at the most.
 
+    Args:
+        gpu: whether each worker gets a GPU; by default where the cluster has one now.
+
     Raises:
-        InputError, DivergedError, PreemptedError: see `rwsa.training.loop.fit`.
+        InputError, DivergedError, PreemptedError: see `rwsa.training.loop.fit`; or this machine, where Ray
+            was started for this, has too few CPUs.
         ray.train.TrainingFailedError: workers were lost too often, or met an error that nobody foresaw.
     """
     import ray
@@ -65,6 +100,10 @@ def on_ray(
     for_workers = dataclasses.replace(config, data=self_contained(config.data))
     start_ray(address=address)
     stop.arm()  # Ray has a handler of its own, which ends the process
+    there = ray.cluster_resources()
+    use_gpu = bool(there.get("GPU")) if gpu is None else gpu
+    if not (address or os.environ.get("RAY_ADDRESS")):
+        _check_room(there, workers=workers, threads=threads, use_gpu=use_gpu)
     # Where this process is, since without it nothing goes on anyway; elsewhere a node could be lost with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     notices = Notices.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
@@ -77,11 +116,12 @@ def on_ray(
         train_loop_config={
             "config": as_mapping(for_workers),
             "run_id": run.run_id,
+            "commit": commit(),
             "threads": threads,
             "notices": notices,
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=torch.cuda.is_available(), resources_per_worker={"CPU": threads}
+            num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": threads, "GPU": int(use_gpu)}
         ),
         run_config=ray.train.RunConfig(
             name="ray",
@@ -97,10 +137,21 @@ def on_ray(
         raise _FINAL[kind](message)
     if error is not None:
         raise error
-    if stop.seen:
+    if ray.get(notices.was_cut_short.remote()):
         raise PreemptedError(
             "asked to end, which it did when it had saved; the same command goes on from there"
         )
+
+
+def _check_room(there: Mapping[str, float], *, workers: int, threads: int, use_gpu: bool) -> None:
+    """Ray would wait for ever for what this machine does not have."""
+    wanted = {"CPU": workers * threads, "GPU": workers * use_gpu}
+    for name, count in wanted.items():
+        if count > there.get(name, 0):
+            raise InputError(
+                f"--workers {workers}: want {count} {name}s, and this machine gives Ray"
+                f" {there.get(name, 0):.0f}; use fewer workers or --cpus-per-worker, or a cluster's --address"
+            )
 
 
 def _in_thread(work: Any) -> BaseException | None:
@@ -130,18 +181,24 @@ def _worker(settings: dict[str, Any]) -> None:
     notices = settings["notices"]
     if ray.get(notices.gave_up.remote()) is not None:
         return  # these workers replace some that met what does not go away
+    try:
+        _train(settings, RayContext(notices))
+    except PreemptedError:  # ends well, or Ray would start all workers again
+        ray.get(notices.cut_short.remote())
+    except (InputError, DivergedError) as error:
+        kind = next(name for name, final in _FINAL.items() if isinstance(error, final))
+        ray.get(notices.give_up.remote(kind, str(error)))
+        if isinstance(error, InputError):
+            raise  # the other ranks may be waiting for this one; Ray ends them
+
+
+def _train(settings: dict[str, Any], context: Any) -> None:
     torch.set_num_threads(settings["threads"])
     config = build(TrainConfig, settings["config"], where="train_loop_config")
-    with ExitStack() as stack, suppress(PreemptedError):  # else Ray would start all workers again
-        context = RayContext(checkpoints_of(config), notices)
+    context.checkpoints = checkpoints_of(config)
+    with ExitStack() as stack:
         if context.rank == 0:
             run = TrackedRun(config.storage, settings["run_id"])
             stack.callback(run.close, status=None)
-            context.listener = stack.enter_context(RunLog(config, run))
-        try:
-            fit(config, context)
-        except (InputError, DivergedError) as error:
-            kind = next(name for name, final in _FINAL.items() if isinstance(error, final))
-            ray.get(notices.give_up.remote(kind, str(error)))
-            if isinstance(error, InputError):
-                raise  # the other ranks may be waiting for this one; Ray ends them
+            context.listener = stack.enter_context(RunLog(config, run, settings["commit"]))
+        fit(config, context)

@@ -28,6 +28,7 @@ class Notices:
     def __init__(self) -> None:
         self._stop = asyncio.Event()
         self._reason: tuple[str, str] | None = None
+        self._preempted = False
 
     async def stop(self) -> None:
         """Let `stopped` return."""
@@ -36,6 +37,14 @@ class Notices:
     async def stopped(self) -> None:
         """Return when told to stop."""
         await self._stop.wait()
+
+    async def cut_short(self) -> None:
+        """Note that the workers have saved and ended because they were told to stop."""
+        self._preempted = True
+
+    async def was_cut_short(self) -> bool:
+        """Whether they did; where they were done anyway, they did not."""
+        return self._preempted
 
     async def give_up(self, kind: str, message: str) -> None:
         """Note the first error that is final, by the name of its class."""
@@ -47,14 +56,18 @@ class Notices:
 
 
 class RayContext:
-    """A `rwsa.training.context.WorkerContext` over `ray.train`; `notices` is the driver's actor."""
+    """A `rwsa.training.context.WorkerContext` over `ray.train`; `notices` is the driver's actor.
 
-    def __init__(self, checkpoints: Checkpoints, notices: Any) -> None:
+    Checkpoints and listener are for who has read the configuration to set.
+    """
+
+    checkpoints: Checkpoints
+
+    def __init__(self, notices: Any) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self.checkpoints = checkpoints
-        self.listener: Listener | None = None  # for who has the run open to set
+        self.listener: Listener | None = None
         self._stopped = notices.stopped.remote()
 
     def saved(self, step: int, values: Mapping[str, float]) -> None:

@@ -14,7 +14,7 @@ from pipelines.pages import common_gain, flac
 from pipelines.progress import progress_line
 from pipelines.spectrograms import draw_spectrograms
 from pipelines.system_metrics import SystemMetrics
-from pipelines.tracking import TrackedRun, commit
+from pipelines.tracking import TrackedRun
 from rwsa.config import as_mapping
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import HeardClip
@@ -48,8 +48,9 @@ def tracked_name(name: str) -> str:
 class RunLog:
     """Takes what the training loop gives. Use as a context manager: meanwhile the machine is watched."""
 
-    def __init__(self, config: TrainConfig, run: TrackedRun) -> None:
-        self._config, self._run = config, run
+    def __init__(self, config: TrainConfig, run: TrackedRun, commit: str) -> None:
+        """`commit` as the driver knows it: workers may run a copy of the checkout."""
+        self._config, self._run, self._commit = config, run, commit
         self._machine = SystemMetrics(run.log)
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
@@ -78,7 +79,7 @@ class RunLog:
 
     def _start(self) -> dict[str, bytes]:
         """What this start ran with and where; a resumed run has several, and may differ between them."""
-        start = {"commit": commit(), "environment": environment(), "config": as_mapping(self._config)}
+        start = {"commit": self._commit, "environment": environment(), "config": as_mapping(self._config)}
         name = time.strftime("%Y%m%dT%H%M%SZ.json", time.gmtime())
         return {name: json.dumps(start, indent=2).encode()}
 

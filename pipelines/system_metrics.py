@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,8 @@ from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+from rwsa.errors import InputError
 
 
 class SystemMetrics:
@@ -46,7 +49,8 @@ class SystemMetrics:
     def _watch(self) -> None:
         monitors: Sequence[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
         if torch.cuda.is_available():
-            monitors = [*monitors, GPUMonitor()]
+            with suppress(ImportError, RuntimeError):  # of a driver without NVIDIA's management library
+                monitors = [*monitors, GPUMonitor()]
         monitors[0].collect_metrics()  # processors are busy between two looks; the first has none before it
         monitors[0].clear_metrics()
         while not self._ending.wait(self._every):
@@ -55,4 +59,6 @@ class SystemMetrics:
                 monitor.collect_metrics()
                 figures |= monitor.aggregate_metrics()
                 monitor.clear_metrics()
-            self._log_to(int(time.time()), {f"system/{name}": value for name, value in figures.items()})
+            # Where nothing can be written down, the loop's own figures say so.
+            with suppress(InputError):
+                self._log_to(int(time.time()), {f"system/{name}": value for name, value in figures.items()})

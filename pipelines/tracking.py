@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -129,26 +130,23 @@ class TrackedRun:
 
     def file(self, path: Path, folder: str | None = None) -> None:
         """Upload a file, or everything in a folder, as artifacts; it may be deleted at once."""
-        spooled = self._journal.spool()
-        if path.is_dir():
-            shutil.copytree(path, spooled, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(path, spooled / path.name)
-        self._journal.add({"artifacts": folder, SPOOLED: str(spooled)})
+        with self._journal.spooled({"artifacts": folder}) as spooled:
+            if path.is_dir():
+                shutil.copytree(path, spooled, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(path, spooled / path.name)
 
     def contents(self, files: Mapping[str, bytes], folder: str | None = None) -> None:
         """Upload files that are in memory, by their names, as artifacts."""
-        spooled = self._journal.spool()
-        for name, content in files.items():
-            (spooled / name).write_bytes(content)
-        self._journal.add({"artifacts": folder, SPOOLED: str(spooled)})
+        with self._journal.spooled({"artifacts": folder}) as spooled:
+            for name, content in files.items():
+                (spooled / name).write_bytes(content)
 
     def image(self, key: str, step: int, png: bytes) -> None:
         """Record a picture of a step, which MLflow's interface shows in a series under its key."""
-        spooled = self._journal.spool()
-        (spooled / "image.png").write_bytes(png)
-        at = int(time.time() * 1000)
-        self._journal.add({"image": {"key": key, "step": step, "timestamp": at}, SPOOLED: str(spooled)})
+        record = {"image": {"key": key, "step": step, "timestamp": int(time.time() * 1000)}}
+        with self._journal.spooled(record) as spooled:
+            (spooled / "image.png").write_bytes(png)
 
     def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Record a table that MLflow's interface shows and compares."""
@@ -176,12 +174,19 @@ class TrackedRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stopped = isinstance(error, KeyboardInterrupt | PreemptedError)
-        self.close("FINISHED" if error is None else "KILLED" if stopped else "FAILED")
+        try:
+            self.close("FINISHED" if error is None else "KILLED" if stopped else "FAILED")
+        except InputError as cannot_write:
+            if error is None:
+                raise
+            print(cannot_write, flush=True)  # what happened first is what matters
 
     def _send(self, records: list[Record]) -> int:
         """Send the first record, or as many records of figures as come first and fit one call."""
         _ask(self._uri)
         first, spooled = records[0], Path(records[0].get(SPOOLED, ""))
+        if SPOOLED in first and not spooled.is_dir():
+            return 1  # was sent by a process that was killed before it could note it
         if "metrics" in first:
             return self._send_metrics(records)
         if "tags" in first:
@@ -210,10 +215,13 @@ class TrackedRun:
 
 
 def _unsent(storage: StorageConfig) -> Path:
-    """Where journals lie: with the run's other files, so that another node finds them, or, where these are in
-    a store, on this machine."""
+    """Where journals for one server lie: with the runs' other files, so that another node finds them.
+
+    Where these are in a store, on this machine.
+    """
     root = location(storage.root)
-    return (Path.home() / ".cache" / "rwsa" if is_remote(root) else root) / "unsent"
+    server = hashlib.sha256(storage.tracking_uri.encode()).hexdigest()[:8]
+    return (Path.home() / ".cache" / "rwsa" if is_remote(root) else root) / "unsent" / server
 
 
 def _be_brief() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import shutil
 import signal
 import sys
@@ -22,7 +23,7 @@ import yaml
 
 from pipelines.cluster import CHECKOUT
 from pipelines.dry_run import dry_run
-from pipelines.launch import alone, checkpoints_of, on_ray, run_folder
+from pipelines.launch import alone, checkpoints_of, on_ray, only_one, run_folder
 from pipelines.tracking import Tracker
 from rwsa.config import as_mapping, config_hash, read_config
 from rwsa.errors import InputError
@@ -34,7 +35,7 @@ from rwsa.training.config import DataConfig, StorageConfig, TrainConfig
 from rwsa.training.context import StopSignal
 from rwsa.training.loop import DivergedError, PreemptedError
 from rwsa.training.sources import recipe_of
-from rwsa.training.state import published_weights
+from rwsa.training.state import check_files, published_weights
 
 CONFIGS = CHECKOUT / "pipelines" / "configs"
 
@@ -54,6 +55,7 @@ def train(
     *,
     workers: int = 0,
     cpus_per_worker: int = 1,
+    gpu: bool | None = None,
     address: str | None = None,
     parent: str | None = None,
     tags: Mapping[str, str] | None = None,
@@ -65,6 +67,7 @@ def train(
         config: the run.
         workers: Ray Train workers; 0 trains in this process, without Ray.
         cpus_per_worker: threads of each worker (alone: of this process).
+        gpu: whether Ray's workers get a GPU each; by default where the cluster has one now.
         address: of the Ray cluster to use; see `pipelines.cluster.start_ray`.
         parent: MLflow run to nest this one under.
         tags: MLflow tags.
@@ -84,14 +87,26 @@ def train(
     params = {**as_mapping(config), "workers": workers, "config_hash": config_hash(config)}
     params |= sizes
     key = f"train {config.name} in {folder}"
-    with tracker.run(config.name, key=key, parent=parent, params=params, tags=tags) as run:
+    with (
+        only_one(folder),
+        tracker.run(config.name, key=key, parent=parent, params=params, tags=tags) as run,
+    ):
         if workers == 0:
             alone(config, run, threads=cpus_per_worker, stop=stop)
         else:
-            on_ray(config, run, workers=workers, threads=cpus_per_worker, stop=stop, address=address)
+            on_ray(
+                config,
+                run,
+                workers=workers,
+                threads=cpus_per_worker,
+                gpu=gpu,
+                stop=stop,
+                address=address,
+            )
         weights = folder / "model.safetensors"
         score = _publish(config, weights)
-        run.log(config.max_steps, {"valid/best_score": score})
+        if math.isfinite(score):
+            run.log(config.max_steps, {"valid/best_score": score})
         run.contents({weights.name: weights.read_bytes()})
     return TrainSummary(
         weights=weights, best_score=score, seconds=time.monotonic() - started, run_id=run.run_id
@@ -99,14 +114,16 @@ def train(
 
 
 def _publish(config: TrainConfig, weights: Path) -> float:
-    """Put the best checkpoint's weights there; returns their score."""
+    """Put the best checkpoint's weights there; returns their score, NaN where none was validated."""
     checkpoints = checkpoints_of(config)
     best, latest = checkpoints.best(), checkpoints.latest()
     assert best is not None, "training ends with a checkpoint"
     assert latest is not None
     with local(best) as found, written_aside(weights) as aside:
+        check_files(found)
         shutil.copyfile(published_weights(found), aside)
-    return float(read_json(latest / ABOUT)["best_score"])
+    score = read_json(latest / ABOUT)["best_score"]
+    return math.nan if score is None else float(score)
 
 
 def absolute(config: TrainConfig) -> TrainConfig:
@@ -131,7 +148,7 @@ def _absolute_data(data: DataConfig) -> DataConfig:
 def _sizes(data: DataConfig) -> dict[str, str]:
     """How much there is of each split, and so, early, whether it is there at all."""
     sizes = {}
-    for split in (data.train, data.valid):
+    for split in (data.train,) if data.overfit is not None else (data.train, data.valid):
         if data.mix is not None and split in data.mix.splits:
             sizes[f"{split}_examples"] = str(recipe_of(data.mix).examples.get(split, 0))
         else:
@@ -175,6 +192,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=0, help="Ray Train workers; 0: this process, no Ray")
     parser.add_argument("--cpus-per-worker", type=int, default=1, help="threads of each worker")
     parser.add_argument(
+        "--gpu",
+        action=argparse.BooleanOptionalAction,
+        help="a GPU for each worker; default: where the cluster has one now (say so where it grows by them)",
+    )
+    parser.add_argument(
         "--address", help="of a Ray cluster to use; default: RAY_ADDRESS, or this machine alone"
     )
     parser.add_argument(
@@ -191,34 +213,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
     settings = [*arguments.set, *([] if arguments.overfit is None else [f"data.overfit={arguments.overfit}"])]
-    with StopSignal() as stop:
-        try:
-            config = read_config(TrainConfig, config_paths(arguments.configs), settings)
-            if arguments.overfit is not None:
-                config = dataclasses.replace(config, name=f"{config.name}-overfit-{arguments.overfit}")
-            if arguments.print_config:
-                print(yaml.safe_dump(as_mapping(config), sort_keys=False), end="")
-                return 0
-            if arguments.dry_run:
-                print(dry_run(absolute(config), workers=arguments.workers, threads=arguments.cpus_per_worker))
-                return 0
+    stop = StopSignal()
+    try:
+        config = read_config(TrainConfig, config_paths(arguments.configs), settings)
+        if arguments.overfit is not None:
+            config = dataclasses.replace(config, name=f"{config.name}-overfit-{arguments.overfit}")
+        if arguments.print_config:
+            print(yaml.safe_dump(as_mapping(config), sort_keys=False), end="")
+            return 0
+        if arguments.dry_run:
+            print(dry_run(absolute(config), workers=arguments.workers, threads=arguments.cpus_per_worker))
+            return 0
+        with stop:
             stop.then(_say_that_it_stops)
             summary = train(
                 config,
                 workers=arguments.workers,
                 cpus_per_worker=arguments.cpus_per_worker,
+                gpu=arguments.gpu,
                 address=arguments.address,
                 stop=stop,
             )
-        except (InputError, DivergedError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        except PreemptedError as preempted:
-            print(preempted, file=sys.stderr)
-            return 128 + (stop.number or signal.SIGTERM)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-            return 128 + signal.SIGINT
+    except (InputError, DivergedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except PreemptedError as preempted:
+        print(preempted, file=sys.stderr)
+        return 128 + (stop.number or signal.SIGTERM)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 128 + signal.SIGINT
     print(f"best {config.best_metric} {summary.best_score:.3f} · {summary.seconds:.0f} s · {summary.weights}")
     return 0
 

@@ -42,15 +42,15 @@ class Checkpoints:
                 _uploaded(self._path(step)) if is_remote(self.folder) else _renamed(self._path(step)) as aside
             ):
                 write(aside)
+            newest = self.steps()[-self._keep :]
+            for old in self.steps():
+                if old not in newest and old != best_step:
+                    _remove(self._path(old))
         except (InputError, OSError) as error:
             raise InputError(
                 f"{self._path(step)}: the checkpoint cannot be saved ({reason_of(error)}); make room, or the"
                 " folder writable: the same command goes on from the checkpoint before"
             ) from error
-        newest = self.steps()[-self._keep :]
-        for old in self.steps():
-            if old not in newest and old != best_step:
-                _remove(self._path(old))
 
     def steps(self) -> list[int]:
         """Of all that are whole, in their order."""
@@ -91,16 +91,18 @@ def local(checkpoint: Path) -> Iterator[Path]:
         yield checkpoint
         return
     with tempfile.TemporaryDirectory(prefix="rwsa-checkpoint-") as folder:
-        with reaching(checkpoint):
-            for path in listed(checkpoint):
-                (Path(folder) / path.name).write_bytes(path.read_bytes())
+        for path in listed(checkpoint):
+            with reaching(path):
+                content = path.read_bytes()
+            (Path(folder) / path.name).write_bytes(content)
         yield Path(folder)
 
 
 @contextmanager
 def _renamed(target: Path) -> Iterator[Path]:
+    for left in target.parent.glob(".step-*"):  # by a process that was killed
+        shutil.rmtree(left)
     aside = target.with_name(f".{target.name}")
-    _remove(aside)
     try:
         aside.mkdir(parents=True)
         yield aside
@@ -110,7 +112,7 @@ def _renamed(target: Path) -> Iterator[Path]:
         aside.rename(target)
         _flush(target.parent)
     finally:
-        _remove(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
@@ -126,7 +128,8 @@ def _uploaded(target: Path) -> Iterator[Path]:
 def _remove(path: Path) -> None:
     if not is_remote(path):
         if path.exists():
-            shutil.rmtree(path)
+            # Renamed first, so that it is never found half removed.
+            shutil.rmtree(path.rename(path.with_name(f".{path.name}.old")))
     elif listed(path):
         store = cast(UPath, path)
         with reaching(path):

@@ -137,7 +137,8 @@ class ValidData:
 
     def __init__(self, config: DataConfig) -> None:
         self._source = valid_source(config)
-        self._limit, self._warn = config.valid_examples, _Warnings("validating without")
+        self._limit = config.valid_examples if config.overfit is None else config.overfit
+        self._warn = _Warnings("validating without")
         self.missing = 0
 
     @property

@@ -1,4 +1,4 @@
-"""The training loop. It runs alone, under Ray Train or under torchrun, and knows none of them."""
+"""The training loop. It runs alone or under Ray Train, and knows neither."""
 
 from __future__ import annotations
 
@@ -69,6 +69,8 @@ def _resume(state: TrainState, context: WorkerContext, order_identity: str) -> N
     if latest is not None:
         with local(latest) as folder:
             state.load(folder, order_identity=order_identity)
+        if state.best_step not in steps:  # it was deleted: another is to be found
+            state.forget_best()
 
 
 class _Run:

@@ -31,9 +31,10 @@ class Pace:
     @contextmanager
     def aside(self, name: str) -> Iterator[None]:
         """Count what is done here as `name`, and not to the steps."""
-        start = time.perf_counter()
+        start, pesq = time.perf_counter(), self._pesq_seconds()
         yield
         self._aside[name] = self._aside.get(name, 0.0) + time.perf_counter() - start
+        self._pesq_before += self._pesq_seconds() - pesq
 
     def since_last(self, step: int) -> dict[str, float]:
         """Figures since the last call: speed, shares of waiting, time left, and seconds of what was aside."""

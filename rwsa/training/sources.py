@@ -25,6 +25,7 @@ from rwsa.recipes import Recipe, read_recipe, recipe_hash
 from rwsa.shard_examples import Example
 from rwsa.shard_index import Failure, ShardEntry, read_index, shard_name
 from rwsa.shard_reader import DamagedShardError, ShardReader
+from rwsa.spectral import SAMPLE_RATE_HZ
 from rwsa.training.config import DataConfig, MixConfig
 from rwsa.training.crops import Missing
 from rwsa.training.rendering import prepare_process, rendered
@@ -109,6 +110,7 @@ class ShardSource:
     def __init__(self, config: DataConfig, split: Split) -> None:
         assert config.shards is not None
         self._index = read_index(location(config.shards), split)
+        _check_rate(config.shards, self._index.sample_rate_hz)
         # Two groups of the order at a time: the one being read, and the next.
         self._reader = ShardReader(self._index, max_open=2 * config.open_shards + 1)
         self._skip = config.on_corrupt == "skip"
@@ -157,6 +159,7 @@ class MixSource:
     def __init__(self, config: MixConfig, split: Split, *, fresh_seed: int | None) -> None:
         self._config, self._split, self._fresh_seed = config, split, fresh_seed
         self._recipe = recipe_of(config)
+        _check_rate(f"recipe {self._recipe.name}", self._recipe.sample_rate_hz)
         self._manifest = scan(card_of(config), strict=config.strict)
         self._plans: dict[int, Sequence[MixPlan]] = {}
         count, each = len(self._plan(0)), config.shard_examples
@@ -198,6 +201,14 @@ class MixSource:
             self._plans = {old: plan for old, plan in self._plans.items() if old == key - 1}
             self._plans[key] = plan_split(self._manifest, recipe, self._split)
         return self._plans[key]
+
+
+def _check_rate(where: str, sample_rate_hz: int) -> None:
+    if sample_rate_hz != SAMPLE_RATE_HZ:
+        raise InputError(
+            f"{where}: is at {sample_rate_hz} Hz, and models are trained at {SAMPLE_RATE_HZ} Hz; mix it with"
+            f" sample_rate_hz={SAMPLE_RATE_HZ}"
+        )
 
 
 def _fresh_seed(recipe_seed: int, run_seed: int, epoch: int) -> int:

@@ -101,6 +101,10 @@ class TrainState:
         else:
             self.validations_since_best += 1
 
+    def forget_best(self) -> None:
+        """Let the next validation be the best so far."""
+        self.best_score, self.best_step = -math.inf, None
+
     def set_learning_rate(self) -> float:
         """Give both optimisers the learning rate of the present step; returns it."""
         rate = learning_rate(
@@ -155,7 +159,7 @@ class TrainState:
                 tensor is missing, left over or misshapen.
         """
         about = read_json(folder / ABOUT)
-        _check_files(folder, about["files"])
+        check_files(folder)
         for key, mine in (
             ("order", order_identity),
             ("model", config_hash(self.config.model)),
@@ -177,7 +181,8 @@ class TrainState:
             if name in about["stepped"]:  # before its first step an optimiser has nothing to remember
                 _restore_optimiser(optimiser, _part(tensors, name), where=f"{folder}: {name}")
         self._load_average(folder, about["averaged"])
-        self.scaler.load_state_dict(about["scaler"])
+        if about["scaler"]:  # of a run in float16
+            self.scaler.load_state_dict(about["scaler"])
         self.pending = self._checked_pending(_part(tensors, "pending"), folder)
         self.validations_since_best, self.best_step = about["validations_since_best"], about["best_step"]
         self.step = about["step"]
@@ -223,8 +228,13 @@ def learning_rate(config: OptimiserConfig, step: int, *, epoch: int, max_steps: 
     return rate * config.decay_per_epoch**epoch
 
 
-def _check_files(folder: Path, hashes: Mapping[str, str]) -> None:
-    for name, sha256 in hashes.items():
+def check_files(folder: Path) -> None:
+    """Make sure that a checkpoint's files are as they were written.
+
+    Raises:
+        InputError: one is not.
+    """
+    for name, sha256 in read_json(folder / ABOUT)["files"].items():
         path = folder / name
         if not path.is_file() or sha256_of(path) != sha256:
             raise InputError(

@@ -84,7 +84,7 @@ def _waiting(folder: Path) -> None:
     """Waiting for data, logging every step to MLflow, and a checkpoint, against the step."""
     torch.set_num_threads(os.cpu_count() or 1)
     config = _config(folder, "checkpoint_every_steps=8", "audio_clips=0", "data.valid_examples=2")
-    with Tracker(config.storage).run("bench") as run, RunLog(config, run) as log:
+    with Tracker(config.storage).run("bench") as run, RunLog(config, run, "bench") as log:
         listener = _Timed(log)
         fit(config, LocalContext(folder / "run", listener))
     steps = [values for values in listener.values if "samples_per_second" in values][1:]  # the first compiles

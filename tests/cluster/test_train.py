@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from pipelines.launch import only_one
 from pipelines.tracking import commit
-from pipelines.train import config_paths, main, train
+from pipelines.train import _publish, config_paths, main, train
 from rwsa.audio import read_audio, round_to_int16, write_audio
 from rwsa.config import read_config
 from rwsa.errors import InputError
@@ -24,6 +26,8 @@ from rwsa.models.weights import read_weights
 from rwsa.shard_index import merge_index
 from rwsa.shards import Example, write_shard
 from rwsa.training.config import StorageConfig, TrainConfig
+from rwsa.training.context import StopSignal
+from rwsa.training.loop import PreemptedError
 from tests.object_store import environment, served
 
 RATE = 16000
@@ -267,6 +271,50 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(
     assert "100 steps, 4.0 an epoch, 25.0 epochs" in said
     assert "no discriminator" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_never_validated_can_be_ended_where_it_is(shards: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(_config(shards, tmp_path, steps=9), checkpoint_every_steps=9)
+    stop = StopSignal()
+    stop.number = signal.SIGTERM  # it came before the first step
+    with pytest.raises(PreemptedError):
+        train(config, stop=stop)
+    summary = train(dataclasses.replace(config, max_steps=1))
+    assert math.isnan(summary.best_score)
+    assert load_model(summary.weights).config.channels == 8
+
+
+def test_damaged_best_weights_are_not_published(shards: Path, tmp_path: Path) -> None:
+    config = _config(shards, tmp_path, steps=2)
+    train(config)
+    weights = tmp_path / "runs" / "tiny" / "checkpoints" / "step-000002" / "generator.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(InputError, match=r"step-000002/generator.safetensors: damaged"):
+        _publish(config, tmp_path / "published.safetensors")
+    assert not (tmp_path / "published.safetensors").exists()
+
+
+def test_two_processes_do_not_train_one_run(shards: Path, tmp_path: Path) -> None:
+    config = _config(shards, tmp_path, steps=1)
+    with (
+        only_one(tmp_path / "runs" / "tiny"),
+        pytest.raises(InputError, match="another process is training this run"),
+    ):
+        train(config)
+    train(config)
+
+
+@pytest.mark.slow
+def test_more_workers_than_the_machine_has_are_refused_at_once(
+    shards: Path, tmp_path: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(
+        InputError, match=r"--workers 3: want 3 CPUs, and this machine gives Ray 2; use fewer"
+    ):
+        train(_config(shards, tmp_path, steps=1), workers=3)
+    with pytest.raises(InputError, match=r"--workers 1: want 1 GPUs, and this machine gives Ray 0"):
+        train(_config(shards, tmp_path, steps=1), workers=1, gpu=True)
 
 
 def test_missing_shards_are_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,9 +69,8 @@ def test_what_could_not_be_sent_is_sent_by_the_next(tmp_path: Path) -> None:
     away = Receiver(away=True)
     one = opened(tmp_path, away)
     one.add({"n": 0})
-    spooled = one.spool()
-    (spooled / "a.txt").write_text("kept")
-    one.add({"n": 1, SPOOLED: str(spooled)})
+    with one.spooled({"n": 1}) as folder:
+        (folder / "a.txt").write_text("kept")
     assert not one.close()
     assert str(one.trouble) == "away"
     assert waiting_keys(tmp_path) == ["run"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from safetensors.torch import load_file
 
 from rwsa.enhancement import enhance
 from rwsa.errors import InputError
-from rwsa.files import read_json
+from rwsa.files import read_json, write_json
 from rwsa.metrics import score
 from rwsa.models import load_model
 from rwsa.sampling import Cursor
+from rwsa.shard_index import merge_index
+from rwsa.shards import write_shard
 from rwsa.training.context import LocalContext
 from rwsa.training.data import TrainData, ValidData
 from rwsa.training.state import TrainState, published_weights
@@ -27,6 +30,7 @@ from tests.training_runs import (
     Log,
     assert_same_bits,
     config_of,
+    example,
     tensors_of,
     trained,
     write_shards,
@@ -219,6 +223,41 @@ def test_the_first_validation_clips_are_heard_every_so_often_and_at_the_end(
     silent = Log()
     trained(config_of(shards, max_steps=1, audio_clips=0), tmp_path / "silent", silent)
     assert silent.heard == {}
+
+
+def test_overfitting_wants_no_other_clips_to_validate_by(shards: Path) -> None:
+    data = config_of(shards, data={"overfit": 4, "valid_examples": 2}).data
+    assert ValidData(data).clips == 4
+
+
+def test_other_rates_than_the_models_are_refused(tmp_path: Path) -> None:
+    write_shard(
+        tmp_path,
+        "train",
+        0,
+        [dataclasses.replace(example("a", 900), sample_rate_hz=8000)],
+        sample_rate_hz=8000,
+    )
+    merge_index(tmp_path)
+    with pytest.raises(InputError, match=r"is at 8000 Hz, and models are trained at 16000 Hz"):
+        TrainData(config_of(tmp_path).data, seed=0, segment_samples=100)
+
+
+def test_a_run_goes_on_in_float16(shards: Path, tmp_path: Path) -> None:
+    trained(config_of(shards, max_steps=1), tmp_path)
+    state = trained(config_of(shards, max_steps=2, precision="float16"), tmp_path)
+    assert state.step == 2
+
+
+def test_a_best_checkpoint_that_was_deleted_gives_way_to_the_next(shards: Path, tmp_path: Path) -> None:
+    trained(config_of(shards, max_steps=2, optimiser={"learning_rate": 1e-9}), tmp_path)
+    about = read_json(tmp_path / "checkpoints" / "step-000002" / "state.json")
+    write_json(
+        tmp_path / "checkpoints" / "step-000002" / "state.json", about | {"best_step": 1, "best_score": 99.0}
+    )
+    state = trained(config_of(shards, max_steps=4), tmp_path)
+    assert state.best_step == 4
+    assert state.best_score < 99
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
