@@ -270,9 +270,9 @@ def test_validation_in_batches_gives_the_scores_of_clips_enhanced_alone(
     found = Validation(config, context).scores(state.published)
     assert state.published.training
     values: dict[str, list[float]] = {"si_sdr": [], "ssnr": []}
-    for example in ValidData(config.data).examples(rank=0, world_size=1):
-        alone = enhance(example.noisy, RATE_HZ, state.published.eval())
-        for name, value in score(example.clean, alone, tuple(values)).items():
+    for one in ValidData(config.data).examples(rank=0, world_size=1):
+        alone = enhance(one.noisy, RATE_HZ, state.published.eval())
+        for name, value in score(one.clean, alone, tuple(values)).items():
             if isinstance(value, float):
                 values[name].append(value)
     for name, each in values.items():
