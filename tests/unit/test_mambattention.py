@@ -23,6 +23,7 @@ from rwsa.models.config import Sharing, size
 from rwsa.sampling import Cursor
 from rwsa.spectral import SpectralConfig, stft
 from rwsa.training.config import DataConfig, TrainConfig
+from rwsa.training.context import LocalContext
 from rwsa.training.data import Segments
 from rwsa.training.state import TrainState
 from rwsa.training.step import TrainStep
@@ -148,15 +149,16 @@ def test_it_enhances_at_any_length_and_rate() -> None:
         assert np.isfinite(enhanced).all()
 
 
-def test_a_training_step_updates_it() -> None:
+def test_a_training_step_updates_it(tmp_path: Path) -> None:
     config = TrainConfig(name="x", model=tiny(segment_frames=40), data=DataConfig(shards="none"), max_steps=1)
-    state = TrainState(config, torch.device("cpu"))
+    context = LocalContext(tmp_path)
+    state = TrainState(config, context.device)
     before = [p.detach().clone() for p in state.generator.parameters()]
     clean = normal(2, config.model.segment_samples)
     segments = Segments(
         noisy=clean + normal(*clean.shape, seed=1), clean=clean, ids=("a", "b"), cursor_after=Cursor()
     )
-    losses = TrainStep(state, torch.device("cpu"), adversary=None)(segments)
+    losses = TrainStep(state, context, adversary=None)(segments)
     assert all(torch.isfinite(value) for value in losses.values())
     moved = [not torch.equal(a, b) for a, b in zip(before, state.generator.parameters(), strict=True)]
     assert all(moved)
