@@ -19,7 +19,7 @@ from rwsa.training.context import Listener
 logging.getLogger(ray_reports.__file__).setLevel(logging.WARNING)
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)  # it may be on a node that is lost
 class Notices:
     """What driver and workers tell each other: that the driver was asked to end (signals do not reach Ray's
     workers), and that a worker met what starting again does not mend.
