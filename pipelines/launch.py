@@ -6,7 +6,7 @@ import dataclasses
 import fcntl
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from rwsa.training.context import LocalContext, StopSignal
 from rwsa.training.loop import DivergedError, PreemptedError, fit
 from rwsa.training.sources import self_contained
 
+_RELAY_SECONDS = 0.5
 _FINAL = {kind.__name__: kind for kind in (InputError, DivergedError)}
 
 
@@ -59,7 +60,13 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def alone(config: TrainConfig, run: TrackedRun, *, threads: int, stop: StopSignal) -> None:
+# Takes the step of a checkpoint and the figures of its validation.
+OnSaved = Callable[[int, Mapping[str, float]], None]
+
+
+def alone(
+    config: TrainConfig, run: TrackedRun, *, threads: int, stop: StopSignal, on_saved: OnSaved | None = None
+) -> None:
     """Train in this process.
 
     Raises:
@@ -67,7 +74,9 @@ def alone(config: TrainConfig, run: TrackedRun, *, threads: int, stop: StopSigna
     """
     torch.set_num_threads(threads)
     with RunLog(config, run, commit()) as log:
-        context = LocalContext(run_folder(config), log, keep=config.keep_checkpoints, stop=stop)
+        context = LocalContext(
+            run_folder(config), log, keep=config.keep_checkpoints, stop=stop, on_saved=on_saved
+        )
         fit(config, context)
 
 
@@ -80,11 +89,13 @@ def on_ray(
     gpu: bool | None,
     stop: StopSignal,
     address: str | None,
+    on_saved: OnSaved | None = None,
 ) -> None:
     """Train on Ray Train, which starts lost workers again, `config.max_failures` times at the most.
 
     Args:
         gpu: whether each worker gets a GPU; by default where the cluster has one now.
+        on_saved: told, in this thread, what rank 0 has saved.
 
     Raises:
         InputError, DivergedError, PreemptedError: see `rwsa.training.loop.fit`; or this machine, where Ray
@@ -130,7 +141,7 @@ def on_ray(
             **quiet,
         ),
     )
-    error = _in_thread(trainer.fit)
+    error = _in_thread(trainer.fit, meanwhile=_Relay(notices, on_saved) if on_saved is not None else None)
     reason = ray.get(notices.gave_up.remote())
     if reason is not None:
         kind, message = reason
@@ -154,9 +165,24 @@ def _check_room(there: Mapping[str, float], *, workers: int, threads: int, use_g
             )
 
 
-def _in_thread(work: Any) -> BaseException | None:
+class _Relay:
+    """Brings what the workers have saved from the driver's actor to the driver."""
+
+    def __init__(self, notices: Any, on_saved: OnSaved) -> None:
+        self._notices, self._on_saved, self._seen = notices, on_saved, 0
+
+    def __call__(self) -> None:
+        """Tell of what is new."""
+        import ray
+
+        for step, values in ray.get(self._notices.saved_since.remote(self._seen)):
+            self._seen += 1
+            self._on_saved(step, values)
+
+
+def _in_thread(work: Any, *, meanwhile: Callable[[], None] | None = None) -> BaseException | None:
     """Do `work` in a thread, since in the main one Ray Train answers Ctrl-C by dropping what is not saved;
-    returns what it raised.
+    returns what it raised. In this one, do something every now and then, and once more at the end.
     """
     raised = list[BaseException]()
 
@@ -168,6 +194,9 @@ def _in_thread(work: Any) -> BaseException | None:
 
     thread = threading.Thread(target=run, name="rwsa-ray-train", daemon=True)
     thread.start()
+    while meanwhile is not None and thread.is_alive():
+        thread.join(_RELAY_SECONDS)
+        meanwhile()
     thread.join()
     return raised[0] if raised else None
 
