@@ -130,7 +130,8 @@ def _laid_over(
             match = build(Match, named[value]["match"], where=f"{where}: match")
             if match.parameters_of not in named:
                 raise InputError(
-                    f"{where}: match.parameters_of names '{match.parameters_of}'; choose of {', '.join(named)}"
+                    f"{where}: match.parameters_of names '{match.parameters_of}'; choose of"
+                    f" {', '.join(named)}"
                 )
             other = _with_point(sweep, base, point | {name: match.parameters_of})
             laid = merge(laid, {"model": _matched(laid, other, match.within, where)})

@@ -23,7 +23,7 @@ from tune.trial import Common, ended, run_trial
 
 # No CPU: a trial only waits for its workers, which hold CPUs and GPUs, and were it to hold some, trials could
 # wait for each other's for ever. Ray Tune wants something, so a byte of memory.
-_HELD_BY_A_TRIAL = {"CPU": 0, "memory": 1}
+_HELD_BY_A_TRIAL: dict[str, float] = {"CPU": 0, "memory": 1}
 _HOUR = 3600.0
 EndedBy = Literal["end", "budget", "interrupt"]
 
