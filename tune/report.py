@@ -13,9 +13,9 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from pipelines.evaluate import EvaluateSettings
+from pipelines.arguments import add_storage_arguments, storage_of, verb
 from pipelines.tracking import TrackedRun, Tracker
-from rwsa.config import build, read_config
+from rwsa.config import build
 from rwsa.errors import InputError
 from rwsa.files import read_json
 from rwsa.training.config import StorageConfig
@@ -54,19 +54,15 @@ def report(parent: str, out: Path, *, storage: StorageConfig) -> Path:
     return page
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tune.report", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("parent", metavar="PARENT_RUN_ID", help="the sweep's run in MLflow")
     parser.add_argument("--out", type=Path, default=Path("answer"), help="folder for the page")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="storage.KEY=VALUE")
+    add_storage_arguments(parser)
     options = parser.parse_args(argv)
-    try:
-        storage = read_config(EvaluateSettings, [], options.set).storage
-        print(report(options.parent, options.out, storage=storage))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(report(options.parent, options.out, storage=storage_of(options)))
     return 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -20,12 +19,12 @@ from typing import Any
 
 import ray
 
+from pipelines.arguments import INTERRUPTED, add_cluster_arguments, add_storage_arguments, at_address, verb
 from pipelines.cluster import start_ray
 from pipelines.launch import only_one
 from pipelines.progress import duration
 from pipelines.tracking import Tracker
 from pipelines.train import run_key
-from rwsa.errors import InputError
 from rwsa.files import absolute as absolute_location
 from rwsa.training.config import TrainConfig
 from rwsa.training.loop import PreemptedError
@@ -64,7 +63,6 @@ def sweep(
     config: SweepConfig,
     *,
     settings: Sequence[str] = (),
-    address: str | None = None,
     retry_failed: bool = False,
 ) -> SweepSummary:
     """Run every trial that has not ended yet, and answer the sweep's question by those that have.
@@ -72,7 +70,6 @@ def sweep(
     Args:
         config: the sweep.
         settings: `a.b=v` over the trials' training configuration.
-        address: of the Ray cluster to use; see `pipelines.cluster.start_ray`.
         retry_failed: run failed trials again, too.
 
     Raises:
@@ -96,7 +93,7 @@ def sweep(
         common = Common(
             sweep=config, values=values, folder=str(files.folder), cwd=str(Path.cwd()), parent=run.run_id
         )
-        start_ray(address=address)
+        start_ray()
         started = time.monotonic()
         ended_by = run_trials(common, planned, max_steps=one.max_steps)
         seconds = time.monotonic() - started
@@ -194,44 +191,39 @@ def format_rows(summary: SweepSummary) -> str:
     )
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 1 where a trial has failed."""
     parser = argparse.ArgumentParser(prog="python -m tune.sweep", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("sweep", type=Path, help="a YAML like those in tune/ablations")
     parser.add_argument("--smoke", action="store_true", help="minutes on two cores, to see that it works")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    add_storage_arguments(parser, metavar="KEY=VALUE", help="over the trials' training configuration")
+    add_cluster_arguments(parser)
     parser.add_argument("--corpora", nargs="+", metavar="CARD", help="evaluate on these instead")
-    parser.add_argument(
-        "--address", help="of a Ray cluster to use; default: RAY_ADDRESS, or this machine alone"
-    )
     parser.add_argument("--retry-failed", action="store_true", help="run failed trials again")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the trials and what they take, and stop"
     )
     options = parser.parse_args(argv)
-    try:
-        config = read_sweep(options.sweep, smoke=options.smoke)
-        if options.corpora:
-            config = dataclasses.replace(config, corpora=tuple(options.corpora))
+    config = read_sweep(options.sweep, smoke=options.smoke)
+    if options.corpora:
+        config = dataclasses.replace(config, corpora=tuple(options.corpora))
+    with at_address(options.address):
         if options.dry_run:
-            print(_dry_run(config, options.set, options.address))
+            print(_dry_run(config, options.settings))
             return 0
-        summary = sweep(
-            config, settings=options.set, address=options.address, retry_failed=options.retry_failed
-        )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except PreemptedError as interrupted:
-        print(interrupted, file=sys.stderr)
-        return 128 + signal.SIGINT
+        try:
+            summary = sweep(config, settings=options.settings, retry_failed=options.retry_failed)
+        except PreemptedError as interrupted:
+            print(interrupted, file=sys.stderr)
+            return INTERRUPTED
     print(format_rows(summary))
     return 1 if any(row.status == "failed" for row in summary.rows) else 0
 
 
-def _dry_run(config: SweepConfig, settings: Sequence[str], address: str | None) -> str:
+def _dry_run(config: SweepConfig, settings: Sequence[str]) -> str:
     config, _, planned, one = _prepared(config, settings)
-    start_ray(address=address)
+    start_ray()
     files = ResultFolder(f"{one.storage.root}/sweeps/{config.name}")
     return format_plan(config, planned, files, ray.cluster_resources())
 
