@@ -6,10 +6,11 @@ import dataclasses
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -26,7 +27,7 @@ from rwsa.training.context import LocalContext, StopSignal
 from rwsa.training.loop import DivergedError, PreemptedError, fit
 from rwsa.training.sources import self_contained
 
-_RELAY_SECONDS = 0.5
+_RELAY_SECONDS, _SECONDS_BETWEEN_TRIES = 0.5, 0.5
 _WAITING_IS_NEWS_AFTER_SECONDS, _SECONDS_BETWEEN_SIGNS = 60.0, 600.0
 _FINAL = {kind.__name__: kind for kind in (InputError, DivergedError)}
 
@@ -42,24 +43,37 @@ def checkpoints_of(config: TrainConfig) -> Checkpoints:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Keep other processes from training the same run meanwhile, where its folder is not in a store.
+def only_one(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Keep other processes from the same work meanwhile, where its folder is not in a store.
+
+    Args:
+        folder: of the work.
+        wait_seconds: for another one, which may be about to end.
 
     Raises:
-        InputError: one is training it.
+        InputError: one is at work there.
     """
     if is_remote(folder):
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".training").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder}: another process is training this run; end it, or give this one another name"
-            ) from None
+    until = time.monotonic() + wait_seconds
+    with (folder / ".busy").open("w") as file:
+        while not _locked(file):
+            if time.monotonic() >= until:
+                raise InputError(
+                    f"{folder}: another process is at work there; end it, or give this work another name"
+                )
+            time.sleep(_SECONDS_BETWEEN_TRIES)
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 # Takes the step of a checkpoint and the figures of its validation.

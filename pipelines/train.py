@@ -63,6 +63,7 @@ def train(
     tags: Mapping[str, str] | None = None,
     stop: StopSignal | None = None,
     on_saved: Callable[[int, Mapping[str, float]], None] | None = None,
+    wait_seconds: float = 0.0,
 ) -> TrainSummary:
     """Train or resume one run, and put its best weights at `ROOT/runs/NAME/model.safetensors`.
 
@@ -76,6 +77,7 @@ def train(
         tags: MLflow tags.
         stop: ends training early, when it has saved.
         on_saved: told in this process of each checkpoint's step and of the figures of its validation.
+        wait_seconds: for another process that trains the same run, and may be about to end.
 
     Raises:
         InputError: data, storage or MLflow cannot be used.
@@ -91,7 +93,7 @@ def train(
     every = {**as_mapping(config), "workers": workers, "config_hash": config_hash(config)}
     every |= {**sizes, **(params or {})}
     with (
-        only_one(folder),
+        only_one(folder, wait_seconds=wait_seconds),
         tracker.run(config.name, key=run_key(config), parent=parent, params=every, tags=tags) as run,
     ):
         if workers == 0:

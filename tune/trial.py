@@ -224,6 +224,8 @@ def _trained(sweep: SweepConfig, trial: Trial, reporter: _Reporter, parent: str)
         "params": {axis_name(name): value for name, value in trial.point.items()},
         "tags": {"rwsa.kind": "trial", "rwsa.sweep": sweep.name},
         "on_saved": reporter,
+        # Those of a driver that was killed end a little later than it.
+        "wait_seconds": 60.0,
     }
     if sweep.workers:
         return train(trial.train, workers=sweep.workers, **settings)
