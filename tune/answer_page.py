@@ -45,7 +45,7 @@ def render_answer(
     ]
     if any(one.deciding is not None for one in found.configurations):
         body.append(_overview(sweep, found))
-    body += [_axis(sweep, one) for one in found.tables]
+    body += [_axis(sweep, one, found) for one in found.tables]
     if any(axis.range is not None for axis in sweep.axes.values()):
         body.append("<h2>By value</h2>\n")
         body.append(picture(by_value(sweep, rows), "score of each finished trial by its value"))
@@ -84,12 +84,12 @@ def _overview(sweep: SweepConfig, found: Answer) -> str:
     )
 
 
-def _axis(sweep: SweepConfig, one: AxisTable) -> str:
+def _axis(sweep: SweepConfig, one: AxisTable, found: Answer) -> str:
     over = f" ({one.over})" if one.over else ""
     parts = [f"<h2>{escape(one.axis)}{escape(over)}</h2>\n", _seeds_table(sweep, one)]
     if any(row.clips for row in one.rows):
         parts.append(_clips_table(sweep, one))
-    parts.append(_all_metrics(one))
+    parts.append(_all_metrics(one, found.noisy))
     if any(row.shares for row in one.rows):
         parts.append(_shares(one))
     return "".join(parts)
@@ -133,15 +133,13 @@ def _clips_table(sweep: SweepConfig, one: AxisTable) -> str:
     return f'<h3>Clip by clip</h3>\n{table(heads, cells)}<p class="quiet">{escape(_OVER_CLIPS)}</p>\n'
 
 
-def _all_metrics(one: AxisTable) -> str:
-    """Each corpus and metric, mean over seeds."""
-    first = one.rows[0]
-    columns = [(corpus, metric) for corpus, metrics in first.means.items() for metric in metrics]
-    corpora = list(first.means)
+def _all_metrics(one: AxisTable, noisy: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Each corpus and metric, mean over seeds, below those of the noisy input."""
     tables = []
-    for corpus in corpora:
-        metrics = [metric for name, metric in columns if name == corpus]
-        cells = [[row.value, *(_plain(row, corpus, metric) for metric in metrics)] for row in one.rows]
+    for corpus, values in noisy.items():
+        metrics = list(values)
+        cells = [["noisy", *(number(metric, value) for metric, value in values.items())]]
+        cells += [[row.value, *(_plain(row, corpus, metric) for metric in metrics)] for row in one.rows]
         tables.append(f"<h3>{escape(corpus)}</h3>\n{table(['', *(LABELS[name] for name in metrics)], cells)}")
     return "".join(tables)
 
