@@ -10,15 +10,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipelines.clip_scores import METRICS, NOISY
+from pipelines.clip_scores import NOISY
 from pipelines.evaluation_statistics import BAND_DB, CorpusStatistics, clip_values, mean
 from pipelines.figures import COLOURS, GREY, themed_svg
+from pipelines.metric_names import abreast, heading
 from pipelines.pictures import MARKS, style
 from pipelines.results import CorpusScores, EvaluationSummary
-from pipelines.score_table import Statistics, heading
+from pipelines.score_table import Statistics
 from rwsa.statistics import Interval
 
 _MARGINS: dict[str, Any] = {"left": 0.06, "right": 0.99}
+# Of a row of panels: with what stands above and below them.
+_ROW_INCHES, _TITLE_INCHES = 4.0, 0.32
 _NOISY_STYLE: dict[str, Any] = {"color": GREY, "marker": "x"}
 
 
@@ -66,14 +69,35 @@ def evaluation_pictures(summary: EvaluationSummary, statistics: Statistics) -> l
     return [domains, *pictures]
 
 
+def _grid_inches(metrics: Sequence[str]) -> float:
+    return _ROW_INCHES * len(abreast(metrics))
+
+
+def _grid(figure: Figure, metrics: Sequence[str], *, below_inches: float, wspace: float) -> list[Axes]:
+    """Axes for each metric, four abreast, with room at the bottom for the legend."""
+    rows, height = len(abreast(metrics)), _grid_inches(metrics)
+    grid = figure.subplots(rows, len(abreast(metrics)[0]), squeeze=False)
+    # Between rows as much as below the last one, but for the legend.
+    between, panel = below_inches, _ROW_INCHES - below_inches - _TITLE_INCHES
+    figure.subplots_adjust(
+        **_MARGINS,
+        bottom=below_inches / height,
+        top=1 - _TITLE_INCHES / height,
+        wspace=wspace,
+        hspace=(between + _TITLE_INCHES) / panel,
+    )
+    for axes in grid.flat[len(metrics) :]:
+        axes.set_axis_off()
+    return list(grid.flat[: len(metrics)])
+
+
 def _domains(summary: EvaluationSummary, statistics: Statistics) -> bytes:
     rows: Mapping[str, Sequence[str]] = {NOISY: [NOISY], **summary.configurations}
     in_domain, *others = summary.corpora
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(1, len(METRICS))
-        figure.subplots_adjust(**_MARGINS, bottom=0.24, top=0.92, wspace=0.26)
-        for axes, metric in zip(grid, METRICS, strict=True):
+        grid = _grid(figure, summary.metrics, below_inches=0.96, wspace=0.26)
+        for axes, metric in zip(grid, summary.metrics, strict=True):
             for number, (name, systems) in enumerate(rows.items()):
                 for corpus, mark in zip(others, MARKS * len(others), strict=False):
                     colour = GREY if name == NOISY else COLOURS[(number - 1) % len(COLOURS)]
@@ -93,7 +117,7 @@ def _domains(summary: EvaluationSummary, statistics: Statistics) -> bytes:
             handles, labels, loc="lower center", ncols=min(len(labels), 7), frameon=False, fontsize=9
         )
 
-    return themed_svg(draw, height_inches=4.0)
+    return themed_svg(draw, height_inches=_grid_inches(summary.metrics))
 
 
 def _draw_domain_mark(
@@ -182,9 +206,8 @@ def _distributions(summary: EvaluationSummary) -> bytes:
     corpora = summary.corpora
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(1, len(METRICS))
-        figure.subplots_adjust(**_MARGINS, bottom=0.25, top=0.92, wspace=0.2)
-        for axes, metric in zip(grid, METRICS, strict=True):
+        grid = _grid(figure, summary.metrics, below_inches=1.0, wspace=0.2)
+        for axes, metric in zip(grid, summary.metrics, strict=True):
             for number, (_, systems) in enumerate(rows):
                 colour = GREY if number == 0 else COLOURS[(number - 1) % len(COLOURS)]
                 places = [at * (len(rows) + 1) + number for at in range(len(corpora))]
@@ -207,7 +230,7 @@ def _distributions(summary: EvaluationSummary) -> bytes:
             fontsize=9,
         )
 
-    return themed_svg(draw, height_inches=4.0)
+    return themed_svg(draw, height_inches=_grid_inches(summary.metrics))
 
 
 def _broken(name: str) -> str:

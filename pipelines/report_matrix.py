@@ -1,4 +1,7 @@
-"""Systems by corpora by metrics, laid out as the paper's Table 1, with the published rows beside ours."""
+"""Systems by corpora by metrics, laid out as the paper's Table 1, with the published rows beside ours.
+
+Metrics that Table 1 does not have stand in matrices of their own below.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from html import escape
 
 from pipelines.clip_scores import METRICS, NOISY, NOISY_PHASE
 from pipelines.evaluation_statistics import CorpusStatistics
+from pipelines.metric_names import abreast, decimals, heading
 from pipelines.published import Cell, PublishedRow, PublishedTable
-from pipelines.results import DECIMALS, CorpusScores, EvaluationSummary
-from pipelines.score_table import Statistics, cell, heading, number, signed
+from pipelines.results import CorpusScores, EvaluationSummary
+from pipelines.score_table import Statistics, cell, number, signed
 from pipelines.systems import Model, System
 from rwsa.statistics import Interval, Spread
 
@@ -46,16 +50,7 @@ def matrices(summary: EvaluationSummary, statistics: Statistics, published: Publ
 
     The published rows stand in a corpus's table where they are its own, and else in a block of theirs.
     """
-    blocks = []
-    for at in range(0, len(summary.corpora), _CORPORA_ABREAST):
-        corpora = summary.corpora[at : at + _CORPORA_ABREAST]
-        here = any(corpus.name in published.corpora for corpus in corpora)
-        blocks.append(
-            _block(
-                _corpus_table(corpus, summary, statistics[corpus.name], corpora, published if here else None)
-                for corpus in corpora
-            )
-        )
+    blocks = list(_ours(summary, statistics, published))
     names = {corpus.name for corpus in summary.corpora}
     if elsewhere := [name for name in published.corpora if name not in names]:
         blocks.append(
@@ -63,7 +58,29 @@ def matrices(summary: EvaluationSummary, statistics: Statistics, published: Publ
             f" {escape(published.corpora[published.in_domain])}; below a mean, its standard deviation over"
             " seeds</span></h3>\n" + _block(_published_table(name, published) for name in elsewhere)
         )
+    _, *further = abreast(summary.metrics)
+    if further:
+        blocks.append("<h3>Further metrics</h3>\n")
+    for metrics in further:
+        blocks += [
+            _block(_further_table(corpus, summary, statistics[corpus.name], metrics) for corpus in corpora)
+            for corpora in _abreast(summary)
+        ]
     return "".join(blocks)
+
+
+def _abreast(summary: EvaluationSummary) -> Iterator[Sequence[CorpusScores]]:
+    for at in range(0, len(summary.corpora), _CORPORA_ABREAST):
+        yield summary.corpora[at : at + _CORPORA_ABREAST]
+
+
+def _ours(summary: EvaluationSummary, statistics: Statistics, published: PublishedTable) -> Iterator[str]:
+    for corpora in _abreast(summary):
+        here = any(corpus.name in published.corpora for corpus in corpora)
+        yield _block(
+            _corpus_table(corpus, summary, statistics[corpus.name], corpora, published if here else None)
+            for corpus in corpora
+        )
 
 
 def _block(tables: Iterator[str]) -> str:
@@ -77,7 +94,7 @@ def _corpus_table(
     beside: Sequence[CorpusScores],
     published: PublishedTable | None,
 ) -> str:
-    rows = [_row(NOISY, "", _cells(corpus, NOISY, statistics))]
+    rows = [_row(NOISY, "", _cells(corpus, NOISY, METRICS, statistics))]
     # Where one corpus has a published row all get that line, so that lines stay level.
     if any(one.published is not None for one in beside):
         differences = corpus.differences()
@@ -85,15 +102,29 @@ def _corpus_table(
         rows.append(_row("noisy − published", "", texts, css="slim"))
     rows += [
         _row(*row, css="rule" if at == 0 else "")
-        for at, row in enumerate(_systems(corpus, summary, statistics))
+        for at, row in enumerate(_systems(corpus, summary, METRICS, statistics))
     ]
     if len(summary.configurations) == 1:
-        rows += _extras(corpus, summary.systems[0])
+        rows += [_gain(corpus, summary.systems[0], METRICS), *_noisy_phase(corpus, summary.systems[0])]
     if published is not None:
         rows += _published_rows(corpus.name, published, note=", published")
     domain = "in-domain" if corpus is summary.corpora[0] and len(summary.corpora) > 1 else ""
     about = " · ".join(filter(None, (domain, f"{len(corpus.clips)} clips", _verdict(corpus))))
-    return _table(corpus.name, about, rows)
+    return _table(corpus.name, about, METRICS, rows)
+
+
+def _further_table(
+    corpus: CorpusScores, summary: EvaluationSummary, statistics: CorpusStatistics, metrics: Sequence[str]
+) -> str:
+    """A corpus in metrics that have no published rows."""
+    rows = [_row(NOISY, "", _cells(corpus, NOISY, metrics, statistics))]
+    rows += [
+        _row(*row, css="rule" if at == 0 else "")
+        for at, row in enumerate(_systems(corpus, summary, metrics, statistics))
+    ]
+    if len(summary.configurations) == 1:
+        rows.append(_gain(corpus, summary.systems[0], metrics))
+    return _table(corpus.name, f"{len(corpus.clips)} clips", metrics, rows)
 
 
 def _verdict(corpus: CorpusScores) -> str:
@@ -102,18 +133,18 @@ def _verdict(corpus: CorpusScores) -> str:
 
 
 def _systems(
-    corpus: CorpusScores, summary: EvaluationSummary, statistics: CorpusStatistics
+    corpus: CorpusScores, summary: EvaluationSummary, metrics: Sequence[str], statistics: CorpusStatistics
 ) -> Iterator[_Row]:
     best = _best(corpus, summary)
     for configuration, systems in summary.configurations.items():
         if over := statistics.spreads.get(configuration):
-            texts = [_spread(name, over[name]) if name in over else "" for name in METRICS]
+            texts = [_spread(name, over[name]) if name in over else "" for name in metrics]
             yield configuration, f"{len(systems)} seeds, {_size(summary.of(configuration))}", texts
         for system in systems:
-            cells = _cells(corpus, system, statistics)
+            cells = _cells(corpus, system, metrics, statistics)
             marked = [
                 f'<span class="best">{text}</span>' if (system, name) in best else text
-                for name, text in zip(METRICS, cells, strict=True)
+                for name, text in zip(metrics, cells, strict=True)
             ]
             yield system, "" if len(systems) > 1 else _size(summary.of(configuration)), marked
 
@@ -123,7 +154,7 @@ def _best(corpus: CorpusScores, summary: EvaluationSummary) -> set[tuple[str, st
     if len(summary.systems) < 2:
         return set()
     found = set()
-    for metric in METRICS:
+    for metric in summary.metrics:
         means = [
             (value, one.name)
             for one in summary.systems
@@ -134,10 +165,13 @@ def _best(corpus: CorpusScores, summary: EvaluationSummary) -> set[tuple[str, st
     return found
 
 
-def _extras(corpus: CorpusScores, system: System) -> Iterator[str]:
-    """What there is room for where one system stands alone."""
+def _gain(corpus: CorpusScores, system: System, metrics: Sequence[str]) -> str:
+    """A row that there is room for where one system stands alone; so is the next one."""
     gains = corpus.gains(system.name)
-    yield _row("gain", "", [escape(signed(name, gains[name])) for name in METRICS], css="slim")
+    return _row("gain", "", [escape(signed(name, gains[name])) for name in metrics], css="slim")
+
+
+def _noisy_phase(corpus: CorpusScores, system: System) -> Iterator[str]:
     if isinstance(system, Model):
         phase = corpus.summaries(system.name)[NOISY_PHASE]
         texts = [""] * (len(METRICS) - 1) + [escape(cell(NOISY_PHASE, phase))]
@@ -151,11 +185,13 @@ def _size(system: System) -> str:
     return f"{millions:.2f} M · {system.giga_flops:.2f} GFLOPs"
 
 
-def _cells(corpus: CorpusScores, system: str, statistics: CorpusStatistics) -> list[str]:
+def _cells(
+    corpus: CorpusScores, system: str, metrics: Sequence[str], statistics: CorpusStatistics
+) -> list[str]:
     summaries, intervals = corpus.summaries(system), statistics.intervals[system]
     return [
         f"{escape(cell(name, summaries[name]))}<small>{_short(name, intervals[name])}</small>"
-        for name in METRICS
+        for name in metrics
     ]
 
 
@@ -167,12 +203,12 @@ def _short(name: str, interval: Interval | None) -> str:
     """An interval with a digit less than the mean: the last one would say nothing."""
     if interval is None:
         return "&nbsp;"
-    digits = DECIMALS[name] - 1
+    digits = decimals(name) - 1
     return f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
 def _published_table(corpus: str, published: PublishedTable) -> str:
-    return _table(published.corpora[corpus], "published", list(_published_rows(corpus, published)))
+    return _table(published.corpora[corpus], "published", METRICS, list(_published_rows(corpus, published)))
 
 
 def _published_rows(corpus: str, published: PublishedTable, *, note: str = "") -> Iterator[str]:
@@ -196,12 +232,12 @@ def _published_size(row: PublishedRow) -> str:
     return f"{row.parameters_millions:.2f} M · {row.giga_flops:.2f} GFLOPs"
 
 
-def _table(name: str, about: str, rows: Sequence[str]) -> str:
-    metrics = "".join(f"<th>{escape(heading(metric))}</th>" for metric in METRICS)
+def _table(name: str, about: str, metrics: Sequence[str], rows: Sequence[str]) -> str:
+    heads = "".join(f"<th>{escape(heading(metric))}</th>" for metric in metrics)
     return (
-        f'<table><thead><tr><th class="name"></th><th class="corpus" colspan="{len(METRICS)}">'
+        f'<table><thead><tr><th class="name"></th><th class="corpus" colspan="{len(metrics)}">'
         f"{escape(name)}<small>{escape(about)}</small></th></tr>"
-        f'<tr><th class="name"></th>{metrics}</tr></thead>\n<tbody>{"".join(rows)}</tbody></table>\n'
+        f'<tr><th class="name"></th>{heads}</tr></thead>\n<tbody>{"".join(rows)}</tbody></table>\n'
     )
 
 

@@ -1,6 +1,6 @@
-"""Scores kept on disk by content: one small file a signal, so that writers never meet and a kill loses none.
+"""Scores kept on disk by content: one small file a signal, so that writers hardly meet and a kill loses none.
 
-ROOT/ab/abcdef….json   the scores of one signal of one clip
+ROOT/ab/abcdef….json   the scores of one signal of one clip, each with the packages that it rests on
 ROOT/ab/abcdef….npy    its samples, for the few clips that are listened to
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.clip_keys import metric_packages
 from pipelines.clip_scores import SignalScores
 from rwsa.errors import InputError
 from rwsa.files import written_aside
@@ -22,23 +23,32 @@ from rwsa.metrics import Failure
 class ScoreCache:
     """The files; any number of processes on any number of machines may use one folder.
 
-    A file that is damaged (a disk ran full, a power cut) counts as missing and is written again.
+    A file that is damaged (a disk ran full, a power cut) counts as missing and is written again. Of two that
+    add metrics to one signal at the same moment, one may lose its own, which are then computed again.
 
     Raises:
-        InputError: from `put` and `put_audio`: the folder cannot be written.
+        InputError: from `put` and `put_audio`: the folder cannot be written; from all: it cannot be read.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def get(self, key: str) -> SignalScores | None:
-        """What `put` was given under this key, None where it was given nothing."""
+        """What `put` was given under this key, None where it was given nothing.
+
+        Without scores that rest on other versions of packages than those installed.
+        """
         try:
             found = json.loads(self._path(key, "json").read_text(encoding="utf-8"))
             return SignalScores(
-                values={name: _value(value) for name, value in found["values"].items()},
+                values={
+                    name: _value(kept)
+                    for name, kept in found["values"].items()
+                    if kept["packages"] == metric_packages(name)
+                },
                 snr_db=found["snr_db"],
                 clipped_share=found["clipped_share"],
+                floored=found["floored"],
             )
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -46,12 +56,15 @@ class ScoreCache:
             raise self._unreadable(error) from error
 
     def put(self, key: str, scores: SignalScores) -> None:
-        """Keep scores; they survive a kill as soon as this returns."""
-        values = {
-            name: {"failure": value.reason} if isinstance(value, Failure) else value
-            for name, value in scores.values.items()
+        """Keep scores, beside those in other metrics; they survive a kill as soon as this returns."""
+        before = self.get(key)
+        kept = {**(before.values if before else {}), **scores.values}
+        plain = {
+            "values": {name: _plain(name, value) for name, value in kept.items()},
+            "snr_db": scores.snr_db,
+            "clipped_share": scores.clipped_share,
+            "floored": scores.floored or (before is not None and before.floored),
         }
-        plain = {"values": values, "snr_db": scores.snr_db, "clipped_share": scores.clipped_share}
         with written_aside(self._path(key, "json")) as aside:
             aside.write_text(json.dumps(plain), encoding="utf-8")
 
@@ -78,5 +91,10 @@ class ScoreCache:
         )
 
 
-def _value(stored: float | Mapping[str, Any]) -> float | Failure:
-    return Failure(str(stored["failure"])) if isinstance(stored, Mapping) else float(stored)
+def _plain(name: str, value: float | Failure) -> dict[str, Any]:
+    what = {"failure": value.reason} if isinstance(value, Failure) else {"value": value}
+    return {**what, "packages": metric_packages(name)}
+
+
+def _value(kept: Mapping[str, Any]) -> float | Failure:
+    return Failure(str(kept["failure"])) if "failure" in kept else float(kept["value"])

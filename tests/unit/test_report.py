@@ -176,6 +176,26 @@ def test_several_systems_are_ranked_tested_and_grouped() -> None:
     assert text.count("<summary>The 10 clips on which a gains least SI-SDR</summary>") == 2
 
 
+def test_further_metrics_stand_in_matrices_and_tests_of_their_own() -> None:
+    further = ("csig", "cbak", "covl", "stoi", "dnsmos_ovrl")
+    corpora = tuple(made_up(name, 0, ("a", "b"), further=further) for name in ("libri", "dns2020"))
+    of_all = EvaluationSummary(name="x", systems=(model("a"), model("b")), corpora=corpora, seconds=1)
+    text = page(of_all, [])
+    Page(text)
+    matrices = re.findall(r'<div class="matrix">.*?</div>', text, flags=re.S)
+    heads = [re.findall(r"<th>([^<]+)</th>", matrix) for matrix in matrices]
+    four = ["PESQ (MOS)", "SSNR (dB)", "ESTOI", "SI-SDR (dB)"]
+    # Two corpora abreast in each; the published rows of the other two stand apart, in the four alone.
+    rated = ["CSIG (MOS)", "CBAK (MOS)", "COVL (MOS)", "STOI"]
+    assert heads == [four * 2, four * 2, rated * 2, ["DNSMOS OVRL (MOS)"] * 2]
+    assert "published" not in "".join(matrices[2:])
+    assert text.count('class="best"') == 2 * 9
+    assert text.count('<table class="tests">') == 2 * 3
+    grid = {picture.name: picture.svg for picture in evaluation_pictures(of_all, statistics_of(of_all))}
+    for name in ("distributions", "in-domain-against-out-of-domain"):
+        assert ElementTree.fromstring(grid[name]).get("height") == f"{3 * 4 * 72}pt"
+
+
 def test_seeds_of_one_configuration_are_one_row_with_a_spread_and_one_system_in_tests() -> None:
     text = page(several(("xs 1", "xs 2"), ("xs", "xs")), [])
     assert re.search(
