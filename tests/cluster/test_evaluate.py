@@ -307,9 +307,9 @@ def test_another_model_or_corpus_is_scored_alone(bench: Bench, done: Done) -> No
 def test_further_metrics_are_added_to_what_is_kept(bench: Bench, done: Done) -> None:
     assert done.summary.kept == (0, 14)
     how = {"storage": bench.storage, "audio_clips": 1}
-    more = evaluate([bench.weights], bench.cards, metrics=["stoi", "pesq", "csig"], **how)
+    more = evaluate([bench.weights], bench.cards, metrics=["stoi", "pesq", "cbak"], **how)
     # The four of Table 1 come first and are what they were; the damaged clip fails in all of them.
-    assert more.metrics == ("pesq", "ssnr", "estoi", "si_sdr", "stoi", "csig")
+    assert more.metrics == ("pesq", "ssnr", "estoi", "si_sdr", "stoi", "cbak")
     for corpus, before in zip(more.corpora, done.summary.corpora, strict=True):
         for clip, other in zip(corpus.clips, before.clips, strict=True):
             for system, scores in clip.signals.items():
@@ -321,15 +321,15 @@ def test_further_metrics_are_added_to_what_is_kept(bench: Bench, done: Done) -> 
     model, one = load_model(bench.weights), read_sets(bench.cards)[1].clips[0]
     noisy, clean = load_clip(one)
     first = more.corpora[1].clips[0]
-    assert first.value("noisy", "csig") == score(clean, noisy, ("csig",))["csig"]
+    assert first.value("noisy", "cbak") == score(clean, noisy, ("cbak",))["cbak"]
     direct = score(clean, np.asarray(enhance(noisy, RATE_HZ, model)), ("stoi",))["stoi"]
     assert first.value("enhanced", "stoi") == pytest.approx(direct, abs=2e-3)
     assert more.run_id not in (None, done.summary.run_id)
     client = MlflowClient(bench.storage.tracking_uri)
     child = children_of(client, str(more.run_id))["mixed"].data.metrics
-    assert child["gain.csig"] == pytest.approx(child["csig"] - child["noisy.csig"])
+    assert child["gain.cbak"] == pytest.approx(child["cbak"] - child["noisy.cbak"])
     assert client.get_run(str(more.run_id)).data.params["metrics"] == ", ".join(more.metrics)
-    again = evaluate([bench.weights], bench.cards, metrics=["stoi", "csig"], **how)
+    again = evaluate([bench.weights], bench.cards, metrics=["stoi", "cbak"], **how)
     assert (again.kept, again.run_id) == ((12, 14), more.run_id)
     fewer = evaluate([bench.weights], bench.cards, **how)
     assert fewer.kept == (12, 14)
@@ -339,17 +339,17 @@ def test_further_metrics_are_added_to_what_is_kept(bench: Bench, done: Done) -> 
 def test_a_kept_score_is_not_computed_again_for_another_metric(bench: Bench) -> None:
     storage = dataclasses.replace(bench.storage, root=str(bench.root / "marked"))
     evaluate([], bench.cards[1:], storage=storage)
-    # A score that nobody would compute shows whether it is taken as it is, by CSIG too.
+    # A score that nobody would compute shows whether it is taken as it is, by CBAK too.
     for path in (bench.root / "marked/scores").rglob("*.json"):
         kept = json.loads(path.read_text())
         kept["values"]["pesq"]["value"] = 4.5
         path.write_text(json.dumps(kept))
-    more = evaluate([], bench.cards[1:], metrics=["csig"], storage=storage)
+    more = evaluate([], bench.cards[1:], metrics=["cbak"], storage=storage)
     noisy, clean = load_clip(read_sets(bench.cards)[1].clips[0])
     (scored, *_) = more.corpora[0].clips
     assert scored.value("noisy", "pesq") == 4.5
-    known = Reference(clean).score(noisy, ("csig",), known={"pesq": 4.5})
-    assert scored.value("noisy", "csig") == known["csig"] != score(clean, noisy, ("csig",))["csig"]
+    known = Reference(clean).score(noisy, ("cbak",), known={"pesq": 4.5})
+    assert scored.value("noisy", "cbak") == known["cbak"] != score(clean, noisy, ("cbak",))["cbak"]
 
 
 def test_a_metric_without_its_package_is_one_error(

@@ -74,7 +74,7 @@ def test_damage_counts_as_missing_and_is_mended(tmp_path: Path, text: str) -> No
 
 def test_a_folder_that_cannot_be_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be read .*set storage.root to another folder"):
+    with pytest.raises(InputError, match=r"cannot be read .*set storage.root to another folder"):
         ScoreCache(tmp_path / "file").put("ab12", SCORES)
 
 
