@@ -16,6 +16,7 @@ import numpy as np
 from pipelines.clip_keys import metric_packages
 from pipelines.clip_scores import SignalScores
 from rwsa.errors import InputError
+from rwsa.file_cache import FileCache
 from rwsa.files import written_aside
 from rwsa.metrics import Failure
 
@@ -89,6 +90,11 @@ class ScoreCache:
         return InputError(
             f"{self.root}: kept scores cannot be read ({error.strerror}); set storage.root to another folder"
         )
+
+
+def beside(files: FileCache) -> ScoreCache:
+    """The cache of scores that belongs to a cache of files, for all that score clips."""
+    return ScoreCache(files.path.parent / "scores")
 
 
 def _plain(name: str, value: float | Failure) -> dict[str, Any]:

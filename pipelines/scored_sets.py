@@ -23,7 +23,7 @@ from pipelines.clip_scores import (
 )
 from pipelines.clips import EvaluationClip, EvaluationSet, load_clip
 from pipelines.results import CorpusScores
-from pipelines.score_cache import ScoreCache
+from pipelines.score_cache import beside
 from pipelines.systems import MatchedOutputs, Model, Outputs, System, match_outputs
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
@@ -91,8 +91,8 @@ class SetScorer:
         self.cpu_seconds = {"enhancing": 0.0, "scoring": 0.0}
         self.seconds = 0.0
         self._scoring = scoring
-        self._cache = ScoreCache(scoring.root / "scores")
         self._files = FileCache(scoring.root / "cache")
+        self._cache = beside(self._files)
         self._clip_keys = [clip_keys(one.clips, self._files) for one in scoring.sets]
         self._matched = self._match()
         self._clips = [self._known_clips(at) for at in range(len(scoring.sets))]

@@ -340,7 +340,7 @@ def test_a_kept_score_is_not_computed_again_for_another_metric(bench: Bench) -> 
     storage = dataclasses.replace(bench.storage, root=str(bench.root / "marked"))
     evaluate([], bench.cards[1:], storage=storage)
     # A score that nobody would compute shows whether it is taken as it is, by CBAK too.
-    for path in (bench.root / "marked/scores").rglob("*.json"):
+    for path in (bench.root / "marked/cache/scores").rglob("*.json"):
         kept = json.loads(path.read_text())
         kept["values"]["pesq"]["value"] = 4.5
         path.write_text(json.dumps(kept))
@@ -408,7 +408,7 @@ def test_a_kill_loses_the_clips_in_flight_alone(bench: Bench, ray_address: str) 
 
     environment = os.environ | {"RAY_ADDRESS": ray_address, "RWSA_SHARED_CHECKOUT": "1"}
     killed = subprocess.Popen([*command, *settings("killed")], env=environment, cwd=CHECKOUT)
-    scores = root / "killed/scores"
+    scores = root / "killed/cache/scores"
     deadline = time.monotonic() + 180
     while len(list(scores.rglob("[0-9a-f]*.json"))) < 10:
         assert killed.poll() is None, "ended before it could be killed"
