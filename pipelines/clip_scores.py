@@ -94,11 +94,15 @@ class ClipAudio:
 
 
 def _failed(system: str, values: Row) -> list[str]:
-    """A line a failed metric, or one for the signal where all failed for one reason."""
-    failed = {name: value.reason for name, value in values.items() if isinstance(value, Failure)}
-    if len(failed) == len(values) and len(set(failed.values())) == 1:
-        return [f"{system}: {next(iter(failed.values()))}"]
-    return [f"{system}.{name}: {reason}" for name, reason in failed.items()]
+    """A line a reason, with the metrics that failed for it; without them where all did."""
+    failed: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if isinstance(value, Failure):
+            failed.setdefault(value.reason, []).append(name)
+    return [
+        f"{system}: {reason}" if len(names) == len(values) else f"{system}.{', '.join(names)}: {reason}"
+        for reason, names in failed.items()
+    ]
 
 
 def with_table1(further: Sequence[str]) -> tuple[str, ...]:

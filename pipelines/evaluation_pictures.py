@@ -20,8 +20,9 @@ from pipelines.score_table import Statistics
 from rwsa.statistics import Interval
 
 _MARGINS: dict[str, Any] = {"left": 0.06, "right": 0.99}
-# Of a row of panels: with what stands above and below them.
-_ROW_INCHES, _TITLE_INCHES = 4.0, 0.32
+# Of panels in rows, what stands above each, what below each but the last, and below that with the legend.
+_PANEL_INCHES, _TITLE_INCHES, _LABELS_INCHES, _BELOW_INCHES = 2.7, 0.32, 0.55, 0.98
+_MOST_TICKS = 4
 _NOISY_STYLE: dict[str, Any] = {"color": GREY, "marker": "x"}
 
 
@@ -70,24 +71,22 @@ def evaluation_pictures(summary: EvaluationSummary, statistics: Statistics) -> l
 
 
 def _grid_inches(metrics: Sequence[str]) -> float:
-    return _ROW_INCHES * len(abreast(metrics))
+    rows = len(abreast(metrics))
+    return rows * (_PANEL_INCHES + _TITLE_INCHES) + (rows - 1) * _LABELS_INCHES + _BELOW_INCHES
 
 
-def _grid(figure: Figure, metrics: Sequence[str], *, below_inches: float, wspace: float) -> list[Axes]:
+def _grid(figure: Figure, metrics: Sequence[str], *, wspace: float) -> list[Axes]:
     """Axes for each metric, four abreast, with room at the bottom for the legend."""
-    rows, height = len(abreast(metrics)), _grid_inches(metrics)
-    grid = figure.subplots(rows, len(abreast(metrics)[0]), squeeze=False)
-    # Between rows as much as below the last one, but for the legend.
-    between, panel = below_inches, _ROW_INCHES - below_inches - _TITLE_INCHES
+    grid = figure.subplots(len(abreast(metrics)), len(abreast(metrics)[0]), squeeze=False)
     figure.subplots_adjust(
         **_MARGINS,
-        bottom=below_inches / height,
-        top=1 - _TITLE_INCHES / height,
+        bottom=_BELOW_INCHES / _grid_inches(metrics),
+        top=1 - _TITLE_INCHES / _grid_inches(metrics),
         wspace=wspace,
-        hspace=(between + _TITLE_INCHES) / panel,
+        hspace=(_TITLE_INCHES + _LABELS_INCHES) / _PANEL_INCHES,
     )
     for axes in grid.flat[len(metrics) :]:
-        axes.set_axis_off()
+        axes.remove()
     return list(grid.flat[: len(metrics)])
 
 
@@ -96,13 +95,14 @@ def _domains(summary: EvaluationSummary, statistics: Statistics) -> bytes:
     in_domain, *others = summary.corpora
 
     def draw(figure: Figure) -> None:
-        grid = _grid(figure, summary.metrics, below_inches=0.96, wspace=0.26)
+        grid = _grid(figure, summary.metrics, wspace=0.26)
         for axes, metric in zip(grid, summary.metrics, strict=True):
             for number, (name, systems) in enumerate(rows.items()):
                 for corpus, mark in zip(others, MARKS * len(others), strict=False):
                     colour = GREY if name == NOISY else COLOURS[(number - 1) % len(COLOURS)]
                     _draw_domain_mark(axes, [in_domain, corpus], statistics, systems, metric, colour, mark)
             axes.set(xlabel=f"{heading(metric)}, {in_domain.name}")
+            axes.locator_params(axis="x", nbins=_MOST_TICKS)
             axes.set_title(f"{heading(metric)}, other corpora", fontsize=9, loc="left")
             axes.grid(alpha=0.25)
         handles = [
@@ -174,7 +174,7 @@ def _by_snr(summary: EvaluationSummary, statistics: Statistics) -> bytes:
                     grid[row, column].set_ylabel(heading(metric))
             grid[0, column].set_title(corpus.name, fontsize=10, loc="left")
             grid[0, column].tick_params(labelbottom=False)
-            grid[-1, column].set_xlabel("input SNR (dB), below it the number of clips", fontsize=9)
+        figure.text(0.525, 0.07, "input SNR (dB), below it the number of clips", ha="center", fontsize=9)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="lower center", ncols=max(1, min(len(labels), 7)), frameon=False, fontsize=9
@@ -206,7 +206,7 @@ def _distributions(summary: EvaluationSummary) -> bytes:
     corpora = summary.corpora
 
     def draw(figure: Figure) -> None:
-        grid = _grid(figure, summary.metrics, below_inches=1.0, wspace=0.2)
+        grid = _grid(figure, summary.metrics, wspace=0.2)
         for axes, metric in zip(grid, summary.metrics, strict=True):
             for number, (_, systems) in enumerate(rows):
                 colour = GREY if number == 0 else COLOURS[(number - 1) % len(COLOURS)]

@@ -6,11 +6,12 @@ Metrics that Table 1 does not have stand in matrices of their own below.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from pipelines.clip_scores import METRICS, NOISY, NOISY_PHASE
 from pipelines.evaluation_statistics import CorpusStatistics
-from pipelines.metric_names import abreast, decimals, heading
+from pipelines.metric_names import abreast, decimals, label, unit
 from pipelines.published import Cell, PublishedRow, PublishedTable
 from pipelines.results import CorpusScores, EvaluationSummary
 from pipelines.score_table import Statistics, cell, number, signed
@@ -21,14 +22,15 @@ from rwsa.statistics import Interval, Spread
 _CORPORA_ABREAST, _ABREAST_PIXELS = 3, 1100
 STYLE = f"""
 .matrix {{ display: flex; flex-wrap: wrap; column-gap: 14px; margin: 16px 0; }}
-.matrix table {{ flex: 1 1 auto; margin-bottom: 16px; }}
+.matrix table {{ flex: 1 1 auto; margin-bottom: 16px; max-width: 640px; }}
 .matrix th, .matrix td {{ padding: 2px 4px; text-align: right; white-space: nowrap; height: 34px;
                           line-height: 1.2; vertical-align: top; }}
-.matrix thead th {{ height: 20px; }}
+.matrix thead th.name {{ border-bottom: 0; }}
 .matrix tr.slim > * {{ height: 20px; }}
+.matrix tr.tall > * {{ height: 50px; }}
 .matrix thead tr:last-child th {{ font-weight: 400; font-size: 13px; border-bottom: 1px solid var(--ink); }}
 .matrix th.corpus {{ text-align: center; border-bottom: 1px solid var(--line); height: 38px; }}
-.matrix th.name {{ text-align: left; font-weight: 400; padding-left: 0; }}
+.matrix tbody th.name {{ text-align: left; font-weight: 400; padding-left: 0; }}
 .matrix small {{ display: block; color: var(--quiet); font-size: 11px; font-weight: 400; }}
 .matrix .best {{ font-weight: 700; }}
 .matrix tr.rule > * {{ border-top: 1px solid var(--line); }}
@@ -42,7 +44,24 @@ STYLE = f"""
   .matrix small {{ font-size: 10px; }}
 }}
 """
-_Row = tuple[str, str, list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """Tables abreast: their metrics, the same in each, and a corpus a table."""
+
+    metrics: Sequence[str]
+    corpora: Sequence[CorpusScores]
+
+    def css(self, system: str) -> str:
+        """The class of a system's row: where clips failed, it has a line more in all tables alike."""
+        failed = any(
+            one.failures
+            for corpus in self.corpora
+            for name, one in corpus.summaries(system).items()
+            if name in self.metrics
+        )
+        return "tall" if failed else ""
 
 
 def matrices(summary: EvaluationSummary, statistics: Statistics, published: PublishedTable) -> str:
@@ -63,8 +82,11 @@ def matrices(summary: EvaluationSummary, statistics: Statistics, published: Publ
         blocks.append("<h3>Further metrics</h3>\n")
     for metrics in further:
         blocks += [
-            _block(_further_table(corpus, summary, statistics[corpus.name], metrics) for corpus in corpora)
-            for corpora in _abreast(summary)
+            _block(
+                _further_table(corpus, summary, statistics[corpus.name], columns)
+                for corpus in columns.corpora
+            )
+            for columns in (_Columns(metrics=metrics, corpora=corpora) for corpora in _abreast(summary))
         ]
     return "".join(blocks)
 
@@ -94,16 +116,14 @@ def _corpus_table(
     beside: Sequence[CorpusScores],
     published: PublishedTable | None,
 ) -> str:
-    rows = [_row(NOISY, "", _cells(corpus, NOISY, METRICS, statistics))]
+    columns = _Columns(metrics=METRICS, corpora=beside)
+    rows = [_row(NOISY, "", _cells(corpus, NOISY, columns, statistics), css=columns.css(NOISY))]
     # Where one corpus has a published row all get that line, so that lines stay level.
     if any(one.published is not None for one in beside):
         differences = corpus.differences()
         texts = [escape(signed(name, differences.get(name))) if corpus.published else "" for name in METRICS]
         rows.append(_row("noisy − published", "", texts, css="slim"))
-    rows += [
-        _row(*row, css="rule" if at == 0 else "")
-        for at, row in enumerate(_systems(corpus, summary, METRICS, statistics))
-    ]
+    rows += _systems(corpus, summary, columns, statistics)
     if len(summary.configurations) == 1:
         rows += [_gain(corpus, summary.systems[0], METRICS), *_noisy_phase(corpus, summary.systems[0])]
     if published is not None:
@@ -114,17 +134,14 @@ def _corpus_table(
 
 
 def _further_table(
-    corpus: CorpusScores, summary: EvaluationSummary, statistics: CorpusStatistics, metrics: Sequence[str]
+    corpus: CorpusScores, summary: EvaluationSummary, statistics: CorpusStatistics, columns: _Columns
 ) -> str:
     """A corpus in metrics that have no published rows."""
-    rows = [_row(NOISY, "", _cells(corpus, NOISY, metrics, statistics))]
-    rows += [
-        _row(*row, css="rule" if at == 0 else "")
-        for at, row in enumerate(_systems(corpus, summary, metrics, statistics))
-    ]
+    rows = [_row(NOISY, "", _cells(corpus, NOISY, columns, statistics), css=columns.css(NOISY))]
+    rows += _systems(corpus, summary, columns, statistics)
     if len(summary.configurations) == 1:
-        rows.append(_gain(corpus, summary.systems[0], metrics))
-    return _table(corpus.name, f"{len(corpus.clips)} clips", metrics, rows)
+        rows.append(_gain(corpus, summary.systems[0], columns.metrics))
+    return _table(corpus.name, f"{len(corpus.clips)} clips", columns.metrics, rows)
 
 
 def _verdict(corpus: CorpusScores) -> str:
@@ -133,20 +150,24 @@ def _verdict(corpus: CorpusScores) -> str:
 
 
 def _systems(
-    corpus: CorpusScores, summary: EvaluationSummary, metrics: Sequence[str], statistics: CorpusStatistics
-) -> Iterator[_Row]:
-    best = _best(corpus, summary)
+    corpus: CorpusScores, summary: EvaluationSummary, columns: _Columns, statistics: CorpusStatistics
+) -> Iterator[str]:
+    best, css = _best(corpus, summary), "rule"
     for configuration, systems in summary.configurations.items():
         if over := statistics.spreads.get(configuration):
-            texts = [_spread(name, over[name]) if name in over else "" for name in metrics]
-            yield configuration, f"{len(systems)} seeds, {_size(summary.of(configuration))}", texts
+            texts = [_spread(name, over[name]) if name in over else "" for name in columns.metrics]
+            about = f"{len(systems)} seeds, {_size(summary.of(configuration))}"
+            yield _row(configuration, about, texts, css=css)
+            css = ""
         for system in systems:
-            cells = _cells(corpus, system, metrics, statistics)
+            cells = _cells(corpus, system, columns, statistics)
             marked = [
                 f'<span class="best">{text}</span>' if (system, name) in best else text
-                for name, text in zip(metrics, cells, strict=True)
+                for name, text in zip(columns.metrics, cells, strict=True)
             ]
-            yield system, "" if len(systems) > 1 else _size(summary.of(configuration)), marked
+            about = "" if len(systems) > 1 else _size(summary.of(configuration))
+            yield _row(system, about, marked, css=f"{css} {columns.css(system)}".strip())
+            css = ""
 
 
 def _best(corpus: CorpusScores, summary: EvaluationSummary) -> set[tuple[str, str]]:
@@ -185,13 +206,13 @@ def _size(system: System) -> str:
     return f"{millions:.2f} M · {system.giga_flops:.2f} GFLOPs"
 
 
-def _cells(
-    corpus: CorpusScores, system: str, metrics: Sequence[str], statistics: CorpusStatistics
-) -> list[str]:
+def _cells(corpus: CorpusScores, system: str, columns: _Columns, statistics: CorpusStatistics) -> list[str]:
+    """Means, below each its interval, and below that how many clips failed."""
     summaries, intervals = corpus.summaries(system), statistics.intervals[system]
     return [
-        f"{escape(cell(name, summaries[name]))}<small>{_short(name, intervals[name])}</small>"
-        for name in metrics
+        f"{number(name, summaries[name].mean)}<small>{_short(name, intervals[name])}</small>"
+        + (f"<small>{failed} failed</small>" if (failed := summaries[name].failures) else "")
+        for name in columns.metrics
     ]
 
 
@@ -233,7 +254,9 @@ def _published_size(row: PublishedRow) -> str:
 
 
 def _table(name: str, about: str, metrics: Sequence[str], rows: Sequence[str]) -> str:
-    heads = "".join(f"<th>{escape(heading(metric))}</th>" for metric in metrics)
+    heads = "".join(
+        f"<th>{escape(label(name))}<small>{unit(name) or '&nbsp;'}</small></th>" for name in metrics
+    )
     return (
         f'<table><thead><tr><th class="name"></th><th class="corpus" colspan="{len(metrics)}">'
         f"{escape(name)}<small>{escape(about)}</small></th></tr>"

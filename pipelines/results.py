@@ -79,13 +79,14 @@ class CorpusScores:
         ]
 
     def floored(self) -> list[str]:
-        """`CLIP: SYSTEM` for signals whose CSIG and COVL are 1 for digital silence alone."""
-        return [
-            f"{clip.clip_id}: {system}"
+        """`CLIP: SYSTEM, …` for signals whose CSIG and COVL are 1 for digital silence alone."""
+        if not {"csig", "covl"} & set(self.metrics):
+            return []
+        of_clips = {
+            clip.clip_id: [system for system, one in clip.signals.items() if one.floored]
             for clip in self.clips
-            for system, one in clip.signals.items()
-            if one.floored and {"csig", "covl"} & one.values.keys()
-        ]
+        }
+        return [f"{clip_id}: {', '.join(systems)}" for clip_id, systems in of_clips.items() if systems]
 
     def differences(self) -> dict[str, float]:
         """Noisy row minus the published one, by metric; empty where either is lacking."""

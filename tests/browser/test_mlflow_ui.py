@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 CLIP_SECONDS = 1.5
 CORPORA = ("in-domain", "street", "station")
 SYSTEMS = ("nano", "other")
+# The widest names.
+FURTHER = ("csig", "stoi", "dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl")
 # Noisy, clean and the systems, of three clips of each corpus.
 PLAYERS = len(CORPORA) * 3 * (2 + len(SYSTEMS))
 DURATIONS = "[...document.querySelectorAll('audio')].map(audio => audio.duration)"
@@ -51,7 +53,9 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
     summary = EvaluationSummary(
         name="nano evaluated",
         systems=tuple(map(model, SYSTEMS)),
-        corpora=tuple(made_up(name, seed, SYSTEMS, CLIP_SECONDS) for seed, name in enumerate(CORPORA)),
+        corpora=tuple(
+            made_up(name, seed, SYSTEMS, CLIP_SECONDS, FURTHER) for seed, name in enumerate(CORPORA)
+        ),
         seconds=12.0,
         cpu_seconds={"enhancing": 10.0, "scoring": 13.0},
     )

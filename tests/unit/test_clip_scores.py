@@ -158,6 +158,8 @@ def test_failures_are_told_once_where_all_failed_for_one_reason() -> None:
     half = SignalScores(values={**good.values, "pesq": Failure("no utterance")})
     scores = clip_scores(noisy=good, model=unscored("diverged", model=True), other=half)
     assert scores.failures == ("model: diverged", "other.pesq: no utterance")
+    silent = SignalScores(values={**good.values, **dict.fromkeys(("estoi", "stoi"), Failure("is silent"))})
+    assert clip_scores(noisy=good, other=silent).failures == ("other.estoi, stoi: is silent",)
     assert scores.gain("si_sdr", "model") is None
     assert scores.gain("si_sdr", "other") == 0.0
     assert scores.value("other", NOISY_PHASE) is None
