@@ -210,20 +210,22 @@ def _cells(corpus: CorpusScores, system: str, columns: _Columns, statistics: Cor
     """Means, below each its interval, and below that how many clips failed."""
     summaries, intervals = corpus.summaries(system), statistics.intervals[system]
     return [
-        f"{number(name, summaries[name].mean)}<small>{_short(name, intervals[name])}</small>"
-        + (f"<small>{failed} failed</small>" if (failed := summaries[name].failures) else "")
+        f"{number(name, summaries[name].mean)}{_below(name, intervals[name], summaries[name].failures)}"
         for name in columns.metrics
     ]
+
+
+def _below(name: str, interval: Interval | None, failures: int) -> str:
+    lines = [*([_short(name, interval)] if interval else []), *([f"{failures} failed"] if failures else [])]
+    return "".join(f"<small>{line}</small>" for line in lines or ["&nbsp;"])
 
 
 def _spread(name: str, one: Spread) -> str:
     return f"{number(name, one.mean)}<small>±{number(name, one.std)}</small>"
 
 
-def _short(name: str, interval: Interval | None) -> str:
+def _short(name: str, interval: Interval) -> str:
     """An interval with a digit less than the mean: the last one would say nothing."""
-    if interval is None:
-        return "&nbsp;"
     digits = decimals(name) - 1
     return f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
