@@ -177,11 +177,10 @@ def read_output(path: Path, clip: EvaluationClip, samples: int) -> np.ndarray:
         InputError: it is damaged, has several channels, another rate or another length.
     """
     rate_hz = read_info(path).sample_rate_hz
-    if rate_hz not in (SAMPLE_RATE_HZ, clip.source.sample_rate_hz):
-        raise InputError(
-            f"{path}: is at {rate_hz} Hz; {SAMPLE_RATE_HZ} Hz is expected, or the corpus's own"
-            f" {clip.source.sample_rate_hz} Hz"
-        )
+    rates_hz = dict.fromkeys((SAMPLE_RATE_HZ, clip.source.sample_rate_hz))
+    if rate_hz not in rates_hz:
+        expected = ", or the corpus's own ".join(f"{one} Hz" for one in rates_hz)
+        raise InputError(f"{path}: is at {rate_hz} Hz; {expected} is expected; resample it")
     wav = resample(read_mono(path, rate_hz), rate_hz, SAMPLE_RATE_HZ)
     if len(wav) != samples:
         raise InputError(f"{path}: has {len(wav)} samples at 16 kHz and the clean clip {samples}")
