@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from pipelines.check_report import Counts, Finding, Mark, counted
-from pipelines.noisy_row import LABELS, VERIFIED, tolerances
+from pipelines.metric_names import label
+from pipelines.noisy_row import VERIFIED, tolerances
 from pipelines.noisy_scores import NoisyScores
 from pipelines.recording_facts import Facts, Recording
 from pipelines.repeats import Repeat
@@ -192,7 +193,7 @@ def published_finding(card: CorpusCard, scores: NoisyScores | None) -> Finding:
     if scores is None:
         why = "not scored" if card.noisy_row else "the card has no published noisy row to hold it to"
         return Finding(about="published", mark=Mark.NOT_CHECKED, summary=why)
-    row = ", ".join(f"{LABELS[name]} {mean:.3f}" for name, mean in scores.means.items() if mean is not None)
+    row = ", ".join(f"{label(name)} {mean:.3f}" for name, mean in scores.means.items() if mean is not None)
     verdict = scores.verdict
     if verdict == VERIFIED:
         return Finding(

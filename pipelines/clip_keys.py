@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,25 +11,33 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipelines.clip_scores import METRICS
+from pipelines.clip_scores import NOISY_PHASE
 from pipelines.clips import EvaluationClip
 from pipelines.code_version import code_version
 from rwsa.file_cache import FileCache, stamp_or_none
 from rwsa.files import sha256_of
 from rwsa.manifest import Pair
+from rwsa.metrics import package_versions
 from rwsa.plan_rows import SourceRange
 
 _KIND = "sha256"
 # Reading waits for the disk, and hashing lets other threads run.
 _THREADS = 8
 _SCORING_PACKAGES = ("numpy", "pesq", "pystoi", "scipy", "soxr")
+_READING_PACKAGES = ("numpy", "soxr")
 _ENHANCING_PACKAGES = ("numba", "numpy", "torch")
 _MIXING_PACKAGES = ("audiomentations", "numpy", "soxr")
 
 
 def scoring_version() -> str:
-    """Of the code that scores a signal, and so of its scores; the same for every clip and system."""
+    """Of the code that scores a signal by `METRICS`, and its packages; the same for every clip and system."""
     return code_version(("rwsa.metrics",), _SCORING_PACKAGES)
+
+
+@functools.cache
+def metric_packages(name: str) -> str:
+    """The versions that a metric's score rests on besides the code: `numpy-2.4.6 pesq-0.0.4`."""
+    return " ".join(package_versions(("si_sdr" if name == NOISY_PHASE else name,)))
 
 
 def model_key(weights_sha256: str, device: str) -> str:
@@ -41,13 +50,18 @@ def _enhancing_version() -> str:
 
 
 def score_key(system: str, clip: str) -> str:
-    """Of a system's score on a clip.
+    """Of a system's scores on a clip, in whatever metrics.
 
     Args:
         system: `model_key`, the hash of a ready-made output, or the noisy row's name.
         clip: from `clip_keys`.
     """
-    return digest({"system": system, "clip": clip, "metrics": METRICS, "code": scoring_version()})
+    return digest({"system": system, "clip": clip, "code": _scoring_code()})
+
+
+def _scoring_code() -> str:
+    """Of what all metrics share; each one's packages are told apart by `metric_packages`."""
+    return code_version(("rwsa.metrics",), _READING_PACKAGES)
 
 
 def clip_keys(clips: Sequence[EvaluationClip], cache: FileCache) -> list[str | None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ from rwsa.audio import read_info, read_mono, resample
 from rwsa.audio_facts import clipped_share
 from rwsa.enhancement import enhance_phases
 from rwsa.errors import InputError
-from rwsa.metrics import SAMPLE_RATE_HZ, Failure, score
+from rwsa.metrics import SAMPLE_RATE_HZ, Failure, Reference, floored_by_silence
 from rwsa.models import Network
 
+# Those of the paper's Table 1, scored always: a corpus is told by them, and evaluations compare in them.
 METRICS = ("pesq", "ssnr", "estoi", "si_sdr")
 # What a model's signal is scored by besides: its magnitude with the noisy phase.
 NOISY_PHASE = "si_sdr_noisy_phase"
@@ -33,11 +34,13 @@ class SignalScores:
         values: metric -> value, or the failure that says why there is none.
         snr_db: energy of the clean signal over that of the difference to it; None where either is zero.
         clipped_share: samples in flat tops at full scale, as a share of all.
+        floored: whether CSIG and COVL are 1 for digital silence alone; see `rwsa.metrics.composite.llr`.
     """
 
     values: Row
     snr_db: float | None = None
     clipped_share: float = 0.0
+    floored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,36 +94,69 @@ class ClipAudio:
 
 
 def _failed(system: str, values: Row) -> list[str]:
-    """A line a failed metric, or one for the signal where all failed for one reason."""
-    failed = {name: value.reason for name, value in values.items() if isinstance(value, Failure)}
-    if len(failed) == len(values) and len(set(failed.values())) == 1:
-        return [f"{system}: {next(iter(failed.values()))}"]
-    return [f"{system}.{name}: {reason}" for name, reason in failed.items()]
+    """A line a reason, with the metrics that failed for it; without them where all did."""
+    failed: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if isinstance(value, Failure):
+            failed.setdefault(value.reason, []).append(name)
+    return [
+        f"{system}: {reason}" if len(names) == len(values) else f"{system}.{', '.join(names)}: {reason}"
+        for reason, names in failed.items()
+    ]
 
 
-def score_signal(clean: np.ndarray, wav: np.ndarray) -> SignalScores:
-    """Score a signal against the clean one, both `[samples]` at 16 kHz and of one length."""
-    return SignalScores(
-        values=score(clean, wav, METRICS), snr_db=snr_db(clean, wav), clipped_share=clipped_share(wav)
-    )
+def with_table1(further: Sequence[str]) -> tuple[str, ...]:
+    """`METRICS` and the further ones, each once."""
+    return tuple(dict.fromkeys((*METRICS, *further)))
 
 
-def score_enhanced(clean: np.ndarray, enhanced_PS: np.ndarray) -> SignalScores:
-    """Score what `enhance_clip` gave: as any signal, and by `NOISY_PHASE`."""
-    model_S, noisy_phase_S = enhanced_PS
-    scores = score_signal(clean, model_S)
-    with_noisy_phase = score(clean, noisy_phase_S, ("si_sdr",))["si_sdr"]
-    return SignalScores(
-        values={**scores.values, NOISY_PHASE: with_noisy_phase},
-        snr_db=scores.snr_db,
-        clipped_share=scores.clipped_share,
-    )
+def of_signal(metrics: Sequence[str], *, model: bool) -> tuple[str, ...]:
+    """What a signal is scored by: `metrics`, and where it is a model's `NOISY_PHASE` besides."""
+    return (*metrics, NOISY_PHASE) if model else tuple(metrics)
 
 
-def unscored(reason: str, *, model: bool = False) -> SignalScores:
+class ClipScorer:
+    """Scores signals of one clip; what rests on the clean one alone is computed once for all of them."""
+
+    def __init__(self, clean: np.ndarray, metrics: Sequence[str] = METRICS) -> None:
+        """Take the clean signal, `[samples]` at 16 kHz."""
+        self._clean, self._metrics = clean, tuple(metrics)
+        self._reference = Reference(clean)
+
+    def signal(self, wav: np.ndarray, known: SignalScores | None = None) -> SignalScores:
+        """Score a signal as long as the clean one.
+
+        Args:
+            wav: `[samples]` at 16 kHz.
+            known: scores of this very signal from before; they are in what is returned.
+        """
+        before: Row = known.values if known is not None else {}
+        missing = tuple(name for name in self._metrics if name not in before)
+        values = {**before, **self._reference.score(wav, missing, known=before)}
+        return SignalScores(
+            values={name: values[name] for name in (*self._metrics, *before)},
+            snr_db=snr_db(self._clean, wav),
+            clipped_share=clipped_share(wav),
+            floored=self._is_floored(wav, values),
+        )
+
+    def enhanced(self, enhanced_PS: np.ndarray, known: SignalScores | None = None) -> SignalScores:
+        """Score what `enhance_clip` gave: as any signal, and by `NOISY_PHASE`."""
+        model_S, noisy_phase_S = enhanced_PS
+        scores = self.signal(model_S, known)
+        if NOISY_PHASE in scores.values:
+            return scores
+        with_noisy_phase = self._reference.score(noisy_phase_S, ("si_sdr",))["si_sdr"]
+        return replace(scores, values={**scores.values, NOISY_PHASE: with_noisy_phase})
+
+    def _is_floored(self, wav: np.ndarray, values: Row) -> bool:
+        rated = any(values.get(name) == 1.0 for name in ("csig", "covl"))
+        return rated and floored_by_silence(self._clean, wav)
+
+
+def unscored(reason: str, metrics: Sequence[str] = METRICS, *, model: bool = False) -> SignalScores:
     """A signal that could not be had: a failure for every metric; `model` says that it is a model's."""
-    metrics = (*METRICS, NOISY_PHASE) if model else METRICS
-    return SignalScores(values=dict.fromkeys(metrics, Failure(reason)))
+    return SignalScores(values=dict.fromkeys(of_signal(metrics, model=model), Failure(reason)))
 
 
 def enhance_clip(noisy: np.ndarray, model: Network) -> np.ndarray:
@@ -141,11 +177,10 @@ def read_output(path: Path, clip: EvaluationClip, samples: int) -> np.ndarray:
         InputError: it is damaged, has several channels, another rate or another length.
     """
     rate_hz = read_info(path).sample_rate_hz
-    if rate_hz not in (SAMPLE_RATE_HZ, clip.source.sample_rate_hz):
-        raise InputError(
-            f"{path}: is at {rate_hz} Hz; {SAMPLE_RATE_HZ} Hz is expected, or the corpus's own"
-            f" {clip.source.sample_rate_hz} Hz"
-        )
+    rates_hz = dict.fromkeys((SAMPLE_RATE_HZ, clip.source.sample_rate_hz))
+    if rate_hz not in rates_hz:
+        expected = ", or the corpus's own ".join(f"{one} Hz" for one in rates_hz)
+        raise InputError(f"{path}: is at {rate_hz} Hz; {expected} is expected; resample it")
     wav = resample(read_mono(path, rate_hz), rate_hz, SAMPLE_RATE_HZ)
     if len(wav) != samples:
         raise InputError(f"{path}: has {len(wav)} samples at 16 kHz and the clean clip {samples}")

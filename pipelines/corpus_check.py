@@ -49,7 +49,7 @@ def check(
     Args:
         cards: of different names.
         shards: folders that `index.json` is in.
-        cache: of headers and of facts about audio; what it knows is not read again.
+        cache: of headers, facts about audio and scores; what it knows is not read again.
         headers_only: decode and score nothing, so that damage, repeats and other corpora under a
             published name stay unseen.
         workers: see `pipelines.ray_map.unordered`.
@@ -75,7 +75,9 @@ def check(
         findings += _audio(own, facts)
         if card.pairs:
             scored = bool(card.noisy_row) and not headers_only
-            scores = score_noisy(card, manifest, workers=workers, report=report) if scored else None
+            scores = (
+                score_noisy(card, manifest, files=cache, workers=workers, report=report) if scored else None
+            )
             findings.append(published_finding(card, scores))
         parts.append(_card_part(card, manifest, findings))
     if len(cards) > 1 and facts is not None:
@@ -140,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("outputs/cache"),
         metavar="FOLDER",
-        help="where headers and facts of files are kept, by size and time (default: outputs/cache)",
+        help="where headers, facts of files and scores are kept (default: outputs/cache)",
     )
     parser.add_argument("--headers-only", action="store_true", help="decode and score nothing")
     parser.add_argument("--workers", type=int, help="0: in this process, without Ray; default: all CPUs")

@@ -24,7 +24,7 @@ from pipelines.arguments import (
     verb,
 )
 from pipelines.clip_keys import digest
-from pipelines.clip_scores import METRICS
+from pipelines.clip_scores import METRICS, with_table1
 from pipelines.clips import EvaluationSet, read_sets
 from pipelines.code_version import code_version
 from pipelines.evaluation_run import finished_run, hear_chosen, log_evaluation
@@ -33,7 +33,7 @@ from pipelines.results import EvaluationSummary
 from pipelines.score_cache import ScoreCache
 from pipelines.score_table import Statistics, format_table
 from pipelines.scored_sets import Scoring, SetScorer
-from pipelines.systems import ENHANCED, Model, System, read_systems
+from pipelines.systems import System, read_systems
 from pipelines.tracking import Tracker
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
@@ -52,6 +52,7 @@ def evaluate(
     *,
     storage: StorageConfig,
     outputs: Sequence[str] = (),
+    metrics: Sequence[str] = (),
     examples: int | None = None,
     name: str | None = None,
     parent: str | None = None,
@@ -72,6 +73,8 @@ def evaluate(
         corpora: corpus cards, the in-domain one first; see `pipelines.clips.read_sets`.
         storage: where scores are kept, and MLflow.
         outputs: `NAME=FOLDER` of other systems' ready-made outputs; see `pipelines.systems.match_outputs`.
+        metrics: names from `rwsa.metrics.METRICS` to score by besides the four of the paper's Table 1, which
+            every evaluation has: the check of the noisy row, and pages that compare evaluations, need them.
         examples: clips a corpus, for quick runs; see `pipelines.clips.read_sets`.
         name: of the run; `evaluate-` and the systems' names by default.
         parent: id of the MLflow run to nest this one under.
@@ -83,20 +86,19 @@ def evaluate(
         report: takes progress lines.
 
     Raises:
-        InputError: weights, outputs, a card or an argument cannot be used; MLflow does not answer; a
-            metric's package is missing; `json_path` or the kept scores cannot be written; or, when
+        InputError: weights, outputs, a card or an argument cannot be used; MLflow does not answer; a metric
+            is unknown or its package missing; `json_path` or the kept scores cannot be written; or, when
             `strict`, anything fails.
     """
     _check_numbers(audio_clips=audio_clips, workers=workers)
-    check(METRICS)
+    measured = with_table1(metrics)
+    check(measured)
     _check_writable(json_path)
     systems, networks = read_systems(weights, outputs)
     root = location(storage.root)
     files = FileCache(on_this_machine(root) / "cache")
     sets = read_sets(corpora, examples=examples, strict=strict, cache=files)
-    name = (
-        name or f"evaluate-{'-'.join(dict.fromkeys(system.configuration for system in systems)) or 'noisy'}"
-    )
+    name = name or _run_name(systems)
     tracker = Tracker(storage)
     scorer = SetScorer(
         Scoring(
@@ -108,6 +110,7 @@ def evaluate(
             scores=ScoreCache(root / "scores"),
             files=files,
             report=report,
+            metrics=measured,
         )
     )
     key = _key(scorer, sets, name, parent, audio_clips)
@@ -142,9 +145,7 @@ def statistics_of(summary: EvaluationSummary) -> Statistics:
 
 
 def _run_name(systems: Sequence[System]) -> str:
-    names = list(dict.fromkeys(system.configuration for system in systems))
-    if names == [ENHANCED] and isinstance(systems[0], Model):
-        names = [Path(systems[0].weights).stem]
+    names = dict.fromkeys(system.configuration for system in systems)
     return f"evaluate-{'-'.join(names) or 'noisy'}"
 
 
@@ -206,6 +207,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--corpora", type=Path, nargs="+", required=True, metavar="CARD", help="the in-domain one first"
+    )
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help=f"metrics besides {', '.join(METRICS)}, which are always scored; those of `rwsa score`",
     )
     parser.add_argument("--name", help="name of the MLflow run; default: from the systems")
     parser.add_argument("--examples", type=int, help="clips a corpus; default: as its card says", metavar="N")

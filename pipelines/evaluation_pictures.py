@@ -10,15 +10,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipelines.clip_scores import METRICS, NOISY
+from pipelines.clip_scores import NOISY
 from pipelines.evaluation_statistics import BAND_DB, CorpusStatistics, clip_values, mean
 from pipelines.figures import COLOURS, GREY, themed_svg
+from pipelines.metric_names import abreast, heading
 from pipelines.pictures import MARKS, style
 from pipelines.results import CorpusScores, EvaluationSummary
-from pipelines.score_table import Statistics, heading
+from pipelines.score_table import Statistics
 from rwsa.statistics import Interval
 
 _MARGINS: dict[str, Any] = {"left": 0.06, "right": 0.99}
+# Of panels in rows, what stands above each, what below each but the last, and below that with the legend.
+_PANEL_INCHES, _TITLE_INCHES, _LABELS_INCHES, _BELOW_INCHES = 2.7, 0.32, 0.55, 0.98
+_MOST_TICKS = 4
 _NOISY_STYLE: dict[str, Any] = {"color": GREY, "marker": "x"}
 
 
@@ -66,19 +70,39 @@ def evaluation_pictures(summary: EvaluationSummary, statistics: Statistics) -> l
     return [domains, *pictures]
 
 
+def _grid_inches(metrics: Sequence[str]) -> float:
+    rows = len(abreast(metrics))
+    return rows * (_PANEL_INCHES + _TITLE_INCHES) + (rows - 1) * _LABELS_INCHES + _BELOW_INCHES
+
+
+def _grid(figure: Figure, metrics: Sequence[str], *, wspace: float) -> list[Axes]:
+    """Axes for each metric, four abreast, with room at the bottom for the legend."""
+    grid = figure.subplots(len(abreast(metrics)), len(abreast(metrics)[0]), squeeze=False)
+    figure.subplots_adjust(
+        **_MARGINS,
+        bottom=_BELOW_INCHES / _grid_inches(metrics),
+        top=1 - _TITLE_INCHES / _grid_inches(metrics),
+        wspace=wspace,
+        hspace=(_TITLE_INCHES + _LABELS_INCHES) / _PANEL_INCHES,
+    )
+    for axes in grid.flat[len(metrics) :]:
+        axes.remove()
+    return list(grid.flat[: len(metrics)])
+
+
 def _domains(summary: EvaluationSummary, statistics: Statistics) -> bytes:
     rows: Mapping[str, Sequence[str]] = {NOISY: [NOISY], **summary.configurations}
     in_domain, *others = summary.corpora
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(1, len(METRICS))
-        figure.subplots_adjust(**_MARGINS, bottom=0.24, top=0.92, wspace=0.26)
-        for axes, metric in zip(grid, METRICS, strict=True):
+        grid = _grid(figure, summary.metrics, wspace=0.26)
+        for axes, metric in zip(grid, summary.metrics, strict=True):
             for number, (name, systems) in enumerate(rows.items()):
                 for corpus, mark in zip(others, MARKS * len(others), strict=False):
                     colour = GREY if name == NOISY else COLOURS[(number - 1) % len(COLOURS)]
                     _draw_domain_mark(axes, [in_domain, corpus], statistics, systems, metric, colour, mark)
             axes.set(xlabel=f"{heading(metric)}, {in_domain.name}")
+            axes.locator_params(axis="x", nbins=_MOST_TICKS)
             axes.set_title(f"{heading(metric)}, other corpora", fontsize=9, loc="left")
             axes.grid(alpha=0.25)
         handles = [
@@ -93,7 +117,7 @@ def _domains(summary: EvaluationSummary, statistics: Statistics) -> bytes:
             handles, labels, loc="lower center", ncols=min(len(labels), 7), frameon=False, fontsize=9
         )
 
-    return themed_svg(draw, height_inches=4.0)
+    return themed_svg(draw, height_inches=_grid_inches(summary.metrics))
 
 
 def _draw_domain_mark(
@@ -150,7 +174,7 @@ def _by_snr(summary: EvaluationSummary, statistics: Statistics) -> bytes:
                     grid[row, column].set_ylabel(heading(metric))
             grid[0, column].set_title(corpus.name, fontsize=10, loc="left")
             grid[0, column].tick_params(labelbottom=False)
-            grid[-1, column].set_xlabel("input SNR (dB), below it the number of clips", fontsize=9)
+        figure.text(0.525, 0.07, "input SNR (dB), below it the number of clips", ha="center", fontsize=9)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="lower center", ncols=max(1, min(len(labels), 7)), frameon=False, fontsize=9
@@ -182,9 +206,8 @@ def _distributions(summary: EvaluationSummary) -> bytes:
     corpora = summary.corpora
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(1, len(METRICS))
-        figure.subplots_adjust(**_MARGINS, bottom=0.25, top=0.92, wspace=0.2)
-        for axes, metric in zip(grid, METRICS, strict=True):
+        grid = _grid(figure, summary.metrics, wspace=0.2)
+        for axes, metric in zip(grid, summary.metrics, strict=True):
             for number, (_, systems) in enumerate(rows):
                 colour = GREY if number == 0 else COLOURS[(number - 1) % len(COLOURS)]
                 places = [at * (len(rows) + 1) + number for at in range(len(corpora))]
@@ -207,7 +230,7 @@ def _distributions(summary: EvaluationSummary) -> bytes:
             fontsize=9,
         )
 
-    return themed_svg(draw, height_inches=4.0)
+    return themed_svg(draw, height_inches=_grid_inches(summary.metrics))
 
 
 def _broken(name: str) -> str:

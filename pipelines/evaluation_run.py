@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.clip_keys import scoring_version
-from pipelines.clip_scores import METRICS, NOISY, ClipAudio, ClipScores
+from pipelines.clip_scores import NOISY, ClipAudio, ClipScores
 from pipelines.clips import EvaluationSet, load_clip
 from pipelines.evaluation_pictures import evaluation_pictures
 from pipelines.evaluation_statistics import CorpusStatistics
@@ -24,7 +24,7 @@ from pipelines.spectrogram_rows import spectrogram_rows
 from pipelines.systems import Model, Outputs, System
 from pipelines.tracking import Tracker, commit
 from rwsa.config import as_mapping
-from rwsa.metrics import Failure
+from rwsa.metrics import Failure, version
 
 CLIPS = "clips.json"
 SCORES = "scores.json"
@@ -115,6 +115,8 @@ def _params(summary: EvaluationSummary, examples: int | None) -> dict[str, Any]:
         "in_domain": summary.corpora[0].name,
         "examples": "as the cards say" if examples is None else examples,
         "clips": {corpus.name: len(corpus.clips) for corpus in summary.corpora},
+        "metrics": ", ".join(summary.metrics),
+        "metrics_version": version(summary.metrics),
         "scoring_code": scoring_version(),
     }
 
@@ -217,7 +219,7 @@ def child_metrics(system: str, corpus: CorpusScores, statistics: CorpusStatistic
         values[f"{name}.failed"] = one.failures or None
         if (interval := statistics.intervals[system][name]) is not None:
             values |= {f"{name}.low": interval.low, f"{name}.high": interval.high}
-    for name in METRICS:
+    for name in corpus.metrics:
         values |= {f"noisy.{name}": noisy[name], f"gain.{name}": gains[name]}
     return {name: value for name, value in values.items() if value is not None}
 

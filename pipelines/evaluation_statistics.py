@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.clip_scores import METRICS, NOISY, NOISY_PHASE, ClipScores
+from pipelines.clip_scores import NOISY, NOISY_PHASE, ClipScores
+from pipelines.metric_names import tie
 from pipelines.results import CorpusScores, EvaluationSummary
 from rwsa.statistics import (
     LEAST_UNITS,
@@ -25,8 +26,6 @@ from rwsa.statistics import (
 
 BAND_DB = 5.0
 WORST_CLIPS = 10
-# Differences that no published table would show: a clip within them is a tie.
-TIES = {"pesq": 0.005, "ssnr": 0.01, "estoi": 0.001, "si_sdr": 0.01}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,7 @@ def _intervals(corpus: CorpusScores, rng: np.random.Generator) -> dict[str, dict
     columns = [
         (system, metric)
         for system in corpus.systems
-        for metric in (*METRICS, NOISY_PHASE)
+        for metric in (*corpus.metrics, NOISY_PHASE)
         if any(metric in clip.signals[system].values for clip in corpus.clips)
     ]
     values = np.array([corpus.values(system, metric) for system, metric in columns], dtype=np.float64).T
@@ -130,7 +129,7 @@ def _units(corpus: CorpusScores) -> str:
 
 def _spreads(corpus: CorpusScores, systems: Sequence[str]) -> dict[str, Spread]:
     found: dict[str, Spread] = {}
-    for metric in METRICS:
+    for metric in corpus.metrics:
         means = [corpus.means(system)[metric] for system in systems]
         there = [value for value in means if value is not None]
         one = spread(there) if len(there) == len(means) else None
@@ -146,10 +145,10 @@ def _comparisons(corpus: CorpusScores, configurations: Mapping[str, Sequence[str
         (first, second, metric): compare(
             clip_values(corpus, rows[first], metric),
             clip_values(corpus, rows[second], metric),
-            tie=TIES[metric],
+            tie=tie(metric),
         )
         for first, second in itertools.combinations(rows, 2)
-        for metric in METRICS
+        for metric in corpus.metrics
     }
     corrected = holm({key: result.p for key, result in results.items()})
     return [

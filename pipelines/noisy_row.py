@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pipelines.clip_scores import METRICS
+from pipelines.metric_names import label
 from rwsa.cards import Scores
 
-LABELS = {"pesq": "PESQ", "ssnr": "SSNR", "estoi": "ESTOI", "si_sdr": "SI-SDR"}
 # How near to the published noisy row a genuine copy comes; the papers print three decimals.
 TOLERANCES = {"pesq": 0.005, "ssnr": 0.01, "si_sdr": 0.01}
 VERIFIED = "verified"
@@ -16,7 +17,11 @@ def differences(published: Scores | None, means: Mapping[str, float | None]) -> 
     """Means minus the published ones, by metric; empty where either is lacking."""
     if published is None:
         return {}
-    return {name: mean - float(getattr(published, name)) for name, mean in means.items() if mean is not None}
+    return {
+        name: mean - float(getattr(published, name))
+        for name in METRICS
+        if (mean := means.get(name)) is not None
+    }
 
 
 def verdict(published: Scores, means: Mapping[str, float | None], *, scored: int, of_clips: int) -> str:
@@ -33,7 +38,7 @@ def verdict(published: Scores, means: Mapping[str, float | None], *, scored: int
         return f"not compared with the published row: {scored} of {of_clips} clips scored"
     gaps = differences(published, means)
     off = [
-        f"{LABELS[name]} {getattr(published, name) + gaps[name]:.3f} where"
+        f"{label(name)} {getattr(published, name) + gaps[name]:.3f} where"
         f" {getattr(published, name):.3f} is published ({gaps[name]:+.3f})"
         for name, tolerance in TOLERANCES.items()
         if abs(gaps[name]) > tolerance
@@ -43,4 +48,4 @@ def verdict(published: Scores, means: Mapping[str, float | None], *, scored: int
 
 def tolerances() -> str:
     """For people: `PESQ ±0.005, …`."""
-    return ", ".join(f"{LABELS[name]} ±{tolerance:g}" for name, tolerance in TOLERANCES.items())
+    return ", ".join(f"{label(name)} ±{tolerance:g}" for name, tolerance in TOLERANCES.items())

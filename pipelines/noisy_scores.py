@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.clip_scores import METRICS
+from threadpoolctl import threadpool_limits
+
+from pipelines.clip_keys import clip_keys, score_key
+from pipelines.clip_scores import METRICS, NOISY, ClipScorer, Row, SignalScores
 from pipelines.clips import EvaluationClip, load_clip, pairs_to_score
 from pipelines.noisy_row import verdict
 from pipelines.progress import Ticker, duration
 from pipelines.ray_map import unordered
+from pipelines.score_cache import ScoreCache, beside
 from rwsa.cards import CorpusCard, Scores
 from rwsa.errors import InputError
+from rwsa.file_cache import FileCache
 from rwsa.manifest import Manifest
-from rwsa.metrics import Failure, check, score, summarise
+from rwsa.metrics import Failure, check, summarise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,7 @@ def score_noisy(
     card: CorpusCard,
     manifest: Manifest,
     *,
+    files: FileCache,
     workers: int | None = None,
     report: Callable[[str], None] = print,
 ) -> NoisyScores:
@@ -51,21 +57,35 @@ def score_noisy(
 
     Args:
         card: with pairs and a `noisy_row`.
+        files: hashes of files; the scores, which evaluations use too, lie beside it.
         workers: see `pipelines.ray_map.unordered`.
         report: takes progress lines.
 
     Raises:
-        InputError: a metric's package is missing, or a worker was killed again and again.
+        InputError: a metric's package is missing, the cache cannot be used, or a worker was killed again and
+            again.
     """
     assert card.noisy_row is not None
     check(METRICS)
     clips, of_clips = pairs_to_score(card, manifest)
-    rows: dict[int, Mapping[str, float | Failure]] = {}
+    keys = [None if key is None else score_key(NOISY, key) for key in clip_keys(clips, files)]
+    cache = beside(files)
+    rows = _kept(cache, keys)
+    missing = [number for number in range(len(clips)) if number not in rows]
     started, ticker = time.monotonic(), Ticker()
-    for number, row in unordered(_score, clips, workers=workers):
-        rows[number] = row
+    for done, (place, scores) in enumerate(
+        unordered(_score, [clips[number] for number in missing], workers=workers), 1
+    ):
+        number = missing[place]
+        if isinstance(scores, Failure):
+            # Not kept: a repaired file differs.
+            rows[number] = dict.fromkeys(METRICS, scores)
+        else:
+            rows[number] = scores.values
+            if (key := keys[number]) is not None:
+                cache.put(key, scores)
         if ticker.due():
-            left = (time.monotonic() - started) / len(rows) * (len(clips) - len(rows))
+            left = (time.monotonic() - started) / done * (len(missing) - done)
             report(f"{card.name}: noisy files scored {len(rows)}/{len(clips)}, {duration(left)} left")
     # In the order of the clips, so that the sums do not depend on who finished first.
     ordered = [rows[number] for number in range(len(clips))]
@@ -84,10 +104,22 @@ def score_noisy(
     )
 
 
-def _score(clip: EvaluationClip) -> Mapping[str, float | Failure]:
-    """Ray task."""
+def _kept(cache: ScoreCache, keys: Sequence[str | None]) -> dict[int, Row]:
+    """Rows from before, of those clips that have all of `METRICS`, by number."""
+    rows: dict[int, Row] = {}
+    for number, key in enumerate(keys):
+        values = {} if key is None or (kept := cache.get(key)) is None else kept.values
+        if values.keys() >= set(METRICS):
+            rows[number] = {name: values[name] for name in METRICS}
+    return rows
+
+
+def _score(clip: EvaluationClip) -> SignalScores | Failure:
+    """Ray task; a failure where the clip cannot be read."""
     try:
         noisy, clean = load_clip(clip)
     except InputError as error:
-        return dict.fromkeys(METRICS, Failure(str(error)))
-    return score(clean, noisy, METRICS)
+        return Failure(str(error))
+    # One thread as in Ray's workers, so that a score is the same wherever it is computed.
+    with threadpool_limits(1):
+        return ClipScorer(clean).signal(noisy)

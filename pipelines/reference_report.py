@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipelines.figures import BLUE, COLOURS, VERMILION, themed_svg
+from pipelines.metric_names import heading
 from pipelines.pages import details, page, picture, table
 from pipelines.reference_conditions import AXES, CONDITIONS, Axis, Condition
 from pipelines.reference_results import CLEAN, ENHANCED, NOISY, STUDIED, ReferenceStudy
-from rwsa.metrics import METRICS
+from pipelines.score_table import number, signed
 
 LABELS = {
     NOISY: "noisy",
@@ -26,7 +27,6 @@ _LINES: dict[str, dict[str, Any]] = {
     ENHANCED: {"color": BLUE, "linestyle": "-", "marker": "o"},
     CLEAN: {"color": COLOURS[2], "linestyle": ":", "marker": "D"},
 }
-_MISSING = "–"
 _HELD = (
     "Held: the estimates. Each is made once a clip, from the clean clip as the corpus has it: the noisy"
     " mixture, the clean clip itself, which no enhancer can better, and, where weights were given, the"
@@ -75,12 +75,6 @@ def heads() -> list[str]:
     return ["reference", *(heading(metric) for metric in STUDIED)]
 
 
-def heading(metric: str) -> str:
-    """`SI-SDR (dB)`."""
-    unit = METRICS[metric].unit
-    return f"{metric.upper().replace('_', '-')}{'' if unit == '1' else f' ({unit})'}"
-
-
 def score_rows(study: ReferenceStudy, estimate: str) -> Iterator[list[str]]:
     """A condition, and the mean of each metric, with the number of clips that failed where any did."""
     for condition in CONDITIONS:
@@ -90,14 +84,8 @@ def score_rows(study: ReferenceStudy, estimate: str) -> Iterator[list[str]]:
 def gain_rows(study: ReferenceStudy) -> Iterator[list[str]]:
     """A condition, and the gain in each metric."""
     for condition in CONDITIONS:
-        gains = {metric: study.gain(condition, metric) for metric in STUDIED}
-        yield [
-            condition.name,
-            *(
-                _MISSING if gain is None else f"{gain:+.{_decimals(metric)}f}"
-                for metric, gain in gains.items()
-            ),
-        ]
+        gains = [signed(metric, study.gain(condition, metric)) for metric in STUDIED]
+        yield [condition.name, *gains]
 
 
 def scores_picture(study: ReferenceStudy) -> bytes:
@@ -151,12 +139,8 @@ def _alternative(study: ReferenceStudy) -> str:
 
 def _cell(study: ReferenceStudy, condition: Condition, estimate: str, metric: str) -> str:
     spread = study.spread(condition, estimate, metric)
-    mean = _MISSING if spread.mean is None else f"{spread.mean:.{_decimals(metric)}f}"
+    mean = number(metric, spread.mean)
     return f"{mean} ({spread.failures} failed)" if spread.failures else mean
-
-
-def _decimals(metric: str) -> int:
-    return 2 if METRICS[metric].unit == "dB" else 3
 
 
 def _floored(study: ReferenceStudy) -> str:

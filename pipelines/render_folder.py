@@ -10,7 +10,7 @@ from pipelines.plan_table import MissingPlanError, PlanTable, plan_path
 from pipelines.shard_jobs import ShardJobs, check_ours
 from rwsa.cards import Split
 from rwsa.errors import InputError
-from rwsa.files import listed, written_aside
+from rwsa.files import check_writable, listed
 from rwsa.plans import MixPlan, plan_hash
 from rwsa.shard_index import INDEX_NAME, entry_or_none, entry_path, entry_paths
 
@@ -57,10 +57,7 @@ def check_folder(
 def _check_writable(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; name a folder")
-    probe = out / "writable.probe"
-    with written_aside(probe) as aside:
-        aside.touch()
-    probe.unlink()
+    check_writable(out / "plan")
 
 
 def _check_plan(path: Path, rows: Sequence[MixPlan], *, corpus: str, recipe_hash: str) -> bool:

@@ -20,6 +20,7 @@ from rwsa.metrics import SAMPLE_RATE_HZ
 
 _STYLE = f"""
 {report_matrix.STYLE}{report_sections.STYLE}
+li.detail {{ list-style: none; margin-left: 1.2em; }}
 .players {{ display: grid; grid-template-columns: repeat({ABREAST}, 1fr);
             column-gap: {PANELS_GAP:.2%}; margin: 0 {1 - PANELS_RIGHT:.2%} 0 {PANELS_LEFT:.2%}; }}
 .players label {{ font-size: 13px; min-width: 0; }}
@@ -92,7 +93,10 @@ def encode_audio(clip: ClipAudio, name: str) -> bytes:
 
 
 def _remarks(summary: EvaluationSummary, statistics: Statistics) -> str:
-    lines = "".join(f"<li>{escape(line.strip())}</li>" for line in remarks(summary, statistics))
+    lines = "".join(
+        f"<li{' class=detail' if line.startswith(' ') else ''}>{escape(line.strip())}</li>"
+        for line in remarks(summary, statistics)
+    )
     return f'<ul class="quiet">{lines}</ul>\n' if lines else ""
 
 

@@ -1,15 +1,20 @@
-"""Systems by corpora by metrics, laid out as the paper's Table 1, with the published rows beside ours."""
+"""Systems by corpora by metrics, laid out as the paper's Table 1, with the published rows beside ours.
+
+Metrics that Table 1 does not have stand in matrices of their own below.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from pipelines.clip_scores import METRICS, NOISY, NOISY_PHASE
 from pipelines.evaluation_statistics import CorpusStatistics
+from pipelines.metric_names import abreast, decimals, label, unit
 from pipelines.published import Cell, PublishedRow, PublishedTable
-from pipelines.results import DECIMALS, CorpusScores, EvaluationSummary
-from pipelines.score_table import Statistics, cell, heading, number, signed
+from pipelines.results import CorpusScores, EvaluationSummary
+from pipelines.score_table import Statistics, cell, number, signed
 from pipelines.systems import Model, System
 from rwsa.statistics import Interval, Spread
 
@@ -17,14 +22,15 @@ from rwsa.statistics import Interval, Spread
 _CORPORA_ABREAST, _ABREAST_PIXELS = 3, 1100
 STYLE = f"""
 .matrix {{ display: flex; flex-wrap: wrap; column-gap: 14px; margin: 16px 0; }}
-.matrix table {{ flex: 1 1 auto; margin-bottom: 16px; }}
+.matrix table {{ flex: 1 1 auto; margin-bottom: 16px; max-width: 640px; }}
 .matrix th, .matrix td {{ padding: 2px 4px; text-align: right; white-space: nowrap; height: 34px;
                           line-height: 1.2; vertical-align: top; }}
-.matrix thead th {{ height: 20px; }}
+.matrix thead th.name {{ border-bottom: 0; }}
 .matrix tr.slim > * {{ height: 20px; }}
+.matrix tr.tall > * {{ height: 50px; }}
 .matrix thead tr:last-child th {{ font-weight: 400; font-size: 13px; border-bottom: 1px solid var(--ink); }}
 .matrix th.corpus {{ text-align: center; border-bottom: 1px solid var(--line); height: 38px; }}
-.matrix th.name {{ text-align: left; font-weight: 400; padding-left: 0; }}
+.matrix tbody th.name {{ text-align: left; font-weight: 400; padding-left: 0; }}
 .matrix small {{ display: block; color: var(--quiet); font-size: 11px; font-weight: 400; }}
 .matrix .best {{ font-weight: 700; }}
 .matrix tr.rule > * {{ border-top: 1px solid var(--line); }}
@@ -38,7 +44,24 @@ STYLE = f"""
   .matrix small {{ font-size: 10px; }}
 }}
 """
-_Row = tuple[str, str, list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    """Tables abreast: their metrics, the same in each, and a corpus a table."""
+
+    metrics: Sequence[str]
+    corpora: Sequence[CorpusScores]
+
+    def css(self, system: str) -> str:
+        """The class of a system's row: where clips failed, it has a line more in all tables alike."""
+        failed = any(
+            one.failures
+            for corpus in self.corpora
+            for name, one in corpus.summaries(system).items()
+            if name in self.metrics
+        )
+        return "tall" if failed else ""
 
 
 def matrices(summary: EvaluationSummary, statistics: Statistics, published: PublishedTable) -> str:
@@ -46,16 +69,7 @@ def matrices(summary: EvaluationSummary, statistics: Statistics, published: Publ
 
     The published rows stand in a corpus's table where they are its own, and else in a block of theirs.
     """
-    blocks = []
-    for at in range(0, len(summary.corpora), _CORPORA_ABREAST):
-        corpora = summary.corpora[at : at + _CORPORA_ABREAST]
-        here = any(corpus.name in published.corpora for corpus in corpora)
-        blocks.append(
-            _block(
-                _corpus_table(corpus, summary, statistics[corpus.name], corpora, published if here else None)
-                for corpus in corpora
-            )
-        )
+    blocks = list(_ours(summary, statistics, published))
     names = {corpus.name for corpus in summary.corpora}
     if elsewhere := [name for name in published.corpora if name not in names]:
         blocks.append(
@@ -63,7 +77,32 @@ def matrices(summary: EvaluationSummary, statistics: Statistics, published: Publ
             f" {escape(published.corpora[published.in_domain])}; below a mean, its standard deviation over"
             " seeds</span></h3>\n" + _block(_published_table(name, published) for name in elsewhere)
         )
+    _, *further = abreast(summary.metrics)
+    if further:
+        blocks.append("<h3>Further metrics</h3>\n")
+    for metrics in further:
+        blocks += [
+            _block(
+                _further_table(corpus, summary, statistics[corpus.name], columns)
+                for corpus in columns.corpora
+            )
+            for columns in (_Columns(metrics=metrics, corpora=corpora) for corpora in _abreast(summary))
+        ]
     return "".join(blocks)
+
+
+def _abreast(summary: EvaluationSummary) -> Iterator[Sequence[CorpusScores]]:
+    for at in range(0, len(summary.corpora), _CORPORA_ABREAST):
+        yield summary.corpora[at : at + _CORPORA_ABREAST]
+
+
+def _ours(summary: EvaluationSummary, statistics: Statistics, published: PublishedTable) -> Iterator[str]:
+    for corpora in _abreast(summary):
+        here = any(corpus.name in published.corpora for corpus in corpora)
+        yield _block(
+            _corpus_table(corpus, summary, statistics[corpus.name], corpora, published if here else None)
+            for corpus in corpora
+        )
 
 
 def _block(tables: Iterator[str]) -> str:
@@ -77,23 +116,32 @@ def _corpus_table(
     beside: Sequence[CorpusScores],
     published: PublishedTable | None,
 ) -> str:
-    rows = [_row(NOISY, "", _cells(corpus, NOISY, statistics))]
+    columns = _Columns(metrics=METRICS, corpora=beside)
+    rows = [_row(NOISY, "", _cells(corpus, NOISY, columns, statistics), css=columns.css(NOISY))]
     # Where one corpus has a published row all get that line, so that lines stay level.
     if any(one.published is not None for one in beside):
         differences = corpus.differences()
         texts = [escape(signed(name, differences.get(name))) if corpus.published else "" for name in METRICS]
         rows.append(_row("noisy − published", "", texts, css="slim"))
-    rows += [
-        _row(*row, css="rule" if at == 0 else "")
-        for at, row in enumerate(_systems(corpus, summary, statistics))
-    ]
+    rows += _systems(corpus, summary, columns, statistics)
     if len(summary.configurations) == 1:
-        rows += _extras(corpus, summary.systems[0])
+        rows += [_gain(corpus, summary.systems[0], METRICS), *_noisy_phase(corpus, summary.systems[0])]
     if published is not None:
         rows += _published_rows(corpus.name, published, note=", published")
     domain = "in-domain" if corpus is summary.corpora[0] and len(summary.corpora) > 1 else ""
     about = " · ".join(filter(None, (domain, f"{len(corpus.clips)} clips", _verdict(corpus))))
-    return _table(corpus.name, about, rows)
+    return _table(corpus.name, about, METRICS, rows)
+
+
+def _further_table(
+    corpus: CorpusScores, summary: EvaluationSummary, statistics: CorpusStatistics, columns: _Columns
+) -> str:
+    """A corpus in metrics that have no published rows."""
+    rows = [_row(NOISY, "", _cells(corpus, NOISY, columns, statistics), css=columns.css(NOISY))]
+    rows += _systems(corpus, summary, columns, statistics)
+    if len(summary.configurations) == 1:
+        rows.append(_gain(corpus, summary.systems[0], columns.metrics))
+    return _table(corpus.name, f"{len(corpus.clips)} clips", columns.metrics, rows)
 
 
 def _verdict(corpus: CorpusScores) -> str:
@@ -102,20 +150,24 @@ def _verdict(corpus: CorpusScores) -> str:
 
 
 def _systems(
-    corpus: CorpusScores, summary: EvaluationSummary, statistics: CorpusStatistics
-) -> Iterator[_Row]:
-    best = _best(corpus, summary)
+    corpus: CorpusScores, summary: EvaluationSummary, columns: _Columns, statistics: CorpusStatistics
+) -> Iterator[str]:
+    best, css = _best(corpus, summary), "rule"
     for configuration, systems in summary.configurations.items():
         if over := statistics.spreads.get(configuration):
-            texts = [_spread(name, over[name]) if name in over else "" for name in METRICS]
-            yield configuration, f"{len(systems)} seeds, {_size(summary.of(configuration))}", texts
+            texts = [_spread(name, over[name]) if name in over else "" for name in columns.metrics]
+            about = f"{len(systems)} seeds, {_size(summary.of(configuration))}"
+            yield _row(configuration, about, texts, css=css)
+            css = ""
         for system in systems:
-            cells = _cells(corpus, system, statistics)
+            cells = _cells(corpus, system, columns, statistics)
             marked = [
                 f'<span class="best">{text}</span>' if (system, name) in best else text
-                for name, text in zip(METRICS, cells, strict=True)
+                for name, text in zip(columns.metrics, cells, strict=True)
             ]
-            yield system, "" if len(systems) > 1 else _size(summary.of(configuration)), marked
+            about = "" if len(systems) > 1 else _size(summary.of(configuration))
+            yield _row(system, about, marked, css=f"{css} {columns.css(system)}".strip())
+            css = ""
 
 
 def _best(corpus: CorpusScores, summary: EvaluationSummary) -> set[tuple[str, str]]:
@@ -123,7 +175,7 @@ def _best(corpus: CorpusScores, summary: EvaluationSummary) -> set[tuple[str, st
     if len(summary.systems) < 2:
         return set()
     found = set()
-    for metric in METRICS:
+    for metric in summary.metrics:
         means = [
             (value, one.name)
             for one in summary.systems
@@ -134,10 +186,13 @@ def _best(corpus: CorpusScores, summary: EvaluationSummary) -> set[tuple[str, st
     return found
 
 
-def _extras(corpus: CorpusScores, system: System) -> Iterator[str]:
-    """What there is room for where one system stands alone."""
+def _gain(corpus: CorpusScores, system: System, metrics: Sequence[str]) -> str:
+    """A row that there is room for where one system stands alone; so is the next one."""
     gains = corpus.gains(system.name)
-    yield _row("gain", "", [escape(signed(name, gains[name])) for name in METRICS], css="slim")
+    return _row("gain", "", [escape(signed(name, gains[name])) for name in metrics], css="slim")
+
+
+def _noisy_phase(corpus: CorpusScores, system: System) -> Iterator[str]:
     if isinstance(system, Model):
         phase = corpus.summaries(system.name)[NOISY_PHASE]
         texts = [""] * (len(METRICS) - 1) + [escape(cell(NOISY_PHASE, phase))]
@@ -151,28 +206,32 @@ def _size(system: System) -> str:
     return f"{millions:.2f} M · {system.giga_flops:.2f} GFLOPs"
 
 
-def _cells(corpus: CorpusScores, system: str, statistics: CorpusStatistics) -> list[str]:
+def _cells(corpus: CorpusScores, system: str, columns: _Columns, statistics: CorpusStatistics) -> list[str]:
+    """Means, below each its interval, and below that how many clips failed."""
     summaries, intervals = corpus.summaries(system), statistics.intervals[system]
     return [
-        f"{escape(cell(name, summaries[name]))}<small>{_short(name, intervals[name])}</small>"
-        for name in METRICS
+        f"{number(name, summaries[name].mean)}{_below(name, intervals[name], summaries[name].failures)}"
+        for name in columns.metrics
     ]
+
+
+def _below(name: str, interval: Interval | None, failures: int) -> str:
+    lines = [*([_short(name, interval)] if interval else []), *([f"{failures} failed"] if failures else [])]
+    return "".join(f"<small>{line}</small>" for line in lines or ["&nbsp;"])
 
 
 def _spread(name: str, one: Spread) -> str:
     return f"{number(name, one.mean)}<small>±{number(name, one.std)}</small>"
 
 
-def _short(name: str, interval: Interval | None) -> str:
+def _short(name: str, interval: Interval) -> str:
     """An interval with a digit less than the mean: the last one would say nothing."""
-    if interval is None:
-        return "&nbsp;"
-    digits = DECIMALS[name] - 1
+    digits = decimals(name) - 1
     return f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
 def _published_table(corpus: str, published: PublishedTable) -> str:
-    return _table(published.corpora[corpus], "published", list(_published_rows(corpus, published)))
+    return _table(published.corpora[corpus], "published", METRICS, list(_published_rows(corpus, published)))
 
 
 def _published_rows(corpus: str, published: PublishedTable, *, note: str = "") -> Iterator[str]:
@@ -196,12 +255,14 @@ def _published_size(row: PublishedRow) -> str:
     return f"{row.parameters_millions:.2f} M · {row.giga_flops:.2f} GFLOPs"
 
 
-def _table(name: str, about: str, rows: Sequence[str]) -> str:
-    metrics = "".join(f"<th>{escape(heading(metric))}</th>" for metric in METRICS)
+def _table(name: str, about: str, metrics: Sequence[str], rows: Sequence[str]) -> str:
+    heads = "".join(
+        f"<th>{escape(label(name))}<small>{unit(name) or '&nbsp;'}</small></th>" for name in metrics
+    )
     return (
-        f'<table><thead><tr><th class="name"></th><th class="corpus" colspan="{len(METRICS)}">'
+        f'<table><thead><tr><th class="name"></th><th class="corpus" colspan="{len(metrics)}">'
         f"{escape(name)}<small>{escape(about)}</small></th></tr>"
-        f'<tr><th class="name"></th>{metrics}</tr></thead>\n<tbody>{"".join(rows)}</tbody></table>\n'
+        f'<tr><th class="name"></th>{heads}</tr></thead>\n<tbody>{"".join(rows)}</tbody></table>\n'
     )
 
 

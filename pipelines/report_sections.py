@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
-from pipelines.clip_scores import METRICS, NOISY
+from pipelines.clip_scores import NOISY
 from pipelines.evaluation_statistics import Compared, CorpusStatistics, Group, clip_values, mean
+from pipelines.metric_names import abreast, heading
 from pipelines.pages import table
 from pipelines.results import CorpusScores, EvaluationSummary
-from pipelines.score_table import MISSING, Statistics, heading, number, signed
+from pipelines.score_table import MISSING, Statistics, number, signed
 from rwsa.statistics import LEAST_PAIRS
 
 STYLE = """
@@ -35,19 +36,20 @@ def comparisons(summary: EvaluationSummary, statistics: Statistics) -> str:
     if not summary.systems:
         return ""
     tables = "".join(
-        f"<h3>{escape(corpus.name)}</h3>\n{_tests(statistics[corpus.name].comparisons)}"
+        f"<h3>{escape(corpus.name)}</h3>\n"
+        f"{''.join(_tests(statistics[corpus.name].comparisons, row) for row in abreast(summary.metrics))}"
         for corpus in summary.corpora
     )
     return f'<h2>Which differences hold</h2>\n<p class="quiet">{escape(_READING)}</p>\n{tables}'
 
 
-def _tests(compared: Sequence[Compared]) -> str:
+def _tests(compared: Sequence[Compared], metrics: Sequence[str]) -> str:
     pairs = dict.fromkeys((one.first, one.second) for one in compared)
     of = {(one.first, one.second, one.metric): one for one in compared}
-    head = "".join(f"<th>{escape(heading(metric))}</th>" for metric in METRICS)
+    head = "".join(f"<th>{escape(heading(metric))}</th>" for metric in metrics)
     rows = "".join(
         f'<tr><th scope="row">{escape(first)} against {escape(second)}</th>'
-        + "".join(f"<td>{_test(of[first, second, metric])}</td>" for metric in METRICS)
+        + "".join(f"<td>{_test(of[first, second, metric])}</td>" for metric in metrics)
         + "</tr>\n"
         for first, second in pairs
     )

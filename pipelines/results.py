@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines import noisy_row
-from pipelines.clip_scores import METRICS, NOISY, NOISY_PHASE, ClipScores
+from pipelines.clip_scores import METRICS, NOISY, ClipScores
 from pipelines.systems import Model, System
 from rwsa.audio_facts import CLIPPED_SHARE
 from rwsa.cards import Scores
 from rwsa.manifest import Problem
 from rwsa.metrics import Summary, summarise
-
-UNITS = {"pesq": "MOS", "ssnr": "dB", "estoi": "", "si_sdr": "dB", NOISY_PHASE: "dB"}
-DECIMALS = {"pesq": 3, "ssnr": 2, "estoi": 3, "si_sdr": 2, NOISY_PHASE: 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +28,7 @@ class CorpusScores:
         problems: files that scanning found unusable, so that they are no clips at all.
         published: the card's noisy row, if it states one.
         extra: system -> files among its outputs that belong to no clip.
+        metrics: that every signal is scored by, those of the paper's Table 1 first.
     """
 
     name: str
@@ -40,6 +38,7 @@ class CorpusScores:
     problems: tuple[Problem, ...] = ()
     published: Scores | None = None
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    metrics: tuple[str, ...] = METRICS
 
     @property
     def systems(self) -> tuple[str, ...]:
@@ -62,7 +61,7 @@ class CorpusScores:
         """Mean of the system minus noisy for each metric, over the clips that have both; None for none."""
         gains = {
             name: [gain for clip in self.clips if (gain := clip.gain(name, system)) is not None]
-            for name in METRICS
+            for name in self.metrics
         }
         return {name: math.fsum(values) / len(values) if values else None for name, values in gains.items()}
 
@@ -78,6 +77,16 @@ class CorpusScores:
             for system, one in clip.signals.items()
             if one.clipped_share > CLIPPED_SHARE
         ]
+
+    def floored(self) -> list[str]:
+        """`CLIP: SYSTEM, …` for signals whose CSIG and COVL are 1 for digital silence alone."""
+        if not {"csig", "covl"} & set(self.metrics):
+            return []
+        of_clips = {
+            clip.clip_id: [system for system, one in clip.signals.items() if one.floored]
+            for clip in self.clips
+        }
+        return [f"{clip_id}: {', '.join(systems)}" for clip_id, systems in of_clips.items() if systems]
 
     def differences(self) -> dict[str, float]:
         """Noisy row minus the published one, by metric; empty where either is lacking."""
@@ -130,6 +139,11 @@ class EvaluationSummary:
     cpu_seconds: Mapping[str, float] = field(default_factory=dict)
     kept: tuple[int, int] = (0, 0)
     run_id: str | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """That every signal is scored by."""
+        return self.corpora[0].metrics
 
     @property
     def configurations(self) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
-"""Scores kept on disk by content: one small file a signal, so that writers never meet and a kill loses none.
+"""Scores kept on disk by content: one small file a signal, so that writers hardly meet and a kill loses none.
 
-ROOT/ab/abcdef….json   the scores of one signal of one clip
+ROOT/ab/abcdef….json   the scores of one signal of one clip, each with the packages that it rests on
 ROOT/ab/abcdef….npy    its samples, for the few clips that are listened to
 """
 
@@ -15,8 +15,10 @@ from typing import Any, cast
 import numpy as np
 from upath import UPath
 
+from pipelines.clip_keys import metric_packages
 from pipelines.clip_scores import SignalScores
 from rwsa.errors import InputError
+from rwsa.file_cache import FileCache
 from rwsa.files import is_remote, reaching, written_aside
 from rwsa.metrics import Failure
 
@@ -24,11 +26,12 @@ from rwsa.metrics import Failure
 class ScoreCache:
     """The files; any number of processes on any number of machines may use one folder, or one in a store.
 
-    A file that is damaged (a disk ran full, a power cut) counts as missing and is written again. A store is
-    listed once, at the start: a question for each of thousands of scores that are not there takes minutes.
+    A file that is damaged (a disk ran full, a power cut) counts as missing and is written again. Of two that
+    add metrics to one signal at the same moment, one may lose its own, which are then computed again. A store
+    is listed once, at the start: a question for each of thousands of scores that are not there takes minutes.
 
     Raises:
-        InputError: from `put` and `put_audio`: the folder cannot be written; from all: the store is away.
+        InputError: from `put` and `put_audio`: the folder cannot be written; from all: it cannot be read.
     """
 
     def __init__(self, root: Path) -> None:
@@ -36,13 +39,21 @@ class ScoreCache:
         self._there = _listing(root) if is_remote(root) else None
 
     def get(self, key: str) -> SignalScores | None:
-        """What `put` was given under this key, None where it was given nothing."""
+        """What `put` was given under this key, None where it was given nothing.
+
+        Without scores that rest on other versions of packages than those installed.
+        """
         try:
             found = json.loads(self._read(key, "json"))
             return SignalScores(
-                values={name: _value(value) for name, value in found["values"].items()},
+                values={
+                    name: _value(kept)
+                    for name, kept in found["values"].items()
+                    if kept["packages"] == metric_packages(name)
+                },
                 snr_db=found["snr_db"],
                 clipped_share=found["clipped_share"],
+                floored=found["floored"],
             )
         except InputError:
             raise
@@ -50,12 +61,15 @@ class ScoreCache:
             return None
 
     def put(self, key: str, scores: SignalScores) -> None:
-        """Keep scores; they survive a kill as soon as this returns."""
-        values = {
-            name: {"failure": value.reason} if isinstance(value, Failure) else value
-            for name, value in scores.values.items()
+        """Keep scores, beside those in other metrics; they survive a kill as soon as this returns."""
+        before = self.get(key)
+        kept = {**(before.values if before else {}), **scores.values}
+        plain = {
+            "values": {name: _plain(name, value) for name, value in kept.items()},
+            "snr_db": scores.snr_db,
+            "clipped_share": scores.clipped_share,
+            "floored": scores.floored or (before is not None and before.floored),
         }
-        plain = {"values": values, "snr_db": scores.snr_db, "clipped_share": scores.clipped_share}
         with written_aside(self._path(key, "json")) as aside:
             aside.write_text(json.dumps(plain), encoding="utf-8")
         self._note(key, "json")
@@ -104,5 +118,15 @@ def _listing(root: Path) -> set[str]:
         return {found.rpartition("/")[2] for found in store.fs.find(store.path)}
 
 
-def _value(stored: float | Mapping[str, Any]) -> float | Failure:
-    return Failure(str(stored["failure"])) if isinstance(stored, Mapping) else float(stored)
+def beside(files: FileCache) -> ScoreCache:
+    """The cache of scores that belongs to a cache of files, for all that score clips."""
+    return ScoreCache(files.path.parent / "scores")
+
+
+def _plain(name: str, value: float | Failure) -> dict[str, Any]:
+    what = {"failure": value.reason} if isinstance(value, Failure) else {"value": value}
+    return {**what, "packages": metric_packages(name)}
+
+
+def _value(kept: Mapping[str, Any]) -> float | Failure:
+    return Failure(str(kept["failure"])) if "failure" in kept else float(kept["value"])

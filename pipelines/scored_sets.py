@@ -5,14 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.clip_keys import clip_keys, digest, file_hashes, model_key, score_key
-from pipelines.clip_scores import NOISY, ClipScores, SignalScores, read_output, unscored
+from pipelines.clip_keys import clip_keys, digest, file_hashes, metric_packages, model_key, score_key
+from pipelines.clip_scores import (
+    METRICS,
+    NOISY,
+    ClipScores,
+    SignalScores,
+    of_signal,
+    read_output,
+    unscored,
+)
 from pipelines.clips import EvaluationClip, EvaluationSet, load_clip
 from pipelines.results import CorpusScores
 from pipelines.score_cache import ScoreCache
@@ -39,6 +47,7 @@ class Scoring:
         scores: that are known, and where new ones are kept.
         files: what is known of files.
         report: takes progress lines.
+        metrics: to score by.
     """
 
     systems: Sequence[System]
@@ -49,16 +58,26 @@ class Scoring:
     scores: ScoreCache
     files: FileCache
     report: Callable[[str], None]
+    metrics: tuple[str, ...] = METRICS
 
 
 @dataclass(kw_only=True)
 class _Clip:
-    """A clip with what is known of it so far; `keys` has no entry for a signal that is not to be kept."""
+    """A clip with what is known of it so far.
+
+    Attributes:
+        keys: system -> what its scores are kept under; none for a signal that is not to be kept.
+        outputs: system -> file of its ready-made output.
+        signals: system -> its scores in all metrics.
+        partly: system -> its scores in some of them.
+        error: why it cannot be read.
+    """
 
     clip: EvaluationClip
     keys: dict[str, str]
     outputs: dict[str, Path] = field(default_factory=dict)
     signals: dict[str, SignalScores] = field(default_factory=dict)
+    partly: dict[str, SignalScores] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -88,7 +107,8 @@ class SetScorer:
         outputs = [
             [at, name, sorted(one.faults.items()), one.extra] for (at, name), one in self._matched.items()
         ]
-        return digest([clips, outputs])
+        metrics = [[name, metric_packages(name)] for name in self._scoring.metrics]
+        return digest([clips, outputs, metrics])
 
     def score(self, *, strict: bool = False) -> tuple[CorpusScores, ...]:
         """Score what is not known, keeping each clip's scores as soon as they are there.
@@ -195,10 +215,19 @@ class SetScorer:
             if clip_key is not None:
                 known.keys = {name: score_key(key, clip_key) for name, key in systems.items()}
             for name, key in known.keys.items():
-                if (scores := self._cache.get(key)) is not None:
-                    known.signals[name] = scores
+                self._look_up(known, name, key)
             clips.append(known)
         return clips
+
+    def _look_up(self, known: _Clip, name: str, key: str) -> None:
+        """What is kept of a signal, as all that is asked for or as a part of it."""
+        scores = self._cache.get(key)
+        if scores is None:
+            return
+        asked = of_signal(self._scoring.metrics, model=name in self._scoring.networks)
+        found = {metric: scores.values[metric] for metric in asked if metric in scores.values}
+        into = known.signals if len(found) == len(asked) else known.partly
+        into[name] = replace(scores, values=found)
 
     def _add_output(
         self, known: _Clip, at: int, system: Outputs, hashes: Mapping[str, str], keys: dict[str, str]
@@ -207,7 +236,7 @@ class SetScorer:
         matched = self._matched[at, system.name]
         path = matched.paths.get(known.clip.clip_id)
         if path is None:
-            known.signals[system.name] = unscored(matched.faults[known.clip.clip_id])
+            known.signals[system.name] = unscored(matched.faults[known.clip.clip_id], self._scoring.metrics)
             return
         known.outputs[system.name] = path
         if str(path) in hashes:
@@ -228,6 +257,8 @@ class SetScorer:
             noisy=NOISY in missing,
             models=tuple(name for name in missing if name in self._scoring.networks),
             outputs={name: path for name, path in clip.outputs.items() if name in missing},
+            metrics=self._scoring.metrics,
+            known=clip.partly,
         )
 
     def _take(self, clip: _Clip, signals: Mapping[str, SignalScores], error: str | None) -> None:
@@ -250,12 +281,15 @@ class SetScorer:
             problems=one.problems,
             published=one.noisy_row,
             extra=extra,
+            metrics=self._scoring.metrics,
         )
 
     def _scores(self, clip: _Clip) -> ClipScores:
-        networks = self._scoring.networks
+        networks, metrics = self._scoring.networks, self._scoring.metrics
         signals = {
-            name: clip.signals[name] if clip.error is None else unscored(clip.error, model=name in networks)
+            name: clip.signals[name]
+            if clip.error is None
+            else unscored(clip.error, metrics, model=name in networks)
             for name in self._names()
         }
         source = clip.clip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,12 @@ import ray
 import torch
 
 from pipelines.clip_scores import (
+    METRICS,
     NOISY,
+    ClipScorer,
     SignalScores,
     enhance_clip,
     read_output,
-    score_enhanced,
-    score_signal,
     unscored,
 )
 from pipelines.clips import EvaluationClip, load_clip
@@ -42,12 +42,16 @@ class Work:
         noisy: score the input as it is.
         models: names of those to enhance it with.
         outputs: system -> file of its ready-made output.
+        metrics: to score by.
+        known: system -> those of its scores that are there from before.
     """
 
     clip: EvaluationClip
     noisy: bool = False
     models: tuple[str, ...] = ()
     outputs: Mapping[str, Path]
+    metrics: tuple[str, ...] = METRICS
+    known: Mapping[str, SignalScores] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +108,17 @@ def score(work: Work, *enhanced: np.ndarray) -> Scored:
         noisy, clean = load_clip(work.clip)
     except InputError as error:
         return Scored(signals={}, cpu_seconds=time.process_time() - started, error=str(error))
-    signals: dict[str, SignalScores] = {NOISY: score_signal(clean, noisy)} if work.noisy else {}
+    scorer, known = ClipScorer(clean, work.metrics), work.known
+    signals = {NOISY: scorer.signal(noisy, known.get(NOISY))} if work.noisy else {}
     for name, enhanced_PS in zip(work.models, enhanced, strict=True):
-        signals[name] = score_enhanced(clean, enhanced_PS)
+        signals[name] = scorer.enhanced(enhanced_PS, known.get(name))
     for name, path in work.outputs.items():
         try:
-            signals[name] = score_signal(clean, read_output(path, work.clip, len(clean)))
+            wav = read_output(path, work.clip, len(clean))
         except InputError as error:
-            signals[name] = unscored(str(error))
+            signals[name] = unscored(str(error), work.metrics)
+        else:
+            signals[name] = scorer.signal(wav, known.get(name))
     return Scored(signals=signals, cpu_seconds=time.process_time() - started)
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from pipelines.clip_scores import NOISY, ClipAudio, ClipScores, Row
+from pipelines.clip_scores import METRICS, NOISY, ClipAudio, ClipScores, Row
 from pipelines.figures import themed_svg
-from pipelines.noisy_row import LABELS
-from pipelines.results import UNITS
+from pipelines.metric_names import label, unit
 from pipelines.spectrograms import draw_spectrograms, loudest_level_db
 from rwsa.metrics import SAMPLE_RATE_HZ, Failure
 
@@ -48,11 +47,11 @@ def _picture(names: tuple[str, ...], audio: ClipAudio, scores: ClipScores, loude
 
 
 def _title(name: str, values: Row) -> str:
-    told = " · ".join(_told(metric, values[metric]) for metric in LABELS if metric in values)
+    told = " · ".join(_told(metric, values[metric]) for metric in METRICS if metric in values)
     return f"{name}\n{told}" if told else name
 
 
 def _told(metric: str, value: float | Failure) -> str:
     if isinstance(value, Failure):
-        return f"{LABELS[metric]} failed"
-    return f"{LABELS[metric]} {value:.1f} dB" if UNITS[metric] == "dB" else f"{LABELS[metric]} {value:.2f}"
+        return f"{label(metric)} failed"
+    return f"{label(metric)} {value:.1f} dB" if unit(metric) == "dB" else f"{label(metric)} {value:.2f}"

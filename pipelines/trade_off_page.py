@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipelines.figures import BLUE, GREY, VERMILION, themed_svg
-from pipelines.noisy_row import LABELS
+from pipelines.metric_names import heading, label
 from pipelines.pages import details, page, picture, table
-from pipelines.score_table import heading, number
+from pipelines.score_table import number
 from pipelines.trade_off_scores import Panel, Point
 from rwsa.statistics import LEAST_RANKED
 from rwsa.training.config import StorageConfig
@@ -40,7 +40,7 @@ def render_page(panels: Sequence[Panel], storage: StorageConfig) -> str:
 def _section(panels: Sequence[Panel]) -> str:
     home, abroad = panels[0].home, panels[0].abroad
     places = ("home", "abroad")
-    heads = ["system", *(f"{LABELS[panel.metric]} {place}" for panel in panels for place in places)]
+    heads = ["system", *(f"{label(panel.metric)} {place}" for panel in panels for place in places)]
     rows = [["noisy", *_cells([panel.noisy for panel in panels], panels)]]
     for at, point in enumerate(panels[0].points):
         rows.append([f"{at + 1} {point.name}", *_cells([panel.points[at] for panel in panels], panels)])

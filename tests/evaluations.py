@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.clip_scores import METRICS, NOISY, NOISY_PHASE, ClipAudio, ClipScores, SignalScores
+from pipelines.clip_scores import (
+    METRICS,
+    NOISY,
+    NOISY_PHASE,
+    ClipAudio,
+    ClipScores,
+    SignalScores,
+    with_table1,
+)
 from pipelines.results import CorpusScores
 from pipelines.systems import Model
 from rwsa.models import ModelConfig
@@ -25,15 +33,20 @@ def model(name: str, configuration: str | None = None) -> Model:
 
 
 def made_up(
-    corpus: str, seed: int, systems: tuple[str, ...] = ("enhanced",), seconds: float = 1.5
+    corpus: str,
+    seed: int,
+    systems: tuple[str, ...] = ("enhanced",),
+    seconds: float = 1.5,
+    further: tuple[str, ...] = (),
 ) -> CorpusScores:
     """Forty clips of eight speakers, from −5 to 10 dB, of which the harder ones gain more; each further
-    system gains 1 dB less.
+    system gains 1 dB less. In each further metric the noisy input has 2, systems a tenth of the gain more.
     """
     rng = np.random.default_rng(seed)
     clips = []
     for number, snr_db in enumerate(rng.uniform(-5, 10, size=40).tolist()):
         noisy = {"pesq": 1.2 + 0.04 * snr_db, "ssnr": snr_db - 3, "estoi": 0.5, "si_sdr": snr_db}
+        noisy |= dict.fromkeys(further, 2.0)
         signals = {NOISY: SignalScores(values=noisy, snr_db=snr_db)}
         for place, system in enumerate(systems):
             gain_db = 7 - 0.5 * snr_db - seed - place + rng.normal()
@@ -42,8 +55,9 @@ def made_up(
                 "ssnr": 0.8 * gain_db,
                 "estoi": 0.02 * gain_db,
                 "si_sdr": gain_db,
+                **dict.fromkeys(further, 0.1 * gain_db),
             }
-            values = {name: noisy[name] + better[name] for name in METRICS}
+            values = {name: noisy[name] + better[name] for name in (*METRICS, *further)}
             signals[system] = SignalScores(values={**values, NOISY_PHASE: values["si_sdr"] - 1})
         clips.append(
             ClipScores(
@@ -55,7 +69,13 @@ def made_up(
                 signals=signals,
             )
         )
-    return CorpusScores(name=corpus, clips=tuple(clips), of_clips=40, data_sha256=f"{seed:064d}")
+    return CorpusScores(
+        name=corpus,
+        clips=tuple(clips),
+        of_clips=40,
+        data_sha256=f"{seed:064d}",
+        metrics=with_table1(further),
+    )
 
 
 def audio(seed: int, systems: tuple[str, ...] = ("enhanced",), seconds: float = 1.5) -> ClipAudio:

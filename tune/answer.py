@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.clip_scores import NOISY
-from pipelines.noisy_row import LABELS
+from pipelines.metric_names import label
 from rwsa.statistics import PairedDifference, holm
 from tune.axis_tables import AxisTable, axis_table
 from tune.results import TrialResult
@@ -77,7 +77,7 @@ def rule_of(sweep: SweepConfig) -> str:
     others = len(sweep.corpora) - 1
     where = f"averaged over the {others} out-of-domain corpora" if others else "on the one corpus there is"
     return (
-        f"The winner is the configuration with the highest {LABELS[sweep.metric]} {where}, mean over seeds,"
+        f"The winner is the configuration with the highest {label(sweep.metric)} {where}, mean over seeds,"
         f" if a t-test paired by seed tells it from every other one, with p < {SIGNIFICANT} after Holm's"
         " correction over these tests. Else there is none; and none with fewer than two seeds. Trials that"
         " were stopped early or failed do not count."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from pipelines.noisy_row import LABELS
+from pipelines.metric_names import label
 from pipelines.pages import details, page, picture, table
 from pipelines.progress import duration
 from pipelines.score_table import MISSING, number, signed
@@ -73,13 +73,13 @@ def _overview(sweep: SweepConfig, found: Answer) -> str:
         if one.deciding is not None
     ]
     alt = (
-        f"{LABELS[sweep.metric]} in domain against out of domain, and against size; the table has the figures"
+        f"{label(sweep.metric)} in domain against out of domain, and against size; the table has the figures"
     )
     caption = (
         "Numbers are those of the table; bars are one standard deviation over seeds, where there are several."
     )
     return (
-        f"<h2>Configurations by {escape(LABELS[sweep.metric])}</h2>\n"
+        f"<h2>Configurations by {escape(label(sweep.metric))}</h2>\n"
         f"{picture(overview(sweep, found), alt, caption=caption)}{table(heads, cells)}"
     )
 
@@ -102,7 +102,7 @@ def _seeds_table(sweep: SweepConfig, one: AxisTable) -> str:
         "parameters",
         "10⁹ MACs",
         "training",
-        f"{LABELS[metric]} in domain",
+        f"{label(metric)} in domain",
         "out of domain",
         f"minus {one.baseline}",
         "p",
@@ -140,7 +140,7 @@ def _all_metrics(one: AxisTable, noisy: Mapping[str, Mapping[str, float | None]]
         metrics = list(values)
         cells = [["noisy", *(number(metric, value) for metric, value in values.items())]]
         cells += [[row.value, *(_plain(row, corpus, metric) for metric in metrics)] for row in one.rows]
-        tables.append(f"<h3>{escape(corpus)}</h3>\n{table(['', *(LABELS[name] for name in metrics)], cells)}")
+        tables.append(f"<h3>{escape(corpus)}</h3>\n{table(['', *(label(name) for name in metrics)], cells)}")
     return "".join(tables)
 
 

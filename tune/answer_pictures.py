@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipelines.figures import COLOURS, GREY, VERMILION, themed_svg
+from pipelines.metric_names import heading
 from pipelines.pictures import MARKS
-from pipelines.score_table import heading
 from tune.answer import Answer, Configuration
 from tune.results import TrialResult
 from tune.scores import OverSeeds, deciding_of

@@ -30,7 +30,8 @@ def scheduler_of(sweep: SweepConfig, max_steps: int) -> TrialScheduler | None:
             time_attr=STEP,
             metric=SCORE,
             mode="max",
-            max_t=max_steps,
+            # At its max_t it would stop trials that are yet to be evaluated.
+            max_t=max_steps + 1,
             grace_period=min(about.grace_steps or 1, max_steps),
             reduction_factor=about.reduction_factor,
         )
@@ -40,6 +41,8 @@ def scheduler_of(sweep: SweepConfig, max_steps: int) -> TrialScheduler | None:
             metric=SCORE,
             mode="max",
             perturbation_interval=float(about.interval_steps or 1),
+            # All at the same step, so that it matters little who is fast, or has room to run.
+            synch=True,
             hyperparam_mutations={
                 "place": {"point": {name: domain(axis) for name, axis in sweep.axes.items()}}
             },

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 from rwsa.metrics.composite import floored_by_silence
 from rwsa.metrics.reference import Reference, score
-from rwsa.metrics.registry import METRICS, check, version
+from rwsa.metrics.registry import METRICS, check, package_versions, version
 from rwsa.metrics.values import SAMPLE_RATE_HZ, Failure, Metric, Summary
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Summary",
     "check",
     "floored_by_silence",
+    "package_versions",
     "score",
     "summarise",
     "version",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,12 +54,24 @@ class Reference:
         if self._clean is not None and isinstance(self._kept["clean"], np.ndarray) and not self._clean.any():
             self._kept["clean"] = Failure("clean is silent")
 
-    def score(self, enhanced: np.ndarray, metrics: Sequence[str] = _USUAL) -> dict[str, float | Failure]:
-        """Score an estimate of the clip; arguments, result and errors are those of `rwsa.metrics.score`."""
+    def score(
+        self,
+        enhanced: np.ndarray,
+        metrics: Sequence[str] = _USUAL,
+        *,
+        known: Mapping[str, float | Failure] | None = None,
+    ) -> dict[str, float | Failure]:
+        """Score an estimate of the clip; arguments, result and errors are those of `rwsa.metrics.score`.
+
+        Args:
+            enhanced, metrics: see there.
+            known: scores of this very pair from before, by metric, which are not computed again: neither
+                for themselves nor for what rests on them, as CSIG does on PESQ.
+        """
         check(metrics)
         samples = _samples("enhanced", enhanced)
         self._check_pair(samples, metrics)
-        values: dict[str, Any] = {"enhanced": _usable("enhanced", samples)}
+        values: dict[str, Any] = {**(known or {}), "enhanced": _usable("enhanced", samples)}
         return {name: self._score(name, values) for name in metrics}
 
     def _check_pair(self, enhanced: np.ndarray, metrics: Sequence[str]) -> None:

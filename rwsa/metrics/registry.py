@@ -96,12 +96,20 @@ def version(metrics: Sequence[str] = tuple(METRICS)) -> str:
     Raises:
         InputError: an unknown metric.
     """
+    return " ".join([_code(), *package_versions(metrics)])
+
+
+def package_versions(metrics: Sequence[str] = tuple(METRICS)) -> list[str]:
+    """`numpy-2.4.6`, `pesq-0.0.4`, …: the packages that these metrics use, those installed, by name.
+
+    Raises:
+        InputError: an unknown metric.
+    """
     for name in metrics:
         if name not in METRICS:
             check((name,))
     needed = {"numpy"}.union(*(_packages(name) for name in metrics))
-    installed = {name: found for name in sorted(needed) if (found := _installed(name)) is not None}
-    return " ".join([_code(), *(f"{name}-{found}" for name, found in installed.items())])
+    return [f"{name}-{found}" for name in sorted(needed) if (found := _installed(name)) is not None]
 
 
 @functools.cache

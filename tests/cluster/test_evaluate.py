@@ -4,6 +4,7 @@ nothing scored twice.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from pipelines.tracking import Tracker
 from rwsa.enhancement import enhance
 from rwsa.errors import InputError
 from rwsa.files import sha256_of
-from rwsa.metrics import score
+from rwsa.metrics import Reference, score
 from rwsa.models import ModelConfig, build_model, load_model, save_model
 from rwsa.training.config import StorageConfig
 
@@ -303,6 +304,64 @@ def test_another_model_or_corpus_is_scored_alone(bench: Bench, done: Done) -> No
     assert [clip.signals["tiny"].values for clip in of_both.corpora[0].clips] == first
 
 
+def test_further_metrics_are_added_to_what_is_kept(bench: Bench, done: Done) -> None:
+    assert done.summary.kept == (0, 14)
+    how = {"storage": bench.storage, "audio_clips": 1}
+    more = evaluate([bench.weights], bench.cards, metrics=["stoi", "pesq", "cbak"], **how)
+    # The four of Table 1 come first and are what they were; the damaged clip fails in all of them.
+    assert more.metrics == ("pesq", "ssnr", "estoi", "si_sdr", "stoi", "cbak")
+    for corpus, before in zip(more.corpora, done.summary.corpora, strict=True):
+        for clip, other in zip(corpus.clips, before.clips, strict=True):
+            for system, scores in clip.signals.items():
+                old = other.signals[system].values
+                assert {name: scores.values[name] for name in old} == old
+        assert [(one.count, one.failures) for one in corpus.summaries("enhanced").values()] == [
+            (3, int(corpus.name == "pairs"))
+        ] * 7
+    model, one = load_model(bench.weights), read_sets(bench.cards)[1].clips[0]
+    noisy, clean = load_clip(one)
+    first = more.corpora[1].clips[0]
+    assert first.value("noisy", "cbak") == score(clean, noisy, ("cbak",))["cbak"]
+    direct = score(clean, np.asarray(enhance(noisy, RATE_HZ, model)), ("stoi",))["stoi"]
+    assert first.value("enhanced", "stoi") == pytest.approx(direct, abs=2e-3)
+    assert more.run_id not in (None, done.summary.run_id)
+    client = MlflowClient(bench.storage.tracking_uri)
+    child = children_of(client, str(more.run_id))["mixed"].data.metrics
+    assert child["gain.cbak"] == pytest.approx(child["cbak"] - child["noisy.cbak"])
+    assert client.get_run(str(more.run_id)).data.params["metrics"] == ", ".join(more.metrics)
+    again = evaluate([bench.weights], bench.cards, metrics=["stoi", "cbak"], **how)
+    assert (again.kept, again.run_id) == ((12, 14), more.run_id)
+    fewer = evaluate([bench.weights], bench.cards, **how)
+    assert fewer.kept == (12, 14)
+    assert fewer.as_json() == done.summary.as_json()
+
+
+def test_a_kept_score_is_not_computed_again_for_another_metric(bench: Bench) -> None:
+    storage = dataclasses.replace(bench.storage, root=str(bench.root / "marked"))
+    evaluate([], bench.cards[1:], storage=storage)
+    # A score that nobody would compute shows whether it is taken as it is, by CBAK too.
+    for path in (bench.root / "marked/cache/scores").rglob("*.json"):
+        kept = json.loads(path.read_text())
+        kept["values"]["pesq"]["value"] = 4.5
+        path.write_text(json.dumps(kept))
+    more = evaluate([], bench.cards[1:], metrics=["cbak"], storage=storage)
+    noisy, clean = load_clip(read_sets(bench.cards)[1].clips[0])
+    (scored, *_) = more.corpora[0].clips
+    assert scored.value("noisy", "pesq") == 4.5
+    known = Reference(clean).score(noisy, ("cbak",), known={"pesq": 4.5})
+    assert scored.value("noisy", "cbak") == known["cbak"] != score(clean, noisy, ("cbak",))["cbak"]
+
+
+def test_a_metric_without_its_package_is_one_error(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "speechmos", None)
+    assert main([*bench.arguments(), "--metrics", "dnsmos_ovrl"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: the metrics need the package speechmos")
+    assert "pip install 'rwsa[dnsmos]'" in error
+
+
 def test_outputs_of_other_systems_are_rows_and_their_faults_counted(
     bench: Bench, done: Done, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -349,7 +408,7 @@ def test_a_kill_loses_the_clips_in_flight_alone(bench: Bench, ray_address: str) 
 
     environment = os.environ | {"RAY_ADDRESS": ray_address, "RWSA_SHARED_CHECKOUT": "1"}
     killed = subprocess.Popen([*command, *settings("killed")], env=environment, cwd=CHECKOUT)
-    scores = root / "killed/scores"
+    scores = root / "killed/cache/scores"
     deadline = time.monotonic() + 180
     while len(list(scores.rglob("[0-9a-f]*.json"))) < 10:
         assert killed.poll() is None, "ended before it could be killed"
@@ -414,6 +473,7 @@ def test_unusable_arguments_get_one_error_line(bench: Bench, capsys: pytest.Capt
         (["--weights", f"noisy={bench.weights}"], "'noisy' cannot name a system"),
         (["--system", "other"], "--system other: give NAME=FOLDER"),
         (["--system", f"other={bench.root}/pairs"], "has no folder 'pairs'"),
+        (["--metrics", "csik"], "unknown metric 'csik'; did you mean 'csig'?"),
         (["--device", "tpu"], "--device tpu: use auto, cpu or cuda"),
         (["--device", "cuda"], "this Ray has no GPU"),
         (["--corpora", f"{bench.root}/none.yaml"], "none.yaml"),

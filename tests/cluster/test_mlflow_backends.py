@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,15 @@ import pandas as pd
 import pytest
 
 import rwsa
+from pipelines.evaluate import statistics_of
+from pipelines.evaluation_run import finished_run, log_evaluation
 from pipelines.register import register
+from pipelines.results import EvaluationSummary
 from pipelines.tracking import Tracker
+from pipelines.trade_off_scores import panels, read_scores
 from rwsa.models import load_model, save_model
 from rwsa.training.config import StorageConfig
+from tests.evaluations import made_up, model
 from tests.mlflow_server import postgresql, tracking_server
 
 pytestmark = pytest.mark.slow
@@ -85,6 +91,29 @@ def test_tables_and_files_come_back_as_they_went(storage: StorageConfig, tmp_pat
         Path(run.client.download_artifacts(run.run_id, "clips.json", str(tmp_path))).read_text()
     )
     assert table == {"columns": ["clip", "pesq"], "data": [["a", 2.5], ["b", None]]}
+
+
+def test_an_evaluation_is_found_again_and_compared(storage: StorageConfig) -> None:
+    names = ("a", "b")
+    systems = tuple(dataclasses.replace(model(name), sha256=name * 64) for name in names)
+    corpora = tuple(
+        made_up(name, seed, names, further=("csig",)) for seed, name in enumerate(("home", "out"))
+    )
+    summary = EvaluationSummary(name="both", systems=systems, corpora=corpora, seconds=1)
+    tracker = Tracker(storage)
+    run_id = log_evaluation(tracker, summary, statistics_of(summary), [], key="this one")
+    assert finished_run(tracker, "this one") == run_id
+    assert finished_run(tracker, "another") is None
+    scores = {(one.name, one.corpus): one for one in read_scores(tracker)}
+    assert scores.keys() == {(name, corpus.name) for name in names for corpus in corpora}
+    pesq = corpora[1].means("b")["pesq"]
+    assert pesq is not None
+    assert scores["b", "out"].means["pesq"] == pytest.approx(pesq)
+    assert [panel.metric for panel in panels(scores.values())] == ["pesq", "ssnr", "estoi", "si_sdr"]
+    (child, *_) = tracker.client.search_runs(
+        [tracker.experiment_id], "tags.`rwsa.corpus` = 'out' AND tags.`rwsa.system` = 'b'"
+    )
+    assert child.data.metrics["gain.csig"] == pytest.approx(corpora[1].gains("b")["csig"])
 
 
 def test_a_registered_model_is_found_by_its_alias_and_enhances(

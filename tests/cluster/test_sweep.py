@@ -214,12 +214,12 @@ def test_a_population_goes_on_from_its_best(data: Path) -> None:
         "population",
         axes={"optimiser.learning_rate": {"log_uniform": [1e-12, 1e-2]}},
         search={"kind": "random", "trials": 2, "seed": 3},
-        scheduler={"kind": "pbt", "interval_steps": 1},
-        set={"max_steps": 6},
+        scheduler={"kind": "pbt", "interval_steps": 2},
+        set={"max_steps": 4},
     )
     summary = sweep(config)
     assert [row.status for row in summary.rows] == ["finished", "finished"]
-    assert all(row.step == 6 for row in summary.rows)
+    assert all(row.step == 4 for row in summary.rows)
     files = ResultFolder(data / "sweeps" / "population")
     begun = {row.trial: row.trial.split("learning_rate_")[1].split("-seed")[0] for row in summary.rows}
     now = {row.trial: files.progress(row.trial).point for row in summary.rows}

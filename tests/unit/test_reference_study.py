@@ -218,7 +218,7 @@ def test_the_command_with_weights_logs_its_page(
     assert main([*command, "--weights", "nano.safetensors"]) == 0
     said = capsys.readouterr().out
     assert "MLflow run" in said
-    assert [line.split()[0] for line in said.splitlines() if "PESQ (MOS-LQO)" in line] == [
+    assert [line.split()[0] for line in said.splitlines() if "PESQ (MOS)" in line] == [
         NOISY,
         ENHANCED,
         CLEAN,

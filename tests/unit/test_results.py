@@ -17,7 +17,7 @@ from pipelines.systems import Outputs, System
 from rwsa.cards import Scores
 from rwsa.manifest import Problem
 from rwsa.metrics import Failure
-from tests.evaluations import model
+from tests.evaluations import made_up, model
 
 
 def clip(
@@ -158,6 +158,24 @@ def test_table_columns_are_aligned() -> None:
         "toy: unusable files, left out (1):",
         "  x.wav: is empty",
     ]
+
+
+def test_further_metrics_are_a_table_below() -> None:
+    further = made_up("toy", 0, further=("csig", "stoi"))
+    clips = [dataclasses.replace(further.clips[0].signals["noisy"], floored=True)]
+    first = dataclasses.replace(further.clips[0], signals={**further.clips[0].signals, "noisy": clips[0]})
+    scores = dataclasses.replace(further, clips=(first, *further.clips[1:]), published=PUBLISHED)
+    four, below = shown(scores).split("\n\n")
+    assert four.splitlines()[0].split("  ")[-1] == "SI-SDR (dB)"
+    assert "noisy − published" in four
+    lines = below.splitlines()
+    assert lines[0].split() == ["corpus", "clips", "signal", "CSIG", "(MOS)", "STOI"]
+    assert [line.split()[0] for line in lines[1:3]] == ["toy", "enhanced"]
+    # Only the four decide what corpus it is.
+    assert lines[3].startswith("toy: not the published corpus: PESQ")
+    assert "toy: CSIG and COVL are 1 for digital silence alone (1):\n  toy/clip-00: noisy" in below
+    assert markdown_table(summary(scores), statistics_of(summary(scores))).count("| :-- | --: | :-- |") == 2
+    assert scores.gains("enhanced").keys() == {*METRICS, "csig", "stoi"}
 
 
 def test_means_have_intervals_where_speakers_are_enough() -> None:

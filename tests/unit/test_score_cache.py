@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from pipelines import clip_keys as keys
-from pipelines.clip_scores import SignalScores
+from pipelines.clip_scores import NOISY_PHASE, SignalScores
 from pipelines.clips import EvaluationClip
 from pipelines.code_version import code_version, modules_reached
 from pipelines.score_cache import ScoreCache
@@ -26,7 +26,9 @@ from rwsa.mixing import plan_split, read_recipe
 from tests.toy_corpus import write_corpus
 
 SCORES = SignalScores(
-    values={"pesq": 1.1234567890123456, "estoi": Failure("too short")}, snr_db=None, clipped_share=0.25
+    values={"pesq": 1.1234567890123456, "estoi": Failure("too short")},
+    snr_db=None,
+    clipped_share=0.25,
 )
 
 
@@ -55,7 +57,23 @@ def test_a_store_keeps_them_too() -> None:
     assert ScoreCache(root).get("ab12") is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"values": 3}', '{"values": {"pesq": "x"}}'])
+def test_metrics_are_added_to_those_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ScoreCache(tmp_path)
+    cache.put("ab12", SCORES)
+    cache.put("ab12", dataclasses.replace(SCORES, values={"csig": 2.0}, floored=True))
+    kept = cache.get("ab12")
+    assert kept == dataclasses.replace(SCORES, values={**SCORES.values, "csig": 2.0}, floored=True)
+    # A new version of PESQ's package makes only what rests on PESQ anew.
+    monkeypatch.setattr(
+        "pipelines.score_cache.metric_packages",
+        lambda name: "another" if name in ("pesq", "csig") else keys.metric_packages(name),
+    )
+    kept = cache.get("ab12")
+    assert kept is not None
+    assert set(kept.values) == {"estoi"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"values": 3}', '{"values": {"pesq": 2.5}}'])
 def test_damage_counts_as_missing_and_is_mended(tmp_path: Path, text: str) -> None:
     cache = ScoreCache(tmp_path)
     cache.put("ab12", SCORES)
@@ -72,7 +90,7 @@ def test_damage_counts_as_missing_and_is_mended(tmp_path: Path, text: str) -> No
 
 def test_a_folder_that_cannot_be_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match=r"cannot be read .*set storage.root to another"):
         ScoreCache(tmp_path / "file").put("ab12", SCORES)
 
 
@@ -154,8 +172,17 @@ def test_scores_of_other_weights_devices_clips_or_code_lie_apart(monkeypatch: py
     before = four()
     assert len(set(before)) == 8
     assert four() == before
-    monkeypatch.setattr(keys, "scoring_version", lambda: "another")
+    monkeypatch.setattr(keys, "_scoring_code", lambda: "another")
     assert not set(four()) & set(before)
+
+
+def test_a_metric_rests_on_its_own_packages_alone() -> None:
+    def packages(name: str) -> set[str]:
+        return {one.rpartition("-")[0] for one in keys.metric_packages(name).split()}
+
+    assert packages("pesq") == packages("covl") == {"numpy", "pesq"}
+    assert packages("stoi") == packages("estoi") == {"numpy", "pystoi", "scipy"}
+    assert packages("si_sdr") == packages(NOISY_PHASE) == {"numpy"}
 
 
 def test_code_is_known_by_what_it_imports() -> None:
