@@ -61,10 +61,10 @@ class DataConfig:
         prefetch_batches: batches made ready ahead of the step.
         loader_threads: that read and decode shards; by default 2 from a folder, 8 from a store, where
             each mostly waits.
-        on_corrupt: `error` ends the run at a shard that is missing, cut short or changed; `skip` puts the
-            sample before it in the epoch's order in its place (before the first, the last), so that
-            batches, ranks and cursors stay as they are, and counts it. A planned example that could not
-            be mixed is always replaced so; validation leaves both out.
+        on_corrupt: `error` ends the run at a shard that is missing, cut short or changed, or at a noisy file
+            that is silent; `skip` puts the sample before it in the epoch's order in its place (before the
+            first, the last), so that batches, ranks and cursors stay as they are, and counts it. A planned
+            example that could not be mixed is always replaced so; validation leaves both out.
     """
 
     shards: str | None = None

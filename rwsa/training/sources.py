@@ -94,11 +94,16 @@ class ShardSource:
             reason = f"example {found.example_id} could not be mixed: {found.reason}"
             return Missing(shard=entry.shard, reason=reason)
         try:
-            return self._reader.read(shard, found)
+            example = self._reader.read(shard, found)
         except DamagedShardError as error:
             if not self._skip:
                 raise
             return Missing(shard=entry.shard, reason=str(error))
+        if self._skip and not example.noisy.any():
+            return Missing(
+                shard=entry.shard, reason=f"example {example.example_id}: its noisy file is silent"
+            )
+        return example
 
 
 def _contents(entries: Sequence[ShardEntry]) -> tuple[str, ...]:

@@ -212,6 +212,25 @@ def test_overfitting_trains_on_the_first_examples_and_validates_by_them(shards: 
         trained(config_of(shards, max_steps=3), tmp_path)
 
 
+def test_a_silent_noisy_file_ends_the_run_or_is_replaced(tmp_path: Path) -> None:
+    silent = dataclasses.replace(example("train-1", 3000), noisy=np.zeros(3000, dtype=np.int16))
+    write_shard(tmp_path, "train", 0, [example("train-0", 3000), silent], sample_rate_hz=RATE_HZ)
+    write_shard(tmp_path, "valid", 0, [example("valid-0", 3000)], sample_rate_hz=RATE_HZ)
+    merge_index(tmp_path)
+    seen = []
+    for on_corrupt in ("skip", "error"):
+        data = TrainData(
+            config_of(tmp_path, data={"on_corrupt": on_corrupt}).data, seed=0, segment_samples=2000
+        )
+        with closing(data.segments(Cursor(), global_batch_size=2, rank=0, world_size=1)) as segments:
+            if on_corrupt == "skip":
+                seen.append(next(segments))
+            else:
+                with pytest.raises(InputError, match="example train-1: its noisy file is silent"):
+                    next(segments)
+    assert (seen[0].ids, seen[0].replaced) == (("train-0", "train-0"), 1)
+
+
 class Places:
     """A source whose examples are their own places."""
 
