@@ -118,6 +118,7 @@ def by_value(sweep: SweepConfig, rows: Sequence[TrialResult]) -> bytes:
             axes.scatter([row.point[name] for row, _ in scored], [score for _, score in scored], **_style(0))
             if sweep.axes[name].log_uniform is not None:
                 axes.set_xscale("log")
+                axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.set_xlabel(name, fontsize=9)
             _titled(axes, heading(sweep.metric))
 
