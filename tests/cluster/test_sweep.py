@@ -117,15 +117,17 @@ def _finished(summary: SweepSummary) -> list[TrialResult]:
 def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # There is no split of the second name, so the second trial fails.
-    config = _config(data, "tiny", axes={"data.valid": {"values": ["valid", "test"]}})
+    cases = {
+        "good": {},
+        "without data": {"data": {"valid": "test"}},  # there is no split of that name
+        "diverging": {"optimiser": {"learning_rate": 1e30}},
+    }
+    config = _config(data, "tiny", axes={"case": {"named": cases}})
     summary = sweep(config)
-    finished, failed = summary.rows
-    assert [(row.point["data.valid"], row.status) for row in summary.rows] == [
-        ("valid", "finished"),
-        ("test", "failed"),
-    ]
-    assert "no split 'test'" in (failed.reason or "")
+    finished, without_data, diverging = summary.rows
+    assert [row.status for row in summary.rows] == ["finished", "failed", "failed"]
+    assert "no split 'test'" in (without_data.reason or "")
+    assert "not finite" in (diverging.reason or "")
     assert [step for step, _ in finished.reports] == [1, 2]
     assert finished.parameters is not None
 
@@ -133,10 +135,10 @@ def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(
     child, parent = client.get_run(finished.run_id), client.get_run(summary.run_id)
     assert child.data.tags[MLFLOW_PARENT_RUN_ID] == summary.run_id
     assert (child.info.status, parent.info.status) == ("FINISHED", "FINISHED")
-    assert child.data.params["axis.valid"] == "valid"
+    assert child.data.params["axis.case"] == "good"
     assert child.data.metrics["pairs.si_sdr"] == finished.means["pairs"]["enhanced"]["si_sdr"]
     assert "highest SI-SDR on the one corpus" in parent.data.tags["rwsa.rule"]
-    assert parent.data.metrics["trials.failed"] == 1
+    assert parent.data.metrics["trials.failed"] == 2
     assert {one.path for one in client.list_artifacts(summary.run_id)} == {
         "answer.html",
         "sweep.json",
@@ -149,7 +151,7 @@ def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(
     assert again.rows == summary.rows
     once_more = sweep(config, retry_failed=True)
     assert once_more.rows[0] == finished
-    assert once_more.rows[1].status == "failed"
+    assert [row.reason for row in once_more.rows] == [row.reason for row in summary.rows]
 
     settings = ["--set", f"storage.tracking_uri=sqlite:///{data}/mlflow.db", f"storage.root={data}"]
     assert report_main([summary.run_id, "--out", str(tmp_path / "answer"), *settings]) == 0
