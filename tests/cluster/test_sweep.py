@@ -172,22 +172,26 @@ def test_another_corpus_is_evaluated_without_training_again(data: Path) -> None:
 
 
 def test_bad_trials_are_stopped_early_and_a_second_start_stops_them_again(data: Path) -> None:
-    # A learning rate of next to nothing learns nothing.
+    # At a learning rate of next to nothing the scores stay those of the first weights: -19, -26 and -27 dB.
     config = _config(
         data,
         "early",
-        axes={"optimiser.learning_rate": {"values": [1e-2, 1e-12, 1e-13]}},
+        axes={"optimiser.learning_rate": {"values": [1e-12]}},
+        seeds=[0, 1, 2],
         scheduler={"kind": "asha", "grace_steps": 1, "reduction_factor": 2},
         concurrent_trials=1,
         set={"max_steps": 4},
     )
     summary = sweep(config)
-    assert summary.rows[0].status == "finished"
-    stopped = [row for row in summary.rows if row.status == "stopped"]
-    assert stopped
-    assert all(row.step < 4 and row.reason == "early, by asha" and not row.means for row in stopped)
-    assert summary.answer.counts["stopped"] == len(stopped)
-    assert len(summary.answer.configurations) == len(_finished(summary))
+    assert [(row.status, row.step) for row in summary.rows] == [
+        ("finished", 4),
+        ("stopped", 1),
+        ("stopped", 1),
+    ]
+    stopped = summary.rows[1:]
+    assert all(row.reason == "early, by asha" and not row.means for row in stopped)
+    assert summary.answer.configurations[0].home is not None
+    assert summary.answer.configurations[0].home.runs == 1
     # Had the driver been lost after the first trial, the others would come to the same.
     files = ResultFolder(data / "sweeps" / "early")
     files.forget(stopped[-1].trial)
@@ -249,7 +253,11 @@ def test_a_driver_killed_three_times_comes_to_the_same_table(data: Path) -> None
     files = ResultFolder(data / "sweeps" / "killed")
     for _ in range(3):
         process = subprocess.Popen(
-            command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         seen = len(_saved(files))
         assert _within(120, lambda seen=seen: len(_saved(files)) > seen), "it goes on each time"
