@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipelines.arguments import add_cluster_arguments, at_address, place, verb
 from pipelines.card_check import (
     apart_findings,
     audio_findings,
@@ -30,7 +31,7 @@ from rwsa.cards import CorpusCard, read_card
 from rwsa.corpora import scan
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.files import location, write_json
+from rwsa.files import write_json
 from rwsa.manifest import Manifest
 
 
@@ -132,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--card", type=Path, nargs="+", action="extend", default=[], help="corpus cards")
     parser.add_argument(
-        "--shards", type=location, nargs="+", action="extend", default=[], help="folders of shards"
+        "--shards", type=place, nargs="+", action="extend", default=[], help="folders of shards"
     )
     parser.add_argument(
         "--cache",
@@ -145,13 +146,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, help="0: in this process, without Ray; default: all CPUs")
     parser.add_argument("--strict", action="store_true", help="exit with 1 for notes too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was found here too")
+    add_cluster_arguments(parser)
     return parser
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = _parser().parse_args(argv)
-    try:
+    with at_address(options.address):
         found = check(
             [read_card(path) for path in options.card],
             shards=options.shards,
@@ -160,13 +163,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             workers=options.workers,
             report=lambda line: print(line, file=sys.stderr),
         )
-        # First, so that a finished check is not lost where the file cannot be written.
-        print(found.as_text(), flush=True)
-        if options.json is not None:
-            write_json(options.json, found.as_json(), sort_keys=False)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    # First, so that a finished check is not lost where the file cannot be written.
+    print(found.as_text(), flush=True)
+    if options.json is not None:
+        write_json(options.json, found.as_json(), sort_keys=False)
     return int(found.count(Mark.FAULT) > 0 or (options.strict and found.count(Mark.NOTE) > 0))
 
 

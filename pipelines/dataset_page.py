@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ import numpy as np
 import pyarrow.parquet
 import yaml
 
+from pipelines.arguments import add_storage_arguments, place, storage_of, verb
 from pipelines.dataset_facts import DatasetFacts, SplitFacts, read_facts
 from pipelines.dataset_report import HeardExample, render_page
 from pipelines.progress import Ticker
 from pipelines.tracking import Tracker
-from rwsa.config import config, read_config
 from rwsa.errors import InputError
-from rwsa.files import location, written_aside
+from rwsa.files import written_aside
 from rwsa.recipes import Recipe, read_recipe, recipe_hash
 from rwsa.shard_index import read_index
 from rwsa.shards import Example, ShardReader
@@ -34,13 +33,6 @@ PAGE = "dataset.html"
 LEVEL_EXAMPLES = 300
 HEARD_EXAMPLES = 10
 _PLAN_KEY = b"rwsa.plan"
-
-
-@config
-class PageCommandSettings:
-    """What `--set` can change."""
-
-    storage: StorageConfig = StorageConfig()
 
 
 def write_page(
@@ -163,30 +155,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.dataset_page", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--shards", type=location, required=True, help="folder of shards")
+    parser.add_argument("--shards", type=place, required=True, help="folder of shards")
     parser.add_argument(
-        "--out", type=location, help=f"default: {PAGE} in the folder of shards", metavar="FILE.html"
+        "--out", type=place, help=f"default: {PAGE} in the folder of shards", metavar="FILE.html"
     )
     parser.add_argument("--recipe", type=Path, help="that made them; default: as their plan says")
     parser.add_argument("--mlflow", action="store_true", help="log it as a run too")
-    parser.add_argument(
-        "--set", dest="settings", nargs="+", action="extend", default=[], metavar="storage.KEY=VALUE"
-    )
+    add_storage_arguments(parser)
     return parser
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = _parser().parse_args(argv)
     out = options.out or options.shards / PAGE
-    try:
-        storage = read_config(PageCommandSettings, [], options.settings).storage
-        recipe = None if options.recipe is None else read_recipe(options.recipe)
-        facts = write_page(options.shards, out, recipe=recipe)
-        run_id = log_page(storage, facts, out) if options.mlflow else None
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    storage = storage_of(options)
+    recipe = None if options.recipe is None else read_recipe(options.recipe)
+    facts = write_page(options.shards, out, recipe=recipe)
+    run_id = log_page(storage, facts, out) if options.mlflow else None
     print(f"{out}: {facts.examples} examples, {facts.hours:.3f} h, index {facts.index_sha256[:12]}")
     if run_id is not None:
         print(f"MLflow run {run_id} in {storage.tracking_uri}")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import ray
 
+from pipelines.arguments import ADDRESS, add_cluster_arguments, at_address, verb
 from pipelines.cluster import CHECKOUT, start_ray
 from rwsa.errors import InputError
 from rwsa.files import read_json, write_json
@@ -39,7 +40,7 @@ class FailedStepError(RuntimeError):
 
 
 class Demo:
-    """The steps, and the seconds that each took."""
+    """The steps, and the seconds that each took. On a cluster, all nodes must see the checkout."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -105,8 +106,8 @@ class Demo:
         command = [sys.executable, "-m", module, *arguments]
         print(f"\n── {name}\n$ {shlex.join(['python', *command[1:]])}", flush=True)
         environment = dict(os.environ)
-        if ray.is_initialized():
-            environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        if ray.is_initialized() and ADDRESS not in os.environ:
+            environment[ADDRESS] = ray.get_runtime_context().gcs_address
             environment["RWSA_SHARED_CHECKOUT"] = "1"
         started = time.monotonic()
         status = subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
@@ -143,17 +144,21 @@ def start_afresh(out: Path) -> None:
         raise InputError(f"--out {out}: {error.strerror}; name a folder that can be written") from error
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.demo", description="Every part of the project, in minutes."
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="relative to the checkout")
-    out = parser.parse_args(argv).out
+    add_cluster_arguments(parser)
+    options = parser.parse_args(argv)
     os.chdir(CHECKOUT)
-    demo = Demo(out)
+    out, demo = options.out, Demo(options.out)
     try:
-        demo.run()
-    except (InputError, FailedStepError) as error:
+        with at_address(options.address):
+            demo.run()
+    except FailedStepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(_where_to_look(out, demo.seconds))

@@ -9,28 +9,20 @@ unless --reference names another; where both cards and folders are given it must
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipelines.arguments import add_storage_arguments, place, storage_of, verb
 from pipelines.gap_report import markdown, matrix_rows, render_page
 from pipelines.gap_results import NAMES, GapResults, GapSettings, compare
 from pipelines.gap_sources import SHARD_EXAMPLES, GapSource, measure, read_sources
 from pipelines.tracking import Tracker, commit
-from rwsa.config import config, read_config
 from rwsa.errors import InputError
 from rwsa.files import location, write_json, written_aside
 from rwsa.training.config import StorageConfig
 
-PAGE, TABLE, FIGURES = "domain_gap.html", "domain_gap.md", "domain_gap.json"
-
-
-@config
-class GapCommandSettings:
-    """What `--set` can change."""
-
-    storage: StorageConfig = StorageConfig()
+FOLDER, PAGE, TABLE, FIGURES = "domain_gap", "domain_gap.html", "domain_gap.md", "domain_gap.json"
 
 
 def domain_gap(
@@ -114,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--card", type=Path, nargs="+", action="extend", default=[], help="corpus cards")
     parser.add_argument(
-        "--shards", type=location, nargs="+", action="extend", default=[], help="folders of shards"
+        "--shards", type=place, nargs="+", action="extend", default=[], help="folders of shards"
     )
     parser.add_argument("--split", default="train", help="of the shards; default: train")
     parser.add_argument(
@@ -127,35 +119,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--resamples", type=int, default=500, help="of the bootstrap; default: 500")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default: 0")
-    parser.add_argument("--out", type=Path, default=Path("outputs/domain_gap"), help="folder to write into")
-    parser.add_argument("--mlflow", action="store_true", help="log it as a run too")
     parser.add_argument(
-        "--set", dest="settings", nargs="+", action="extend", default=[], metavar="storage.KEY=VALUE"
+        "--out", type=location, metavar="FOLDER", help=f"to write into; default: ROOT/{FOLDER}"
     )
+    parser.add_argument("--mlflow", action="store_true", help="log it as a run too")
+    add_storage_arguments(parser)
     return parser
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = _parser().parse_args(argv)
-    try:
-        if options.card and options.shards and options.reference is None:
-            raise InputError(
-                "--reference: name the in-domain corpus; of cards and folders of shards together neither is"
-                " the first"
-            )
-        storage = read_config(GapCommandSettings, [], options.settings).storage
-        results = domain_gap(
-            read_sources(options.card, options.shards, split=options.split, examples=options.examples),
-            options.out,
-            reference=options.reference,
-            resamples=options.resamples,
-            seed=options.seed,
+    if options.card and options.shards and options.reference is None:
+        raise InputError(
+            "--reference: name the in-domain corpus; of cards and folders of shards together neither is"
+            " the first"
         )
-        run_id = log_gap(storage, results, options.out) if options.mlflow else None
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    storage = storage_of(options)
+    out = options.out or location(storage.root) / FOLDER
+    results = domain_gap(
+        read_sources(options.card, options.shards, split=options.split, examples=options.examples),
+        out,
+        reference=options.reference,
+        resamples=options.resamples,
+        seed=options.seed,
+    )
+    run_id = log_gap(storage, results, out) if options.mlflow else None
     for name, *cells in matrix_rows(results):
         print(f"{name:<20}{''.join(f'{cell:>24}' for cell in cells)}")
     print("energy distance in %, with 95% intervals; a corpus from itself: of its halves")

@@ -10,12 +10,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from pipelines.arguments import (
+    add_cluster_arguments,
+    add_storage_arguments,
+    at_address,
+    place,
+    storage_of,
+    verb,
+)
 from pipelines.clip_keys import digest
 from pipelines.clip_scores import METRICS
 from pipelines.clips import EvaluationSet, read_sets
@@ -23,27 +30,20 @@ from pipelines.code_version import code_version
 from pipelines.evaluation_run import finished_run, hear_chosen, log_evaluation
 from pipelines.evaluation_statistics import corpus_statistics
 from pipelines.results import EvaluationSummary
+from pipelines.score_cache import ScoreCache
 from pipelines.score_table import Statistics, format_table
 from pipelines.scored_sets import Scoring, SetScorer
 from pipelines.systems import ENHANCED, Model, System, read_systems
 from pipelines.tracking import Tracker
-from rwsa.config import config, read_config
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.files import check_writable, write_json
+from rwsa.files import check_writable, location, on_this_machine, write_json
 from rwsa.metrics import check
 from rwsa.training.config import StorageConfig
 
 __all__ = ["EvaluationSummary", "evaluate"]
 
 _BOOTSTRAP_SEED = 20251001
-
-
-@config
-class EvaluateSettings:
-    """What `--set` can change."""
-
-    storage: StorageConfig = StorageConfig()
 
 
 def evaluate(
@@ -91,8 +91,9 @@ def evaluate(
     check(METRICS)
     _check_writable(json_path)
     systems, networks = read_systems(weights, outputs)
-    root = Path(storage.root)
-    sets = read_sets(corpora, examples=examples, strict=strict, cache=FileCache(root / "cache"))
+    root = location(storage.root)
+    files = FileCache(on_this_machine(root) / "cache")
+    sets = read_sets(corpora, examples=examples, strict=strict, cache=files)
     name = (
         name or f"evaluate-{'-'.join(dict.fromkeys(system.configuration for system in systems)) or 'noisy'}"
     )
@@ -104,7 +105,8 @@ def evaluate(
             sets=sets,
             workers=workers,
             device=_device(device),
-            root=root,
+            scores=ScoreCache(root / "scores"),
+            files=files,
             report=report,
         )
     )
@@ -211,27 +213,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default): a GPU if there is one")
     parser.add_argument("--audio-clips", type=int, default=3, help="clips a corpus to listen to", metavar="N")
     parser.add_argument(
-        "--json", type=Path, dest="json_path", help="write the means here too", metavar="FILE"
+        "--json", type=place, dest="json_path", help="write the means here too", metavar="FILE"
     )
     parser.add_argument("--parent", help="id of the MLflow run to nest this one under", metavar="RUN_ID")
-    parser.add_argument(
-        "--set", dest="settings", nargs="+", action="extend", default=[], metavar="storage.KEY=VALUE"
-    )
+    add_cluster_arguments(parser)
+    add_storage_arguments(parser)
     parser.add_argument(
         "--strict", action="store_true", help="end at the first damaged clip or failed metric"
     )
     return parser
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    options = vars(_parser().parse_args(argv))
-    try:
-        storage = read_config(EvaluateSettings, [], options.pop("settings")).storage
+    parsed = _parser().parse_args(argv)
+    storage, options = storage_of(parsed), vars(parsed)
+    del options["settings"]
+    with at_address(options.pop("address")):
         summary = evaluate(storage=storage, **options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     print(format_table(summary, statistics_of(summary)))
     print(_last_line(summary, storage))
     return 0

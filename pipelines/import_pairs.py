@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.arguments import add_cluster_arguments, add_shards_arguments, at_address, shards_of, verb
 from pipelines.ray_map import check_workers, unordered
 from pipelines.render_folder import withdraw_index
 from rwsa.audio import read_mono, rms, round_to_int16
@@ -248,31 +249,31 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m pipelines.import_pairs", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--card", type=Path, required=True, help="corpus card with pairs")
-    parser.add_argument("--out", type=location, required=True, help="folder for the shards")
+    add_shards_arguments(parser)
     parser.add_argument("--splits", nargs="+", choices=SPLITS, help="default: all that there are")
     parser.add_argument("--shard-examples", type=int, default=64, metavar="N")
     parser.add_argument("--workers", type=int, help="0: in this process, without Ray; default: all CPUs")
+    add_cluster_arguments(parser)
     return parser
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = _parser().parse_args(argv)
-    try:
+    out = shards_of(options)
+    with at_address(options.address):
         done = import_pairs(
             read_card(options.card),
-            options.out,
+            out,
             splits=options.splits,
             shard_examples=options.shard_examples,
             workers=options.workers,
         )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     for failure in done.failures[:_FAILURES_SHOWN]:
         print(f"failed {failure.example_id}: {failure.reason}", file=sys.stderr)
     print(
-        f"{options.out}: {done.examples} pairs, {done.hours:.3f} h, {done.shards} shards ({done.kept} kept"
+        f"{out}: {done.examples} pairs, {done.hours:.3f} h, {done.shards} shards ({done.kept} kept"
         f" from before), {len(done.failures)} failures, {done.problems} problems"
     )
     return 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipelines.arguments import ADDRESS
 from pipelines.cluster import start_ray
 from pipelines.run_log import RunLog
 from pipelines.tracking import TrackedRun, commit
@@ -25,6 +26,7 @@ from rwsa.training.context import LocalContext, StopSignal
 from rwsa.training.loop import DivergedError, PreemptedError, fit
 from rwsa.training.sources import self_contained
 
+_WAITING_IS_NEWS_AFTER_SECONDS, _SECONDS_BETWEEN_SIGNS = 60.0, 600.0
 _FINAL = {kind.__name__: kind for kind in (InputError, DivergedError)}
 
 
@@ -79,7 +81,6 @@ def on_ray(
     threads: int,
     gpu: bool | None,
     stop: StopSignal,
-    address: str | None,
 ) -> None:
     """Train on Ray Train, which starts lost workers again, `config.max_failures` times at the most.
 
@@ -98,11 +99,11 @@ def on_ray(
     from pipelines.ray_context import Notices
 
     for_workers = dataclasses.replace(config, data=self_contained(config.data))
-    start_ray(address=address)
+    start_ray()
     stop.arm()  # Ray has a handler of its own, which ends the process
     there = ray.cluster_resources()
     use_gpu = bool(there.get("GPU")) if gpu is None else gpu
-    if not (address or os.environ.get("RAY_ADDRESS")):
+    if not os.environ.get(ADDRESS):
         _check_room(there, workers=workers, threads=threads, use_gpu=use_gpu)
     # Where this process is, since without it nothing goes on anyway; elsewhere a node could be lost with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
@@ -130,7 +131,8 @@ def on_ray(
             **quiet,
         ),
     )
-    error = _in_thread(trainer.fit)
+    with _saying_what_is_missing(notices, workers=workers, threads=threads, use_gpu=use_gpu):
+        error = _in_thread(trainer.fit)
     reason = ray.get(notices.gave_up.remote())
     if reason is not None:
         kind, message = reason
@@ -152,6 +154,40 @@ def _check_room(there: Mapping[str, float], *, workers: int, threads: int, use_g
                 f"--workers {workers}: want {count} {name}s, and this machine gives Ray"
                 f" {there.get(name, 0):.0f}; use fewer workers or --cpus-per-worker, or a cluster's --address"
             )
+
+
+@contextmanager
+def _saying_what_is_missing(notices: Any, *, workers: int, threads: int, use_gpu: bool) -> Iterator[None]:
+    """While no worker has begun, say now and then what is asked of the cluster, and what it has: it may be
+    about to grow, or nobody may know that it is too small.
+    """
+    import ray
+
+    over = threading.Event()
+
+    def say() -> None:
+        asked = f"{threads} CPU{'s' * (threads > 1)}{' and a GPU' * use_gpu}"
+        pause = _WAITING_IS_NEWS_AFTER_SECONDS
+        while not over.wait(pause):
+            if ray.get(notices.has_begun.remote()):
+                return
+            there, free = ray.cluster_resources(), ray.available_resources()
+            has = ", ".join(
+                f"{free.get(n, 0):.0f} of {there.get(n, 0):.0f} {n}s free" for n in ("CPU", "GPU")
+            )
+            print(
+                f"waiting for {workers} workers of {asked} each; the cluster has {has}. It goes on when they"
+                " come; Ctrl-C ends it",
+                flush=True,
+            )
+            pause = _SECONDS_BETWEEN_SIGNS
+
+    thread = threading.Thread(target=say, name="rwsa-waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _in_thread(work: Any) -> BaseException | None:
@@ -179,6 +215,7 @@ def _worker(settings: dict[str, Any]) -> None:
     from pipelines.ray_context import RayContext
 
     notices = settings["notices"]
+    ray.get(notices.begin.remote())
     if ray.get(notices.gave_up.remote()) is not None:
         return  # these workers replace some that met what does not go away
     try:

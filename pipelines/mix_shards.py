@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines import corpus_check
+from pipelines.arguments import add_cluster_arguments, add_shards_arguments, at_address, shards_of, verb
 from pipelines.plan_table import PlanInfo, plan_path, write_plan
 from pipelines.render_folder import check_folder, clear_leftovers, missing, unfinished, withdraw_index
 from pipelines.render_progress import RenderProgress
@@ -36,7 +37,6 @@ from rwsa.recipes import recipe_hash
 from rwsa.shard_index import Failure, merge_index
 
 _FAILURES_SHOWN = 10
-_INTERRUPTED = 130
 _REPAIRS = 3
 
 
@@ -193,17 +193,15 @@ def _rendered(
     return progress
 
 
-def _parser(verb: str) -> argparse.ArgumentParser:
+def _parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"python -m pipelines.mix_shards {verb}".rstrip(),
+        prog=f"python -m pipelines.mix_shards {name}".rstrip(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--card", type=Path, required=True, help="corpus card with speech and noise")
     parser.add_argument("--recipe", type=Path, required=True, help="mixing recipe")
-    parser.add_argument(
-        "--out", type=location, required=True, help="folder for the shards, or s3://…, gs://…"
-    )
+    add_shards_arguments(parser)
     parser.add_argument("--splits", nargs="+", choices=SPLITS, help="default: all that the recipe names")
     parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     parser.add_argument("--shard-examples", type=int, default=64, metavar="N")
@@ -211,49 +209,48 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--cache", type=Path, default=Path("outputs/cache"), help="where headers are kept, by size and time"
     )
-    if not verb:
+    if not name:
+        add_cluster_arguments(parser)
         parser.add_argument(
             "--workers", type=int, help="shards made at a time; default: as many as CPUs; 0: without Ray"
         )
     return parser
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["check"]:
         return corpus_check.main(arguments[1:])
-    verb = "plan" if arguments[:1] == ["plan"] else ""
-    options = _parser(verb).parse_args(arguments[1:] if verb else arguments)
-    try:
-        return _plan(options) if verb else _mix(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; what is whole is kept: run it again to go on", file=sys.stderr)
-        return _INTERRUPTED
+    if arguments[:1] == ["plan"]:
+        return _plan(_parser("plan").parse_args(arguments[1:]))
+    options = _parser("").parse_args(arguments)
+    with at_address(options.address):
+        return _mix(options)
 
 
 def _plan(options: argparse.Namespace) -> int:
     recipe = read_recipe(options.recipe, options.settings)
-    manifest = _scanned(read_card(options.card), options.strict, options.cache, print)
-    plans = write_plans(
-        manifest, recipe, options.out, splits=options.splits, shard_examples=options.shard_examples
+    manifest, out = (
+        _scanned(read_card(options.card), options.strict, options.cache, print),
+        shards_of(options),
     )
+    plans = write_plans(manifest, recipe, out, splits=options.splits, shard_examples=options.shard_examples)
     for plan in plans:
         print(
-            f"{plan_path(options.out, plan.split)}: {plan.rows} examples, {plan.seconds / 3600:.3f} h,"
+            f"{plan_path(out, plan.split)}: {plan.rows} examples, {plan.seconds / 3600:.3f} h,"
             f" {plan.shards} shards, plan {plan.plan_hash}"
         )
     return 0
 
 
 def _mix(options: argparse.Namespace) -> int:
+    out = shards_of(options)
     summary = mix_shards(
         read_card(options.card),
         read_recipe(options.recipe, options.settings),
-        options.out,
+        out,
         splits=options.splits,
         workers=options.workers,
         strict=options.strict,
@@ -263,7 +260,7 @@ def _mix(options: argparse.Namespace) -> int:
     for failure in summary.first_failures:
         print(f"failed {failure.example_id}: {failure.reason}", file=sys.stderr)
     print(
-        f"{options.out}: {summary.examples} examples, {summary.hours:.3f} h, {summary.shards} shards"
+        f"{out}: {summary.examples} examples, {summary.hours:.3f} h, {summary.shards} shards"
         f" ({summary.kept} kept from before), {summary.failures} failures,"
         f" {summary.problems} unusable files, {summary.short_speech} speech clips too short;"
         f" {summary.seconds:.1f} s"

@@ -28,7 +28,15 @@ class Notices:
     def __init__(self) -> None:
         self._stop = asyncio.Event()
         self._reason: tuple[str, str] | None = None
-        self._preempted = False
+        self._preempted, self._begun = False, False
+
+    async def begin(self) -> None:
+        """Note that a worker has begun."""
+        self._begun = True
+
+    async def has_begun(self) -> bool:
+        """Whether any has."""
+        return self._begun
 
     async def stop(self) -> None:
         """Let `stopped` return."""

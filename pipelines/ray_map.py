@@ -47,7 +47,8 @@ def unordered(
         yield from enumerate(map(work, items))
         return
     start_ray()
-    window = workers or _IN_FLIGHT_A_CPU * int(ray.cluster_resources().get("CPU", 1))
+    # A cluster may have no CPU yet, and grow by those that are asked for.
+    window = workers or max(1, _IN_FLIGHT_A_CPU * int(ray.cluster_resources().get("CPU", 1)))
     task = ray.remote(num_cpus=1)(work)
     waiting = deque(range(len(items)))
     running: dict[ray.ObjectRef, int] = {}

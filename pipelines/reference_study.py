@@ -9,11 +9,18 @@ amounts, and shows what all metrics make of it, for the noisy clip, the clean on
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipelines.arguments import (
+    add_cluster_arguments,
+    add_storage_arguments,
+    at_address,
+    place,
+    storage_of,
+    verb,
+)
 from pipelines.clips import read_sets
 from pipelines.progress import Ticker, duration
 from pipelines.ray_map import check_workers, unordered
@@ -29,21 +36,13 @@ from pipelines.reference_results import (
     study_clip,
 )
 from pipelines.tracking import Tracker, commit
-from rwsa.config import config, read_config
 from rwsa.errors import InputError
-from rwsa.files import sha256_of, write_json, written_aside
+from rwsa.files import absolute, is_file, location, sha256_of, write_json, written_aside
 from rwsa.metrics import check, version
 from rwsa.training.config import StorageConfig
 
-PAGE, FIGURES = "reference_study.html", "reference_study.json"
+FOLDER, PAGE, FIGURES = "reference_study", "reference_study.html", "reference_study.json"
 _EXAMPLES = 16
-
-
-@config
-class StudySettings:
-    """What `--set` can change."""
-
-    storage: StorageConfig = StorageConfig()
 
 
 def reference_study(
@@ -75,10 +74,10 @@ def reference_study(
         raise InputError(f"--seed {seed}: must be at least 0")
     check_workers(workers)
     check(STUDIED)
-    if weights is not None and not weights.is_file():
+    if weights is not None and not is_file(weights):
         raise InputError(f"{weights}: no such file; give weights that training wrote")
     (corpus,) = read_sets([card], examples=examples)
-    path = None if weights is None else str(weights.resolve())
+    path = None if weights is None else absolute(str(weights))
     items = [StudyClip(clip=clip, weights=path, seed=seed) for clip in corpus.clips]
     started = time.monotonic()
     clips = _studied(items, workers, report)
@@ -137,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m pipelines.reference_study", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--card", type=Path, required=True, help="corpus card")
-    parser.add_argument("--weights", type=Path, help="of a model whose output is scored too")
+    parser.add_argument("--weights", type=place, help="of a model whose output is scored too")
     parser.add_argument(
         "--examples", type=int, default=_EXAMPLES, help=f"clips; default: {_EXAMPLES}", metavar="N"
     )
@@ -145,33 +144,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=int, help="tasks at a time; 0: without Ray; default: one a CPU", metavar="N"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("outputs/reference_study"), help="folder to write into"
-    )
+    parser.add_argument("--out", type=place, metavar="FOLDER", help=f"to write into; default: ROOT/{FOLDER}")
     parser.add_argument("--mlflow", action="store_true", help="log it as a run too")
-    parser.add_argument(
-        "--set", dest="settings", nargs="+", action="extend", default=[], metavar="storage.KEY=VALUE"
-    )
+    add_cluster_arguments(parser)
+    add_storage_arguments(parser)
     return parser
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = _parser().parse_args(argv)
-    try:
-        storage = read_config(StudySettings, [], options.settings).storage
+    storage = storage_of(options)
+    out = options.out or location(storage.root) / FOLDER
+    with at_address(options.address):
         study = reference_study(
             options.card,
-            options.out,
+            out,
             weights=options.weights,
             examples=options.examples,
             seed=options.seed,
             workers=options.workers,
         )
-        run_id = log_study(storage, study, options.out) if options.mlflow else None
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run_id = log_study(storage, study, out) if options.mlflow else None
     for estimate in study.estimates:
         print(f"{estimate:<32}{''.join(f'{head:>16}' for head in heads()[1:])}")
         for name, *cells in score_rows(study, estimate):

@@ -11,27 +11,21 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
+from pipelines.arguments import add_storage_arguments, place, storage_of, verb
 from pipelines.model_registry import RegisteredVersion, register_model
 from pipelines.tracking import Tracker, commit
-from rwsa.config import as_mapping, config, read_config
+from rwsa.config import as_mapping
 from rwsa.errors import InputError
-from rwsa.files import sha256_of
+from rwsa.files import fetched, is_file, sha256_of
 from rwsa.models import SIZES, load_model, save_model
 from rwsa.training.config import StorageConfig
 
 ALIAS = "newest"
-
-
-@config
-class RegisterSettings:
-    """What `--set` can change."""
-
-    storage: StorageConfig = StorageConfig()
 
 
 def register(
@@ -48,7 +42,7 @@ def register(
     Raises:
         InputError: the weights cannot be read; MLflow does not answer, or does not take the name.
     """
-    if not weights.is_file():
+    if not is_file(weights):
         raise InputError(f"{weights}: no such file; give weights that training wrote")
     model, sha256 = load_model(weights), sha256_of(weights)
     size = next((known for known, one in SIZES.items() if one == model.config), None)
@@ -60,7 +54,9 @@ def register(
     with (
         Tracker(storage).run(f"register {name}", params=params, tags={"rwsa.kind": "model"}) as run,
         tempfile.TemporaryDirectory(prefix="rwsa-weights-") as folder,
+        ExitStack() as files,
     ):
+        weights = files.enter_context(fetched(weights))
         if weights.suffix != ".safetensors":
             weights = Path(folder) / f"{weights.stem}.safetensors"
             save_model(weights, model)
@@ -75,25 +71,20 @@ def _quieten() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines.register", description=__doc__.split("\n")[0])
-    parser.add_argument("--weights", type=Path, required=True, help="model weights")
+    parser.add_argument("--weights", type=place, required=True, help="model weights")
     parser.add_argument("--name", help="of the registered model; default: rwsa- and the size")
     parser.add_argument("--alias", default=ALIAS, help=f"moved to the new version; default: {ALIAS}")
-    parser.add_argument(
-        "--set", dest="settings", nargs="+", action="extend", default=[], metavar="storage.KEY=VALUE"
-    )
+    add_storage_arguments(parser)
     return parser
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     options = _parser().parse_args(argv)
     _quieten()
-    try:
-        storage = read_config(RegisterSettings, [], options.settings).storage
-        registered = register(options.weights, storage=storage, name=options.name, alias=options.alias)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    storage = storage_of(options)
+    registered = register(options.weights, storage=storage, name=options.name, alias=options.alias)
     print(f"{registered.name}, version {registered.version}; to serve it:")
     print(f"export MLFLOW_TRACKING_URI={storage.tracking_uri}")
     print(f"mlflow models serve --env-manager local --model-uri {registered.uri}")

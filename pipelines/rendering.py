@@ -36,10 +36,16 @@ def _on_ray(jobs: ShardJobs, which: Sequence[int], workers: int | None) -> Itera
     """
     # Imported late: rendering in this process needs none of it, and it takes seconds.
     import ray.data
+    import ray.util.client
 
     from pipelines.cluster import start_ray
+    from pipelines.ray_map import unordered
 
     start_ray()
+    if ray.util.client.ray.is_connected():  # ray://…, over which Ray Data 2.60 gives no rows
+        shards = [(jobs, number) for number in which]
+        yield from (outcome for _, outcome in unordered(_made, shards, workers=workers))
+        return
     # As a limit of the whole dataset: a limit of the mapping alone would keep Ray from fusing it with
     # the counting, which doubles the tasks and what each costs the driver.
     rows = ray.data.range(len(which), override_num_blocks=len(which)).map(
@@ -50,6 +56,11 @@ def _on_ray(jobs: ShardJobs, which: Sequence[int], workers: int | None) -> Itera
     with closing(cast(Generator[dict[str, Any], None, None], iter(rows.iter_rows()))) as done:
         for row in done:
             yield ShardOutcome.from_json(row["outcome"])
+
+
+def _made(shard: tuple[ShardJobs, int]) -> ShardOutcome:
+    jobs, number = shard
+    return jobs.make(number)
 
 
 def _make_shard(jobs: ShardJobs, which: Sequence[int], row: dict[str, int]) -> dict[str, str]:

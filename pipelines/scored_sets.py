@@ -36,7 +36,8 @@ class Scoring:
         sets: the corpora.
         workers: CPUs to use; all of Ray's by default.
         device: `cpu` or `cuda`, which is every GPU that Ray has.
-        root: where scores are kept.
+        scores: that are known, and where new ones are kept.
+        files: what is known of files.
         report: takes progress lines.
     """
 
@@ -45,7 +46,8 @@ class Scoring:
     sets: Sequence[EvaluationSet]
     workers: int | None
     device: str
-    root: Path
+    scores: ScoreCache
+    files: FileCache
     report: Callable[[str], None]
 
 
@@ -72,8 +74,7 @@ class SetScorer:
         self.cpu_seconds = {"enhancing": 0.0, "scoring": 0.0}
         self.seconds = 0.0
         self._scoring = scoring
-        self._cache = ScoreCache(scoring.root / "scores")
-        self._files = FileCache(scoring.root / "cache")
+        self._cache, self._files = scoring.scores, scoring.files
         self._clip_keys = [clip_keys(one.clips, self._files) for one in scoring.sets]
         self._matched = self._match()
         self._clips = [self._known_clips(at) for at in range(len(scoring.sets))]

@@ -12,7 +12,7 @@ from pipelines.clip_scores import NOISY
 from pipelines.clips import EvaluationClip, EvaluationSet
 from rwsa.audio import find_audio
 from rwsa.errors import InputError
-from rwsa.files import sha256_of
+from rwsa.files import absolute, is_file, location, sha256_of
 from rwsa.models import ModelConfig, Network, load_model
 from rwsa.models.cost import cost
 
@@ -89,7 +89,7 @@ def read_systems(
     """
     named = _named_weights(weights)
     for _, path in named:
-        if not path.is_file():
+        if not is_file(path):
             raise InputError(f"{path}: no such file; give weights that training wrote")
     networks: dict[str, Network] = {}
     systems: list[System] = []
@@ -112,7 +112,7 @@ def _named_weights(weights: Sequence[str | Path]) -> list[tuple[str, Path]]:
         name, separator, path = str(entry).partition("=")
         # A path may have a '=' in it.
         unnamed = not separator or Path(entry).exists()
-        given.append((None, Path(entry)) if unnamed else (name, Path(path)))
+        given.append((None, location(entry)) if unnamed else (name, location(path)))
     nameless = [path for name, path in given if name is None]
     if len(given) == 1:
         return [(name or ENHANCED, path) for name, path in given]
@@ -125,7 +125,7 @@ def _told_apart(paths: Sequence[Path]) -> list[str]:
     stems = [path.stem for path in paths]
     if len(set(stems)) == len(stems):
         return stems
-    folders = [path.absolute().parent.name for path in paths]
+    folders = [Path(absolute(str(path))).parent.name for path in paths]
     if len(set(folders)) == len(folders):
         return folders
     raise InputError("--weights: neither files nor folders have names that differ; name each, NAME=FILE")

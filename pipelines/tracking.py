@@ -25,7 +25,7 @@ from PIL import Image
 from pipelines.cluster import CHECKOUT
 from pipelines.journal import SPOOLED, Journal, Record, waiting_keys
 from rwsa.errors import InputError
-from rwsa.files import is_remote, location
+from rwsa.files import fetched, location, on_this_machine
 from rwsa.training.config import StorageConfig
 from rwsa.training.loop import PreemptedError
 
@@ -134,7 +134,8 @@ class TrackedRun:
             if path.is_dir():
                 shutil.copytree(path, spooled, dirs_exist_ok=True)
             else:
-                shutil.copyfile(path, spooled / path.name)
+                with fetched(path) as file:
+                    shutil.copyfile(file, spooled / path.name)
 
     def contents(self, files: Mapping[str, bytes], folder: str | None = None) -> None:
         """Upload files that are in memory, by their names, as artifacts."""
@@ -219,9 +220,8 @@ def _unsent(storage: StorageConfig) -> Path:
 
     Where these are in a store, on this machine.
     """
-    root = location(storage.root)
     server = hashlib.sha256(storage.tracking_uri.encode()).hexdigest()[:8]
-    return (Path.home() / ".cache" / "rwsa" if is_remote(root) else root) / "unsent" / server
+    return on_this_machine(location(storage.root)) / "unsent" / server
 
 
 def _be_brief() -> None:
@@ -239,12 +239,15 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's git commit, with `-dirty` where files differ; `unknown` outside a repository."""
+    """The checkout's git commit, with `-dirty` where files differ.
+
+    Outside a repository, as in a job's copy or an image, what `RWSA_COMMIT` says, or `unknown`.
+    """
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("RWSA_COMMIT") or "unknown"
 
 
 def _commit_tag() -> dict[str, str]:
@@ -272,6 +275,11 @@ def _check_reachable(uri: str) -> None:
         if not os.access(folder, os.W_OK):
             raise InputError(f"storage.tracking_uri {uri}: {folder} is not writable")
     elif urlsplit(uri).scheme in ("http", "https"):
+        if urlsplit(uri).password is not None:
+            raise InputError(
+                "storage.tracking_uri: holds a password, and every run would show it; leave it out, and set"
+                " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+            )
         try:
             _ask(uri)
         except OSError as error:

@@ -9,26 +9,18 @@ which systems no other one beats at both.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.arguments import add_storage_arguments, place, storage_of, verb
 from pipelines.tracking import Tracker
 from pipelines.trade_off_page import render_page
 from pipelines.trade_off_scores import Panel, panels, read_scores
-from rwsa.config import config, read_config
 from rwsa.errors import InputError
-from rwsa.files import written_aside
+from rwsa.files import location, written_aside
 from rwsa.training.config import StorageConfig
 
 PAGE = "trade-off.html"
-
-
-@config
-class TradeOffSettings:
-    """What `--set` can change."""
-
-    storage: StorageConfig = StorageConfig()
 
 
 def trade_off(storage: StorageConfig, out: Path) -> list[Panel]:
@@ -49,23 +41,18 @@ def trade_off(storage: StorageConfig, out: Path) -> list[Panel]:
     return found
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.trade_off", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--out", type=Path, help=f"default: {PAGE} in storage.root", metavar="FILE")
-    parser.add_argument(
-        "--set", dest="settings", nargs="+", action="extend", default=[], metavar="storage.KEY=VALUE"
-    )
+    parser.add_argument("--out", type=place, help=f"default: ROOT/{PAGE}", metavar="FILE")
+    add_storage_arguments(parser)
     options = parser.parse_args(argv)
-    try:
-        storage = read_config(TradeOffSettings, [], options.settings).storage
-        out = options.out or Path(storage.root) / PAGE
-        found = trade_off(storage, out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    storage = storage_of(options)
+    out = options.out or location(storage.root) / PAGE
+    found = trade_off(storage, out)
     for panel in found:
         print(_line(panel))
     print(f"page: {out}")

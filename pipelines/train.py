@@ -21,6 +21,7 @@ from pathlib import Path
 
 import yaml
 
+from pipelines.arguments import add_cluster_arguments, add_storage_arguments, at_address
 from pipelines.cluster import CHECKOUT
 from pipelines.dry_run import dry_run
 from pipelines.launch import alone, checkpoints_of, on_ray, only_one, run_folder
@@ -56,7 +57,6 @@ def train(
     workers: int = 0,
     cpus_per_worker: int = 1,
     gpu: bool | None = None,
-    address: str | None = None,
     parent: str | None = None,
     tags: Mapping[str, str] | None = None,
     stop: StopSignal | None = None,
@@ -68,7 +68,6 @@ def train(
         workers: Ray Train workers; 0 trains in this process, without Ray.
         cpus_per_worker: threads of each worker (alone: of this process).
         gpu: whether Ray's workers get a GPU each; by default where the cluster has one now.
-        address: of the Ray cluster to use; see `pipelines.cluster.start_ray`.
         parent: MLflow run to nest this one under.
         tags: MLflow tags.
         stop: ends training early, when it has saved.
@@ -101,7 +100,6 @@ def train(
                 threads=cpus_per_worker,
                 gpu=gpu,
                 stop=stop,
-                address=address,
             )
         weights = folder / "model.safetensors"
         score = _publish(config, weights)
@@ -186,9 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "configs", nargs="+", help="names from pipelines/configs or paths, laid over each other"
     )
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="over all of them"
-    )
+    add_storage_arguments(parser, metavar="KEY=VALUE", help="over all of them")
     parser.add_argument("--workers", type=int, default=0, help="Ray Train workers; 0: this process, no Ray")
     parser.add_argument("--cpus-per-worker", type=int, default=1, help="threads of each worker")
     parser.add_argument(
@@ -196,9 +192,7 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="a GPU for each worker; default: where the cluster has one now (say so where it grows by them)",
     )
-    parser.add_argument(
-        "--address", help="of a Ray cluster to use; default: RAY_ADDRESS, or this machine alone"
-    )
+    add_cluster_arguments(parser)
     parser.add_argument(
         "--overfit", type=int, metavar="N", help="train on the first N examples alone, and validate by them"
     )
@@ -212,7 +206,10 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    settings = [*arguments.set, *([] if arguments.overfit is None else [f"data.overfit={arguments.overfit}"])]
+    settings = [
+        *arguments.settings,
+        *([] if arguments.overfit is None else [f"data.overfit={arguments.overfit}"]),
+    ]
     stop = StopSignal()
     try:
         config = read_config(TrainConfig, config_paths(arguments.configs), settings)
@@ -224,14 +221,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.dry_run:
             print(dry_run(absolute(config), workers=arguments.workers, threads=arguments.cpus_per_worker))
             return 0
-        with stop:
+        with stop, at_address(arguments.address):
             stop.then(_say_that_it_stops)
             summary = train(
                 config,
                 workers=arguments.workers,
                 cpus_per_worker=arguments.cpus_per_worker,
                 gpu=arguments.gpu,
-                address=arguments.address,
                 stop=stop,
             )
     except (InputError, DivergedError) as error:

@@ -179,6 +179,41 @@ def _uploaded(path: Path) -> Iterator[Path]:
             ) from error
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        UnreachableError: the store refused or could not be reached.
+    """
+    with reaching(path):
+        return path.is_file()
+
+
+@contextmanager
+def fetched(path: Path) -> Iterator[Path]:
+    """A file as one of this machine: itself, or a copy of what lies in a store while the block runs.
+
+    Raises:
+        FileNotFoundError: the store does not have it.
+        UnreachableError: the store refused or could not be reached.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="rwsa-") as folder:
+        copy = Path(folder) / path.name
+        with reaching(path):
+            copy.write_bytes(path.read_bytes())
+        yield copy
+
+
+def on_this_machine(root: Path) -> Path:
+    """Where to keep what a store cannot hold (a database, a journal): the folder itself, or a user's."""
+    if not is_remote(root):
+        return root
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rwsa"
+
+
 def check_writable(path: Path) -> None:
     """Find out before long work, rather than after it, whether a file can be written there.
 

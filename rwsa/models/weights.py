@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
-from rwsa.files import written_aside
+from rwsa.files import fetched, is_remote, location, reaching, written_aside
 from rwsa.models.config import SIZES, ModelConfig, size
 from rwsa.models.mambattention import MambAttention
 from rwsa.models.official import is_official, read_official
@@ -36,21 +36,21 @@ def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> Net
 
     Args:
         source: a name in `SIZES` (`nano`, `xs`, …: fresh weights of seed 0), a `.safetensors` file that
-            `save_model` wrote, or a checkpoint in the paper's published format.
+            `save_model` wrote, or a checkpoint in the paper's published format; or the URL of one.
         device: where to put it.
 
     Raises:
         InputError: there is no such size or file, it is neither format, or its weights do not fit.
     """
-    path = Path(source)
-    if not path.exists():
-        if path.suffix:
+    path = location(source)
+    with reaching(path):
+        there = path.exists()
+    if not there:
+        if path.suffix or is_remote(path):
             raise InputError(f"{path}: no such file; give weights, or a size ({', '.join(SIZES)})")
         return build_model(size(str(source))).to(device).eval()
-    if path.suffix == ".safetensors":
-        config, weights = _read_safetensors(path)
-    else:
-        config, weights = _read_published(path)
+    with fetched(path) as file:
+        config, weights = _read_safetensors(file) if path.suffix == ".safetensors" else _read_published(file)
     model = build_model(config)
     load_weights(model, weights, where=str(path))
     return model.to(device).eval()

@@ -14,7 +14,7 @@ from typing import cast
 from upath import UPath
 
 from rwsa.errors import InputError
-from rwsa.files import is_remote, listed, reaching, read_json, reason_of
+from rwsa.files import is_file, is_remote, listed, reaching, read_json, reason_of
 
 ABOUT = "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -55,7 +55,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Of all that are whole, in their order."""
         found = [(match, path) for path in listed(self.folder) if (match := _NAME.fullmatch(path.name))]
-        return sorted(int(match[1]) for match, path in found if _exists(path / ABOUT))
+        return sorted(int(match[1]) for match, path in found if is_file(path / ABOUT))
 
     def latest(self) -> Path | None:
         """The newest, which a run goes on from."""
@@ -73,7 +73,7 @@ class Checkpoints:
             return None
         step = read_json(latest / ABOUT)["best_step"]
         best = latest if step is None else self._path(step)
-        if not _exists(best / ABOUT):
+        if not is_file(best / ABOUT):
             raise InputError(
                 f"{best}: the best checkpoint, by {latest.name}, is gone; put it back, or train on until"
                 " there is a better one"
@@ -134,14 +134,9 @@ def _remove(path: Path) -> None:
         store = cast(UPath, path)
         with reaching(path):
             # First what makes it count, so that it is never found half removed.
-            if _exists(path / ABOUT):
+            if is_file(path / ABOUT):
                 (path / ABOUT).unlink()
             store.fs.rm(store.path, recursive=True)
-
-
-def _exists(path: Path) -> bool:
-    with reaching(path):
-        return path.is_file()
 
 
 def _flush(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from rwsa.cards import read_card
 from rwsa.corpora import scan
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
+from rwsa.files import location
 from rwsa.manifest import Pair
 from rwsa.metrics import Failure
 from rwsa.mixing import plan_split, read_recipe
@@ -37,6 +39,20 @@ def test_what_is_kept_comes_back_to_the_last_digit(tmp_path: Path) -> None:
     assert cache.get_audio("ab12") is None
     cache.put_audio("ab12", wav)
     np.testing.assert_array_equal(cache.get_audio("ab12"), wav)
+
+
+def test_a_store_keeps_them_too() -> None:
+    root = location(f"memory://{uuid.uuid4().hex}/scores")
+    cache = ScoreCache(root)
+    assert cache.get("ab12") is None
+    cache.put("ab12", SCORES)
+    cache.put_audio("cd34", np.ones(10))
+    for one in (cache, ScoreCache(root)):
+        assert one.get("ab12") == SCORES
+        assert one.get("cd34") is None
+        np.testing.assert_array_equal(one.get_audio("cd34"), np.ones(10))
+    (root / "ab" / "ab12.json").write_text("{")
+    assert ScoreCache(root).get("ab12") is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"values": 3}', '{"values": {"pesq": "x"}}'])

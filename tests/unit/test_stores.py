@@ -13,12 +13,15 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import torch
 
 from pipelines.mix_shards import MixSummary, mix_shards
+from pipelines.systems import read_systems
 from rwsa.audio import round_to_int16
 from rwsa.cards import read_card
 from rwsa.errors import InputError, UnreachableError
 from rwsa.files import is_remote, location, read_json, sha256_of, write_json, written_aside
+from rwsa.models import load_model, save_model
 from rwsa.recipes import read_recipe
 from rwsa.sampling import Cursor
 from rwsa.shard_index import INDEX_NAME, entry_or_none, merge_index, read_index
@@ -101,6 +104,19 @@ def test_mixing_into_a_store_gives_the_bytes_of_a_folder_and_goes_on(folder: Pat
     (folder / "train-000001.json").unlink()
     assert mixed(folder).kept == 3
     assert checksums(folder) == checksums(tmp_path / "here")
+
+
+def test_weights_are_read_from_a_store(tmp_path: Path) -> None:
+    folder = location(f"memory://{uuid.uuid4().hex}/runs/first")
+    model = load_model("nano")
+    save_model(folder / "model.safetensors", model)
+    (system,), networks = read_systems([folder / "model.safetensors"], [])
+    assert system.name == "enhanced"
+    assert torch.equal(next(networks["enhanced"].parameters()), next(model.parameters()))
+    with pytest.raises(InputError, match=r"memory://.*/other\.safetensors: no such file"):
+        read_systems([f"x={folder}/other.safetensors"], [])
+    with pytest.raises(InputError, match=r"memory://.*/other: no such file"):
+        load_model(folder / "other")
 
 
 def test_examples_come_back_by_one_read_each(folder: Path, s3: Store) -> None:
