@@ -224,3 +224,15 @@ def test_mlflow_answers_to_the_name_that_clients_use(resources: list[Resource]) 
         assert one(resources, "Service", host)
     else:  # one writer alone
         assert (values["workers"], values["backend_store_uri"]) == ("1", "sqlite:////data/mlflow.db")
+
+
+@pytest.mark.filterwarnings("ignore")  # what it imports
+def test_the_training_job_is_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    from pipelines.train import main
+
+    entrypoint = yaml.safe_load((KUBERAY / "jobs" / "train.yaml").read_text())["spec"]["entrypoint"]
+    assert main([*shlex.split(entrypoint)[3:], "--print-config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["storage"]["root"] == "s3://rwsa"
+    maps = one(build(KUBERAY / "many-nodes"), "ConfigMap", "rwsa")
+    assert config["storage"]["tracking_uri"] == maps["data"]["MLFLOW_TRACKING_URI"]
