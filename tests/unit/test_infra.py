@@ -1,4 +1,4 @@
-"""The image, the cluster file and the MLflow setup: parsed, validated, and joined to what is there."""
+"""The cluster file and the MLflow setup: parsed, validated, and joined to what is there."""
 
 from __future__ import annotations
 
@@ -15,66 +15,6 @@ import yaml
 CHECKOUT = Path(__file__).parents[2]
 INFRA = CHECKOUT / "infra"
 PINS = dict(line.split("==") for line in (INFRA / "constraints.txt").read_text().splitlines() if "==" in line)
-INSTRUCTIONS = {"ARG", "CMD", "COPY", "ENV", "FROM", "RUN", "USER", "WORKDIR"}
-
-
-def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's (instruction, arguments), comments left out and continued lines joined."""
-    text = (INFRA / "Dockerfile").read_text()
-    lines = re.sub(r"^#.*\n", "", text, flags=re.M).replace("\\\n", " ").splitlines()
-    parsed = [line.partition(" ") for line in lines if line.strip()]
-    return [(name, " ".join(arguments.split())) for name, _, arguments in parsed]
-
-
-def arguments_of(name: str) -> list[str]:
-    return [arguments for each, arguments in instructions() if each == name]
-
-
-def installs() -> list[list[str]]:
-    """The words of every `pip install` in the Dockerfile."""
-    return [shlex.split(run)[2:] for run in arguments_of("RUN") if run.startswith("pip install")]
-
-
-class TestDockerfile:
-    def test_it_has_two_stages_and_ends_without_root(self) -> None:
-        found = instructions()
-        assert {name for name, _ in found} == INSTRUCTIONS
-        assert arguments_of("FROM") == ["python:${PYTHON}-slim AS build", "python:${PYTHON}-slim"]
-        last_stage = found[max(at for at, (name, _) in enumerate(found) if name == "FROM") :]
-        assert [arguments for name, arguments in last_stage if name == "USER"] == ["rwsa"]
-        assert not any("build-essential" in arguments for _, arguments in last_stage)
-
-    def test_it_copies_only_what_is_there_and_what_the_builder_may_see(self) -> None:
-        ignored = (INFRA / "Dockerfile.dockerignore").read_text().splitlines()
-        visible = {line[1:] for line in ignored if line.startswith("!")}
-        copied = {
-            source for words in arguments_of("COPY") if "--from" not in words for source in words.split()[:-1]
-        }
-        assert copied == visible
-        assert [path for path in copied if not (CHECKOUT / path).exists()] == []
-        assert "*" in ignored
-
-    def test_every_install_is_pinned_and_the_extras_exist(self) -> None:
-        assert len(installs()) == 2
-        for words in installs():
-            assert words[words.index("-c") + 1] == "infra/constraints.txt"
-        extras = re.fullmatch(r"\.\[(.+)\]", installs()[-1][-1])
-        assert extras is not None
-        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-        assert set(extras[1].split(",")) == {"app", "metrics"} <= project["optional-dependencies"].keys()
-
-    def test_what_the_build_needs_is_copied_before_it(self) -> None:
-        order = [arguments for name, arguments in instructions() if name in ("COPY", "RUN")]
-        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-        before = " ".join(order[: next(at for at, words in enumerate(order) if "[app,metrics]" in words)])
-        for needed in (
-            "pyproject.toml",
-            project["readme"],
-            *project["license-files"],
-            "rwsa",
-            "build-essential",
-        ):
-            assert needed in before
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +29,10 @@ class TestClusterFile:
             from ray.autoscaler._private.util import prepare_config, validate_config
         prepared = prepare_config(cluster)
         validate_config(prepared)
-        assert prepared["available_node_types"]["gpu"]["max_workers"] == 4
+        kinds = prepared["available_node_types"]
+        bounds = {name: (kind["min_workers"], kind["max_workers"]) for name, kind in kinds.items()}
+        assert bounds == {"head": (0, 0), "cpu": (0, 16), "gpu": (0, 8)}
+        assert sum(upper for _, upper in bounds.values()) == prepared["max_workers"]
         with pytest.raises(Exception, match="'maximum' was unexpected"):
             validate_config(prepared | {"maximum": 3})
 
@@ -107,11 +50,21 @@ class TestClusterFile:
 
     def test_what_it_sends_and_installs_is_there(self, cluster: dict[str, Any]) -> None:
         (remote,) = [path for path, local in cluster["file_mounts"].items() if local == "."]
-        (install,) = [command for command in cluster["setup_commands"] if command.startswith("pip")]
-        words = shlex.split(install)
-        assert Path(words[words.index("-c") + 1].replace(remote, str(CHECKOUT))).is_file()
-        assert f"{remote}[app,metrics]" in words
-        assert {".git", ".venv", "outputs"} <= set(cluster["rsync_exclude"])
+        on_gpus = cluster["available_node_types"]["gpu"]["worker_setup_commands"]
+        installs = []
+        for commands in (cluster["setup_commands"], on_gpus):
+            (install,) = [command for command in commands if command.startswith("pip")]
+            words = shlex.split(install)
+            assert Path(words[words.index("-c") + 1].replace(remote, str(CHECKOUT))).is_file()
+            assert words[-1].startswith(f"{remote}[")
+            installs.append(words)
+        assert installs[0][-1] == installs[1][-1]
+        assert "--extra-index-url" in installs[0], "nodes without a GPU do without CUDA's libraries"
+        assert "--extra-index-url" not in installs[1]
+        extras = words[-1].removeprefix(f"{remote}[").removesuffix("]").split(",")
+        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+        assert set(extras) <= project["optional-dependencies"].keys()
+        assert {".git", ".venv", "outputs", "shared"} <= set(cluster["rsync_exclude"])
 
     def test_nobody_gets_in_without_the_token(self, cluster: dict[str, Any]) -> None:
         starts = [

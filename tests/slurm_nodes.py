@@ -1,0 +1,167 @@
+"""A stand-in for a SLURM cluster: nodes are network namespaces here, `srun` and `scontrol` are below.
+
+A node has an address, a host name and a disk of its own, and shares processors and files with the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """Some nodes, by name the same as their network namespaces.
+
+    Attributes:
+        names: of the nodes; the first runs the batch script.
+        disks: what each node sees at `local`.
+        local: where each node has a disk of its own.
+        folder: of the commands `srun` and `scontrol`.
+    """
+
+    names: tuple[str, ...]
+    disks: tuple[str, ...]
+    local: str
+    folder: str
+
+    def on(self, name: str, command: Sequence[str]) -> list[str]:
+        """The command line that runs a command on a node."""
+        there = 'hostname "$1" && mount --bind "$2" "$3" && shift 3 && exec "$@"'
+        disk = self.disks[self.names.index(name)]
+        own = ["unshare", "--uts", "--mount", "sh", "-c", there, "sh", name, disk, self.local]
+        return ["ip", "netns", "exec", name, *own, *command]
+
+    def processes(self) -> list[str]:
+        """Process ids on all nodes."""
+        listed = [_done("ip", "netns", "pids", name) for name in self.names]
+        return [pid for pids in listed for pid in pids.split()]
+
+    def leftovers(self) -> list[Path]:
+        """What is on the nodes' disks."""
+        return [path for disk in self.disks for path in Path(disk).iterdir()]
+
+    @property
+    def requeued(self) -> list[str]:
+        """Jobs that `scontrol requeue` was asked for."""
+        path = Path(self.folder) / "requeued"
+        return path.read_text().split() if path.exists() else []
+
+
+def why_not() -> str | None:
+    """Why there can be no such nodes here; None where there can."""
+    missing = [tool for tool in ("ip", "unshare") if shutil.which(tool) is None]
+    if missing:
+        return f"no {' and no '.join(missing)}; on Debian: apt-get install iproute2 util-linux"
+    name = f"rwsa-probe-{os.getpid()}"
+    tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+    if tried.returncode:
+        return f"no network namespaces: {tried.stderr.strip()}"
+    _done("ip", "netns", "del", name)
+    return None
+
+
+@contextmanager
+def slurm_nodes() -> Iterator[Nodes]:
+    """Two nodes, joined by a cable; at the end nothing of them is left."""
+    names = tuple(f"rwsa{os.getpid()}-{place}" for place in range(2))
+    addresses = ("10.77.0.1", "10.77.0.2")
+    hosts = "127.0.0.1 localhost\n" + "".join(
+        f"{address} {name}\n" for address, name in zip(addresses, names, strict=True)
+    )
+    with ExitStack() as stack:
+        # A short path: Ray's sockets lie below it.
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rwsa-", dir="/tmp"))
+        for name in names:
+            _done("ip", "netns", "add", name)
+            stack.callback(_remove, name)
+            _done("ip", "-n", name, "link", "set", "lo", "up")
+            etc = Path("/etc/netns", name)  # `ip netns exec` lays its files over /etc
+            etc.mkdir(parents=True)
+            (etc / "hosts").write_text(hosts)
+        _done(
+            "ip", "-n", names[0], "link", "add", "cable", "type", "veth", "peer", "cable", "netns", names[1]
+        )
+        for name, address in zip(names, addresses, strict=True):
+            _done("ip", "-n", name, "address", "add", f"{address}/24", "dev", "cable")
+            _done("ip", "-n", name, "link", "set", "cable", "up")
+        disks = tuple(f"{folder}/{place}" for place in range(len(names)))
+        for made in (*disks, f"{folder}/d", f"{folder}/bin"):
+            Path(made).mkdir()
+        nodes = Nodes(names=names, disks=disks, local=f"{folder}/d", folder=f"{folder}/bin")
+        _write_commands(nodes)
+        yield nodes
+
+
+def _write_commands(nodes: Nodes) -> None:
+    folder = Path(nodes.folder)
+    (folder / "nodes.json").write_text(json.dumps(asdict(nodes)))
+    for command in ("srun", "scontrol"):
+        path = folder / command
+        path.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} {folder}/nodes.json {command} "$@"\n')
+        path.chmod(0o755)
+
+
+def _remove(name: str) -> None:
+    """End a node: what runs there, its cable and its name."""
+    for pid in _done("ip", "netns", "pids", name).split():
+        try:
+            os.kill(int(pid), signal.SIGKILL)
+        except ProcessLookupError:
+            continue  # ended meanwhile
+    _done("ip", "netns", "del", name)
+    shutil.rmtree(Path("/etc/netns", name))
+
+
+def _done(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def srun(nodes: Nodes, words: Sequence[str]) -> int:
+    """Run a command on each node asked for; pass SIGTERM on to all; return the greatest exit status.
+
+    It knows those of srun's options that our script uses, and no others.
+    """
+    parser = argparse.ArgumentParser(prog="srun", allow_abbrev=False)
+    for option in ("--nodes", "--ntasks", "--ntasks-per-node", "--cpus-per-task"):
+        parser.add_argument(option, type=int, required=True)
+    parser.add_argument("--exclude", default="")
+    parser.add_argument("--export", choices=["ALL"])
+    parser.add_argument("--overlap", action="store_true")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    asked = parser.parse_args(words)
+    where = [name for name in nodes.names if name not in asked.exclude.split(",")]
+    assert len(where) == asked.nodes == asked.ntasks, (where, asked)
+    environment = {**os.environ, "SLURM_CPUS_ON_NODE": str(asked.cpus_per_task)}
+    tasks = [subprocess.Popen(nodes.on(name, asked.command), env=environment) for name in where]
+    signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
+    return max(abs(task.wait()) for task in tasks)
+
+
+def scontrol(nodes: Nodes, words: Sequence[str]) -> int:
+    """Expand the job's node list, or note which job is to be queued again."""
+    if list(words[:2]) == ["show", "hostnames"]:
+        assert words[2:] == ["rwsa[0-1]"], words
+        print("\n".join(nodes.names))
+        return 0
+    verb, job = words
+    assert verb == "requeue", words
+    (Path(nodes.folder) / "requeued").write_text(job)
+    return 0
+
+
+if __name__ == "__main__":
+    about, command, *rest = sys.argv[1:]
+    known = Nodes(**{key: value if isinstance(value, str) else tuple(value)
+                     for key, value in json.loads(Path(about).read_text()).items()})  # fmt: skip
+    sys.exit({"srun": srun, "scontrol": scontrol}[command](known, rest))
