@@ -18,7 +18,7 @@ from typing import Any
 import ray
 import ray.tune
 import torch
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.clip_scores import METRICS, NOISY
 from pipelines.evaluate import evaluate
@@ -235,15 +235,25 @@ def _trained(sweep: SweepConfig, trial: Trial, reporter: _Reporter, parent: str)
 
 @contextmanager
 def _cpus_here(count: int) -> Iterator[None]:
-    """Hold CPUs of this node meanwhile, and no longer: evaluations, which follow, take them as tasks."""
-    here = f"node:{ray.util.get_node_ip_address()}"
-    group = placement_group([{"CPU": count, here: 0.001}])
+    """Hold CPUs of this node meanwhile, and no longer: evaluations, which follow, take them as tasks.
+
+    An actor holds them, since it ends with this process, however that ends; a placement group would not.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    holder = _Holder.options(num_cpus=count, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     try:
-        while not group.wait(timeout_seconds=60):
-            pass
+        ray.get(holder.holds.remote())
         yield
     finally:
-        remove_placement_group(group)
+        ray.kill(holder)
+
+
+@ray.remote
+class _Holder:
+    """Does nothing but be there."""
+
+    def holds(self) -> None:
+        """Return when it is."""
 
 
 def axis_name(name: str) -> str:
