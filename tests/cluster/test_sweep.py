@@ -127,7 +127,7 @@ def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(
     finished, without_data, diverging = summary.rows
     assert [row.status for row in summary.rows] == ["finished", "failed", "failed"]
     assert "no split 'test'" in (without_data.reason or "")
-    assert "not finite" in (diverging.reason or "")
+    assert "NaN or infinite" in (diverging.reason or "")
     assert [step for step, _ in finished.reports] == [1, 2]
     assert finished.parameters is not None
 
