@@ -292,7 +292,7 @@ def _within(seconds: float, true: Callable[[], bool]) -> bool:
 
 
 def test_a_trial_whose_process_is_killed_goes_on(data: Path) -> None:
-    config = _config(data, "lost", axes={"seed": {"values": [0]}}, set={"max_steps": 40})
+    config = _config(data, "lost", axes={"seed": {"values": [0]}}, set={"max_steps": 15})
     killed: list[int] = []
 
     def kill() -> None:
@@ -308,7 +308,7 @@ def test_a_trial_whose_process_is_killed_goes_on(data: Path) -> None:
     (row,) = sweep(config).rows
     thread.join()
     assert killed
-    assert (row.status, row.step) == ("finished", 40)
+    assert (row.status, row.step) == ("finished", 15)
 
 
 def test_two_drivers_of_one_sweep_are_refused(data: Path) -> None:
