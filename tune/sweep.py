@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from typing import Any
 
 import ray
 
-from pipelines.arguments import INTERRUPTED, add_cluster_arguments, add_storage_arguments, at_address, verb
+from pipelines.arguments import add_cluster_arguments, add_storage_arguments, at_address, verb
 from pipelines.cluster import start_ray
 from pipelines.launch import only_one
 from pipelines.progress import duration
@@ -27,6 +28,7 @@ from pipelines.tracking import Tracker
 from pipelines.train import run_key
 from rwsa.files import absolute as absolute_location
 from rwsa.training.config import TrainConfig
+from rwsa.training.context import StopSignal
 from rwsa.training.loop import PreemptedError
 from tune.answer import Answer, answer, rule_of
 from tune.answer_log import log_answer
@@ -64,6 +66,7 @@ def sweep(
     *,
     settings: Sequence[str] = (),
     retry_failed: bool = False,
+    stop: StopSignal | None = None,
 ) -> SweepSummary:
     """Run every trial that has not ended yet, and answer the sweep's question by those that have.
 
@@ -71,6 +74,7 @@ def sweep(
         config: the sweep.
         settings: `a.b=v` over the trials' training configuration.
         retry_failed: run failed trials again, too.
+        stop: ends the sweep early, with an answer of what there is.
 
     Raises:
         InputError: the sweep, its data or MLflow cannot be used.
@@ -94,6 +98,10 @@ def sweep(
             sweep=config, values=values, folder=str(files.folder), cwd=str(Path.cwd()), parent=run.run_id
         )
         start_ray()
+        if stop is not None:
+            stop.arm()  # Ray has a handler of its own, which ends the process
+            # What Ray Tune takes, beside Ctrl-C, as the word to end.
+            stop.then(lambda: signal.raise_signal(signal.SIGUSR1))
         started = time.monotonic()
         ended_by = run_trials(common, planned, max_steps=one.max_steps)
         seconds = time.monotonic() - started
@@ -208,15 +216,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = read_sweep(options.sweep, smoke=options.smoke)
     if options.corpora:
         config = dataclasses.replace(config, corpora=tuple(options.corpora))
-    with at_address(options.address):
+    stop = StopSignal()
+    with at_address(options.address), stop:
         if options.dry_run:
             print(_dry_run(config, options.settings))
             return 0
         try:
-            summary = sweep(config, settings=options.settings, retry_failed=options.retry_failed)
+            summary = sweep(config, settings=options.settings, retry_failed=options.retry_failed, stop=stop)
         except PreemptedError as interrupted:
             print(interrupted, file=sys.stderr)
-            return INTERRUPTED
+            return 128 + (stop.number or signal.SIGINT)
     print(format_rows(summary))
     return 1 if any(row.status == "failed" for row in summary.rows) else 0
 

@@ -278,6 +278,24 @@ def test_a_driver_killed_three_times_comes_to_the_same_table(data: Path) -> None
     assert _what_counts(rows) == _what_counts(expected)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_sweep_that_is_ended_answers_with_what_there_is(data: Path, number: signal.Signals) -> None:
+    name = f"ended-{number.value}"
+    axes = {"seed": {"values": [0, 1]}}
+    config = as_mapping(_config(data, name, axes=axes, set={"max_steps": 500}))
+    path = data / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**config, "axes": axes, "search": {}, "scheduler": {}}))
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "tune.sweep", str(path)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert _within(120, lambda: bool(_saved(ResultFolder(data / "sweeps" / name))))
+    process.send_signal(number)
+    assert process.wait(timeout=90) == 128 + number
+    page = (data / "sweeps" / name / "answer.html").read_text()
+    assert "2 waiting" in page
+    assert "interrupted after step" in page
+
+
 def _saved(files: ResultFolder) -> list[tuple[str, int]]:
     return [(name, step) for name in files.names() for step, _ in files.progress(name).reports]
 
