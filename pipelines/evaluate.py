@@ -30,7 +30,7 @@ from pipelines.code_version import code_version
 from pipelines.evaluation_run import finished_run, hear_chosen, log_evaluation
 from pipelines.evaluation_statistics import corpus_statistics
 from pipelines.results import EvaluationSummary
-from pipelines.score_cache import ScoreCache
+from pipelines.score_cache import SCORES, ScoreCache
 from pipelines.score_table import Statistics, format_table
 from pipelines.scored_sets import Scoring, SetScorer
 from pipelines.systems import System, read_systems
@@ -107,7 +107,7 @@ def evaluate(
             sets=sets,
             workers=workers,
             device=_device(device),
-            scores=ScoreCache(root / "scores"),
+            scores=ScoreCache(root / "cache" / SCORES),
             files=files,
             report=report,
             metrics=measured,

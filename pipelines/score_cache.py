@@ -22,6 +22,9 @@ from rwsa.file_cache import FileCache
 from rwsa.files import is_remote, reaching, written_aside
 from rwsa.metrics import Failure
 
+# The folder of scores, beside what is known of files.
+SCORES = "scores"
+
 
 class ScoreCache:
     """The files; any number of processes on any number of machines may use one folder, or one in a store.
@@ -120,7 +123,7 @@ def _listing(root: Path) -> set[str]:
 
 def beside(files: FileCache) -> ScoreCache:
     """The cache of scores that belongs to a cache of files, for all that score clips."""
-    return ScoreCache(files.path.parent / "scores")
+    return ScoreCache(files.path.parent / SCORES)
 
 
 def _plain(name: str, value: float | Failure) -> dict[str, Any]:
