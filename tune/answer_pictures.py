@@ -118,9 +118,12 @@ def by_value(sweep: SweepConfig, rows: Sequence[TrialResult]) -> bytes:
             axes.scatter([row.point[name] for row, _ in scored], [score for _, score in scored], **_style(0))
             if sweep.axes[name].log_uniform is not None:
                 axes.set_xscale("log")
+                # Powers as matplotlib writes them are formulas, and names in pictures are not parsed.
                 axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                axes.xaxis.set_minor_formatter("")
             axes.set_xlabel(name, fontsize=9)
             _titled(axes, heading(sweep.metric))
+            axes.set_xlim(sweep.axes[name].range)
 
     return themed_svg(draw, height_inches=3.6)
 
