@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_cluster [--only mixing overhead start]
 
-Nodes have a core each (network namespaces, `taskset`); the driver and Ray's own servers share these cores with
-them, as nothing else is there. What ran in turn is compared.
+Nodes have a core each (network namespaces, `taskset`), which driver and servers share with them on
+a machine of two. What ran in turn is compared.
 """
 
 from __future__ import annotations
