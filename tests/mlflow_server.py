@@ -19,6 +19,7 @@ from urllib.request import urlopen
 import pytest
 
 HOST = "127.0.0.1"
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 # Until a server answers, on a machine that is busy with other tests.
 PATIENCE_SECONDS = 180
 
@@ -154,7 +155,7 @@ def running(
         server = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"} | (environment or {}),
+            env=os.environ | _QUIET | dict(environment or {}),
             stdout=log,
             stderr=log,
             # A group of its own, since it starts processes that must go with it.

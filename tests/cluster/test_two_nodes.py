@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import soundfile
 import torch
+import yaml
 from mlflow import MlflowClient
 from torch import Tensor
 
@@ -118,6 +119,26 @@ def test_mix_train_and_evaluate(nodes: RayNodes) -> None:
     found = client.get_experiment_by_name("rwsa")
     assert found is not None
     assert {run.info.status for run in client.search_runs([found.experiment_id])} == {"FINISHED"}
+
+
+def test_a_sweep(nodes: RayNodes) -> None:
+    """Two trials, each trained alone and scored where there is room."""
+    asked = {
+        "name": "sharing",
+        "base": ["base"],
+        "set": {"max_steps": 4, "checkpoint_every_steps": 4},
+        "axes": {"model.sharing": ["resolution", "none"]},
+        "corpora": [str(nodes.folder / "pairs.yaml")],
+        "examples": 2,
+        "metric": "si_sdr",
+        "workers": 0,
+    }
+    (nodes.folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
+    settings = [setting for setting in TRAINING if "steps" not in setting]
+    words = [str(nodes.folder / "sweep.yaml"), *storage(nodes), *settings, f"data.shards={ROOT}/shards"]
+    said = nodes.drive("tune.sweep", *words).ends()
+    assert "failed" not in said
+    assert len(listed(location(f"{ROOT}/sweeps/sharing/trials"))) == 2
 
 
 def test_a_node_lost_while_mixing(nodes: RayNodes) -> None:
