@@ -131,7 +131,8 @@ def on_ray(
     if not os.environ.get(ADDRESS):
         _check_room(there, workers=workers, threads=threads, use_gpu=use_gpu)
     # Where this process is, since without it nothing goes on anyway; elsewhere a node could be lost with it.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # (Softly, Ray would put it elsewhere where this node, as a cluster's head often, gives no CPU.)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     notices = Notices.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     stop.then(lambda: notices.stop.remote())
     # Else Train tells of its own doings, at every checkpoint on every rank. As a mapping, since to the type
