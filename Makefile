@@ -47,6 +47,7 @@ bench: .venv
 	$(BIN)/python -m tests.benchmarks.bench_rendering
 	$(BIN)/python -m tests.benchmarks.bench_training
 	$(BIN)/python -m tests.benchmarks.bench_evaluation
+	$(BIN)/python -m tests.benchmarks.bench_sweep
 
 clean:
 	rm -rf .venv outputs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

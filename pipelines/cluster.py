@@ -67,7 +67,8 @@ def start_ray(num_cpus: int | None = None, *, object_store_bytes: int | None = N
         _quieten(local=address is None)
         shared = address is None or os.environ.get("RWSA_SHARED_CHECKOUT") == "1"
         job = _job_environment()
-        environment = _beside(job, _runtime_env(shared=shared and "working_dir" not in job))
+        hook = "quieten" if address is None else "on_a_cluster"
+        environment = _beside(job, _runtime_env(hook, shared=shared and "working_dir" not in job))
         if address is None:
             ray.init(
                 # Without "local" Ray would join whatever cluster runs on this machine.
@@ -121,9 +122,9 @@ def environment_of_workers() -> dict[str, str]:
     return {**dict.fromkeys(_THREADS, "1"), **process.environment()}
 
 
-def _runtime_env(*, shared: bool) -> dict[str, Any]:
+def _runtime_env(setup: str, *, shared: bool) -> dict[str, Any]:
     environment = environment_of_workers()
-    hook = {"worker_process_setup_hook": "pipelines.worker_setup.quieten"}
+    hook = {"worker_process_setup_hook": f"pipelines.worker_setup.{setup}"}
     if shared:
         # In place, numba's compiled loops are found again; a copy lies elsewhere in every session.
         return {**hook, "env_vars": {**environment, "PYTHONPATH": str(CHECKOUT)}}

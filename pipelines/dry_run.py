@@ -43,6 +43,27 @@ class _Measured:
     losses: tuple[float, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Rehearsal:
+    """What a run is made of, and what a few of its steps measured."""
+
+    data: TrainData
+    state: TrainState
+    validation: Validation
+    device: torch.device
+    measured: _Measured
+
+
+def training_seconds(config: TrainConfig, *, workers: int, threads: int) -> float:
+    """How long a run would take; see `dry_run`.
+
+    Raises:
+        InputError: what training would raise at its start.
+    """
+    rehearsal = _rehearsed(config, workers=workers, threads=threads)
+    return _whole_seconds(config, rehearsal, max(workers, 1))
+
+
 def dry_run(config: TrainConfig, *, workers: int, threads: int) -> str:
     """The plan of a run in words: data, steps, memory, time.
 
@@ -51,30 +72,38 @@ def dry_run(config: TrainConfig, *, workers: int, threads: int) -> str:
     Raises:
         InputError: what training would raise at its start.
     """
-    torch.set_num_threads(threads)
     world = max(workers, 1)
     share = share_of(config.global_batch_size, rank=0, world_size=world)
+    rehearsal = _rehearsed(config, workers=workers, threads=threads)
+    data, state, validation = rehearsal.data, rehearsal.state, rehearsal.validation
+    measured = rehearsal.measured
+    lines = {
+        "run": f"{config.name}, configuration {config_hash(config)}; {_beginning(config)}",
+        "data": _data(config, data, validation),
+        "model": f"{config.model.summary}, {_count(state.generator):,} parameters;"
+        f" scan by {scan.resolve(rehearsal.device)}",
+        "losses": _losses(config, state, measured),
+        "step": f"{config.global_batch_size} segments of"
+        f" {config.model.segment_samples / SAMPLE_RATE_HZ:.2f} s over {world} worker{'s' * (world > 1)},"
+        f" {share.stop} each, {config.accumulate} part{'s' * (config.accumulate > 1)}, {config.precision}",
+        "length": _length(config, data),
+        "memory": _memory(rehearsal.device, measured),
+        "time": _time(config, rehearsal, world),
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+
+
+def _rehearsed(config: TrainConfig, *, workers: int, threads: int) -> _Rehearsal:
+    torch.set_num_threads(threads)
+    share = share_of(config.global_batch_size, rank=0, world_size=max(workers, 1))
     mine = dataclasses.replace(config, global_batch_size=share.stop)
     with tempfile.TemporaryDirectory(prefix="rwsa-dry-run-") as folder:
         context = LocalContext(Path(folder))
         data = TrainData(config.data, seed=config.seed, segment_samples=config.model.segment_samples)
         state, validation = TrainState(mine, context.device), Validation(mine, context)
         measured = _measure(mine, context, state, data, validation, Path(folder))
-    lines = {
-        "run": f"{config.name}, configuration {config_hash(config)}; {_beginning(config)}",
-        "data": _data(config, data, validation),
-        "model": f"{config.model.summary}, {_count(state.generator):,} parameters;"
-        f" scan by {scan.resolve(context.device)}",
-        "losses": _losses(config, state, measured),
-        "step": f"{config.global_batch_size} segments of"
-        f" {config.model.segment_samples / SAMPLE_RATE_HZ:.2f} s over {world} worker{'s' * (world > 1)},"
-        f" {share.stop} each, {config.accumulate} part{'s' * (config.accumulate > 1)}, {config.precision}",
-        "length": _length(config, data),
-        "memory": _memory(context.device, measured),
-        "time": _time(config, validation, measured, world),
-    }
-    width = max(map(len, lines))
-    return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+    return _Rehearsal(data=data, state=state, validation=validation, device=context.device, measured=measured)
 
 
 def _measure(
@@ -161,10 +190,20 @@ def _memory(device: torch.device, measured: _Measured) -> str:
     )
 
 
-def _time(config: TrainConfig, validation: Validation, measured: _Measured, world: int) -> str:
+def _validating_seconds(rehearsal: _Rehearsal, world: int) -> float:
+    return rehearsal.measured.clip_seconds * rehearsal.validation.clips / world
+
+
+def _whole_seconds(config: TrainConfig, rehearsal: _Rehearsal, world: int) -> float:
     rounds = config.max_steps / config.checkpoint_every_steps
-    validating = measured.clip_seconds * validation.clips / world
-    whole = config.max_steps * measured.step_seconds + rounds * (validating + measured.save_seconds)
+    measured = rehearsal.measured
+    each = _validating_seconds(rehearsal, world) + measured.save_seconds
+    return config.max_steps * measured.step_seconds + rounds * each
+
+
+def _time(config: TrainConfig, rehearsal: _Rehearsal, world: int) -> str:
+    measured = rehearsal.measured
+    validating, whole = _validating_seconds(rehearsal, world), _whole_seconds(config, rehearsal, world)
     rate = config.global_batch_size / measured.step_seconds
     return (
         f"{measured.step_seconds:.3f} s a step (median of {_TIMED_STEPS}), {rate:.1f} segments/s; every"

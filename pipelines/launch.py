@@ -6,10 +6,11 @@ import dataclasses
 import fcntl
 import os
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -26,6 +27,7 @@ from rwsa.training.context import LocalContext, StopSignal
 from rwsa.training.loop import DivergedError, PreemptedError, fit
 from rwsa.training.sources import self_contained
 
+_RELAY_SECONDS, _SECONDS_BETWEEN_TRIES = 0.5, 0.5
 _WAITING_IS_NEWS_AFTER_SECONDS, _SECONDS_BETWEEN_SIGNS = 60.0, 600.0
 _FINAL = {kind.__name__: kind for kind in (InputError, DivergedError)}
 
@@ -41,27 +43,46 @@ def checkpoints_of(config: TrainConfig) -> Checkpoints:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Keep other processes from training the same run meanwhile, where its folder is not in a store.
+def only_one(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Keep other processes from the same work meanwhile, where its folder is not in a store.
+
+    Args:
+        folder: of the work.
+        wait_seconds: for another one, which may be about to end.
 
     Raises:
-        InputError: one is training it.
+        InputError: one is at work there.
     """
     if is_remote(folder):
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".training").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder}: another process is training this run; end it, or give this one another name"
-            ) from None
+    until = time.monotonic() + wait_seconds
+    with (folder / ".busy").open("w") as file:
+        while not _locked(file):
+            if time.monotonic() >= until:
+                raise InputError(
+                    f"{folder}: another process is at work there; end it, or give this work another name"
+                )
+            time.sleep(_SECONDS_BETWEEN_TRIES)
         yield
 
 
-def alone(config: TrainConfig, run: TrackedRun, *, threads: int, stop: StopSignal) -> None:
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+# Takes the step of a checkpoint and the figures of its validation.
+OnSaved = Callable[[int, Mapping[str, float]], None]
+
+
+def alone(
+    config: TrainConfig, run: TrackedRun, *, threads: int, stop: StopSignal, on_saved: OnSaved | None = None
+) -> None:
     """Train in this process.
 
     Raises:
@@ -69,7 +90,9 @@ def alone(config: TrainConfig, run: TrackedRun, *, threads: int, stop: StopSigna
     """
     torch.set_num_threads(threads)
     with RunLog(config, run, commit()) as log:
-        context = LocalContext(run_folder(config), log, keep=config.keep_checkpoints, stop=stop)
+        context = LocalContext(
+            run_folder(config), log, keep=config.keep_checkpoints, stop=stop, on_saved=on_saved
+        )
         fit(config, context)
 
 
@@ -81,11 +104,13 @@ def on_ray(
     threads: int,
     gpu: bool | None,
     stop: StopSignal,
+    on_saved: OnSaved | None = None,
 ) -> None:
     """Train on Ray Train, which starts lost workers again, `config.max_failures` times at the most.
 
     Args:
         gpu: whether each worker gets a GPU; by default where the cluster has one now.
+        on_saved: told, in this thread, what rank 0 has saved.
 
     Raises:
         InputError, DivergedError, PreemptedError: see `rwsa.training.loop.fit`; or this machine, where Ray
@@ -131,8 +156,9 @@ def on_ray(
             **quiet,
         ),
     )
+    relay = None if on_saved is None else _Relay(notices, on_saved)
     with _saying_what_is_missing(notices, workers=workers, threads=threads, use_gpu=use_gpu):
-        error = _in_thread(trainer.fit)
+        error = _in_thread(trainer.fit, meanwhile=relay)
     reason = ray.get(notices.gave_up.remote())
     if reason is not None:
         kind, message = reason
@@ -154,6 +180,21 @@ def _check_room(there: Mapping[str, float], *, workers: int, threads: int, use_g
                 f"--workers {workers}: want {count} {name}s, and this machine gives Ray"
                 f" {there.get(name, 0):.0f}; use fewer workers or --cpus-per-worker, or a cluster's --address"
             )
+
+
+class _Relay:
+    """Brings what the workers have saved from the driver's actor to the driver."""
+
+    def __init__(self, notices: Any, on_saved: OnSaved) -> None:
+        self._notices, self._on_saved, self._seen = notices, on_saved, 0
+
+    def __call__(self) -> None:
+        """Tell of what is new."""
+        import ray
+
+        for step, values in ray.get(self._notices.saved_since.remote(self._seen)):
+            self._seen += 1
+            self._on_saved(step, values)
 
 
 @contextmanager
@@ -190,9 +231,9 @@ def _saying_what_is_missing(notices: Any, *, workers: int, threads: int, use_gpu
         over.set()
 
 
-def _in_thread(work: Any) -> BaseException | None:
+def _in_thread(work: Any, *, meanwhile: Callable[[], None] | None = None) -> BaseException | None:
     """Do `work` in a thread, since in the main one Ray Train answers Ctrl-C by dropping what is not saved;
-    returns what it raised.
+    returns what it raised. In this one, do something every now and then, and once more at the end.
     """
     raised = list[BaseException]()
 
@@ -204,6 +245,9 @@ def _in_thread(work: Any) -> BaseException | None:
 
     thread = threading.Thread(target=run, name="rwsa-ray-train", daemon=True)
     thread.start()
+    while meanwhile is not None and thread.is_alive():
+        thread.join(_RELAY_SECONDS)
+        meanwhile()
     thread.join()
     return raised[0] if raised else None
 

@@ -29,6 +29,7 @@ class Notices:
         self._stop = asyncio.Event()
         self._reason: tuple[str, str] | None = None
         self._preempted, self._begun = False, False
+        self._saved: list[tuple[int, dict[str, float]]] = []
 
     async def begin(self) -> None:
         """Note that a worker has begun."""
@@ -54,6 +55,14 @@ class Notices:
         """Whether they did; where they were done anyway, they did not."""
         return self._preempted
 
+    async def saved(self, step: int, values: dict[str, float]) -> None:
+        """Note what rank 0 has saved."""
+        self._saved.append((step, values))
+
+    async def saved_since(self, seen: int) -> list[tuple[int, dict[str, float]]]:
+        """All that was noted but the first `seen`."""
+        return self._saved[seen:]
+
     async def give_up(self, kind: str, message: str) -> None:
         """Note the first error that is final, by the name of its class."""
         self._reason = self._reason or (kind, message)
@@ -76,12 +85,14 @@ class RayContext:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self.listener: Listener | None = None
-        self._stopped = notices.stopped.remote()
+        self._notices, self._stopped = notices, notices.stopped.remote()
 
     def saved(self, step: int, values: Mapping[str, float]) -> None:
         """Let Ray know how far it is. The checkpoint itself is not handed over: it lies where every way of
         launching finds it.
         """
+        if self.rank == 0:
+            self._notices.saved.remote(step, dict(values))
         ray.train.report({**values, "step": step})
 
     def stopping(self) -> bool:

@@ -42,6 +42,8 @@ def tracked_name(name: str) -> str:
     """What MLflow calls a figure of the loop: `loss/total`, `valid/si_sdr`, `speed/samples_per_second`, …"""
     if name.startswith("valid_"):
         return f"valid/{name.removeprefix('valid_')}"
+    if name.startswith("shared_share_"):
+        return f"attention/{name}"
     return f"{_GROUP_OF.get(name, 'loss')}/{name}"
 
 

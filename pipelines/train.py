@@ -15,9 +15,10 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -58,8 +59,11 @@ def train(
     cpus_per_worker: int = 1,
     gpu: bool | None = None,
     parent: str | None = None,
+    params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
     stop: StopSignal | None = None,
+    on_saved: Callable[[int, Mapping[str, float]], None] | None = None,
+    wait_seconds: float = 0.0,
 ) -> TrainSummary:
     """Train or resume one run, and put its best weights at `ROOT/runs/NAME/model.safetensors`.
 
@@ -69,8 +73,11 @@ def train(
         cpus_per_worker: threads of each worker (alone: of this process).
         gpu: whether Ray's workers get a GPU each; by default where the cluster has one now.
         parent: MLflow run to nest this one under.
+        params: MLflow parameters beside the configuration's.
         tags: MLflow tags.
         stop: ends training early, when it has saved.
+        on_saved: told in this process of each checkpoint's step and of the figures of its validation.
+        wait_seconds: for another process that trains the same run, and may be about to end.
 
     Raises:
         InputError: data, storage or MLflow cannot be used.
@@ -83,15 +90,14 @@ def train(
     folder = run_folder(config)
     check_writable(folder / "model.safetensors")
     tracker = Tracker(config.storage)
-    params = {**as_mapping(config), "workers": workers, "config_hash": config_hash(config)}
-    params |= sizes
-    key = f"train {config.name} in {folder}"
+    every = {**as_mapping(config), "workers": workers, "config_hash": config_hash(config)}
+    every |= {**sizes, **(params or {})}
     with (
-        only_one(folder),
-        tracker.run(config.name, key=key, parent=parent, params=params, tags=tags) as run,
+        only_one(folder, wait_seconds=wait_seconds),
+        tracker.run(config.name, key=run_key(config), parent=parent, params=every, tags=tags) as run,
     ):
         if workers == 0:
-            alone(config, run, threads=cpus_per_worker, stop=stop)
+            alone(config, run, threads=cpus_per_worker, stop=stop, on_saved=on_saved)
         else:
             on_ray(
                 config,
@@ -100,6 +106,7 @@ def train(
                 threads=cpus_per_worker,
                 gpu=gpu,
                 stop=stop,
+                on_saved=on_saved,
             )
         weights = folder / "model.safetensors"
         score = _publish(config, weights)
@@ -109,6 +116,11 @@ def train(
     return TrainSummary(
         weights=weights, best_score=score, seconds=time.monotonic() - started, run_id=run.run_id
     )
+
+
+def run_key(config: TrainConfig) -> str:
+    """By which a run finds its run in MLflow again."""
+    return f"train {config.name} in {run_folder(config)}"
 
 
 def _publish(config: TrainConfig, weights: Path) -> float:

@@ -139,6 +139,65 @@ def spread(means: Sequence[float]) -> Spread | None:
     return Spread(mean=float(np.mean(means)), std=float(np.std(means, ddof=1)), runs=len(means))
 
 
+def mean_interval(values: Sequence[float], *, level: float = 0.95) -> Interval | None:
+    """Student's interval of the mean over independent runs, such as seeds; None for fewer than two.
+
+    Of two runs it is wide (12.7 standard errors), as it must be: they hardly tell how runs differ.
+
+    Source: Student, The Probable Error of a Mean, Biometrika 6(1), 1908.
+    """
+    runs = len(values)
+    if runs < 2:
+        return None
+    error = float(np.std(values, ddof=1)) / np.sqrt(runs)
+    half = float(load("scipy.special").stdtrit(runs - 1, (1 + level) / 2)) * error
+    centre = float(np.mean(values))
+    return Interval(low=centre - half, high=centre + half)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """Runs of two configurations, paired by what else they have in common (the seed).
+
+    Attributes:
+        pairs: how many.
+        difference: mean of the first minus the second.
+        interval: of it, by Student; None for fewer than two pairs.
+        p: of the two-sided paired t-test; None for fewer than two pairs, and where all differ alike.
+        p_holm: the same, corrected for all the comparisons that `holm` was given together.
+    """
+
+    pairs: int
+    difference: float
+    interval: Interval | None
+    p: float | None
+    p_holm: float | None = None
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> PairedDifference | None:
+    """Compare runs pair by pair; None where there is no pair.
+
+    Raises:
+        InputError: they are not of one length.
+    """
+    if len(first) != len(second):
+        raise InputError(f"{len(first)} and {len(second)} runs do not pair")
+    if not first:
+        return None
+    differences = np.subtract(first, second)
+    deviation = float(np.std(differences, ddof=1)) if len(first) > 1 else 0.0
+    p: float | None = None
+    if deviation:
+        t = float(np.mean(differences)) / (deviation / np.sqrt(len(first)))
+        p = float(2 * load("scipy.special").stdtr(len(first) - 1, -abs(t)))
+    return PairedDifference(
+        pairs=len(first),
+        difference=float(np.mean(differences)),
+        interval=mean_interval(differences.tolist()),
+        p=p,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Two systems on the same clips.

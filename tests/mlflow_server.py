@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
@@ -19,13 +19,18 @@ from urllib.request import urlopen
 import pytest
 
 HOST = "127.0.0.1"
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 # Until a server answers, on a machine that is busy with other tests.
 PATIENCE_SECONDS = 180
 
 
 @contextmanager
-def tracking_server(folder: Path, backend_uri: str, port: int | None = None) -> Iterator[str]:
-    """`mlflow server` over a database, artifacts in `folder`; yields its address."""
+def tracking_server(
+    folder: Path, backend_uri: str, port: int | None = None, *options: str, **environment: str
+) -> Iterator[str]:
+    """`mlflow server` over a database, artifacts in `folder` unless the options say otherwise; yields its
+    address.
+    """
     port = port or free_port()
     command = [
         sys.executable,
@@ -40,7 +45,10 @@ def tracking_server(folder: Path, backend_uri: str, port: int | None = None) -> 
         "1",
     ]
     command += ["--backend-store-uri", backend_uri, "--artifacts-destination", str(folder / "artifacts")]
-    with _running(command, folder, "mlflow server", lambda: _answers(f"http://{HOST}:{port}/health")):
+    command += options
+    with running(
+        command, folder, "mlflow server", lambda: _answers(f"http://{HOST}:{port}/health"), environment
+    ):
         yield f"http://{HOST}:{port}"
 
 
@@ -50,7 +58,7 @@ def model_server(folder: Path, tracking_uri: str, model_uri: str) -> Iterator[st
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", model_uri]
     command += ["--env-manager", "local", "--host", HOST, "--port", str(port)]
-    with _running(
+    with running(
         command,
         folder,
         "mlflow models serve",
@@ -69,30 +77,52 @@ def postgresql() -> Iterator[str]:
     the user `postgres` that its package makes; that user cannot enter pytest's folders, so the data lie
     beside them.
     """
-    programs, user = _postgresql_programs(), "postgres" if os.geteuid() == 0 else None
+    port = free_port()
+    with postgresql_folder() as folder, postgresql_on(folder, port) as address:
+        yield address
+
+
+@contextmanager
+def postgresql_folder() -> Iterator[Path]:
+    """The data of an empty server, which `postgresql_on` serves, again and again."""
+    programs, user = postgresql_programs(), "postgres" if os.geteuid() == 0 else None
     pytest.importorskip("psycopg2", reason="no psycopg2; pip install -e '.[dev]'")
     folder = Path(tempfile.mkdtemp(prefix="rwsa-postgresql-"))
     try:
         if user is not None:
             shutil.chown(folder, user)
-        data, port = folder / "data", free_port()
-        make = [str(programs / "initdb"), "-D", str(data), "-U", "rwsa", "--auth=trust", "--no-sync"]
+        make = [
+            str(programs / "initdb"),
+            "-D",
+            str(folder / "data"),
+            "-U",
+            "rwsa",
+            "--auth=trust",
+            "--no-sync",
+        ]
         made = subprocess.run(
             [*make, "-E", "UTF8", "--locale=C"], cwd=folder, user=user, capture_output=True, text=True
         )
         assert made.returncode == 0, made.stderr
-        serve = [str(programs / "postgres"), "-D", str(data), "-k", str(folder), "-h", HOST, "-p", str(port)]
-        ready = [str(programs / "pg_isready"), "-q", "-h", HOST, "-p", str(port)]
-        with _running(
-            [*serve, "-c", "fsync=off"],
-            folder,
-            "postgres",
-            lambda: subprocess.run(ready, cwd=folder).returncode == 0,
-            user=user,
-        ):
-            yield f"postgresql+psycopg2://rwsa@{HOST}:{port}/postgres"
+        yield folder
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def postgresql_on(folder: Path, port: int) -> Iterator[str]:
+    """Serve such data until the block ends, which it does as a kill; yields the address of the database."""
+    programs, user = postgresql_programs(), "postgres" if os.geteuid() == 0 else None
+    serve = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder), "-h", HOST]
+    ready = [str(programs / "pg_isready"), "-q", "-h", HOST, "-p", str(port)]
+    with running(
+        [*serve, "-p", str(port), "-c", "fsync=off"],
+        folder,
+        "postgres",
+        lambda: subprocess.run(ready, cwd=folder).returncode == 0,
+        user=user,
+    ):
+        yield f"postgresql+psycopg2://rwsa@{HOST}:{port}/postgres"
 
 
 def free_port() -> int:
@@ -102,7 +132,7 @@ def free_port() -> int:
     return port
 
 
-def _postgresql_programs() -> Path:
+def postgresql_programs() -> Path:
     """The newest server's folder; Debian keeps it off the path."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     initdb = shutil.which("initdb") or (found[-1] if found else None)
@@ -112,12 +142,12 @@ def _postgresql_programs() -> Path:
 
 
 @contextmanager
-def _running(
+def running(
     command: Sequence[str],
     folder: Path,
     name: str,
     is_ready: Callable[[], bool],
-    environment: dict[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
     user: str | None = None,
 ) -> Iterator[None]:
     """A server that answers, until the block ends."""
@@ -125,7 +155,7 @@ def _running(
         server = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"} | (environment or {}),
+            env=os.environ | _QUIET | dict(environment or {}),
             stdout=log,
             stderr=log,
             # A group of its own, since it starts processes that must go with it.

@@ -1,100 +1,160 @@
-"""A sweep as configuration: a small YAML that expands to trials."""
+"""From a sweep's axes to its trials: which points there are, and what each trains."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Iterator
-from dataclasses import field
-from pathlib import Path
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rwsa.config import build, config, config_hash, merge, read_yaml, setting
+import numpy as np
+import ray.tune
+
+from pipelines.train import absolute, config_paths
+from rwsa.config import as_mapping, build, config, config_hash, merge, read_yaml, setting
 from rwsa.errors import InputError
-from rwsa.training.config import TrainConfig
+from rwsa.training.config import StorageConfig, TrainConfig
+from tune.matching import Match, count_parameters, matched
+from tune.sweep_config import Axis, SweepConfig
 
-
-@config
-class SweepConfig:
-    """What to vary, over what, and where to look.
-
-    Attributes:
-        name: of the sweep and of its parent run.
-        base: training configurations laid over each other (names from pipelines/configs, or paths).
-        set: keys over those, as nested mappings.
-        axes: configuration key (`model.sharing`) to the values it takes; every combination is a trial.
-        seeds: each combination once a seed.
-        corpora: cards to evaluate the trials on, in-domain first.
-        examples: clips per corpus; each card's own number by default.
-        workers: Ray Train workers a trial.
-        concurrent_trials: at the most so many at once.
-    """
-
-    name: str
-    base: tuple[str, ...]
-    set: dict[str, Any] = field(default_factory=dict)
-    axes: dict[str, list[Any]]
-    seeds: tuple[int, ...] = (0,)
-    corpora: tuple[str, ...]
-    examples: int | None = None
-    workers: int = 1
-    concurrent_trials: int = 1
+Point = dict[str, Any]
+_NOT_IN_NAMES = re.compile(r"[^\w.+-]+")
 
 
 @config
 class Trial:
-    """One point of a sweep: its short name, the axes' values, and the whole training configuration."""
+    """One point of a sweep with one seed: its name, and all that it trains."""
 
     name: str
-    point: dict[str, Any]
+    point: Point
     seed: int
     train: TrainConfig
 
 
-def read_sweep(path: Path) -> SweepConfig:
-    """Read a sweep.
+def point_label(point: Point) -> str:
+    """A point in words."""
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in point.items())
+
+
+def base_values(sweep: SweepConfig, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """What all trials have in common: the sweep's configurations, then `set`, then `a.b=v` settings.
 
     Raises:
-        InputError: it cannot be read, or a key is unknown, missing or ill-typed.
-    """
-    return build(SweepConfig, read_yaml(path), where=str(path))
-
-
-def trials(sweep: SweepConfig, base_paths: list[Path], settings: list[str]) -> Iterator[Trial]:
-    """Expand a sweep, in the order in which its axes and seeds are written.
-
-    Args:
-        sweep: the sweep.
-        base_paths: where the configurations of `sweep.base` are.
-        settings: `a.b=v`, over everything but the axes.
-
-    Raises:
-        InputError: an axis is empty or names an unknown key, or a combination makes no valid model.
+        InputError: a configuration is missing or a setting is malformed.
     """
     values: dict[str, Any] = {}
-    for path in base_paths:
+    for path in config_paths(sweep.base):
         values = merge(values, read_yaml(path))
     values = merge(values, sweep.set)
     for text in settings:
         values = merge(values, setting(text))
-    for axis, choices in sweep.axes.items():
-        if not choices:
-            raise InputError(f"{sweep.name}: axis '{axis}' has no values")
-    for point in itertools.product(*sweep.axes.values()):
-        for seed in sweep.seeds:
-            yield _trial(sweep, values, dict(zip(sweep.axes, point, strict=True)), seed)
+    return merge(values, {"best_metric": sweep.metric})
 
 
-def _trial(sweep: SweepConfig, values: dict[str, Any], point: dict[str, Any], seed: int) -> Trial:
-    for axis, choice in point.items():
-        nested: Any = choice
-        for part in reversed(axis.split(".")):
-            nested = {part: nested}
-        values = merge(values, nested)
-    label = "-".join(f"{axis.rpartition('.')[2]}_{choice}" for axis, choice in point.items())
-    values = merge(values, {"seed": seed, "name": f"{sweep.name}-{label}-seed_{seed}"})
-    train = build(TrainConfig, values, where=f"{sweep.name} {label}")
-    # The hash keeps two versions of a sweep apart: a finished trial is reused only if nothing changed.
-    named = merge(values, {"name": f"{train.name}-{config_hash(train)[:6]}"})
-    return Trial(
-        name=named["name"], point=point, seed=seed, train=build(TrainConfig, named, where=sweep.name)
-    )
+def trials(sweep: SweepConfig, values: dict[str, Any]) -> list[Trial]:
+    """All trials that can be known beforehand: of `optuna`, none.
+
+    Args:
+        sweep: the sweep.
+        values: from `base_values`.
+
+    Raises:
+        InputError: an axis names an unknown key, a combination makes no valid model, or two points are one.
+    """
+    found = [trial_at(sweep, values, point, seed) for point in points(sweep) for seed in sweep.seeds]
+    names = [trial.name for trial in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{sweep.name}: two points are the same trial, {twice[0]}; drop one")
+    return found
+
+
+def points(sweep: SweepConfig) -> Iterator[Point]:
+    """The points of the axes, in the order in which these are written; of `optuna`, none."""
+    axes = sweep.axes
+    if sweep.search.kind == "grid":
+        for combination in itertools.product(*(axis.choices for axis in axes.values())):
+            yield dict(zip(axes, combination, strict=True))
+    elif sweep.search.kind == "star":
+        centre = {name: axis.compared_with for name, axis in axes.items()}
+        yield centre
+        for name, axis in axes.items():
+            yield from (centre | {name: value} for value in axis.choices if value != centre[name])
+    elif sweep.search.kind == "random":
+        rng = np.random.default_rng(sweep.search.seed)
+        for _ in range(sweep.search.trials or 0):
+            yield {name: _plain(domain(axis).sample(random_state=rng)) for name, axis in axes.items()}
+
+
+def domain(axis: Axis) -> Any:
+    """An axis as Ray Tune draws from it."""
+    if axis.log_uniform is not None:
+        return ray.tune.loguniform(*axis.log_uniform)
+    if axis.uniform is not None:
+        return ray.tune.uniform(*axis.uniform)
+    return ray.tune.choice(list(axis.choices))
+
+
+def _plain(value: Any) -> Any:
+    """Drawn numbers as Python's own, in six digits: enough for all, and fit for a name."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def trial_at(sweep: SweepConfig, values: dict[str, Any], point: Point, seed: int) -> Trial:
+    """The trial of a point and a seed.
+
+    Its name ends in a hash of all that it trains: so it is found again, and no other is taken for it.
+
+    Raises:
+        InputError: see `trials`.
+    """
+    point = {name: _plain(value) for name, value in point.items()}
+    label = "-".join(f"{name.rpartition('.')[2]}_{value}" for name, value in point.items())
+    where = f"{sweep.name}, {label}"
+    train = build(TrainConfig, _laid_over(sweep, values, point, seed, where), where=where)
+    # Where results go makes no other trial.
+    elsewhere = dataclasses.replace(train, storage=StorageConfig())
+    name = f"{sweep.name}-{label}-seed_{seed}-{config_hash(elsewhere)[:6]}"
+    train = dataclasses.replace(train, name=_NOT_IN_NAMES.sub("_", name))
+    return Trial(name=train.name, point=point, seed=seed, train=absolute(train))
+
+
+def _laid_over(
+    sweep: SweepConfig, values: dict[str, Any], point: Point, seed: int, where: str
+) -> dict[str, Any]:
+    base = merge(values, {"seed": seed, "name": sweep.name})
+    laid = _with_point(sweep, base, point)
+    for name, value in point.items():
+        named = sweep.axes[name].named
+        if named is not None and "match" in named[value]:
+            match = build(Match, named[value]["match"], where=f"{where}: match")
+            if match.parameters_of not in named:
+                raise InputError(
+                    f"{where}: match.parameters_of names '{match.parameters_of}'; choose of"
+                    f" {', '.join(named)}"
+                )
+            other = _with_point(sweep, base, point | {name: match.parameters_of})
+            laid = merge(laid, {"model": _matched(laid, other, match.within, where)})
+    return laid
+
+
+def _with_point(sweep: SweepConfig, values: dict[str, Any], point: Point) -> dict[str, Any]:
+    for name, value in point.items():
+        values = merge(values, _keys(sweep.axes[name], name, value))
+    return values
+
+
+def _keys(axis: Axis, name: str, value: Any) -> dict[str, Any]:
+    """The configuration keys of one value of an axis, nested."""
+    if axis.named is not None:
+        return {key: one for key, one in axis.named[value].items() if key != "match"}
+    nested: Any = value
+    for part in reversed(name.split(".")):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def _matched(values: dict[str, Any], other: dict[str, Any], within: float, where: str) -> dict[str, Any]:
+    """The model of `values` with its widths searched, to be of the size of `other`'s."""
+    model, target = (build(TrainConfig, each, where=where).model for each in (values, other))
+    return as_mapping(matched(model, count_parameters(target), within=within))

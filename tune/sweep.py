@@ -1,211 +1,231 @@
-"""Turn a question into a table: expand a small YAML to trials, run them on Ray Tune, evaluate each.
+"""Turn a question into a table with error bars: trials on Ray Tune, and a page that answers.
 
-    python -m tune.sweep tune/ablations/sharing.yaml
+    python -m tune.sweep tune/ablations/sharing.yaml [--smoke]
 
-A trial is the same `pipelines.train` and `pipelines.evaluate` that a person runs. Trials that have
-finished are not run again.
+A trial is the same `pipelines.train` and `pipelines.evaluate` that a person runs. The same command resumes:
+what has ended is not run again, what was interrupted goes on from its checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray.tune
+import ray
 
+from pipelines.arguments import INTERRUPTED, add_cluster_arguments, add_storage_arguments, at_address, verb
 from pipelines.cluster import start_ray
-from pipelines.evaluate import evaluate
-from pipelines.tracking import TrackedRun, Tracker
-from pipelines.train import absolute, config_paths, train
-from rwsa.config import as_mapping, build
-from rwsa.errors import InputError
-from rwsa.files import read_json, write_json
-from rwsa.training.loop import DivergedError
-from tune.spaces import SweepConfig, Trial, read_sweep, trials
+from pipelines.launch import only_one
+from pipelines.progress import duration
+from pipelines.tracking import Tracker
+from pipelines.train import run_key
+from rwsa.files import absolute as absolute_location
+from rwsa.training.config import TrainConfig
+from rwsa.training.loop import PreemptedError
+from tune.answer import Answer, answer, rule_of
+from tune.answer_log import log_answer
+from tune.plan import format_plan
+from tune.results import ResultFolder, TrialResult
+from tune.spaces import Trial, base_values, trial_at, trials
+from tune.sweep_config import SweepConfig, read_sweep
+from tune.trial import Common, axis_name
+from tune.tuning import run_trials
+
+_TAGS = {"rwsa.kind": "sweep"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSummary:
-    """One row a trial, in the order of the sweep, and the parent run in MLflow.
+    """What a sweep came to.
 
-    A row has `trial`, the axes' values, `seed`, and either `corpora` (as an evaluation gives them) or
-    `error`.
+    Attributes:
+        rows: one a trial, in the order of the sweep.
+        answer: what follows from them.
+        run_id: the parent run in MLflow.
+        page: the answer page.
+        seconds: that this call took to run trials.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[TrialResult]
+    answer: Answer
     run_id: str
+    page: Path
+    seconds: float
 
 
-def sweep(config: SweepConfig, *, settings: Sequence[str] = ()) -> SweepSummary:
-    """Run every trial that has not finished yet.
+def sweep(
+    config: SweepConfig,
+    *,
+    settings: Sequence[str] = (),
+    retry_failed: bool = False,
+) -> SweepSummary:
+    """Run every trial that has not ended yet, and answer the sweep's question by those that have.
 
     Args:
         config: the sweep.
         settings: `a.b=v` over the trials' training configuration.
+        retry_failed: run failed trials again, too.
 
     Raises:
         InputError: the sweep, its data or MLflow cannot be used.
+        PreemptedError: somebody ended it; the answer so far is written, and the same call goes on.
     """
-    planned = [
-        Trial(name=trial.name, point=trial.point, seed=trial.seed, train=absolute(trial.train))
-        for trial in trials(config, config_paths(config.base), list(settings))
-    ]
-    where = planned[0].train.storage
-    folder = Path(where.root) / "sweeps" / config.name
-    params = {"axes": str(dict(config.axes)), "seeds": str(list(config.seeds)), "trials": len(planned)}
-    with Tracker(where).run(
-        config.name, key=f"sweep {folder}", params=params, tags={"rwsa.kind": "sweep"}
-    ) as parent:
-        _run(config, [t for t in planned if not _result(folder, t).exists()], folder, parent.run_id)
-        rows = [_row(folder, trial) for trial in planned]
-        write_json(folder / "table.json", rows)
-        parent.table("trials.json", _columns(rows))
-        parent.file(folder / "table.json")
-    return SweepSummary(rows=rows, run_id=parent.run_id)
-
-
-def _run(config: SweepConfig, waiting: list[Trial], folder: Path, parent_run: str) -> None:
-    """Run trials on Ray Tune; what becomes of each is written to its own file."""
-    if not waiting:
-        return
-    start_ray()
-    space = {
-        "trial": ray.tune.grid_search([as_mapping(trial) for trial in waiting]),
-        "corpora": [str(Path(card).absolute()) for card in config.corpora],
-        "examples": config.examples,
-        "workers": config.workers,
-        "folder": str(folder),
-        "cwd": str(Path.cwd()),
-        "parent_run": parent_run,
-    }
-    # A trial only waits for its workers; were it to hold a whole CPU, few CPUs would deadlock.
-    trainable = ray.tune.with_resources(_run_trial, {"CPU": 0.01})
-    tuner = ray.tune.Tuner(
-        trainable,
-        param_space=space,
-        tune_config=ray.tune.TuneConfig(
-            max_concurrent_trials=config.concurrent_trials, trial_dirname_creator=_directory_name
-        ),
-        run_config=ray.tune.RunConfig(name="ray", storage_path=str(folder), verbose=0),
-    )
-    results = tuner.fit()
-    for place, trial in enumerate(waiting):  # Tune numbers a grid's results as the grid is written
-        error = results[place].error
-        if error is not None and not _result(folder, trial).exists():
-            reason = str(error).strip().splitlines()[-1]
-            write_json(_result(folder, trial), _about(trial) | {"error": reason})
-
-
-def _directory_name(trial: Any) -> str:
-    return str(trial.trial_id)
-
-
-def _run_trial(settings: dict[str, Any]) -> None:
-    """Train and evaluate one trial, in a process of Ray Tune's."""
-    # Cards name their recordings relative to where the sweep was started; Tune starts trials elsewhere.
-    os.chdir(settings["cwd"])
-    trial = build(Trial, settings["trial"], where="trial")
-    storage, folder = trial.train.storage, Path(settings["folder"])
-    try:
-        trained = train(
-            trial.train,
-            workers=settings["workers"],
-            parent=settings["parent_run"],
-            tags={"rwsa.kind": "trial"},
+    config, values, planned, one = _prepared(config, settings)
+    storage = one.storage
+    files = ResultFolder(f"{storage.root}/sweeps/{config.name}")
+    if retry_failed:
+        _forget_failed(files, planned)
+    tracker = Tracker(storage)
+    key = f"sweep {files.folder}"
+    params = _params(config, planned)
+    with (
+        only_one(files.folder),
+        tracker.run(config.name, key=key, params=params, tags=_TAGS) as run,
+    ):
+        # Before any trial, so that nobody can say that it was made to fit.
+        run.tag(rwsa__rule=rule_of(config), mlflow__note__content=config.question)
+        common = Common(
+            sweep=config, values=values, folder=str(files.folder), cwd=str(Path.cwd()), parent=run.run_id
         )
-        evaluated = evaluate(
-            [trained.weights],
-            [Path(card) for card in settings["corpora"]],
-            storage=storage,
-            examples=settings["examples"],
-            name=f"{trial.name} evaluated",
-            parent=trained.run_id,
-        )
-    except (InputError, DivergedError) as error:
-        write_json(_result(folder, trial), _about(trial) | {"error": str(error)})
-        return
-    corpora = evaluated.as_json()["corpora"]
-    run = TrackedRun(storage, trained.run_id)
-    run.log(trial.train.max_steps, _flat(corpora))
-    run.close()
-    row = _about(trial) | {"run_id": trained.run_id, "seconds": trained.seconds, "corpora": corpora}
-    write_json(_result(folder, trial), row)
-    ray.tune.report({"best_score": trained.best_score})
+        start_ray()
+        started = time.monotonic()
+        ended_by = run_trials(common, planned, max_steps=one.max_steps)
+        seconds = time.monotonic() - started
+        rows = _rows(config, values, files, planned)
+        _close_unfinished(tracker, config, values, rows)
+        found = answer(config, rows)
+        page = log_answer(run, config, rows, found, files.folder, about=_about(rows, seconds))
+        if ended_by == "interrupt":
+            raise PreemptedError(f"interrupted; the same command goes on from there. So far: {page}")
+    return SweepSummary(rows=rows, answer=found, run_id=run.run_id, page=page, seconds=seconds)
 
 
-def _about(trial: Trial) -> dict[str, Any]:
-    return {"trial": trial.name, "point": dict(trial.point), "seed": trial.seed}
+def _prepared(
+    config: SweepConfig, settings: Sequence[str]
+) -> tuple[SweepConfig, dict[str, Any], list[Trial], TrainConfig]:
+    """The sweep with absolute cards, what its trials have in common, the trials, and one training of them."""
+    values = base_values(config, settings)
+    config = dataclasses.replace(config, corpora=tuple(absolute_location(card) for card in config.corpora))
+    planned = trials(config, values)
+    if planned:
+        return config, values, planned, planned[0].train
+    point = {name: axis.range[0] if axis.range else axis.choices[0] for name, axis in config.axes.items()}
+    return config, values, planned, trial_at(config, values, point, config.seeds[0]).train
 
 
-def _result(folder: Path, trial: Trial) -> Path:
-    return folder / "trials" / f"{trial.name}.json"
+def _forget_failed(files: ResultFolder, planned: Sequence[Trial]) -> None:
+    for name in [trial.name for trial in planned] or files.names():
+        result = files.result(name)
+        if result is not None and result.status == "failed":
+            files.forget(name)
 
 
-def _row(folder: Path, trial: Trial) -> dict[str, Any]:
-    path = _result(folder, trial)
-    return read_json(path) if path.exists() else _about(trial) | {"error": "did not finish"}
-
-
-def _flat(corpora: dict[str, Any]) -> dict[str, float]:
+def _params(config: SweepConfig, planned: Sequence[Trial]) -> dict[str, Any]:
     return {
-        f"{corpus}.enhanced.{metric}": value
-        for corpus, scores in corpora.items()
-        for metric, value in scores["enhanced"].items()
-        if value is not None
+        "sweep": config.name,
+        "trials": len(planned) or config.search.trials,
+        "seeds": len(config.seeds),
+        "search": config.search.kind,
+        "scheduler": config.scheduler.kind,
+        "metric": config.metric,
+        "workers": config.workers,
+        **{
+            axis_name(name): list(axis.range) if axis.range else list(axis.choices)
+            for name, axis in config.axes.items()
+        },
     }
 
 
-def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    flat = [
-        {"trial": row["trial"], "seed": row["seed"], **row["point"], "error": row.get("error", "")}
-        | _flat(row.get("corpora", {}))
-        for row in rows
-    ]
-    names = dict.fromkeys(name for row in flat for name in row)
-    return {name: [row.get(name) for row in flat] for name in names}
+def _rows(
+    config: SweepConfig, values: dict[str, Any], files: ResultFolder, planned: Sequence[Trial]
+) -> list[TrialResult]:
+    """In the order of the sweep; points that were chosen on the way, by their names."""
+    if planned:
+        return files.rows(planned)
+    found = [result for name in files.names() if (result := files.result(name)) is not None]
+    # Others are of a sweep of this name that was configured otherwise.
+    return [row for row in found if trial_at(config, values, row.point, row.seed).name == row.trial]
 
 
-def format_rows(rows: list[dict[str, Any]], metric: str = "si_sdr") -> str:
-    """A table of one metric: a line a trial, a column a corpus."""
-    corpora = list(dict.fromkeys(name for row in rows for name in row.get("corpora", {})))
-    width = max(len(row["trial"]) for row in rows)
-    lines = [f"{metric:{width}}  " + "  ".join(f"{name:>16}" for name in corpora)]
+def _close_unfinished(
+    tracker: Tracker, config: SweepConfig, values: dict[str, Any], rows: Sequence[TrialResult]
+) -> None:
+    """End the runs of trials that were stopped or failed: their processes may have had no time for it."""
     for row in rows:
-        if "error" in row:
-            lines.append(f"{row['trial']:{width}}  failed: {row['error']}")
-            continue
-        values = [row["corpora"][name]["enhanced"][metric] for name in corpora]
-        lines.append(f"{row['trial']:{width}}  " + "  ".join(f"{value:16.3f}" for value in values))
-    return "\n".join(lines)
+        if row.status in ("stopped", "failed"):
+            train = trial_at(config, values, row.point, row.seed).train
+            run = tracker.run(row.trial, key=run_key(dataclasses.replace(train, name=row.trial)))
+            run.tag(rwsa__ended=row.status, rwsa__reason=row.reason or "")
+            run.close("KILLED" if row.status == "stopped" else "FAILED")
 
 
+def _about(rows: Sequence[TrialResult], seconds: float) -> dict[str, str]:
+    training = sum(row.seconds for row in rows)
+    evaluation = sum(row.evaluation_seconds for row in rows)
+    return {
+        "took": f"training {duration(training)} and evaluation {duration(evaluation)}, summed over trials;"
+        f" the last start of the sweep ran for {duration(seconds)}"
+    }
+
+
+def format_rows(summary: SweepSummary) -> str:
+    """The verdict, and a line a configuration, for a terminal."""
+    lines = [summary.answer.verdict, ""]
+    width = max((len(one.label) for one in summary.answer.configurations), default=0)
+    for one in summary.answer.configurations:
+        cells = [
+            "–" if mean is None else f"{mean.mean:.3f}{'' if mean.std is None else f' ± {mean.std:.3f}'}"
+            for mean in (one.home, one.abroad)
+        ]
+        lines.append(f"{one.label:{width}}  in domain {cells[0]:>15}  out of domain {cells[1]:>15}")
+    lines += [f"{row.trial}: {row.status}: {row.reason}" for row in summary.rows if row.status != "finished"]
+    counts = ", ".join(f"{count} {status}" for status, count in summary.answer.counts.items())
+    return "\n".join(
+        [*lines, f"{counts} in {duration(summary.seconds)}; {summary.page}; MLflow run {summary.run_id}"]
+    )
+
+
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status: 1 where a trial has failed."""
     parser = argparse.ArgumentParser(prog="python -m tune.sweep", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("sweep", type=Path, help="a YAML like those in tune/ablations")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--smoke", action="store_true", help="minutes on two cores, to see that it works")
+    add_storage_arguments(parser, metavar="KEY=VALUE", help="over the trials' training configuration")
+    add_cluster_arguments(parser)
     parser.add_argument("--corpora", nargs="+", metavar="CARD", help="evaluate on these instead")
-    parser.add_argument("--dry-run", action="store_true", help="print the trials and stop")
-    arguments = parser.parse_args(argv)
-    try:
-        config = read_sweep(arguments.sweep)
-        if arguments.corpora:
-            config = dataclasses.replace(config, corpora=tuple(arguments.corpora))
-        if arguments.dry_run:
-            for trial in trials(config, config_paths(config.base), arguments.set):
-                print(trial.name)
+    parser.add_argument("--retry-failed", action="store_true", help="run failed trials again")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the trials and what they take, and stop"
+    )
+    options = parser.parse_args(argv)
+    config = read_sweep(options.sweep, smoke=options.smoke)
+    if options.corpora:
+        config = dataclasses.replace(config, corpora=tuple(options.corpora))
+    with at_address(options.address):
+        if options.dry_run:
+            print(_dry_run(config, options.settings))
             return 0
-        summary = sweep(config, settings=arguments.set)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(format_rows(summary.rows))
-    return 1 if any("error" in row for row in summary.rows) else 0
+        try:
+            summary = sweep(config, settings=options.settings, retry_failed=options.retry_failed)
+        except PreemptedError as interrupted:
+            print(interrupted, file=sys.stderr)
+            return INTERRUPTED
+    print(format_rows(summary))
+    return 1 if any(row.status == "failed" for row in summary.rows) else 0
+
+
+def _dry_run(config: SweepConfig, settings: Sequence[str]) -> str:
+    config, _, planned, one = _prepared(config, settings)
+    start_ray()
+    files = ResultFolder(f"{one.storage.root}/sweeps/{config.name}")
+    return format_plan(config, planned, files, ray.cluster_resources())
 
 
 if __name__ == "__main__":

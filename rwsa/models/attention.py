@@ -5,6 +5,7 @@ Legend: B batch, T frames, F frequency bins, C channels.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from rwsa.ops.attention import attend
@@ -29,3 +30,23 @@ class AxialAttention(nn.Module):
 
     def forward(self, x_BTFC: Tensor, axis: Axis) -> Tensor:
         return self.out(attend(self.qkv(self.norm(x_BTFC)), self.heads, axis))
+
+
+class BlendedAttention(nn.Module):
+    """g · shared(x) + (1 − g) · own(x), where g = sigmoid(logit) is learned and begins at 1/2.
+
+    Not of the paper: it lets training say how much of the encoder's attention a decoder block wants.
+    """
+
+    def __init__(self, shared: AxialAttention, own: AxialAttention) -> None:
+        super().__init__()
+        self.shared, self.own = shared, own
+        self.logit = nn.Parameter(torch.zeros(()))
+
+    @property
+    def shared_share(self) -> Tensor:
+        """g, a scalar from 0 (its own alone) to 1 (the shared one alone)."""
+        return self.logit.sigmoid()
+
+    def forward(self, x_BTFC: Tensor, axis: Axis) -> Tensor:
+        return torch.lerp(self.own(x_BTFC, axis), self.shared(x_BTFC, axis), self.shared_share)

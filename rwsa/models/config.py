@@ -11,7 +11,7 @@ from rwsa.errors import InputError
 from rwsa.spectral import SpectralConfig
 
 Architecture = Literal["rwsa", "mambattention"]
-Sharing = Literal["resolution", "block", "none", "off"]
+Sharing = Literal["resolution", "blend", "block", "none", "off"]
 Phase = Literal["absolute", "residual"]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -28,8 +28,9 @@ class ModelConfig:
         depth: levels; the deepest is the middle. T and F/2 are padded to multiples of 2^(depth-1).
         sharing: which attention modules are one module. `resolution` (the paper's RWSA): time and
             frequency inside a block, and encoder and decoder blocks of one level; `block`: time and
-            frequency only; `none`: each its own; `off`: no attention at all. `mambattention` has one
-            resolution, so it has no `resolution` mode.
+            frequency only; `none`: each its own; `off`: no attention at all. `blend` (not the paper's) is
+            `block`, but each decoder block mixes its own with the encoder's of its level, by a share that
+            it learns. `mambattention` has one resolution, so it has neither `resolution` nor `blend`.
         phase: what the phase decoder's output is. `absolute` (the paper's): the clean phase, which begins
             as noise and takes long to learn; `residual`: what to add to the noisy phase, beginning at 0.
         heads: attention heads outside the middle. Fixed across sharing modes, so that an ablation
@@ -75,9 +76,10 @@ class ModelConfig:
     def _check_mambattention(self) -> None:
         if (self.depth, self.middle_heads) != (ModelConfig.depth, ModelConfig.middle_heads):
             raise ValueError("mambattention has no U-Net; leave depth and middle_heads out, and set heads")
-        if self.sharing == "resolution":
+        if self.sharing in ("resolution", "blend"):
             raise ValueError(
-                "sharing 'resolution' is between levels; mambattention has one: choose block, none or off"
+                f"sharing '{self.sharing}' is between encoder and decoder, and mambattention has neither:"
+                " choose block, none or off"
             )
         if self.channels % self.heads:
             raise ValueError(f"width {self.channels} must divide by {self.heads} heads")

@@ -103,7 +103,7 @@ def _places(model: nn.Module) -> dict[AxialAttention, int]:
     for block in model.modules():
         if isinstance(block, MambAttentionBlock):
             pair = {block.time_attention, block.frequency_attention}
-            blocks.update(attention for attention in pair if attention is not None)
+            blocks.update(attention for attention in pair if isinstance(attention, AxialAttention))
     return {attention: count + (count > 1) for attention, count in blocks.items()}
 
 
@@ -166,7 +166,7 @@ def _attention(
     return Cost(
         projections=positions * (layer.qkv.weight.numel() + layer.out.weight.numel()),
         attention=2 * x_BTFC.numel() * x_BTFC.shape[axis],
-        published=4 * x_BTFC.numel() * places[layer] ** 2,
+        published=4 * x_BTFC.numel() * places.get(layer, 1) ** 2,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rwsa.models.attention import AxialAttention
+from rwsa.models.attention import AxialAttention, BlendedAttention
 from rwsa.models.config import ModelConfig
 from rwsa.models.layers import (
     DenseEncoder,
@@ -23,7 +23,8 @@ from rwsa.models.mamba import BiMamba
 from rwsa.ops.axes import Axis
 
 # The attentions of one block, along time and along frequency: one module twice where it is shared.
-AttentionPair = tuple[AxialAttention | None, AxialAttention | None]
+Attention = AxialAttention | BlendedAttention
+AttentionPair = tuple[Attention | None, Attention | None]
 
 
 def stage_attentions(channels: int, heads: int, config: ModelConfig) -> list[AttentionPair]:
@@ -36,6 +37,17 @@ def stage_attentions(channels: int, heads: int, config: ModelConfig) -> list[Att
         along_time = AxialAttention(channels, heads)
         own = config.sharing == "none"
         pairs.append((along_time, AxialAttention(channels, heads) if own else along_time))
+    return pairs
+
+
+def blended(shared: list[AttentionPair], own: list[AttentionPair]) -> list[AttentionPair]:
+    """The attentions of a decoder stage's blocks that mix those of the encoder's with their own."""
+    pairs: list[AttentionPair] = []
+    for (of_encoder, _), (of_decoder, _) in zip(shared, own, strict=True):
+        assert isinstance(of_encoder, AxialAttention)
+        assert isinstance(of_decoder, AxialAttention)
+        attention = BlendedAttention(of_encoder, of_decoder)
+        pairs.append((attention, attention))
     return pairs
 
 
@@ -102,13 +114,28 @@ class RWSAMambaUNet(nn.Module):
         self.middle = self._stage(widths[-1], stage_attentions(widths[-1], config.middle_heads, config))
         self.upsamples = nn.ModuleList(map(Upsample, widths[1:], widths))
         self.merges = nn.ModuleList(nn.Conv2d(2 * width, width, 1, bias=False) for width in widths[:-1])
+        up_levels = shared_levels
         if config.sharing != "resolution":
-            shared_levels = [stage_attentions(width, config.heads, config) for width in widths[:-1]]
-        self.up_stages = nn.ModuleList(map(self._stage, widths, shared_levels))
+            up_levels = [stage_attentions(width, config.heads, config) for width in widths[:-1]]
+        if config.sharing == "blend":
+            up_levels = list(map(blended, shared_levels, up_levels))
+        self.up_stages = nn.ModuleList(map(self._stage, widths, up_levels))
         self.magnitude_refinement = Refinement(channels, config)
         self.phase_refinement = Refinement(channels, config)
         self.magnitude_decoder = MagnitudeDecoder(channels, config.spectral.bins)
         self.phase_decoder = PhaseDecoder(channels, from_zero=config.phase == "residual")
+
+    def shared_shares(self) -> dict[str, Tensor]:
+        """Where `config.sharing` is `blend`, how much of the encoder's attention the decoder takes at each
+        level, 0 to 1, over its blocks: `level_1` and so on. Elsewhere nothing.
+        """
+        shares: dict[str, Tensor] = {}
+        for level, stage in enumerate(self.up_stages, 1):
+            mixes = [module for module in stage.modules() if isinstance(module, BlendedAttention)]
+            each = [mix.shared_share for mix in mixes]
+            if each:
+                shares[f"level_{level}"] = torch.stack(each).mean()
+        return shares
 
     def _stage(self, channels: int, attentions: list[AttentionPair]) -> Stage:
         return Stage(channels, self.config, attentions)

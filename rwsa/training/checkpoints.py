@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -51,6 +51,23 @@ class Checkpoints:
                 f"{self._path(step)}: the checkpoint cannot be saved ({reason_of(error)}); make room, or the"
                 " folder writable: the same command goes on from the checkpoint before"
             ) from error
+
+    def replace_all(self, step: int, folder: Path, *, leave_out: Sequence[str] = ()) -> None:
+        """Take another run's checkpoint, which lies in `folder`, in place of all of this one's.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        before = [old for old in self.steps() if old != step]
+        ignore = shutil.ignore_patterns(*leave_out)
+
+        def copy(aside: Path) -> None:
+            shutil.copytree(folder, aside, ignore=ignore, dirs_exist_ok=True)
+
+        self.save(step, copy, best_step=None)
+        for old in before:
+            if old in self.steps():
+                _remove(self._path(old))
 
     def steps(self) -> list[int]:
         """Of all that are whole, in their order."""

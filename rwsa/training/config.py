@@ -55,6 +55,7 @@ class DataConfig:
         train, valid: the splits to train on and to choose the best checkpoint by.
         open_shards: shards that are shuffled together (see `rwsa.sampling.Order`).
         valid_examples: validate on so many examples at the most; all by default.
+        train_share: of the training examples, drawn once and for all; a smaller share is part of a larger.
         overfit: train on the first so many examples of `train`, always the same, and validate by them, to
             see whether the model can learn them at all.
         prefetch_batches: batches made ready ahead of the step.
@@ -72,6 +73,7 @@ class DataConfig:
     valid: Split = "valid"
     open_shards: Positive = 8
     valid_examples: Positive | None = None
+    train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     overfit: Positive | None = None
     prefetch_batches: Positive = 4
     loader_threads: Positive | None = None

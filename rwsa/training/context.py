@@ -121,14 +121,17 @@ class LocalContext:
         device: torch.device | None = None,
         keep: int = 2,
         stop: StopSignal | None = None,
+        on_saved: Callable[[int, Mapping[str, float]], None] | None = None,
     ) -> None:
         self.rank, self.world_size = 0, 1
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=keep)
-        self.listener, self._stop = listener, stop
+        self.listener, self._stop, self._on_saved = listener, stop, on_saved
 
     def saved(self, step: int, values: Mapping[str, float]) -> None:
-        """Nobody else waits for it."""
+        """Pass it on to whoever wanted to know."""
+        if self._on_saved is not None:
+            self._on_saved(step, values)
 
     def stopping(self) -> bool:
         return self._stop is not None and self._stop.seen

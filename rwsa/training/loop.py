@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rwsa.errors import InputError
+from rwsa.models.unet import RWSAMambaUNet
 from rwsa.training import ranks
 from rwsa.training.adversary import Adversary
 from rwsa.training.checkpoints import local
@@ -140,6 +141,9 @@ class _Run:
         self._replaced = 0
         values = ranks.means(losses) | {"learning_rate": learning_rate, "replaced_samples": missing}
         values |= self._pace.since_last(self._state.step)
+        if isinstance(self._state.generator, RWSAMambaUNet):
+            shares = self._state.generator.shared_shares()
+            values |= {f"shared_share_{level}": share.item() for level, share in shares.items()}
         self._tell(values)
 
     def _checkpoint(self, *, validate: bool) -> None:

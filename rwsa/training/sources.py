@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -29,31 +29,9 @@ from rwsa.spectral import SAMPLE_RATE_HZ
 from rwsa.training.config import DataConfig, MixConfig
 from rwsa.training.crops import Missing
 from rwsa.training.rendering import prepare_process, rendered
-
-Job = Callable[[], Example | Missing]
+from rwsa.training.subsets import FirstExamples, Job, ShareOfExamples, Source
 
 _log = logging.getLogger(__name__)
-
-
-class Source(Protocol):
-    """A split's planned examples.
-
-    Attributes:
-        sizes: how many there are in each shard.
-        contents: what decides their samples, as text; the same only for the same samples.
-    """
-
-    sizes: tuple[int, ...]
-    contents: tuple[str, ...]
-
-    def job(self, epoch: int, shard: int, slot: int) -> Job:
-        """What gives the example at a slot; `executor` runs it, wherever it likes."""
-
-    def executor(self) -> Executor:
-        """Runs jobs at the same time; the caller shuts it down."""
-
-    def close(self) -> None:
-        """Let go of open files; a later job opens them again."""
 
 
 def train_source(config: DataConfig, *, seed: int) -> Source:
@@ -64,7 +42,8 @@ def train_source(config: DataConfig, *, seed: int) -> Source:
     """
     if config.overfit is not None:
         return FirstExamples(_source(config, config.train), config.overfit)
-    return _source(config, config.train, fresh_seed=seed)
+    source = _source(config, config.train, fresh_seed=seed)
+    return source if config.train_share == 1 else ShareOfExamples(source, config.train_share)
 
 
 def valid_source(config: DataConfig) -> Source:
@@ -83,25 +62,6 @@ def _source(config: DataConfig, split: Split, *, fresh_seed: int | None = None) 
         return MixSource(config.mix, split, fresh_seed=fresh_seed if config.mix.fresh else None)
     assert config.shards is not None, "DataConfig sees to it"
     return ShardSource(config, split)
-
-
-class FirstExamples:
-    """The first few examples of a source."""
-
-    def __init__(self, source: Source, examples: int) -> None:
-        self._source, self.contents = source, source.contents
-        ends = np.minimum(np.cumsum(source.sizes), examples)
-        shards = int(np.argmax(ends == ends[-1])) + 1
-        self.sizes = tuple(np.diff(ends[:shards], prepend=0).tolist())
-
-    def job(self, epoch: int, shard: int, slot: int) -> Job:
-        return self._source.job(epoch, shard, slot)
-
-    def executor(self) -> Executor:
-        return self._source.executor()
-
-    def close(self) -> None:
-        self._source.close()
 
 
 class ShardSource:

@@ -1,20 +1,36 @@
-"""A sweep on real Ray Tune: trials under one parent run, failures as rows, nothing run twice."""
+"""Sweeps on real Ray Tune: one parent run, failures as rows, early stops, searches, populations, faults."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
+import yaml
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from pipelines.launch import only_one
 from rwsa.audio import round_to_int16
+from rwsa.config import as_mapping, build, merge
+from rwsa.errors import InputError
 from rwsa.shard_index import merge_index
 from rwsa.shards import Example, write_shard
-from tune.spaces import SweepConfig
+from tune.report import main as report_main
+from tune.results import ResultFolder, TrialResult
 from tune.sweep import SweepSummary, sweep
+from tune.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.usefixtures("ray_address"), pytest.mark.slow]
 RATE_HZ = 16000
@@ -44,9 +60,10 @@ def _pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return round_to_int16(noisy.astype(np.float32)), round_to_int16(clean.astype(np.float32))
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of four examples a split, and a corpus of one pair."""
+    tmp_path = tmp_path_factory.mktemp("sweeps")
     rng = np.random.default_rng(0)
     for split in ("train", "valid"):
         pairs = [_pair(rng) for _ in range(4)]
@@ -63,39 +80,231 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _run(data: Path) -> SweepSummary:
-    config = SweepConfig(
-        name="tiny",
-        base=("base",),
-        set={
+def _config(data: Path, name: str, **changes: Any) -> SweepConfig:
+    values = {
+        "name": name,
+        "question": "Does it work?",
+        "base": ["base"],
+        "set": {
             "model": TINY,
             "loss_weights": {"metric": 0},
-            "best_metric": "si_sdr",
             "global_batch_size": 2,
-            "max_steps": 1,
+            "max_steps": 2,
+            "checkpoint_every_steps": 1,
+            "audio_clips": 0,
             "data": {"shards": str(data / "shards")},
             "storage": {"root": str(data), "tracking_uri": f"sqlite:///{data}/mlflow.db"},
         },
-        # There is no split of the second name, so the second trial fails.
-        axes={"data.valid": ["valid", "test"]},
-        corpora=(str(data / "card.yaml"),),
-        workers=0,
-    )
-    return sweep(config)
+        "corpora": [str(data / "card.yaml")],
+        "audio_clips": 0,
+        "metric": "si_sdr",
+        "workers": 0,
+    }
+    return build(SweepConfig, merge(values, changes), where=name)
 
 
-def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(data: Path) -> None:
-    summary = _run(data)
+def _what_counts(rows: list[TrialResult]) -> list[Any]:
+    """Rows without what no two runs have in common."""
+    return [
+        dataclasses.replace(row, seconds=0, evaluation_seconds=0, run_id=None, weights=None) for row in rows
+    ]
+
+
+def _finished(summary: SweepSummary) -> list[TrialResult]:
+    return [row for row in summary.rows if row.status == "finished"]
+
+
+def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # There is no split of the second name, so the second trial fails.
+    config = _config(data, "tiny", axes={"data.valid": {"values": ["valid", "test"]}})
+    summary = sweep(config)
     finished, failed = summary.rows
-    assert [row["point"] for row in summary.rows] == [{"data.valid": "valid"}, {"data.valid": "test"}]
-    assert "no split 'test'" in failed["error"]
+    assert [(row.point["data.valid"], row.status) for row in summary.rows] == [
+        ("valid", "finished"),
+        ("test", "failed"),
+    ]
+    assert "no split 'test'" in (failed.reason or "")
+    assert [step for step, _ in finished.reports] == [1, 2]
+    assert finished.parameters is not None
 
     client = MlflowClient(f"sqlite:///{data}/mlflow.db")
-    child = client.get_run(finished["run_id"])
+    child, parent = client.get_run(finished.run_id), client.get_run(summary.run_id)
     assert child.data.tags[MLFLOW_PARENT_RUN_ID] == summary.run_id
-    assert child.info.status == "FINISHED"
-    assert child.data.metrics["pairs.enhanced.si_sdr"] == finished["corpora"]["pairs"]["enhanced"]["si_sdr"]
+    assert (child.info.status, parent.info.status) == ("FINISHED", "FINISHED")
+    assert child.data.params["axis.valid"] == "valid"
+    assert child.data.metrics["pairs.si_sdr"] == finished.means["pairs"]["enhanced"]["si_sdr"]
+    assert "highest SI-SDR on the one corpus" in parent.data.tags["rwsa.rule"]
+    assert parent.data.metrics["trials.failed"] == 1
+    assert {one.path for one in client.list_artifacts(summary.run_id)} == {
+        "answer.html",
+        "sweep.json",
+        "trials.json",
+    }
+    assert "Does it work?" in summary.page.read_text()
 
-    again = _run(data)
+    again = sweep(config)
     assert again.run_id == summary.run_id
     assert again.rows == summary.rows
+    once_more = sweep(config, retry_failed=True)
+    assert once_more.rows[0] == finished
+    assert once_more.rows[1].status == "failed"
+
+    settings = ["--set", f"storage.tracking_uri=sqlite:///{data}/mlflow.db", f"storage.root={data}"]
+    assert report_main([summary.run_id, "--out", str(tmp_path / "answer"), *settings]) == 0
+    assert str(tmp_path / "answer" / "answer.html") in capsys.readouterr().out
+    assert "Does it work?" in (tmp_path / "answer" / "answer.html").read_text()
+    assert report_main(["nothing", *settings]) == 2
+    assert "has no sweep of this id" in capsys.readouterr().err
+
+
+def test_another_corpus_is_evaluated_without_training_again(data: Path) -> None:
+    axes = {"seed": {"values": [3]}}
+    (before,) = sweep(_config(data, "again", axes=axes)).rows
+    card = data / "other.yaml"
+    card.write_text((data / "card.yaml").read_text().replace("name: pairs", "name: others"))
+    (after,) = sweep(_config(data, "again", axes=axes, corpora=[str(data / "card.yaml"), str(card)])).rows
+    assert list(after.means) == ["pairs", "others"]
+    assert (after.seconds, after.reports) == (before.seconds, before.reports)
+
+
+def test_bad_trials_are_stopped_early_and_a_second_start_stops_them_again(data: Path) -> None:
+    # A learning rate of next to nothing learns nothing.
+    config = _config(
+        data,
+        "early",
+        axes={"optimiser.learning_rate": {"values": [1e-2, 1e-12, 1e-13]}},
+        scheduler={"kind": "asha", "grace_steps": 1, "reduction_factor": 2},
+        concurrent_trials=1,
+        set={"max_steps": 4},
+    )
+    summary = sweep(config)
+    assert summary.rows[0].status == "finished"
+    stopped = [row for row in summary.rows if row.status == "stopped"]
+    assert stopped
+    assert all(row.step < 4 and row.reason == "early, by asha" and not row.means for row in stopped)
+    assert summary.answer.counts["stopped"] == len(stopped)
+    assert len(summary.answer.configurations) == len(_finished(summary))
+    # Had the driver been lost after the first trial, the others would come to the same.
+    files = ResultFolder(data / "sweeps" / "early")
+    files.forget(stopped[-1].trial)
+    assert _what_counts(sweep(config).rows) == _what_counts(summary.rows)
+
+
+def test_optuna_chooses_points_and_knows_them_again(data: Path) -> None:
+    config = _config(
+        data,
+        "chosen",
+        axes={"optimiser.learning_rate": {"log_uniform": [1e-4, 1e-2]}},
+        search={"kind": "optuna", "trials": 3, "seed": 1},
+        concurrent_trials=1,
+        set={"max_steps": 1},
+    )
+    summary = sweep(config)
+    rates = [row.point["optimiser.learning_rate"] for row in _finished(summary)]
+    assert len(set(rates)) == 3
+    assert all(1e-4 <= rate <= 1e-2 for rate in rates)
+    assert sweep(config).rows == summary.rows
+
+
+def test_a_population_goes_on_from_its_best(data: Path) -> None:
+    config = _config(
+        data,
+        "population",
+        axes={"optimiser.learning_rate": {"log_uniform": [1e-12, 1e-2]}},
+        search={"kind": "random", "trials": 2, "seed": 3},
+        scheduler={"kind": "pbt", "interval_steps": 1},
+        set={"max_steps": 6},
+    )
+    summary = sweep(config)
+    assert [row.status for row in summary.rows] == ["finished", "finished"]
+    assert all(row.step == 6 for row in summary.rows)
+    files = ResultFolder(data / "sweeps" / "population")
+    begun = {row.trial: row.trial.split("learning_rate_")[1].split("-seed")[0] for row in summary.rows}
+    now = {row.trial: files.progress(row.trial).point for row in summary.rows}
+    changed = [name for name in begun if f"{now[name]['optimiser.learning_rate']}" != begun[name]]
+    assert changed, "one of two is always the worse one, and goes on with other values"
+
+
+def test_trials_train_on_workers_and_tell_what_they_scored(data: Path) -> None:
+    config = _config(data, "workers", axes={"seed": {"values": [0]}}, workers=1)
+    (row,) = sweep(config).rows
+    assert (row.status, row.reason) == ("finished", None)
+    assert [step for step, _ in row.reports] == [1, 2]
+
+
+def test_a_driver_killed_three_times_comes_to_the_same_table(data: Path) -> None:
+    """kill -9 of the command, with its own Ray, at random moments; the same command goes on."""
+    axes = {"optimiser.learning_rate": {"values": [1e-3, 1e-2]}}
+    undisturbed = sweep(_config(data, "undisturbed", axes=axes, set={"max_steps": 4}))
+    config = as_mapping(_config(data, "killed", axes=axes, set={"max_steps": 4}))
+    path = data / "killed.yaml"
+    path.write_text(yaml.safe_dump({**config, "axes": axes, "search": {}, "scheduler": {}}))
+    command = [sys.executable, "-m", "tune.sweep", str(path)]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    rng = np.random.default_rng(5)
+    files = ResultFolder(data / "sweeps" / "killed")
+    for _ in range(3):
+        process = subprocess.Popen(
+            command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        seen = len(_saved(files))
+        assert _within(120, lambda seen=seen: len(_saved(files)) > seen), "it goes on each time"
+        time.sleep(float(rng.uniform(0, 2)))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    rows = [
+        dataclasses.replace(row, trial=row.trial.replace("killed", "undisturbed").rsplit("-", 1)[0])
+        for name in files.names()
+        if (row := files.result(name)) is not None
+    ]
+    expected = [
+        dataclasses.replace(row, trial=row.trial.rsplit("-", 1)[0])
+        for row in sorted(undisturbed.rows, key=lambda row: row.trial)
+    ]
+    assert _what_counts(rows) == _what_counts(expected)
+
+
+def _saved(files: ResultFolder) -> list[tuple[str, int]]:
+    return [(name, step) for name in files.names() for step, _ in files.progress(name).reports]
+
+
+def _within(seconds: float, true: Callable[[], bool]) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if true():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_trial_whose_process_is_killed_goes_on(data: Path) -> None:
+    config = _config(data, "lost", axes={"seed": {"values": [0]}}, set={"max_steps": 40})
+    killed: list[int] = []
+
+    def kill() -> None:
+        files = ResultFolder(data / "sweeps" / "lost")
+        if _within(60, lambda: bool(_saved(files))):
+            for process in psutil.process_iter(["cmdline"]):
+                if (process.info["cmdline"] or [""])[0].startswith("ray::ImplicitFunc"):
+                    process.kill()
+                    killed.append(process.pid)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    (row,) = sweep(config).rows
+    thread.join()
+    assert killed
+    assert (row.status, row.step) == ("finished", 40)
+
+
+def test_two_drivers_of_one_sweep_are_refused(data: Path) -> None:
+    config = _config(data, "busy", axes={"seed": {"values": [0]}})
+    with (
+        only_one(data / "sweeps" / "busy"),
+        pytest.raises(InputError, match="another process is at work there"),
+    ):
+        sweep(config)

@@ -298,7 +298,7 @@ def test_two_processes_do_not_train_one_run(shards: Path, tmp_path: Path) -> Non
     config = _config(shards, tmp_path, steps=1)
     with (
         only_one(tmp_path / "runs" / "tiny"),
-        pytest.raises(InputError, match="another process is training this run"),
+        pytest.raises(InputError, match="another process is at work there"),
     ):
         train(config)
     train(config)

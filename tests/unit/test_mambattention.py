@@ -124,7 +124,10 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("values", "says"),
         [
-            ({"sharing": "resolution"}, "sharing 'resolution' is between levels; mambattention has one"),
+            (
+                {"sharing": "resolution"},
+                "sharing 'resolution' is between encoder and decoder, and mambattention has neither",
+            ),
             ({"depth": 2}, "mambattention has no U-Net; leave depth and middle_heads out"),
             ({"middle_heads": 4}, "mambattention has no U-Net; leave depth and middle_heads out"),
             ({"channels": 9}, "width 9 must divide by 2 heads"),

@@ -122,6 +122,38 @@ class TestSharing:
         finally:
             torch.distributed.destroy_process_group()
 
+    def test_a_blend_learns_how_much_it_shares(self, tmp_path: Path) -> None:
+        model = build_model(tiny(sharing="blend", blocks=2))
+        assert parameters(model) == parameters(build_model(tiny(sharing="block", blocks=2))) + 2 * 2
+        for down, up in zip(model.down_stages, model.up_stages, strict=True):
+            for encoder, decoder in zip(down.blocks, up.blocks, strict=True):
+                assert decoder.time_attention is decoder.frequency_attention
+                assert decoder.time_attention.shared is encoder.time_attention
+        assert {name: share.item() for name, share in model.shared_shares().items()} == {
+            "level_1": 0.5,
+            "level_2": 0.5,
+        }
+        model(normal(1, 256, 8).abs(), normal(1, 256, 8, seed=1))[0].sum().backward()
+        logits = [block.time_attention.logit for stage in model.up_stages for block in stage.blocks]
+        assert all(logit.grad is not None for logit in logits)
+        with torch.no_grad():
+            logits[0].fill_(1.0)
+        save_model(tmp_path / "m.safetensors", model)
+        again = load_model(tmp_path / "m.safetensors")
+        assert again.shared_shares()["level_1"] == model.shared_shares()["level_1"] > 0.6
+        assert build_model(tiny()).shared_shares() == {}
+
+    def test_a_blend_of_one_share_is_the_shared_or_the_own_attention(self) -> None:
+        blend = build_model(tiny(sharing="blend")).eval()
+        attention = blend.up_stages[0].blocks[0].time_attention
+        for seed, each in enumerate((attention.shared, attention.own)):
+            nn.init.normal_(each.out.weight, generator=torch.Generator().manual_seed(seed))
+        x_BTFC = normal(1, 5, 6, 8)
+        for logit, one in ((torch.inf, attention.shared), (-torch.inf, attention.own)):
+            with torch.no_grad():
+                attention.logit.fill_(logit)
+                torch.testing.assert_close(attention(x_BTFC, Axis.TIME), one(x_BTFC, Axis.TIME))
+
     def test_official_weights_are_shared_too(self, official: Path) -> None:
         assert_shared(load_model(official / "RWSA_xs_random.pth"), "resolution")
 

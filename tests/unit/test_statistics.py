@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from rwsa.errors import InputError
 from rwsa.statistics import (
@@ -14,6 +15,8 @@ from rwsa.statistics import (
     bootstrap_means,
     compare,
     holm,
+    mean_interval,
+    paired_difference,
     rank_correlation,
     resampling_units,
     spread,
@@ -150,6 +153,35 @@ def test_spread_over_seeds() -> None:
     assert found is not None
     assert (found.mean, found.std, found.runs) == (2.0, 1.0, 3)
     assert spread([1.0]) is None
+
+
+def test_an_interval_over_seeds_by_hand() -> None:
+    # t of 2 degrees of freedom is 4.3027, of 1 it is 12.7062.
+    three, two = mean_interval([1.0, 2.0, 3.0]), mean_interval([1.0, 3.0])
+    assert three is not None
+    assert (three.low, three.high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    assert two is not None
+    assert (two.low, two.high) == pytest.approx((2 - 12.706205, 2 + 12.706205))
+    assert mean_interval([1.0]) is None
+
+
+def test_paired_runs_against_scipy_and_where_nothing_can_be_said() -> None:
+    first, second = [5.1, 5.4, 5.2, 5.9], [5.0, 5.1, 5.2, 5.3]
+    found = paired_difference(first, second)
+    assert found is not None
+    assert (found.pairs, found.difference) == (4, pytest.approx(0.25))
+    assert found.p == pytest.approx(stats.ttest_rel(first, second).pvalue)
+    assert found.interval is not None
+    assert (found.interval.low < 0) == (found.p > 0.05)
+    alone = paired_difference([2.0], [1.0])
+    assert alone is not None
+    assert (alone.difference, alone.interval, alone.p) == (1.0, None, None)
+    alike = paired_difference([2.0, 3.0], [1.0, 2.0])
+    assert alike is not None
+    assert alike.p is None
+    assert paired_difference([], []) is None
+    with pytest.raises(InputError, match="2 and 1 runs do not pair"):
+        paired_difference([1.0, 2.0], [1.0])
 
 
 def test_rank_correlation_by_hand_and_where_there_is_none() -> None:

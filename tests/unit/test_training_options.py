@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from rwsa.shards import write_shard
 from rwsa.training.context import LocalContext
 from rwsa.training.data import TrainData, ValidData
 from rwsa.training.state import TrainState, published_weights
+from rwsa.training.subsets import ShareOfExamples
 from rwsa.training.validation import Validation
 from tests.training_runs import (
     AUDIBLE,
@@ -205,6 +208,46 @@ def test_overfitting_trains_on_the_first_examples_and_validates_by_them(shards: 
     log = Log()
     trained(config, tmp_path, log)
     assert log.steps[2]["valid_clips"] == 4
+    with pytest.raises(InputError, match="saved with another 'order'"):
+        trained(config_of(shards, max_steps=3), tmp_path)
+
+
+class Places:
+    """A source whose examples are their own places."""
+
+    sizes, contents = (30, 10, 20), ("places",)
+
+    def job(self, epoch: int, shard: int, slot: int) -> Callable[[], Any]:
+        return lambda: (shard, slot)
+
+    def executor(self) -> Executor:
+        raise AssertionError("nothing is run here")
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_share_is_drawn_from_all_shards() -> None:
+    # The first examples would not do: recordings of one speaker may lie together.
+    share = ShareOfExamples(Places(), 0.3)
+    places = [share.job(0, shard, slot)() for shard, size in enumerate(share.sizes) for slot in range(size)]
+    assert len(set(places)) == len(places) == 18
+    assert {shard for shard, _ in places} == {0, 1, 2}
+    assert share.contents == ("places", "18 of 60")
+
+
+def ids_of_share(shards: Path, share: float) -> set[str]:
+    data = config_of(shards, data={"train_share": share}).data
+    train = TrainData(data, seed=0, segment_samples=2000)
+    with closing(train.segments(Cursor(), global_batch_size=1, rank=0, world_size=1)) as segments:
+        return {next(segments).ids[0] for _ in range(train.order.samples)}
+
+
+def test_a_share_of_the_examples_is_part_of_a_larger_one(shards: Path, tmp_path: Path) -> None:
+    whole, half, least = (ids_of_share(shards, share) for share in (1, 0.5, 0.01))
+    assert (len(half), len(least)) == (len(whole) // 2, 1)
+    assert least < half < whole
+    trained(config_of(shards, max_steps=2, data={"train_share": 0.5}), tmp_path)
     with pytest.raises(InputError, match="saved with another 'order'"):
         trained(config_of(shards, max_steps=3), tmp_path)
 

@@ -1,0 +1,167 @@
+"""What a cluster gives and costs: mixing on two nodes, Ray beside plain DDP, how soon training starts.
+
+    python -m tests.benchmarks.bench_cluster [--only mixing overhead start]
+
+Nodes have a core each (network namespaces, `taskset`), which driver and servers share with them on
+a machine of two. What ran in turn is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from mlflow import MlflowClient
+
+from pipelines.mix_shards import main as mix
+from pipelines.run_log import RunLog
+from pipelines.tracking import TrackedRun, Tracker
+from pipelines.train import absolute, config_paths
+from rwsa.config import as_mapping, build, read_config
+from rwsa.training.config import TrainConfig
+from rwsa.training.context import LocalContext
+from rwsa.training.loop import fit
+from tests.ray_nodes import CHECKOUT, ray_nodes
+
+EXAMPLES, SHARD_EXAMPLES, ROUNDS = 4000, 100, 2
+STEPS = 50
+RECIPE = ["--card", "datasets/libri_esc50.yaml", "--recipe", "datasets/recipes/demo.yaml"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS))
+    parts = parser.parse_args().only
+    with tempfile.TemporaryDirectory(prefix="rwsa-bench-") as name:
+        for part in parts:
+            print(f"{part} · load average {os.getloadavg()[0]:.1f}", flush=True)
+            (Path(name) / part).mkdir()
+            _PARTS[part](Path(name) / part)
+
+
+def _mixing(folder: Path) -> None:
+    """The rate of two nodes against one, first to last shard, for a plan that is long against the start."""
+    with ray_nodes(folder, workers={"a": 0, "b": 1}, servers=False) as nodes:
+        rates: dict[int, list[float]] = {1: [], 2: []}
+        for turn in range(ROUNDS):
+            for count in (1, 2):
+                words = [*RECIPE, "--splits", "train", "--shard-examples", str(SHARD_EXAMPLES)]
+                words += ["--workers", str(count), "--cache", str(folder / "cache")]
+                words += ["--out", str(folder / f"{turn}-{count}"), "--set", f"examples.train={EXAMPLES}"]
+                said = nodes.drive("pipelines.mix_shards", *words, cwd=CHECKOUT).ends(seconds=500)
+                rates[count].append(_rate(folder / f"{turn}-{count}"))
+                print(said.strip().splitlines()[-1].partition(": ")[2], flush=True)
+        one, two = (max(rates[count]) for count in (1, 2))
+        print(f"mixing on two nodes: {two:.2f} shards/s, {two / one:.2f} times one node's {one:.2f}")
+
+
+def _rate(folder: Path) -> float:
+    """Shards a second, from the first to the last."""
+    times = sorted(path.stat().st_mtime for path in folder.glob("*.tar"))
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def _overhead(folder: Path) -> None:
+    """The median step of two gloo processes, started by Ray Train and by hand, in turn."""
+    config = _training(folder)
+    found: dict[str, list[float]] = {"by hand": [], "on Ray": []}
+    for turn in range(ROUNDS):
+        for how in found:
+            name = f"{how.replace(' ', '-')}-{turn}"
+            if how == "on Ray":
+                _train(folder, name)
+            else:
+                with Tracker(config.storage).run(name) as run:
+                    torch.multiprocessing.spawn(_by_hand, (folder, name, run.run_id), nprocs=2)
+            found[how] += _step_seconds(config, name)
+            print(f"{name}: {statistics.median(_step_seconds(config, name)):.4f} s a step", flush=True)
+    plain, ray = (statistics.median(found[how]) for how in found)
+    print(f"a step of the demo: {plain:.4f} s by plain DDP, {ray:.4f} s on Ray, {ray / plain - 1:+.1%}")
+
+
+def _training(folder: Path, name: str = "bench") -> TrainConfig:
+    if not (folder / "shards").exists():
+        shards = ["--out", str(folder / "shards"), "--splits", "train", "valid", "--shard-examples", "32"]
+        assert (
+            mix([*RECIPE, *shards, "--workers", "0", "--set", "examples.train=96", "examples.valid=2"]) == 0
+        )
+    return absolute(read_config(TrainConfig, config_paths(["base", "nano", "demo"]), _settings(folder, name)))
+
+
+def _settings(folder: Path, name: str) -> list[str]:
+    places = [f"data.shards={folder}/shards", f"storage.tracking_uri=sqlite:///{folder}/mlflow.db"]
+    lengths = [f"max_steps={STEPS}", f"checkpoint_every_steps={STEPS}", "log_every_steps=1", "audio_clips=0"]
+    return [f"name={name}", f"storage.root={folder}", *places, *lengths]
+
+
+def _train(folder: Path, name: str) -> float:
+    """Train as a command; returns the seconds from its start to its first step's line."""
+    words = ["pipelines.train", "base", "nano", "demo", "--workers", "2", "--set", *_settings(folder, name)]
+    began, first = time.monotonic(), 0.0
+    with subprocess.Popen(
+        [sys.executable, "-m", *words],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if not first and re.search(r"step +1/", line):
+                first = time.monotonic() - began
+    assert process.returncode == 0, "".join(said[-20:])
+    return first
+
+
+def _by_hand(rank: int, folder: Path, name: str, run_id: str) -> None:
+    """What each of two processes runs without Ray, set up as Ray's workers are."""
+    torch.set_num_threads(1)
+    meet = f"file://{folder}/meet-{name}"
+    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=2)
+    config = build(TrainConfig, as_mapping(_training(folder, name)), where="bench")
+    context = LocalContext(folder / "runs" / name)
+    context.rank, context.world_size = rank, 2
+    try:
+        if rank:
+            fit(config, context)
+            return
+        run = TrackedRun(config.storage, run_id)
+        with RunLog(config, run, "bench") as log:
+            context.listener = log
+            fit(config, context)
+        run.close(status=None)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _step_seconds(config: TrainConfig, name: str) -> list[float]:
+    client = MlflowClient(config.storage.tracking_uri)
+    (run,) = client.search_runs(["1"], f"attributes.run_name = '{name}'")
+    history = client.get_metric_history(run.info.run_id, "speed/samples_per_second")
+    # The first ones compile and warm up.
+    return [config.global_batch_size / one.value for one in sorted(history, key=lambda one: one.step)[5:-1]]
+
+
+def _start(folder: Path) -> None:
+    _training(folder)
+    seconds = [_train(folder, f"start-{turn}") for turn in range(ROUNDS)]
+    print(
+        f"from the command to the first step of two workers, on a Ray of its own: {min(seconds):.1f} s",
+        flush=True,
+    )
+
+
+_PARTS = {"mixing": _mixing, "overhead": _overhead, "start": _start}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Two nodes with addresses of their own, all storage over S3: the whole job, and what may happen to it.
+
+What each fault does is written down in infra/FAULTS.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+import yaml
+from mlflow import MlflowClient
+from torch import Tensor
+
+from rwsa.files import fetched, listed, location, read_json, sha256_of
+from rwsa.models.weights import read_weights
+from tests.node_network import wait_until
+from tests.object_store import set_faults
+from tests.ray_nodes import RayNodes, ray_nodes, reached_from_here
+from tests.toy_corpus import write_corpus
+from tests.training_runs import RATE_HZ, example
+
+pytestmark = pytest.mark.slow
+ROOT = "s3://rwsa"
+STEPS, SHARDS = 40, 16
+CARD = """
+name: pairs
+description: Syllables of noise, in noise.
+sample_rate_hz: 16000
+licence: CC0
+pairs:
+  - {{root: {root}, clean: 'clean/(?P<pair>\\S+)\\.wav', noisy: 'noisy/(?P<pair>\\S+)\\.wav', split: test}}
+"""
+TRAINING = [
+    "model={channels: 8, blocks: 1, d_state: 4, expand: 2, heads: 2, middle_heads: 2, segment_frames: 32}",
+    "loss_weights.metric=0",
+    "best_metric=si_sdr",
+    "global_batch_size=4",
+    "log_every_steps=1",
+    "checkpoint_every_steps=5",
+    f"max_steps={STEPS}",
+    "audio_clips=0",
+]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
+    folder = tmp_path_factory.mktemp("nodes")
+    write_corpus(folder / "corpus")
+    for kind in ("clean", "noisy"):
+        (folder / "pairs" / kind).mkdir(parents=True)
+        for number in range(12):
+            made = example(f"pair-{number}", RATE_HZ)
+            soundfile.write(
+                folder / "pairs" / kind / f"pair-{number}.wav", getattr(made, kind), RATE_HZ, "PCM_16"
+            )
+    (folder / "pairs.yaml").write_text(CARD.format(root=folder / "pairs"))
+    with ray_nodes(folder) as made_nodes, reached_from_here(made_nodes, "rwsa"):
+        yield made_nodes
+
+
+def storage(nodes: RayNodes) -> list[str]:
+    return ["--storage", ROOT, "--set", f"storage.tracking_uri={nodes.mlflow}"]
+
+
+def mixing(nodes: RayNodes, out: str) -> list[str]:
+    corpus = nodes.folder / "corpus"
+    words = ["--card", str(corpus / "card.yaml"), "--recipe", str(corpus / "recipe.yaml"), "--out", out]
+    words += ["--shard-examples", "8", "--cache", str(nodes.folder / "cache")]
+    return [*words, "--set", f"examples={{train: {8 * SHARDS}, valid: 2}}"]
+
+
+def training(nodes: RayNodes, name: str) -> list[str]:
+    words = ["base", "--workers", "2", *storage(nodes), *TRAINING]
+    return [*words, f"name={name}", f"data.shards={ROOT}/shards"]
+
+
+def evaluating(nodes: RayNodes, name: str, root: str = ROOT) -> list[str]:
+    words = ["--weights", f"{ROOT}/runs/undisturbed/model.safetensors", "--name", name]
+    words += ["--corpora", str(nodes.folder / "pairs.yaml"), "--json", f"{ROOT}/{name}.json"]
+    return [*words, "--storage", root, "--set", f"storage.tracking_uri={nodes.mlflow}"]
+
+
+def tars(folder: str) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in listed(location(folder)) if path.suffix == ".tar"}
+
+
+def weights(name: str) -> dict[str, Tensor]:
+    with fetched(location(f"{ROOT}/runs/{name}/model.safetensors")) as file:
+        return read_weights(file)
+
+
+def scores(name: str) -> dict[str, Any]:
+    return read_json(location(f"{ROOT}/{name}.json"))["corpora"]
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def mid_training(name: str) -> None:
+    folder = location(f"{ROOT}/runs/{name}/checkpoints")
+    wait_until(lambda: listed(folder), lambda: f"{name} saves nothing")
+    assert len(listed(folder)) < STEPS // 5
+
+
+def test_mix_train_and_evaluate(nodes: RayNodes) -> None:
+    nodes.drive("pipelines.mix_shards", *mixing(nodes, f"{ROOT}/shards")).ends()
+    assert len(tars(f"{ROOT}/shards")) == SHARDS + 1
+    said = nodes.drive("pipelines.train", *training(nodes, "undisturbed")).ends()
+    assert f"step {STEPS}/{STEPS}" in said
+    nodes.drive("pipelines.evaluate", *evaluating(nodes, "undisturbed")).ends()
+    assert scores("undisturbed")["pairs"]["enhanced"]["si_sdr"] is not None
+    client = MlflowClient(nodes.mlflow)
+    found = client.get_experiment_by_name("rwsa")
+    assert found is not None
+    assert {run.info.status for run in client.search_runs([found.experiment_id])} == {"FINISHED"}
+
+
+def test_a_sweep(nodes: RayNodes) -> None:
+    """Two trials, each trained alone and scored where there is room."""
+    asked = {
+        "name": "sharing",
+        "base": ["base"],
+        "set": {"max_steps": 4, "checkpoint_every_steps": 4},
+        "axes": {"model.sharing": ["resolution", "none"]},
+        "corpora": [str(nodes.folder / "pairs.yaml")],
+        "examples": 2,
+        "metric": "si_sdr",
+        "workers": 0,
+    }
+    (nodes.folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
+    settings = [setting for setting in TRAINING if "steps" not in setting]
+    words = [str(nodes.folder / "sweep.yaml"), *storage(nodes), *settings, f"data.shards={ROOT}/shards"]
+    said = nodes.drive("tune.sweep", *words).ends()
+    assert "failed" not in said
+    assert len(listed(location(f"{ROOT}/sweeps/sharing/trials"))) == 2
+
+
+def test_a_node_lost_while_mixing(nodes: RayNodes) -> None:
+    expected = tars(f"{ROOT}/shards")
+    set_faults(nodes.store, delay_seconds=0.15)
+    mix = nodes.drive("pipelines.mix_shards", *mixing(nodes, f"{ROOT}/lost-node"))
+    wait_until(lambda: len(tars(f"{ROOT}/lost-node")) >= 2, lambda: mix.said)
+    nodes.net["b"].kill()
+    set_faults(nodes.store)
+    assert len(tars(f"{ROOT}/lost-node")) < len(expected)
+    mix.ends()
+    assert tars(f"{ROOT}/lost-node") == expected
+    nodes.start_ray("b")
+
+
+def test_a_node_lost_while_training_and_come_back(nodes: RayNodes) -> None:
+    train = nodes.drive("pipelines.train", *training(nodes, "lost-node"))
+    mid_training("lost-node")
+    nodes.net["b"].kill()
+    nodes.start_ray("b")
+    train.ends()
+    assert same(weights("lost-node"), weights("undisturbed"))
+
+
+def test_a_node_lost_while_evaluating(nodes: RayNodes) -> None:
+    evaluate = nodes.drive("pipelines.evaluate", *evaluating(nodes, "lost-node", f"{ROOT}/other"))
+    kept = location(f"{ROOT}/other/scores")
+    wait_until(lambda: listed(kept), lambda: evaluate.said)
+    nodes.net["b"].kill()
+    evaluate.ends()
+    assert scores("lost-node") == scores("undisturbed")
+    nodes.start_ray("b")
+
+
+def test_a_network_cut_for_twenty_seconds(nodes: RayNodes) -> None:
+    train = nodes.drive("pipelines.train", *training(nodes, "cut"))
+    mid_training("cut")
+    nodes.net["b"].cut()
+    time.sleep(20)
+    nodes.net["b"].heal()
+    train.ends()
+    assert same(weights("cut"), weights("undisturbed"))
+
+
+def test_a_store_that_is_slow_and_refuses_and_an_mlflow_that_is_away(nodes: RayNodes) -> None:
+    _, before = set_faults(nodes.store, refuse_every=10, delay_seconds=0.05)
+    nodes.drive("pipelines.mix_shards", *mixing(nodes, f"{ROOT}/refused")).ends()
+    assert tars(f"{ROOT}/refused") == tars(f"{ROOT}/shards")
+    train = nodes.drive("pipelines.train", *training(nodes, "refused"))
+    mid_training("refused")
+    nodes.net["mlflow"].kill()
+    assert "the rest waits in" in train.ends()
+    _, after = set_faults(nodes.store)
+    assert after > before
+    assert same(weights("refused"), weights("undisturbed"))
+    refused = nodes.drive("pipelines.train", *training(nodes, "refused"), HOME=str(nodes.folder))
+    assert "does not answer" in refused.ends(2)
+    nodes.start_mlflow()

@@ -1,0 +1,150 @@
+"""A network of machines on this one: a namespace each, with an address of its own on a bridge.
+
+Each has its own /dev/shm, /tmp/ray and home, so that what runs there takes itself for alone; recordings and
+code are seen by all, as on a shared folder. Needs Linux, root and `ip`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+# Of the addresses that are set aside for measuring networks.
+_SUBNET = "198.18"
+_INSIDE = 'mount --bind "$0" /dev/shm && mount --bind "$1" /tmp/ray && shift && exec "$@"'
+
+
+class Node:
+    """One machine."""
+
+    def __init__(self, namespace: str, address: str, folder: Path, shm: Path) -> None:
+        self.namespace, self.address, self.folder, self._shm = namespace, address, folder, shm
+        self._link = f"v{namespace}"
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(
+        self, command: Sequence[str], log: Path, cwd: Path | None = None, **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """Start a command there; what it says goes to the end of `log`."""
+        inside = ["sh", "-c", _INSIDE, str(self._shm), str(self.folder / "ray"), *map(str, command)]
+        with log.open("ab") as said:
+            started = subprocess.Popen(
+                ["ip", "netns", "exec", self.namespace, *inside],
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                env={**os.environ, "HOME": str(self.folder), **environment},
+            )
+        self._started.append(started)
+        return started
+
+    def kill(self) -> None:
+        """End everything that runs there, without grace, as when the power fails."""
+        for _ in range(20):
+            pids = _ip("netns", "pids", self.namespace).split()
+            if not pids:
+                break
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.1)
+        for process in self._started:
+            process.wait()
+
+    def cut(self) -> None:
+        """Unplug it."""
+        _ip("link", "set", self._link, "down")
+
+    def heal(self) -> None:
+        """Plug it in again."""
+        _ip("link", "set", self._link, "up")
+
+
+class Network:
+    """The machines, by name."""
+
+    def __init__(self) -> None:
+        self._id = f"{os.getpid() % 10_000:04d}"
+        self._bridge, self._subnet = f"rwsa{self._id}", f"{_SUBNET}.{os.getpid() % 250}"
+        self._shm = Path(tempfile.mkdtemp(prefix="rwsa-nodes-", dir="/dev/shm"))
+        self.nodes: dict[str, Node] = {}
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nodes[name]
+
+    def build(self, folder: Path, names: Sequence[str]) -> None:
+        """Make the bridge and the machines."""
+        Path("/tmp/ray").mkdir(exist_ok=True)
+        _ip("link", "add", self._bridge, "type", "bridge")
+        _ip("addr", "add", f"{self._subnet}.1/24", "dev", self._bridge)
+        _ip("link", "set", self._bridge, "up")
+        for number, name in enumerate(names, start=2):
+            self._add(name, f"{self._subnet}.{number}", folder / name)
+
+    def _add(self, name: str, address: str, folder: Path) -> None:
+        node = self.nodes[name] = Node(f"{self._id}{name}"[:14], address, folder, self._shm / name)
+        for one in (folder / "ray", self._shm / name):
+            one.mkdir(parents=True)
+        _ip("netns", "add", node.namespace)
+        _ip("link", "add", node._link, "type", "veth", "peer", "name", "eth0", "netns", node.namespace)
+        _ip("link", "set", node._link, "master", self._bridge, "up")
+        for words in (
+            ("addr", "add", f"{address}/24", "dev", "eth0"),
+            ("link", "set", "eth0", "up"),
+            ("link", "set", "lo", "up"),
+            ("route", "add", "default", "via", f"{self._subnet}.1"),
+        ):
+            _ip("-n", node.namespace, *words)
+
+    def close(self) -> None:
+        """End all processes and leave nothing."""
+        for node in self.nodes.values():
+            with suppress(OSError):
+                node.kill()
+            with suppress(OSError):
+                _ip("netns", "del", node.namespace)
+        with suppress(OSError):
+            _ip("link", "del", self._bridge)
+        shutil.rmtree(self._shm, ignore_errors=True)
+
+
+@contextmanager
+def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
+    """Machines of these short names, until the block ends; skips the test where there can be none."""
+    try:
+        _ip("netns", "add", "rwsa-probe")
+        _ip("netns", "del", "rwsa-probe")
+    except OSError as error:
+        pytest.skip(f"no network namespaces here ({error}); they need Linux, root and iproute2")
+    made = Network()
+    try:
+        made.build(folder, names)
+        yield made
+    finally:
+        made.close()
+
+
+def wait_until(condition: Callable[[], object], why: Callable[[], str], seconds: float = 120) -> None:
+    """Wait; when it takes too long, fail and say why."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.1)
+
+
+def _ip(*words: str) -> str:
+    """Run `ip`; raises OSError with what it says where it fails."""
+    done = subprocess.run(["ip", *words], capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(done.stderr.strip() or f"ip {' '.join(words)} failed")
+    return done.stdout

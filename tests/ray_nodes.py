@@ -1,0 +1,146 @@
+"""A Ray cluster of machines with addresses of their own, an object store and an MLflow server on two more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import fsspec
+import pytest
+
+from rwsa.files import location
+from tests import object_store
+from tests.node_network import Network, network, wait_until
+
+CHECKOUT = Path(__file__).parents[1]
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-that-all-nodes-of-this-test-share"}
+WORKERS = {"a": None, "b": None}
+_STORE_PORT, _MLFLOW_PORT, _GCS_PORT = 9000, 5000, 6379
+
+
+class RayNodes:
+    """A head without CPUs, where drivers run, and two workers of one CPU each."""
+
+    def __init__(self, folder: Path, net: Network, workers: Mapping[str, int | None]) -> None:
+        self.folder, self.net, self.workers = folder, net, workers
+        self.store = f"http://{net['store'].address}:{_STORE_PORT}"
+        self.mlflow = f"http://{net['mlflow'].address}:{_MLFLOW_PORT}"
+        self.address = f"{net['head'].address}:{_GCS_PORT}"
+        self._drivers = 0
+        self._environment = {
+            **object_store.environment(self.store),
+            **TOKEN,
+            "PYTHONPATH": str(CHECKOUT),
+            "RWSA_SHARED_CHECKOUT": "1",
+            "RAY_ADDRESS": "",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+
+    def start_store(self) -> None:
+        words = [sys.executable, "-m", "tests.object_store", self.net["store"].address, str(_STORE_PORT)]
+        self.net["store"].start(words, self.folder / "store.log", PYTHONPATH=str(CHECKOUT))
+        wait_until(lambda: _answers(self.store), self._why("store"))
+
+    def start_mlflow(self) -> None:
+        words = [sys.executable, "-m", "mlflow", "server", "--host", self.net["mlflow"].address]
+        words += ["--port", str(_MLFLOW_PORT), "--workers", "1", "--allowed-hosts", "*"]
+        words += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        words += ["--artifacts-destination", str(self.folder / "artifacts")]
+        self.net["mlflow"].start(words, self.folder / "mlflow.log", **self._environment)
+        wait_until(lambda: _answers(f"{self.mlflow}/health"), self._why("mlflow"))
+
+    def start_ray(self, name: str) -> None:
+        """Start the head or a worker."""
+        node = self.net[name]
+        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", "--block"]
+        words += ["--node-ip-address", node.address, "--object-store-memory", str(80 * 2**20)]
+        if name == "head":
+            words += ["--head", "--port", str(_GCS_PORT), "--num-cpus", "0", "--include-dashboard=false"]
+        else:
+            words += ["--address", self.address, "--num-cpus", "1"]
+            if (core := self.workers[name]) is not None:
+                words = ["taskset", "--cpu-list", str(core), *words]
+        log = self.folder / f"{name}.log"
+        before = log.read_text().count("Ray runtime started") if log.exists() else 0
+        node.start(words, log, **self._environment)
+        wait_until(lambda: log.read_text().count("Ray runtime started") > before, self._why(name))
+
+    def drive(self, module: str, *words: str, cwd: Path | None = None, **environment: str) -> Driver:
+        """Start a verb on the head."""
+        self._drivers += 1
+        log = self.folder / f"driver-{self._drivers}.log"
+        command = [sys.executable, "-m", module, *words]
+        environment = {**self._environment, "RAY_ADDRESS": self.address, **environment}
+        return Driver(self.net["head"].start(command, log, cwd, **environment), log)
+
+    def _why(self, name: str) -> Callable[[], str]:
+        return lambda: (self.folder / f"{name}.log").read_text()[-3000:]
+
+
+class Driver:
+    """A verb under way."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._process, self._log = process, log
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def says(self, text: str, seconds: float = 120) -> None:
+        """Wait until it has printed something."""
+        wait_until(lambda: text in self.said or self._process.poll() is not None, lambda: self.said, seconds)
+        assert text in self.said, self.said[-3000:]
+
+    def ends(self, status: int = 0, seconds: float = 200) -> str:
+        """Wait for its end; returns what it said."""
+        wait_until(lambda: self._process.poll() is not None, lambda: self.said[-3000:], seconds)
+        assert self._process.returncode == status, self.said[-5000:]
+        return self.said
+
+
+@contextmanager
+def ray_nodes(
+    folder: Path, *, workers: Mapping[str, int | None] = WORKERS, servers: bool = True
+) -> Iterator[RayNodes]:
+    """All of it, until the block ends.
+
+    Args:
+        workers: the core that each is held to, if any.
+        servers: the object store and MLflow too.
+    """
+    with network(folder, ["head", *workers, "store", "mlflow"]) as net:
+        nodes = RayNodes(folder, net, workers)
+        if servers:
+            nodes.start_store()
+            nodes.start_mlflow()
+        for name in ("head", *workers):
+            nodes.start_ray(name)
+        yield nodes
+
+
+@contextmanager
+def reached_from_here(nodes: RayNodes, bucket: str) -> Iterator[None]:
+    """Make a bucket, and let this process use the store."""
+    store = fsspec.get_filesystem_class("s3")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in object_store.environment(nodes.store).items():
+            patch.setenv(name, value)
+        store.clear_instance_cache()
+        location(f"s3://{bucket}").mkdir()
+        yield
+    store.clear_instance_cache()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5):
+            return True
+    except (URLError, OSError):
+        return False
