@@ -125,7 +125,7 @@ class SweepConfig:
         examples: clips a corpus; each card's own number by default.
         audio_clips: clips a corpus that each trial's evaluation lets one hear.
         metric: that decides; trials choose their best checkpoints by it, too.
-        workers: Ray Train workers a trial; 0 trains in the trial's own process, on one machine alone.
+        workers: Ray Train workers a trial; 0 trains in the trial's own process, if its node has the CPUs.
         cpus_per_worker: threads of each.
         concurrent_trials: at the most so many at once; by default as many as the cluster has room for.
         budget_hours: after which no trial goes on; the same command continues with as many again.

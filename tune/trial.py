@@ -227,10 +227,16 @@ def _trained(sweep: SweepConfig, trial: Trial, reporter: _Reporter, parent: str)
         # Those of a driver that was killed end a little later than it.
         "wait_seconds": 60.0,
     }
-    if sweep.workers:
-        return train(trial.train, workers=sweep.workers, **settings)
+    # A cluster's head may have no CPUs; from there, a worker elsewhere trains.
+    if sweep.workers or _cpus_of_this_node() < sweep.cpus_per_worker:
+        return train(trial.train, workers=max(sweep.workers, 1), **settings)
     with _cpus_here(sweep.cpus_per_worker):
         return train(trial.train, workers=0, **settings)
+
+
+def _cpus_of_this_node() -> float:
+    own = ray.get_runtime_context().get_node_id()
+    return float(next(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == own))
 
 
 @contextmanager
