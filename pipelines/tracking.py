@@ -24,7 +24,7 @@ from PIL import Image
 
 from pipelines.cluster import CHECKOUT
 from pipelines.journal import SPOOLED, Journal, Record, waiting_keys
-from rwsa.errors import InputError
+from rwsa.errors import InputError, UnreachableError
 from rwsa.files import fetched, location, on_this_machine
 from rwsa.training.config import StorageConfig
 from rwsa.training.loop import PreemptedError
@@ -53,7 +53,7 @@ class Tracker:
             self.client = MlflowClient(storage.tracking_uri)
             self.experiment_id = self._experiment()
         except (MlflowException, OSError) as error:
-            raise InputError(
+            raise UnreachableError(
                 f"MLflow at {storage.tracking_uri} cannot be used ({error}); start it, or set"
                 " storage.tracking_uri to one that answers"
             ) from error
@@ -283,7 +283,7 @@ def _check_reachable(uri: str) -> None:
         try:
             _ask(uri)
         except OSError as error:
-            raise InputError(
+            raise UnreachableError(
                 f"MLflow at {uri} does not answer ({error}); start it with `mlflow server`, or set"
                 " storage.tracking_uri to another"
             ) from error

@@ -187,7 +187,8 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
     differences = np.subtract(first, second)
     deviation = float(np.std(differences, ddof=1)) if len(first) > 1 else 0.0
     p: float | None = None
-    if deviation:
+    # What rounding leaves of no deviation at all would give any p one likes.
+    if deviation > 1e-12 * max(map(abs, (*first, *second))):
         t = float(np.mean(differences)) / (deviation / np.sqrt(len(first)))
         p = float(2 * load("scipy.special").stdtr(len(first) - 1, -abs(t)))
     return PairedDifference(

@@ -6,15 +6,15 @@ is over seeds. Tests over clips compare the very networks that were trained, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.clip_scores import NOISY
 from pipelines.metric_names import label
-from rwsa.statistics import PairedDifference, holm
+from rwsa.statistics import holm
 from tune.axis_tables import AxisTable, axis_table
 from tune.results import TrialResult
-from tune.scores import OverSeeds, abroad_of, deciding_of, home_of, over_seeds, paired_by_seed
+from tune.scores import OverSeeds, abroad_of, deciding_of, home_of, mean_of_all, over_seeds, paired_by_seed
 from tune.spaces import Point, point_label
 from tune.sweep_config import SweepConfig
 
@@ -27,8 +27,9 @@ class Configuration:
 
     Attributes:
         label: the point in words.
-        home, abroad: the deciding metric on the in-domain corpus, and over the others; None where no trial
-            has finished, or where there are no others.
+        home, abroad: the deciding metric on the in-domain corpus, and over the others; None where a run has
+            no score, or where there are no others.
+        deciding: what decides: out of domain, if there is an out of domain.
         parameters, multiply_accumulates: of its network.
         smallest: whether no configuration of at most as many parameters is better (on the Pareto front).
     """
@@ -39,12 +40,8 @@ class Configuration:
     abroad: OverSeeds | None
     parameters: int | None
     multiply_accumulates: int | None
+    deciding: OverSeeds | None
     smallest: bool = False
-
-    @property
-    def deciding(self) -> OverSeeds | None:
-        """What decides: out of domain, if there is an out of domain."""
-        return self.abroad or self.home
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +88,7 @@ def answer(sweep: SweepConfig, rows: Sequence[TrialResult]) -> Answer:
     for row in rows:
         counts[row.status] = counts.get(row.status, 0) + 1
     configurations = _with_front(_configurations(sweep, finished))
-    winner, verdict = _verdict(sweep, finished, configurations)
+    winner, verdict = _verdict(sweep, rows, configurations)
     corpora = tuple(finished[0].means) if finished else ()
     return Answer(
         rule=rule_of(sweep),
@@ -123,6 +120,7 @@ def _configurations(sweep: SweepConfig, finished: Sequence[TrialResult]) -> list
             point=rows[0].point,
             home=over_seeds(home_of(row, sweep.metric) for row in rows),
             abroad=over_seeds(abroad_of(row, sweep.metric) for row in rows),
+            deciding=over_seeds(deciding_of(row, sweep.metric) for row in rows),
             parameters=rows[0].parameters,
             multiply_accumulates=rows[0].multiply_accumulates,
         )
@@ -151,41 +149,47 @@ def _with_front(configurations: Sequence[Configuration]) -> tuple[Configuration,
 
 
 def _verdict(
-    sweep: SweepConfig, finished: Sequence[TrialResult], configurations: Sequence[Configuration]
+    sweep: SweepConfig, rows: Sequence[TrialResult], configurations: Sequence[Configuration]
 ) -> tuple[str | None, str]:
     """The winner, if any, and what to say."""
-    scored = [one for one in configurations if one.deciding is not None]
-    if not scored:
+    finished = [row for row in rows if row.status == "finished"]
+    waiting = sum(row.status == "waiting" for row in rows)
+    if not any(one.deciding is not None for one in configurations):
         return None, "Nothing yet: no trial has finished."
-    if len(scored) == 1:
-        return None, f"Only {scored[0].label} has finished; there is nothing to compare it with."
-    rows = _by_point(finished)
-    best = max(scored, key=lambda one: one.deciding.mean if one.deciding else 0.0)
-    tests = {
-        one.label: _paired(rows[best.label], rows[one.label], lambda row: deciding_of(row, sweep.metric))
-        for one in scored
-        if one is not best
+    if waiting:
+        return None, f"Not complete, so no winner yet: {waiting} of {len(rows)} trials are still to come."
+    scores = {
+        label: {row.seed: deciding_of(row, sweep.metric) for row in of}
+        for label, of in _by_point(finished).items()
     }
-    if all(test is None or test.pairs < 2 for test in tests.values()):
+    left_out = [label for label in _by_point(rows) if label not in scores]
+    besides = f" Not compared, since none of it finished: {'; '.join(left_out)}." if left_out else ""
+    if len(scores) == 1:
+        return None, f"Only {next(iter(scores))} has finished; there is nothing to compare it with.{besides}"
+    # Of others than these seeds, some configurations may have had the luckier ones.
+    common = set.intersection(*(set(of) for of in scores.values()))
+    means = {label: mean_of_all([of[seed] for seed in sorted(common)]) for label, of in scores.items()}
+    if len(common) < 2:
         return None, (
             "No ranking and no winner: with one seed, nothing says how far runs of one configuration differ,"
-            " and no interval can be given. Differences below may be chance."
+            f" and no interval can be given. Differences below may be chance.{besides}"
         )
+    known = {label: value for label, value in means.items() if value is not None}
+    if len(known) < len(means):
+        unknown = "; ".join(label for label in means if label not in known)
+        return None, f"No winner: some runs of {unknown} have no score.{besides}"
+    best = max(known, key=lambda label: known[label])
+    tests = {label: paired_by_seed(scores[best], scores[label]) for label in known if label != best}
     corrected = holm({label: None if test is None else test.p for label, test in tests.items()})
-    undecided = [label for label, p in corrected.items() if p is None or p >= SIGNIFICANT]
-    assert best.deciding is not None
-    said = f"{best.deciding.mean:.3f}"
+    undecided = [
+        label
+        for label, p in corrected.items()
+        if p is None or p >= SIGNIFICANT or (test := tests[label]) is None or test.difference <= 0
+    ]
+    said = f"{known[best]:.3f}"
     if not undecided:
-        return best.label, f"{best.label} wins, with {said}: paired by seed it is told from every other one."
+        return best, f"{best} wins, with {said}: paired by seed it is told from every other one.{besides}"
     return None, (
-        f"No winner: {best.label} has the highest mean, {said}, but these seeds do not tell it from"
-        f" {len(undecided)} of {len(tests)} others ({'; '.join(undecided)})."
+        f"No winner: {best} has the highest mean, {said}, but these seeds do not tell it from"
+        f" {len(undecided)} of {len(tests)} others ({'; '.join(undecided)}).{besides}"
     )
-
-
-def _paired(
-    first: Sequence[TrialResult], second: Sequence[TrialResult], value: Callable[[TrialResult], float | None]
-) -> PairedDifference | None:
-    """Rows of two configurations, by the seeds that both have."""
-    scores = [{row.seed: value(row) for row in rows} for rows in (first, second)]
-    return paired_by_seed(*scores)

@@ -10,7 +10,7 @@ from pipelines.pages import details, page, picture, table
 from pipelines.progress import duration
 from pipelines.score_table import MISSING, number, signed
 from rwsa.statistics import Comparison, Interval, PairedDifference
-from tune.answer import Answer
+from tune.answer import Answer, Configuration
 from tune.answer_pictures import by_value, curves, overview
 from tune.axis_tables import AxisTable, ValueRow
 from tune.results import TrialResult
@@ -53,6 +53,12 @@ def render_answer(
     return page(sweep.name, "\n".join(body), style=_STYLE)
 
 
+def _front(one: Configuration) -> str:
+    if not one.smallest or one.deciding is None:
+        return ""
+    return "Pareto front" if one.deciding.runs > 1 else "Pareto front, or chance"
+
+
 def _counts(found: Answer) -> str:
     return ", ".join(f"{count} {status}" for status, count in found.counts.items()) or "none"
 
@@ -67,7 +73,7 @@ def _overview(sweep: SweepConfig, found: Answer) -> str:
             _macs(one.multiply_accumulates),
             _over_seeds(sweep.metric, one.home),
             _over_seeds(sweep.metric, one.abroad),
-            "Pareto front" if one.smallest else "",
+            _front(one),
         ]
         for at, one in enumerate((one for one in found.configurations if one.deciding is not None), 1)
         if one.deciding is not None

@@ -109,7 +109,11 @@ def _titled(axes: Axes, title: str) -> None:
 def by_value(sweep: SweepConfig, rows: Sequence[TrialResult]) -> bytes:
     """For each axis that is a distribution: the score of every finished trial by its value."""
     drawn = [name for name, axis in sweep.axes.items() if axis.range is not None]
-    scored = [(row, deciding_of(row, sweep.metric)) for row in rows if row.status == "finished"]
+    scored = [
+        (row, score)
+        for row in rows
+        if row.status == "finished" and (score := deciding_of(row, sweep.metric)) is not None
+    ]
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(1, len(drawn), squeeze=False)[0]

@@ -68,7 +68,7 @@ def axis_table(sweep: SweepConfig, axis: str, finished: Sequence[TrialResult]) -
 
 
 def _comparable(axis: str, values: Sequence[Any], finished: Sequence[TrialResult]) -> list[TrialResult]:
-    """Rows at those settings of the other axes, and those seeds, that every value has."""
+    """Rows at those settings of the other axes that every value has."""
 
     def rest(row: TrialResult) -> tuple[str, int]:
         return point_label({name: value for name, value in row.point.items() if name != axis}), row.seed
@@ -130,8 +130,8 @@ def _value_row(
             for corpus in corpora
         },
         seconds=float(np.mean([row.seconds for row in rows])) if rows else None,
-        parameters=rows[0].parameters if rows else None,
-        multiply_accumulates=rows[0].multiply_accumulates if rows else None,
+        parameters=_same([row.parameters for row in rows]),
+        multiply_accumulates=_same([row.multiply_accumulates for row in rows]),
         shares={
             level: float(np.mean([one[level] for one in shares])) for level in (shares[0] if shares else {})
         },
@@ -145,9 +145,27 @@ def _mean_of(corpus: str, metric: str) -> Callable[[TrialResult], float | None]:
 def _by_clip(
     first: Sequence[TrialResult], second: Sequence[TrialResult], corpus: str, metric: str
 ) -> Comparison:
-    """Clip by clip, each side's scores averaged over its runs."""
-    sides = [[row.clips[corpus][metric] for row in rows] for rows in (first, second)]
-    return compare(*([mean_of_all(scores) for scores in zip(*runs, strict=True)] for runs in sides))
+    """Clip by clip, each side's scores averaged over its runs of the seeds that both sides have."""
+    seeds = {row.seed for row in first} & {row.seed for row in second}
+    sides = [
+        _clip_means([row for row in rows if row.seed in seeds], corpus, metric) for rows in (first, second)
+    ]
+    clips = [clip for clip in sides[0] if clip in sides[1]]
+    return compare(*([side[clip] for clip in clips] for side in sides))
+
+
+def _clip_means(rows: Sequence[TrialResult], corpus: str, metric: str) -> dict[str, float | None]:
+    scores: dict[str, list[float | None]] = {}
+    for row in rows:
+        of = row.clips[corpus]
+        for clip, score in zip(of["clip"], of[metric], strict=True):
+            scores.setdefault(clip, []).append(score)
+    return {clip: mean_of_all(values) for clip, values in scores.items() if len(values) == len(rows)}
+
+
+def _same(values: Sequence[int | None]) -> int | None:
+    """What all have, None where they differ."""
+    return values[0] if len(set(values)) == 1 else None
 
 
 def _corrected(rows: Sequence[ValueRow]) -> tuple[ValueRow, ...]:

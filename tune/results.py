@@ -36,7 +36,7 @@ class TrialResult:
         step: how far it was trained.
         score: the best validation score.
         reports: step and validation score of every checkpoint.
-        seconds, evaluation_seconds: of training (without what an interruption lost), and of evaluating.
+        seconds, evaluation_seconds: from checkpoint to checkpoint, waiting included, and of evaluating.
         parameters, multiply_accumulates: of the network, for one segment.
         run_id: in MLflow.
         weights: where they are.
@@ -82,6 +82,12 @@ class Progress:
         return Progress(reports=(*before, (step, score)), seconds=self.seconds + seconds, point=point)
 
 
+def ended_on(result: TrialResult | None, evaluated: Evaluated) -> TrialResult | None:
+    """The row, unless its evaluation was on something else."""
+    other = result is not None and result.status == "finished" and result.evaluated != evaluated
+    return None if other else result
+
+
 class ResultFolder:
     """The files of one sweep: `trials/NAME.json` of what has ended, `trials/NAME.progress.json` of all."""
 
@@ -116,9 +122,12 @@ class ResultFolder:
         """Keep how far it has come."""
         write_json(self._path(f"{name}.progress"), as_mapping(progress), sort_keys=False)
 
-    def rows(self, planned: Sequence[Trial]) -> list[TrialResult]:
-        """A row a trial, in their order; those that have not ended wait."""
-        return [self.result(trial.name) or self._waiting(trial) for trial in planned]
+    def rows(self, planned: Sequence[Trial], evaluated: Evaluated) -> list[TrialResult]:
+        """A row a trial, in their order; what has not ended, or was evaluated on something else, waits."""
+        return [
+            ended_on(self.result(one.name), evaluated) or self.waiting(one.name, one.point, one.seed)
+            for one in planned
+        ]
 
     def names(self) -> list[str]:
         """Of all trials that have begun or ended, sorted."""
@@ -126,14 +135,17 @@ class ResultFolder:
         found = {path.name.removesuffix(".json").removesuffix(".progress") for path in folder.glob("*.json")}
         return sorted(found)
 
-    def _waiting(self, trial: Trial) -> TrialResult:
-        progress = self.progress(trial.name)
+    def waiting(self, name: str, point: Point, seed: int) -> TrialResult:
+        """The row of a trial that is yet to end."""
+        progress = self.progress(name)
         step = progress.reports[-1][0] if progress.reports else 0
         reason = f"interrupted after step {step}" if step else "not begun"
+        if self.result(name) is not None:
+            reason = "trained; evaluated on something else than now"
         return TrialResult(
-            trial=trial.name,
-            point=trial.point,
-            seed=trial.seed,
+            trial=name,
+            point=point,
+            seed=seed,
             status="waiting",
             reason=reason,
             step=step,

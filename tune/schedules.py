@@ -17,6 +17,31 @@ from tune.sweep_config import SweepConfig
 from tune.trial import SCORE, STEP
 
 
+class _Asha(ASHAScheduler):
+    """Stops no trial that has taken all its steps: it is yet to be evaluated."""
+
+    def __init__(self, max_steps: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._max_steps = max_steps
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = super().on_trial_result(tune_controller, trial, result)
+        return self.CONTINUE if result[STEP] >= self._max_steps else decision
+
+
+class _Population(PopulationBasedTraining):
+    """Exchanges nothing at the last step, from which nobody trains on."""
+
+    def __init__(self, max_steps: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._max_steps = max_steps
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result[STEP] >= self._max_steps:
+            return self.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
+
+
 def scheduler_of(sweep: SweepConfig, max_steps: int) -> TrialScheduler | None:
     """What stops or changes trials on the way; None where all are trained to their end.
 
@@ -26,17 +51,18 @@ def scheduler_of(sweep: SweepConfig, max_steps: int) -> TrialScheduler | None:
     """
     about = sweep.scheduler
     if about.kind == "asha":
-        return ASHAScheduler(
+        return _Asha(
+            max_steps,
             time_attr=STEP,
             metric=SCORE,
             mode="max",
-            # At its max_t it would stop trials that are yet to be evaluated.
-            max_t=max_steps + 1,
+            max_t=max_steps,
             grace_period=min(about.grace_steps or 1, max_steps),
             reduction_factor=about.reduction_factor,
         )
     if about.kind == "pbt":
-        return PopulationBasedTraining(
+        return _Population(
+            max_steps,
             time_attr=STEP,
             metric=SCORE,
             mode="max",

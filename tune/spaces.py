@@ -19,6 +19,8 @@ from tune.matching import Match, count_parameters, matched
 from tune.sweep_config import Axis, SweepConfig
 
 Point = dict[str, Any]
+# Before a space is taken to have no more points.
+_DRAWS_A_TRIAL = 50
 _NOT_IN_NAMES = re.compile(r"[^\w.+-]+")
 
 
@@ -81,9 +83,17 @@ def points(sweep: SweepConfig) -> Iterator[Point]:
         for name, axis in axes.items():
             yield from (centre | {name: value} for value in axis.choices if value != centre[name])
     elif sweep.search.kind == "random":
-        rng = np.random.default_rng(sweep.search.seed)
-        for _ in range(sweep.search.trials or 0):
-            yield {name: _plain(domain(axis).sample(random_state=rng)) for name, axis in axes.items()}
+        yield from _drawn(sweep)
+
+
+def _drawn(sweep: SweepConfig) -> Iterator[Point]:
+    """So many different points at random; fewer where there are no more."""
+    rng, wanted, seen = np.random.default_rng(sweep.search.seed), sweep.search.trials or 0, set[str]()
+    for _ in range(wanted * _DRAWS_A_TRIAL):
+        point = {name: _plain(domain(axis).sample(random_state=rng)) for name, axis in sweep.axes.items()}
+        if len(seen) < wanted and point_label(point) not in seen:
+            seen.add(point_label(point))
+            yield point
 
 
 def domain(axis: Axis) -> Any:
@@ -108,7 +118,9 @@ def trial_at(sweep: SweepConfig, values: dict[str, Any], point: Point, seed: int
     Raises:
         InputError: see `trials`.
     """
-    point = {name: _plain(value) for name, value in point.items()}
+    point = {
+        name: _plain(value) if sweep.axes[name].range is not None else value for name, value in point.items()
+    }
     label = "-".join(f"{name.rpartition('.')[2]}_{value}" for name, value in point.items())
     where = f"{sweep.name}, {label}"
     train = build(TrainConfig, _laid_over(sweep, values, point, seed, where), where=where)

@@ -33,7 +33,7 @@ from rwsa.training.loop import PreemptedError
 from tune.answer import Answer, answer, rule_of
 from tune.answer_log import log_answer
 from tune.plan import format_plan
-from tune.results import ResultFolder, TrialResult
+from tune.results import ResultFolder, TrialResult, ended_on
 from tune.spaces import Trial, base_values, trial_at, trials
 from tune.sweep_config import SweepConfig, read_sweep
 from tune.trial import Common, axis_name
@@ -105,7 +105,7 @@ def sweep(
         started = time.monotonic()
         ended_by = run_trials(common, planned, max_steps=one.max_steps)
         seconds = time.monotonic() - started
-        rows = _rows(config, values, files, planned)
+        rows = _rows(common, planned)
         _close_unfinished(tracker, config, values, rows)
         found = answer(config, rows)
         page = log_answer(run, config, rows, found, files.folder, about=_about(rows, seconds))
@@ -150,15 +150,21 @@ def _params(config: SweepConfig, planned: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def _rows(
-    config: SweepConfig, values: dict[str, Any], files: ResultFolder, planned: Sequence[Trial]
-) -> list[TrialResult]:
-    """In the order of the sweep; points that were chosen on the way, by their names."""
+def _rows(common: Common, planned: Sequence[Trial]) -> list[TrialResult]:
+    """In the order of the sweep; of points that were chosen on the way, by their names."""
+    files, evaluated, found = common.files, common.evaluated, list[TrialResult]()
     if planned:
-        return files.rows(planned)
-    found = [result for name in files.names() if (result := files.result(name)) is not None]
-    # Others are of a sweep of this name that was configured otherwise.
-    return [row for row in found if trial_at(config, values, row.point, row.seed).name == row.trial]
+        return files.rows(planned, evaluated)
+    for name in files.names():
+        row, point = files.result(name), files.progress(name).point
+        point = point if row is None else row.point
+        if point is None or set(point) != set(common.sweep.axes):
+            continue
+        seed = common.sweep.seeds[0]
+        # Others are of a sweep of this name that was configured otherwise.
+        if trial_at(common.sweep, common.values, point, seed).name == name:
+            found.append(ended_on(row, evaluated) or files.waiting(name, point, seed))
+    return found
 
 
 def _close_unfinished(

@@ -6,6 +6,7 @@ What comes of it goes to files of the sweep; Ray Tune is told of validation scor
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
 import tempfile
@@ -28,13 +29,13 @@ from pipelines.systems import ENHANCED, Model
 from pipelines.tracking import TrackedRun
 from pipelines.train import TrainSummary, train
 from rwsa.config import build, config
-from rwsa.errors import InputError
+from rwsa.errors import InputError, UnreachableError
 from rwsa.files import read_json, write_json
 from rwsa.models import RWSAMambaUNet, load_model
 from rwsa.models.cost import cost
-from rwsa.training.checkpoints import local
+from rwsa.training.checkpoints import ABOUT, local
 from rwsa.training.loop import DivergedError
-from tune.results import Evaluated, ResultFolder, TrialResult
+from tune.results import Evaluated, ResultFolder, TrialResult, ended_on
 from tune.spaces import Trial, trial_at
 from tune.sweep_config import SweepConfig
 
@@ -71,6 +72,10 @@ class Common:
         """What finished trials were evaluated on."""
         return Evaluated(corpora=self.sweep.corpora, examples=self.sweep.examples)
 
+    def ended(self, trial: str) -> TrialResult | None:
+        """What became of a trial; None where it has not ended, or was evaluated on something else."""
+        return ended_on(self.files.result(trial), self.evaluated)
+
     def trial(self, place: Mapping[str, Any]) -> Trial:
         """The trial that a place in Ray Tune's space stands for; one of a population keeps its name."""
         trial = trial_at(self.sweep, self.values, place["point"], place["seed"])
@@ -93,21 +98,22 @@ def run_trial(settings: dict[str, Any], common: Mapping[str, Any]) -> None:
         # After an exchange the settings are the donor's, its name included.
         place = {**place, "name": ray.tune.get_context().get_trial_name()}
     trial, files = shared.trial(place), shared.files
+    reporter = _Reporter(trial, files, shared.sweep.metric, population=population)
     if population:
         _adopt(trial)
     else:
-        # What schedulers and searches knew of it before an interruption, they are to know again.
-        for step, score in files.progress(trial.name).reports:
-            ray.tune.report({STEP: step, SCORE: score})
-    done = files.result(trial.name)
-    if done is not None and (done.status != "finished" or done.evaluated == shared.evaluated):
+        reporter.tell_again()
+    if shared.ended(trial.name) is not None:
         return
     try:
-        files.put(_finished(shared, trial, population=population))
-    except (InputError, DivergedError) as error:
-        files.put(ended(trial, files, "failed", str(error)))
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        files.put(ended(trial, files, "failed", f"out of memory ({error})"))
+        files.put(_finished(shared, trial, reporter))
+    except UnreachableError:
+        raise  # it may be back when Ray Tune tries again
+    except (InputError, DivergedError, MemoryError, torch.OutOfMemoryError) as error:
+        if files.result(trial.name) is not None:
+            raise  # what is known of it stays; it was only to be evaluated anew
+        out = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        files.put(ended(trial, files, "failed", f"out of memory ({error})" if out else str(error)))
 
 
 def ended(trial: Trial, files: ResultFolder, status: Any, reason: str) -> TrialResult:
@@ -142,13 +148,34 @@ class _Reporter:
             ray.tune.report({STEP: step, SCORE: score})
             return
         with tempfile.TemporaryDirectory(prefix="rwsa-member-") as folder:
-            latest = checkpoints_of(self._trial.train).latest()
-            assert latest is not None, "it was saved just now"
-            with local(latest) as files:
-                shutil.copytree(files, folder, dirs_exist_ok=True)
-            write_json(Path(folder) / _DONOR, {"name": self._trial.name, "step": step})
-            checkpoint = ray.tune.Checkpoint.from_directory(folder)
+            given = self._copied(step, Path(folder))
+            checkpoint = ray.tune.Checkpoint.from_directory(folder) if given else None
             ray.tune.report({STEP: step, SCORE: score}, checkpoint=checkpoint)
+
+    def tell_again(self) -> None:
+        """Tell what was told before an interruption, and what was only saved, to schedulers and searches."""
+        progress = self._files.progress(self._trial.name)
+        latest = checkpoints_of(self._trial.train).latest()
+        if latest is not None:
+            about = read_json(latest / ABOUT)
+            told = progress.reports[-1][0] if progress.reports else 0
+            if about["step"] > told and about.get("score") is not None:
+                self.note(about["step"], about["score"])
+        for step, score in self._files.progress(self._trial.name).reports:
+            ray.tune.report({STEP: step, SCORE: score})
+
+    def _copied(self, step: int, folder: Path) -> bool:
+        """Copy the checkpoint of a step; workers may be far ahead, and have dropped it."""
+        checkpoint = checkpoints_of(self._trial.train).at(step)
+        if checkpoint is None:
+            return False
+        try:
+            with local(checkpoint) as files:
+                shutil.copytree(files, folder, dirs_exist_ok=True)
+        except (OSError, shutil.Error):  # dropped meanwhile
+            return False
+        write_json(folder / _DONOR, {"name": self._trial.name, "step": step})
+        return True
 
     def note(self, step: int, score: float) -> None:
         """Keep a score and the time that it took since the last."""
@@ -170,10 +197,9 @@ def _adopt(trial: Trial) -> None:
             checkpoints_of(trial.train).replace_all(donor["step"], Path(folder), leave_out=(_DONOR,))
 
 
-def _finished(shared: Common, trial: Trial, *, population: bool) -> TrialResult:
+def _finished(shared: Common, trial: Trial, reporter: _Reporter) -> TrialResult:
     """Train, evaluate, and say what came of it."""
     sweep = shared.sweep
-    reporter = _Reporter(trial, shared.files, sweep.metric, population=population)
     trained = _trained(sweep, trial, reporter, shared.parent)
     began = time.monotonic()
     evaluated = evaluate(
@@ -201,7 +227,7 @@ def _finished(shared: Common, trial: Trial, *, population: bool) -> TrialResult:
         point=trial.point,
         seed=trial.seed,
         status="finished",
-        step=progress.reports[-1][0] if progress.reports else trial.train.max_steps,
+        step=checkpoints_of(trial.train).steps()[-1],
         score=trained.best_score,
         reports=progress.reports,
         seconds=progress.seconds,
@@ -224,11 +250,12 @@ def _trained(sweep: SweepConfig, trial: Trial, reporter: _Reporter, parent: str)
         "params": {axis_name(name): value for name, value in trial.point.items()},
         "tags": {"rwsa.kind": "trial", "rwsa.sweep": sweep.name},
         "on_saved": reporter,
-        # Those of a driver that was killed end a little later than it.
-        "wait_seconds": 60.0,
+        # Those of a driver that was killed end a little later than it; Optuna may choose a point twice.
+        "wait_seconds": 60.0 if sweep.search.kind != "optuna" else math.inf,
     }
-    # A cluster's head may have no CPUs; from there, a worker elsewhere trains.
-    if sweep.workers or _cpus_of_this_node() < sweep.cpus_per_worker:
+    # A cluster's head may have no CPUs, and a trial holds no GPU: then a worker elsewhere trains.
+    here = _cpus_of_this_node() >= sweep.cpus_per_worker and not ray.cluster_resources().get("GPU")
+    if sweep.workers or not here:
         return train(trial.train, workers=max(sweep.workers, 1), **settings)
     with _cpus_here(sweep.cpus_per_worker):
         return train(trial.train, workers=0, **settings)

@@ -15,10 +15,8 @@ from ray.tune.experiment import Trial as TuneTrial
 from rwsa.config import as_mapping
 from rwsa.files import is_remote
 from tune.plan import concurrent_trials
-from tune.results import ResultFolder
 from tune.schedules import scheduler_of, search_of, space_of
 from tune.spaces import Trial
-from tune.sweep_config import SweepConfig
 from tune.trial import Common, ended, run_trial
 
 # No CPU: a trial only waits for its workers, which hold CPUs and GPUs, and were it to hold some, trials could
@@ -40,7 +38,7 @@ def run_trials(common: Common, planned: Sequence[Trial], *, max_steps: int) -> E
         max_steps: of a trial.
     """
     sweep, files = common.sweep, common.files
-    waiting = [trial for trial in planned if _to_run(sweep, files, trial, common)]
+    waiting = [trial for trial in planned if common.ended(trial.name) is None]
     if planned and not waiting:
         return "end"
     # Schedulers and searches are to see all trials again; those that have ended only tell what they scored.
@@ -74,21 +72,9 @@ def run_trials(common: Common, planned: Sequence[Trial], *, max_steps: int) -> E
             verbose=0,
         ),
     )
-    results = tuner.fit()
-    for number in range(len(results)):
-        result = results[number]
-        if result.error is not None and result.config is not None:
-            trial = common.trial(result.config["place"])
-            if files.result(trial.name) is None:
-                reason = str(result.error).strip().splitlines()[-1]
-                files.put(ended(trial, files, "failed", reason))
-    return watch.ended_by(results)
-
-
-def _to_run(sweep: SweepConfig, files: ResultFolder, trial: Trial, common: Common) -> bool:
-    """Whether a trial has not ended, or has been evaluated on something else."""
-    done = files.result(trial.name)
-    return done is None or (done.status == "finished" and done.evaluated != common.evaluated)
+    tuner.fit()
+    watch.keep_lost()
+    return watch.ended_by(planned)
 
 
 def _name(trial: TuneTrial) -> str:
@@ -104,31 +90,45 @@ class _Watch(ray.tune.Callback):
 
     def __init__(self, common: Common) -> None:
         self._common, self._began = common, time.monotonic()
+        self._started = dict[str, TuneTrial]()
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._started[trial.trial_id] = trial
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        files, kind = self._common.files, self._common.sweep.scheduler.kind
-        place = dict(trial.config["place"])
-        if kind == "pbt":
-            place["name"] = str(trial)
-        one = self._common.trial(place)
-        if files.result(one.name) is None and not self._over_budget():
+        files, kind, one = self._common.files, self._common.sweep.scheduler.kind, self._own(trial)
+        if kind != "none" and files.result(one.name) is None and not self._over_budget():
             files.put(ended(one, files, "stopped", f"early, by {kind}"))
         result = files.result(one.name)
         if result is not None:
             reason = f": {result.reason}" if result.reason else ""
             print(f"{one.name} {result.status} at step {result.step}{reason}", flush=True)
 
-    def ended_by(self, results: ray.tune.ResultGrid) -> EndedBy:
-        """Whether all trials came to an end, and what cut them short if not."""
+    def keep_lost(self) -> None:
+        """Keep why trials failed whose processes could not say it themselves."""
         files = self._common.files
-        for number in range(len(results)):
-            result = results[number]
-            assert result.config is not None
-            if result.error is None and files.result(self._common.trial(result.config["place"]).name) is None:
-                return "budget" if self._over_budget() else "interrupt"
-        return "end"
+        for trial in self._started.values():
+            one = self._own(trial)
+            if trial.status == TuneTrial.ERROR and files.result(one.name) is None:
+                reason = str(trial.get_error() or "its process was lost").strip().splitlines()[-1]
+                files.put(ended(one, files, "failed", reason))
+
+    def ended_by(self, planned: Sequence[Trial]) -> EndedBy:
+        """Whether all trials came to an end, and what cut them short if not."""
+        names = [trial.name for trial in planned] or [self._own(one).name for one in self._started.values()]
+        wanted = len(planned) or self._common.sweep.search.trials or 0
+        if len(names) >= wanted and all(self._common.ended(name) is not None for name in names):
+            return "end"
+        return "budget" if self._over_budget() else "interrupt"
+
+    def _own(self, trial: TuneTrial) -> Trial:
+        """Ours; after an exchange in a population the settings are the donor's, its name included."""
+        place = dict(trial.config["place"])
+        if self._common.sweep.scheduler.kind == "pbt":
+            place["name"] = str(trial)
+        return self._common.trial(place)
 
     def _over_budget(self) -> bool:
         hours = self._common.sweep.budget_hours

@@ -74,6 +74,10 @@ class Checkpoints:
         found = [(match, path) for path in listed(self.folder) if (match := _NAME.fullmatch(path.name))]
         return sorted(int(match[1]) for match, path in found if is_file(path / ABOUT))
 
+    def at(self, step: int) -> Path | None:
+        """The one of a step, if it is there."""
+        return self._path(step) if step in self.steps() else None
+
     def latest(self) -> Path | None:
         """The newest, which a run goes on from."""
         steps = self.steps()

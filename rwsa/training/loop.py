@@ -150,6 +150,7 @@ class _Run:
         """Validate, if asked to, and save; without a validation it is not the best."""
         state, context = self._state, self._context
         values = dict[str, float]()
+        state.score = None
         if validate:
             with self._pace.aside("validation_seconds"):
                 values = self._validation.scores(state.published)

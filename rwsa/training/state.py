@@ -75,6 +75,7 @@ class TrainState:
         self.cursor = Cursor()
         self.best_score = -math.inf
         self.best_step: int | None = None
+        self.score: float | None = None
         self.validations_since_best = 0
 
     @property
@@ -96,6 +97,7 @@ class TrainState:
 
     def scored(self, score: float) -> None:
         """Take in the score of a validation of the present step."""
+        self.score = score
         if score > self.best_score:
             self.best_score, self.best_step, self.validations_since_best = score, self.step, 0
         else:
@@ -141,6 +143,7 @@ class TrainState:
                 "cursor": {"epoch": self.cursor.epoch, "sample": self.cursor.sample},
                 "best_score": self.best_score if math.isfinite(self.best_score) else None,
                 "best_step": self.best_step,
+                "score": self.score,
                 "validations_since_best": self.validations_since_best,
                 "scaler": self.scaler.state_dict(),
                 "stepped": [name for name, optimiser in self._optimisers().items() if optimiser.state],

@@ -230,7 +230,8 @@ def test_a_population_goes_on_from_its_best(data: Path) -> None:
     begun = {row.trial: row.trial.split("learning_rate_")[1].split("-seed")[0] for row in summary.rows}
     now = {row.trial: files.progress(row.trial).point for row in summary.rows}
     changed = [name for name in begun if f"{now[name]['optimiser.learning_rate']}" != begun[name]]
-    assert changed, "one of two is always the worse one, and goes on with other values"
+    # One of two is always the worse one; at the last step nothing is exchanged.
+    assert len(changed) == 1
 
 
 def test_trials_train_on_workers_and_tell_what_they_scored(data: Path) -> None:
@@ -316,8 +317,8 @@ def test_a_trial_whose_process_is_killed_goes_on(data: Path) -> None:
     def kill() -> None:
         files = ResultFolder(data / "sweeps" / "lost")
         if _within(60, lambda: bool(_saved(files))):
-            for process in psutil.process_iter(["cmdline"]):
-                if (process.info["cmdline"] or [""])[0].startswith("ray::ImplicitFunc"):
+            for process in psutil.Process().children(recursive=True):
+                if process.cmdline()[0].startswith("ray::ImplicitFunc"):
                     process.kill()
                     killed.append(process.pid)
 

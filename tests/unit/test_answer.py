@@ -42,6 +42,45 @@ def test_what_seeds_do_not_tell_apart_has_no_winner() -> None:
     assert "1 of 2 others (sharing none)" in found.verdict
 
 
+def test_configurations_are_ranked_on_seeds_that_all_have() -> None:
+    # By their own means the first would lead: its other seeds are luckier ones.
+    rows = rows_of({"resolution": [5.0, 5.001, 9.0, 9.0], "none": [5.5, 5.502]})
+    found = answer(sweep_of(), rows)
+    assert found.winner == "sharing none"
+    assert "4.001" in found.verdict
+
+
+def test_no_winner_before_all_trials_have_ended_and_what_never_finished_is_named() -> None:
+    rows = rows_of({"resolution": [5.0, 5.1, 5.2], "none": [4.0, 4.11, 4.2]})
+    off = [row_of({"model.sharing": "off"}, seed, 9.0, status="waiting", means={}) for seed in range(3)]
+    found = answer(sweep_of(), [*rows, *off])
+    assert found.winner is None
+    assert found.verdict == "Not complete, so no winner yet: 3 of 9 trials are still to come."
+    off = [row_of({"model.sharing": "off"}, seed, 9.0, status="failed", means={}) for seed in range(3)]
+    found = answer(sweep_of(), [*rows, *off])
+    assert found.winner == "sharing resolution"
+    assert "Not compared, since none of it finished: sharing off." in found.verdict
+
+
+def test_without_a_score_abroad_the_one_at_home_does_not_stand_in() -> None:
+    rows = rows_of({"resolution": [5.0, 5.1], "none": [4.0, 4.1]})
+    rows[0].means["far"]["enhanced"]["si_sdr"] = None
+    found = answer(sweep_of(seeds=[0, 1]), rows)
+    assert found.winner is None
+    assert found.configurations[0].home is not None
+    assert found.configurations[0].deciding is None
+    assert "some runs of sharing resolution have no score" in found.verdict
+
+
+def test_clips_pair_by_their_names() -> None:
+    rows = rows_of({"resolution": [5.0], "none": [4.0]})
+    clips = rows[1].clips["home"]
+    for values in {id(values): values for values in clips.values()}.values():
+        values.reverse()
+    (table,) = answer(sweep_of(seeds=[0]), rows).tables
+    assert (table.rows[1].clips["home"].losses, table.rows[1].clips["home"].pairs) == (8, 8)
+
+
 def test_one_seed_ranks_nothing() -> None:
     found = answer(sweep_of(seeds=[0]), rows_of({"resolution": [5.0], "none": [1.0]}))
     assert found.winner is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def test_rows_come_back_in_the_order_of_the_sweep(files: ResultFolder) -> None:
     done = row_of(third.point, 0, 3.0, trial=third.name)
     files.put(done)
     files.put_progress(second.name, Progress().with_report(5, 1.5, 10.0, point=second.point))
-    rows = files.rows(planned)
+    evaluated = done.evaluated
+    assert evaluated is not None
+    rows = files.rows(planned, evaluated)
     assert rows[2] == done
     # The first corpus is the in-domain one: their order is kept.
     assert list(rows[2].means) == ["home", "away", "far"]
@@ -38,6 +41,9 @@ def test_rows_come_back_in_the_order_of_the_sweep(files: ResultFolder) -> None:
         ("waiting", "interrupted after step 5", 5),
     ]
     assert files.names() == sorted([second.name, third.name])
+    (other,) = files.rows([third], dataclasses.replace(evaluated, examples=3))
+    assert (other.status, other.means) == ("waiting", {})
+    assert "evaluated on something else" in (other.reason or "")
     files.forget(third.name)
     assert files.result(third.name) is None
     assert first.name not in files.names()
