@@ -108,7 +108,7 @@ def test_a_person_finds_the_run_its_figures_and_its_files(
     page.screenshot(path=tmp_path / "4-picture.png")
 
     page.get_by_text("scores.json").first.click()
-    page.get_by_text("si_sdr_noisy_phase", exact=True).first.wait_for()
+    page.get_by_text("dnsmos_ovrl", exact=True).first.wait_for()
     page.screenshot(path=tmp_path / "5-scores.png")
 
 
