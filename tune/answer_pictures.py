@@ -92,6 +92,7 @@ def _size_against_score(axes: Axes, sweep: SweepConfig, scored: Sequence[Configu
     axes.step(*zip(*front, strict=True), where="post", color=VERMILION, linewidth=1, alpha=0.6)
     axes.set_xlabel("parameters", fontsize=9)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.locator_params(axis="x", nbins=5)
     _titled(axes, f"{heading(sweep.metric)} by size; the line is the Pareto front")
 
 
