@@ -26,7 +26,7 @@ def on_a_cluster() -> None:
     other nodes look in vain.
     """
     quieten()
-    import psutil  # type: ignore[import-untyped]
+    import psutil
     import ray.util
 
     own = ray.util.get_node_ip_address()

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
@@ -139,12 +139,39 @@ def setting(text: str) -> dict[str, Any]:
     if not equals or not all(parts):
         raise InputError(f"--set {text}: must read key.subkey=value")
     try:
-        nested: Any = _parse(value)
+        return nested(parts, _parse(value))
     except yaml.YAMLError as error:
         raise InputError(f"--set {text}: the value is not valid YAML") from error
+
+
+def nested(parts: Sequence[str], value: Any) -> dict[str, Any]:
+    """`{"a": {"b": value}}` for the parts a and b."""
     for part in reversed(parts):
-        nested = {part: nested}
-    return dict(nested)
+        value = {part: value}
+    return dict(value)
+
+
+def read_overlays(paths: Iterable[Path]) -> dict[str, Any]:
+    """YAML files, laid over each other in order.
+
+    Raises:
+        InputError: see `read_yaml`.
+    """
+    values: dict[str, Any] = {}
+    for path in paths:
+        values = merge(values, read_yaml(path))
+    return values
+
+
+def with_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """`a.b=v` settings laid over values, in order.
+
+    Raises:
+        InputError: see `setting`.
+    """
+    for text in settings:
+        values = merge(values, setting(text))
+    return dict(values)
 
 
 def read_config(cls: type[T], paths: Iterable[Path], settings: Iterable[str] = ()) -> T:
@@ -153,11 +180,8 @@ def read_config(cls: type[T], paths: Iterable[Path], settings: Iterable[str] = (
     Raises:
         InputError: see `read_yaml`, `setting` and `build`.
     """
-    paths, values = list(paths), dict[str, Any]()
-    for path in paths:
-        values = merge(values, read_yaml(path))
-    for text in settings:
-        values = merge(values, setting(text))
+    paths = list(paths)
+    values = with_settings(read_overlays(paths), settings)
     return build(cls, values, where=" + ".join(path.name for path in paths) or "settings")
 
 

@@ -47,7 +47,7 @@ def tracking_server(
     command += ["--backend-store-uri", backend_uri, "--artifacts-destination", str(folder / "artifacts")]
     command += options
     with running(
-        command, folder, "mlflow server", lambda: _answers(f"http://{HOST}:{port}/health"), environment
+        command, folder, "mlflow server", lambda: answers(f"http://{HOST}:{port}/health"), environment
     ):
         yield f"http://{HOST}:{port}"
 
@@ -62,7 +62,7 @@ def model_server(folder: Path, tracking_uri: str, model_uri: str) -> Iterator[st
         command,
         folder,
         "mlflow models serve",
-        lambda: _answers(f"http://{HOST}:{port}/ping"),
+        lambda: answers(f"http://{HOST}:{port}/ping"),
         # It calls uvicorn by its name.
         {"MLFLOW_TRACKING_URI": tracking_uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     ):
@@ -181,7 +181,8 @@ def running(
             server.wait()
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether something at this address says that all is well."""
     try:
         with urlopen(url, timeout=5):
             return True

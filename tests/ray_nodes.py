@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import fsspec
 import pytest
 
 from rwsa.files import location
 from tests import object_store
+from tests.mlflow_server import answers
 from tests.node_network import Network, network, wait_until
 
 CHECKOUT = Path(__file__).parents[1]
@@ -45,7 +44,7 @@ class RayNodes:
     def start_store(self) -> None:
         words = [sys.executable, "-m", "tests.object_store", self.net["store"].address, str(_STORE_PORT)]
         self.net["store"].start(words, self.folder / "store.log", PYTHONPATH=str(CHECKOUT))
-        wait_until(lambda: _answers(self.store), self._why("store"))
+        wait_until(lambda: answers(self.store), self._why("store"))
 
     def start_mlflow(self) -> None:
         words = [sys.executable, "-m", "mlflow", "server", "--host", self.net["mlflow"].address]
@@ -53,7 +52,7 @@ class RayNodes:
         words += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
         words += ["--artifacts-destination", str(self.folder / "artifacts")]
         self.net["mlflow"].start(words, self.folder / "mlflow.log", **self._environment)
-        wait_until(lambda: _answers(f"{self.mlflow}/health"), self._why("mlflow"))
+        wait_until(lambda: answers(f"{self.mlflow}/health"), self._why("mlflow"))
 
     def start_ray(self, name: str) -> None:
         """Start the head or a worker."""
@@ -136,11 +135,3 @@ def reached_from_here(nodes: RayNodes, bucket: str) -> Iterator[None]:
         location(f"s3://{bucket}").mkdir()
         yield
     store.clear_instance_cache()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urlopen(url, timeout=5):
-            return True
-    except (URLError, OSError):
-        return False

@@ -15,7 +15,7 @@ from rwsa.statistics import holm
 from tune.axis_tables import AxisTable, axis_table
 from tune.results import TrialResult
 from tune.scores import OverSeeds, abroad_of, deciding_of, home_of, mean_of_all, over_seeds, paired_by_seed
-from tune.spaces import Point, point_label
+from tune.spaces import point_label
 from tune.sweep_config import SweepConfig
 
 SIGNIFICANT = 0.05
@@ -35,7 +35,6 @@ class Configuration:
     """
 
     label: str
-    point: Point
     home: OverSeeds | None
     abroad: OverSeeds | None
     parameters: int | None
@@ -117,7 +116,6 @@ def _configurations(sweep: SweepConfig, finished: Sequence[TrialResult]) -> list
     return [
         Configuration(
             label=label,
-            point=rows[0].point,
             home=over_seeds(home_of(row, sweep.metric) for row in rows),
             abroad=over_seeds(abroad_of(row, sweep.metric) for row in rows),
             deciding=over_seeds(deciding_of(row, sweep.metric) for row in rows),

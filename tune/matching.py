@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 
@@ -29,6 +30,7 @@ class Match:
     within: float = 0.01
 
 
+@functools.cache
 def count_parameters(config: ModelConfig) -> int:
     """How many parameters the model has, without making them."""
     with torch.device("meta"):
@@ -36,6 +38,8 @@ def count_parameters(config: ModelConfig) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+# Whoever names a trial builds it, and so asks again and again.
+@functools.cache
 def matched(config: ModelConfig, parameters: int, *, within: float) -> ModelConfig:
     """The network nearest to `config` that has so many parameters; of channels, Mamba's expansion and state.
 

@@ -12,7 +12,7 @@ import numpy as np
 import ray.tune
 
 from pipelines.train import absolute, config_paths
-from rwsa.config import as_mapping, build, config, config_hash, merge, read_yaml, setting
+from rwsa.config import as_mapping, build, config, config_hash, merge, nested, read_overlays, with_settings
 from rwsa.errors import InputError
 from rwsa.training.config import StorageConfig, TrainConfig
 from tune.matching import Match, count_parameters, matched
@@ -45,13 +45,8 @@ def base_values(sweep: SweepConfig, settings: Sequence[str] = ()) -> dict[str, A
     Raises:
         InputError: a configuration is missing or a setting is malformed.
     """
-    values: dict[str, Any] = {}
-    for path in config_paths(sweep.base):
-        values = merge(values, read_yaml(path))
-    values = merge(values, sweep.set)
-    for text in settings:
-        values = merge(values, setting(text))
-    return merge(values, {"best_metric": sweep.metric})
+    values = merge(read_overlays(config_paths(sweep.base)), sweep.set)
+    return merge(with_settings(values, settings), {"best_metric": sweep.metric})
 
 
 def trials(sweep: SweepConfig, values: dict[str, Any]) -> list[Trial]:
@@ -160,10 +155,7 @@ def _keys(axis: Axis, name: str, value: Any) -> dict[str, Any]:
     """The configuration keys of one value of an axis, nested."""
     if axis.named is not None:
         return {key: one for key, one in axis.named[value].items() if key != "match"}
-    nested: Any = value
-    for part in reversed(name.split(".")):
-        nested = {part: nested}
-    return dict(nested)
+    return nested(name.split("."), value)
 
 
 def _matched(values: dict[str, Any], other: dict[str, Any], within: float, where: str) -> dict[str, Any]:

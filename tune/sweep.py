@@ -81,11 +81,10 @@ def sweep(
         PreemptedError: somebody ended it; the answer so far is written, and the same call goes on.
     """
     config, values, planned, one = _prepared(config, settings)
-    storage = one.storage
-    files = ResultFolder(f"{storage.root}/sweeps/{config.name}")
+    files = _files(config, one)
     if retry_failed:
         _forget_failed(files, planned)
-    tracker = Tracker(storage)
+    tracker = Tracker(one.storage)
     key = f"sweep {files.folder}"
     params = _params(config, planned)
     with (
@@ -125,6 +124,11 @@ def _prepared(
         return config, values, planned, planned[0].train
     point = {name: axis.range[0] if axis.range else axis.choices[0] for name, axis in config.axes.items()}
     return config, values, planned, trial_at(config, values, point, config.seeds[0]).train
+
+
+def _files(config: SweepConfig, one: TrainConfig) -> ResultFolder:
+    """Where the sweep's results are; `one` is a training of it."""
+    return ResultFolder(f"{one.storage.root}/sweeps/{config.name}")
 
 
 def _forget_failed(files: ResultFolder, planned: Sequence[Trial]) -> None:
@@ -239,8 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dry_run(config: SweepConfig, settings: Sequence[str]) -> str:
     config, _, planned, one = _prepared(config, settings)
     start_ray()
-    files = ResultFolder(f"{one.storage.root}/sweeps/{config.name}")
-    return format_plan(config, planned, files, ray.cluster_resources())
+    return format_plan(config, planned, _files(config, one), ray.cluster_resources())
 
 
 if __name__ == "__main__":

@@ -305,9 +305,8 @@ def flat_means(means: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _means(corpus: CorpusScores) -> dict[str, dict[str, float | None]]:
-    return {
-        signal: {name: corpus.means(signal).get(name) for name in METRICS} for signal in (NOISY, ENHANCED)
-    }
+    means = {signal: corpus.means(signal) for signal in (NOISY, ENHANCED)}
+    return {signal: {name: of.get(name) for name in METRICS} for signal, of in means.items()}
 
 
 def _clips(corpus: CorpusScores) -> dict[str, list[Any]]:
