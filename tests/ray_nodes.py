@@ -92,6 +92,10 @@ class Driver:
     def said(self) -> str:
         return self._log.read_text(errors="replace")
 
+    @property
+    def under_way(self) -> bool:
+        return self._process.poll() is None
+
     def says(self, text: str, seconds: float = 120) -> None:
         """Wait until it has printed something."""
         wait_until(lambda: text in self.said or self._process.poll() is not None, lambda: self.said, seconds)

@@ -172,9 +172,9 @@ def test_a_node_lost_while_training_and_come_back(nodes: RayNodes) -> None:
 
 def test_a_node_lost_while_evaluating(nodes: RayNodes) -> None:
     evaluate = nodes.drive("pipelines.evaluate", *evaluating(nodes, "lost-node", f"{ROOT}/other"))
-    kept = location(f"{ROOT}/other/scores")
-    wait_until(lambda: listed(kept), lambda: evaluate.said)
+    wait_until(lambda: listed(location(f"{ROOT}/other/cache/scores")), lambda: evaluate.said)
     nodes.net["b"].kill()
+    assert evaluate.under_way
     evaluate.ends()
     assert scores("lost-node") == scores("undisturbed")
     nodes.start_ray("b")
