@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.data
 import ray.exceptions
 
 from pipelines.arguments import ADDRESS
@@ -37,8 +36,8 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA
 # Where a submitted job's driver finds the environment that all its processes have.
 _OF_THE_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _SECONDS_TO_ANSWER = 10.0
-# What these say at every start is no news: that a token guards the cluster, that bars are off.
-_CHATTY = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress")
+# What it says at every start is no news: that a token guards the cluster.
+_CHATTY = "ray._private.authentication.authentication_token_setup"
 
 
 def start_ray(num_cpus: int | None = None, *, object_store_bytes: int | None = None) -> float:
@@ -138,9 +137,4 @@ def _quieten(*, local: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     # Nobody takes this machine away; without it Ray Train warns about the watcher's own arguments.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if local else "1")
-    for name in _CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for handler in logging.getLogger("ray.data").handlers:
-        if handler.name == "console":
-            handler.setLevel(logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger(_CHATTY).setLevel(logging.ERROR)

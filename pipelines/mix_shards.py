@@ -1,4 +1,4 @@
-"""Mix a corpus into shards: plan every example, then render the shards on Ray Data.
+"""Mix a corpus into shards: plan every example, then render the shards on Ray.
 
     python -m pipelines.mix_shards --card datasets/X.yaml --recipe datasets/recipes/Y.yaml --out FOLDER
     python -m pipelines.mix_shards plan …     write the plans only, SPLIT.plan.parquet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -16,6 +17,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 # A worker has its next item at hand when it finishes one.
 _IN_FLIGHT_A_CPU = 2
+# A cluster may have no CPU yet, and grow by those that are asked for.
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def check_workers(workers: int | None) -> None:
@@ -33,12 +36,13 @@ def unordered(
 ) -> Iterator[tuple[int, Result]]:
     """Results of `work` with the number of their item, in the order of completion.
 
-    Only as many items are under way as keep the workers busy, so results wait for their reader.
+    Only as many items are under way as keep the workers busy, so results wait for their reader. Closing the
+    iterator stops all work.
 
     Args:
         work: a function of a module; it must not raise for what is wrong with an item.
         workers: tasks of one CPU at a time; 0 works in this process, without Ray; None is as many as
-            Ray has CPUs. Ray starts when there is something to do.
+            Ray has CPUs, now or later. Ray starts when there is something to do.
 
     Raises:
         InputError: an item's process was killed, three times over.
@@ -47,18 +51,30 @@ def unordered(
         yield from enumerate(map(work, items))
         return
     start_ray()
-    # A cluster may have no CPU yet, and grow by those that are asked for.
-    window = workers or max(1, _IN_FLIGHT_A_CPU * int(ray.cluster_resources().get("CPU", 1)))
     task = ray.remote(num_cpus=1)(work)
     waiting = deque(range(len(items)))
     running: dict[ray.ObjectRef, int] = {}
-    while waiting or running:
-        while waiting and len(running) < window:
-            number = waiting.popleft()
-            running[task.remote(items[number])] = number
-        (done,), _ = ray.wait(list(running), num_returns=1)
-        number = running.pop(done)
-        yield number, _fetched(done, items[number])
+    window, looked = 0, 0.0
+    try:
+        while waiting or running:
+            if time.monotonic() - looked > _SECONDS_BETWEEN_LOOKS:
+                window, looked = _window(workers), time.monotonic()
+            while waiting and len(running) < window:
+                number = waiting.popleft()
+                running[task.remote(items[number])] = number
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            number = running.pop(done)
+            yield number, _fetched(done, items[number])
+    finally:
+        for reference in running:
+            ray.cancel(reference)
+
+
+def _window(workers: int | None) -> int:
+    """How many items may be under way."""
+    if workers is not None:
+        return workers
+    return max(1, _IN_FLIGHT_A_CPU * int(ray.cluster_resources().get("CPU", 0)))
 
 
 def _fetched(reference: ray.ObjectRef, item: object) -> Result:  # type: ignore[type-var]

@@ -1,6 +1,6 @@
 """What runs in Ray's workers: enhancing a clip with one model, and scoring a clip's signals.
 
-Every worker imports this file, so it must not pull in what only the driver needs (Ray Data, MLflow).
+Every worker imports this file, so it must not pull in what only the driver needs (MLflow).
 
 Legend: P signals of an enhanced clip (the model's, its magnitude with the noisy phase), S samples.
 """

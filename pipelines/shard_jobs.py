@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +36,6 @@ class ShardOutcome:
     kept: bool = False
     failures: Sequence[Failure] = ()
     error: str | None = None
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> ShardOutcome:
-        values = json.loads(text)
-        return cls(**{**values, "failures": [Failure(**failure) for failure in values["failures"]]})
 
 
 @dataclass(frozen=True, kw_only=True)

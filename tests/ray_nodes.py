@@ -18,15 +18,16 @@ from tests.node_network import Network, network, wait_until
 
 CHECKOUT = Path(__file__).parents[1]
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-that-all-nodes-of-this-test-share"}
-WORKERS = {"a": None, "b": None}
+# What the machines are called, and the core that each is held to, if any.
+CORES = {"head": None, "a": None, "b": None}
 _STORE_PORT, _MLFLOW_PORT, _GCS_PORT = 9000, 5000, 6379
 
 
 class RayNodes:
     """A head without CPUs, where drivers run, and two workers of one CPU each."""
 
-    def __init__(self, folder: Path, net: Network, workers: Mapping[str, int | None]) -> None:
-        self.folder, self.net, self.workers = folder, net, workers
+    def __init__(self, folder: Path, net: Network, cores: Mapping[str, int | None]) -> None:
+        self.folder, self.net, self._cores = folder, net, cores
         self.store = f"http://{net['store'].address}:{_STORE_PORT}"
         self.mlflow = f"http://{net['mlflow'].address}:{_MLFLOW_PORT}"
         self.address = f"{net['head'].address}:{_GCS_PORT}"
@@ -63,20 +64,22 @@ class RayNodes:
             words += ["--head", "--port", str(_GCS_PORT), "--num-cpus", "0", "--include-dashboard=false"]
         else:
             words += ["--address", self.address, "--num-cpus", "1"]
-            if (core := self.workers[name]) is not None:
-                words = ["taskset", "--cpu-list", str(core), *words]
         log = self.folder / f"{name}.log"
         before = log.read_text().count("Ray runtime started") if log.exists() else 0
-        node.start(words, log, **self._environment)
+        node.start(self._held(name, words), log, **self._environment)
         wait_until(lambda: log.read_text().count("Ray runtime started") > before, self._why(name))
 
     def drive(self, module: str, *words: str, cwd: Path | None = None, **environment: str) -> Driver:
         """Start a verb on the head."""
         self._drivers += 1
         log = self.folder / f"driver-{self._drivers}.log"
-        command = [sys.executable, "-m", module, *words]
+        command = self._held("head", [sys.executable, "-m", module, *words])
         environment = {**self._environment, "RAY_ADDRESS": self.address, **environment}
         return Driver(self.net["head"].start(command, log, cwd, **environment), log)
+
+    def _held(self, name: str, command: list[str]) -> list[str]:
+        core = self._cores[name]
+        return command if core is None else ["taskset", "--cpu-list", str(core), *command]
 
     def _why(self, name: str) -> Callable[[], str]:
         return lambda: (self.folder / f"{name}.log").read_text()[-3000:]
@@ -110,20 +113,20 @@ class Driver:
 
 @contextmanager
 def ray_nodes(
-    folder: Path, *, workers: Mapping[str, int | None] = WORKERS, servers: bool = True
+    folder: Path, *, cores: Mapping[str, int | None] = CORES, servers: bool = True
 ) -> Iterator[RayNodes]:
     """All of it, until the block ends.
 
     Args:
-        workers: the core that each is held to, if any.
+        cores: by the names of the machines, `head` first, the core that each is held to, if any.
         servers: the object store and MLflow too.
     """
-    with network(folder, ["head", *workers, "store", "mlflow"]) as net:
-        nodes = RayNodes(folder, net, workers)
+    with network(folder, [*cores, "store", "mlflow"]) as net:
+        nodes = RayNodes(folder, net, cores)
         if servers:
             nodes.start_store()
             nodes.start_mlflow()
-        for name in ("head", *workers):
+        for name in cores:
             nodes.start_ray(name)
         yield nodes
 

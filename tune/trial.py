@@ -18,7 +18,6 @@ from typing import Any
 
 import ray
 import ray.tune
-import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.clip_scores import METRICS, NOISY
@@ -109,11 +108,10 @@ def run_trial(settings: dict[str, Any], common: Mapping[str, Any]) -> None:
         files.put(_finished(shared, trial, reporter))
     except UnreachableError:
         raise  # it may be back when Ray Tune tries again
-    except (InputError, DivergedError, MemoryError, torch.OutOfMemoryError) as error:
+    except (InputError, DivergedError) as error:
         if files.result(trial.name) is not None:
             raise  # what is known of it stays; it was only to be evaluated anew
-        out = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        files.put(ended(trial, files, "failed", f"out of memory ({error})" if out else str(error)))
+        files.put(ended(trial, files, "failed", str(error)))
 
 
 def ended(trial: Trial, files: ResultFolder, status: Any, reason: str) -> TrialResult:

@@ -17,6 +17,7 @@ from rwsa.training.checkpoints import local
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import WorkerContext
 from rwsa.training.data import Segments, TrainData
+from rwsa.training.memory import enough_memory
 from rwsa.training.pace import Pace
 from rwsa.training.state import TrainState
 from rwsa.training.step import TrainStep
@@ -37,14 +38,16 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
     Every rank calls this. Validation runs on all ranks and is reduced as sums and counts.
 
     Raises:
-        InputError: the data or a checkpoint cannot be used, or a checkpoint cannot be saved.
+        InputError: the data or a checkpoint cannot be used, a checkpoint cannot be saved, or there is too
+            little memory.
         DivergedError: a loss became NaN or infinite.
         PreemptedError: the context is stopping; the last step was saved.
     """
     data = TrainData(config.data, seed=config.seed, segment_samples=config.model.segment_samples)
     if not ranks.same_everywhere(data.identity(), context.device):
         raise InputError("the ranks see other data: let all of them read the same files, then start again")
-    state = TrainState(config, context.device)
+    with enough_memory():
+        state = TrainState(config, context.device)
     _resume(state, context, data.identity())
     segments = data.segments(
         state.cursor,
@@ -54,6 +57,7 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
     )
     with ExitStack() as stack:
         stack.enter_context(closing(segments))
+        stack.enter_context(enough_memory())
         adversary = None if state.discriminator is None else stack.enter_context(Adversary(state, context))
         _Run(config, context, state, adversary, data.identity()).train(segments)
     return state

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_cluster [--only mixing overhead start]
 
-Nodes have a core each (network namespaces, `taskset`), which driver and servers share with them on
-a machine of two. What ran in turn is compared.
+Nodes have a core each (network namespaces, `taskset`); the head and the driver share the first one's. What
+ran in turn is compared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rwsa.training.context import LocalContext
 from rwsa.training.loop import fit
 from tests.ray_nodes import CHECKOUT, ray_nodes
 
-EXAMPLES, SHARD_EXAMPLES, ROUNDS = 4000, 100, 2
+EXAMPLES, SHARD_EXAMPLES, ROUNDS = 4000, 100, 3
 STEPS = 50
 RECIPE = ["--card", "datasets/libri_esc50.yaml", "--recipe", "datasets/recipes/demo.yaml"]
 
@@ -49,18 +49,20 @@ def main() -> None:
 
 def _mixing(folder: Path) -> None:
     """The rate of two nodes against one, first to last shard, for a plan that is long against the start."""
-    with ray_nodes(folder, workers={"a": 0, "b": 1}, servers=False) as nodes:
-        rates: dict[int, list[float]] = {1: [], 2: []}
-        for turn in range(ROUNDS):
-            for count in (1, 2):
-                words = [*RECIPE, "--splits", "train", "--shard-examples", str(SHARD_EXAMPLES)]
-                words += ["--workers", str(count), "--cache", str(folder / "cache")]
-                words += ["--out", str(folder / f"{turn}-{count}"), "--set", f"examples.train={EXAMPLES}"]
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for turn in range(ROUNDS):
+        for count in rates:
+            out = folder / f"{turn}-{count}"
+            words = [*RECIPE, "--splits", "train", "--shard-examples", str(SHARD_EXAMPLES), "--out", str(out)]
+            words += ["--cache", str(folder / "cache"), "--set", f"examples.train={EXAMPLES}"]
+            cores = {"head": 0, "a": 0} | ({"b": 1} if count == 2 else {})
+            with ray_nodes(folder / f"nodes-{turn}-{count}", cores=cores, servers=False) as nodes:
                 said = nodes.drive("pipelines.mix_shards", *words, cwd=CHECKOUT).ends(seconds=500)
-                rates[count].append(_rate(folder / f"{turn}-{count}"))
-                print(said.strip().splitlines()[-1].partition(": ")[2], flush=True)
-        one, two = (max(rates[count]) for count in (1, 2))
-        print(f"mixing on two nodes: {two:.2f} shards/s, {two / one:.2f} times one node's {one:.2f}")
+            rates[count].append(_rate(out))
+            took = said.strip().splitlines()[-1].rpartition("; ")[2]
+            print(f"{count} of the nodes: {rates[count][-1]:.2f} shards/s, {took} in all", flush=True)
+    one, two = (statistics.median(rates[count]) for count in rates)
+    print(f"mixing on two nodes: {two:.2f} shards/s, {two / one:.2f} times one node's {one:.2f}")
 
 
 def _rate(folder: Path) -> float:

@@ -121,13 +121,15 @@ def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(
         "good": {},
         "without data": {"data": {"valid": "test"}},  # there is no split of that name
         "diverging": {"optimiser": {"learning_rate": 1e30}},
+        "too large": {"model": {"channels": 4_000_000}},
     }
     config = _config(data, "tiny", axes={"case": {"named": cases}})
     summary = sweep(config)
-    finished, without_data, diverging = summary.rows
-    assert [row.status for row in summary.rows] == ["finished", "failed", "failed"]
+    finished, without_data, diverging, too_large = summary.rows
+    assert [row.status for row in summary.rows] == ["finished", "failed", "failed", "failed"]
     assert "no split 'test'" in (without_data.reason or "")
     assert "NaN or infinite" in (diverging.reason or "")
+    assert "out of memory; let each worker take" in (too_large.reason or "")
     assert [step for step, _ in finished.reports] == [1, 2]
     assert finished.parameters is not None
 
@@ -138,7 +140,7 @@ def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(
     assert child.data.params["axis.case"] == "good"
     assert child.data.metrics["pairs.si_sdr"] == finished.means["pairs"]["enhanced"]["si_sdr"]
     assert "highest SI-SDR on the one corpus" in parent.data.tags["rwsa.rule"]
-    assert parent.data.metrics["trials.failed"] == 2
+    assert parent.data.metrics["trials.failed"] == 3
     assert {one.path for one in client.list_artifacts(summary.run_id)} == {
         "answer.html",
         "sweep.json",
@@ -310,17 +312,20 @@ def _within(seconds: float, true: Callable[[], bool]) -> bool:
     return False
 
 
-def test_a_trial_whose_process_is_killed_goes_on(data: Path) -> None:
-    config = _config(data, "lost", axes={"seed": {"values": [0]}}, set={"max_steps": 15})
+@pytest.mark.parametrize(("workers", "process"), [(0, "ray::ImplicitFunc"), (1, "ray::RayTrainWorker")])
+def test_a_trial_goes_on_when_its_process_or_its_worker_is_killed(
+    data: Path, workers: int, process: str
+) -> None:
+    name = f"lost-{workers}"
+    config = _config(data, name, axes={"seed": {"values": [0]}}, workers=workers, set={"max_steps": 15})
     killed: list[int] = []
 
     def kill() -> None:
-        files = ResultFolder(data / "sweeps" / "lost")
-        if _within(60, lambda: bool(_saved(files))):
-            for process in psutil.Process().children(recursive=True):
-                if process.cmdline()[0].startswith("ray::ImplicitFunc"):
-                    process.kill()
-                    killed.append(process.pid)
+        if _within(60, lambda: bool(_saved(ResultFolder(data / "sweeps" / name)))):
+            for one in psutil.process_iter(["cmdline"]):
+                if " ".join(one.info["cmdline"] or ()).startswith(process):
+                    one.kill()
+                    killed.append(one.pid)
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -328,6 +333,17 @@ def test_a_trial_whose_process_is_killed_goes_on(data: Path) -> None:
     thread.join()
     assert killed
     assert (row.status, row.step) == ("finished", 15)
+
+
+def test_a_budget_ends_a_sweep_and_the_same_command_goes_on(data: Path) -> None:
+    axes = {"seed": {"values": [0]}}
+    config = _config(data, "budget", axes=axes, set={"max_steps": 300}, budget_hours=15 / 3600)
+    (row,) = sweep(config).rows
+    assert row.status == "waiting"
+    assert 0 < row.step < 300
+    (later,) = sweep(dataclasses.replace(config, budget_hours=None)).rows
+    assert (later.status, later.step) == ("finished", 300)
+    assert later.reports[: len(row.reports)] == row.reports
 
 
 def test_two_drivers_of_one_sweep_are_refused(data: Path) -> None:

@@ -5,6 +5,7 @@ What each fault does is written down in infra/FAULTS.md.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from tests.object_store import set_faults
 from tests.ray_nodes import RayNodes, ray_nodes, reached_from_here
 from tests.toy_corpus import write_corpus
 from tests.training_runs import RATE_HZ, example
+from tune.results import ResultFolder, TrialResult
 
 pytestmark = pytest.mark.slow
 # Not seen to pass so far (infra/FAULTS.md): on two loaded cores they outlasted the time there was.
@@ -90,6 +92,32 @@ def evaluating(nodes: RayNodes, name: str, root: str = ROOT) -> list[str]:
     return [*words, "--storage", root, "--set", f"storage.tracking_uri={nodes.mlflow}"]
 
 
+def sweeping(nodes: RayNodes, name: str) -> list[str]:
+    asked = {
+        "name": name,
+        "question": "Does it run?",
+        "base": ["base"],
+        "set": {"max_steps": 20},
+        "axes": {"model.sharing": ["resolution", "none"]},
+        "corpora": [str(nodes.folder / "pairs.yaml")],
+        "examples": 2,
+        "metric": "si_sdr",
+        "workers": 1,
+    }
+    sweep = nodes.folder / f"{name}.yaml"
+    sweep.write_text(yaml.safe_dump(asked))
+    settings = [setting for setting in TRAINING if not setting.startswith("max_steps")]
+    return [str(sweep), *storage(nodes), *settings, f"data.shards={ROOT}/shards"]
+
+
+def rows(sweep: str) -> dict[str, TrialResult]:
+    """What became of trials, by their points, without what no two runs have in common."""
+    files = ResultFolder(f"{ROOT}/sweeps/{sweep}")
+    found = [row for name in files.names() if (row := files.result(name)) is not None]
+    apart = {"trial": "", "seconds": 0, "evaluation_seconds": 0, "run_id": None, "weights": None}
+    return {str(row.point): dataclasses.replace(row, **apart) for row in found}
+
+
 def tars(folder: str) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in listed(location(folder)) if path.suffix == ".tar"}
 
@@ -128,24 +156,8 @@ def test_mix_train_and_evaluate(nodes: RayNodes) -> None:
 
 def test_a_sweep(nodes: RayNodes) -> None:
     """Two trials, each trained by a worker of its own."""
-    asked = {
-        "name": "sharing",
-        "question": "Does it run?",
-        "base": ["base"],
-        "set": {"max_steps": 4, "checkpoint_every_steps": 4},
-        "axes": {"model.sharing": ["resolution", "none"]},
-        "corpora": [str(nodes.folder / "pairs.yaml")],
-        "examples": 2,
-        "metric": "si_sdr",
-        "workers": 1,
-    }
-    (nodes.folder / "sweep.yaml").write_text(yaml.safe_dump(asked))
-    settings = [setting for setting in TRAINING if "steps" not in setting]
-    words = [str(nodes.folder / "sweep.yaml"), *storage(nodes), *settings, f"data.shards={ROOT}/shards"]
-    said = nodes.drive("tune.sweep", *words).ends()
-    assert "failed" not in said
-    left = [path.name for path in listed(location(f"{ROOT}/sweeps/sharing/trials"))]
-    assert len([name for name in left if not name.endswith(".progress.json")]) == 2
+    nodes.drive("tune.sweep", *sweeping(nodes, "sharing")).ends()
+    assert [row.status for row in rows("sharing").values()] == ["finished", "finished"]
 
 
 def test_a_node_lost_while_mixing(nodes: RayNodes) -> None:
@@ -178,6 +190,16 @@ def test_a_node_lost_while_evaluating(nodes: RayNodes) -> None:
     evaluate.ends()
     assert scores("lost-node") == scores("undisturbed")
     nodes.start_ray("b")
+
+
+def test_a_node_lost_in_a_sweep_and_come_back(nodes: RayNodes) -> None:
+    sweep = nodes.drive("tune.sweep", *sweeping(nodes, "lost-node"))
+    files = ResultFolder(f"{ROOT}/sweeps/lost-node")
+    wait_until(lambda: any(files.progress(name).reports for name in files.names()), lambda: sweep.said)
+    nodes.net["b"].kill()
+    nodes.start_ray("b")
+    sweep.ends()
+    assert rows("lost-node") == rows("sharing")
 
 
 @unproven

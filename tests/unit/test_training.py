@@ -224,6 +224,11 @@ def test_a_loss_that_is_not_finite_names_step_and_clips(shards: Path, tmp_path: 
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-000001"}
 
 
+def test_too_little_memory_names_what_takes_less(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^out of memory; let each worker take .*accumulate.*: .*alloc"):
+        trained(config_of(shards, model={"channels": 4_000_000}), tmp_path)
+
+
 class TestLearningRate:
     def test_exponential_falls_by_epoch_alone(self) -> None:
         config = OptimiserConfig(learning_rate=1e-3)
