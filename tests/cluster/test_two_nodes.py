@@ -6,7 +6,6 @@ What each fault does is written down in infra/FAULTS.md.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -28,10 +27,6 @@ from tests.training_runs import RATE_HZ, example
 from tune.results import ResultFolder, TrialResult
 
 pytestmark = pytest.mark.slow
-# Not seen to pass so far (infra/FAULTS.md): on two loaded cores they outlasted the time there was.
-unproven = pytest.mark.skipif(
-    not os.environ.get("RWSA_UNPROVEN_FAULTS"), reason="not yet seen to pass; RWSA_UNPROVEN_FAULTS=1 runs it"
-)
 ROOT = "s3://rwsa"
 STEPS, SHARDS = 40, 16
 CARD = """
@@ -202,7 +197,6 @@ def test_a_node_lost_in_a_sweep_and_come_back(nodes: RayNodes) -> None:
     assert rows("lost-node") == rows("sharing")
 
 
-@unproven
 def test_a_network_cut_for_twenty_seconds(nodes: RayNodes) -> None:
     train = nodes.drive("pipelines.train", *training(nodes, "cut"))
     mid_training("cut")
@@ -213,7 +207,6 @@ def test_a_network_cut_for_twenty_seconds(nodes: RayNodes) -> None:
     assert same(weights("cut"), weights("undisturbed"))
 
 
-@unproven
 def test_a_store_that_is_slow_and_refuses_and_an_mlflow_that_is_away(nodes: RayNodes) -> None:
     _, before = set_faults(nodes.store, refuse_every=10, delay_seconds=0.05)
     nodes.drive("pipelines.mix_shards", *mixing(nodes, f"{ROOT}/refused")).ends()
