@@ -48,6 +48,7 @@ bench: .venv
 	$(BIN)/python -m tests.benchmarks.bench_training
 	$(BIN)/python -m tests.benchmarks.bench_evaluation
 	$(BIN)/python -m tests.benchmarks.bench_sweep
+	$(BIN)/python -m tests.benchmarks.bench_cluster
 
 clean:
 	rm -rf .venv outputs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

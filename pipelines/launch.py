@@ -187,14 +187,14 @@ class _Relay:
     """Brings what the workers have saved from the driver's actor to the driver."""
 
     def __init__(self, notices: Any, on_saved: OnSaved) -> None:
-        self._notices, self._on_saved, self._seen = notices, on_saved, 0
+        self._notices, self._on_saved, self._told = notices, on_saved, 0
 
     def __call__(self) -> None:
         """Tell of what is new."""
         import ray
 
-        for step, values in ray.get(self._notices.saved_since.remote(self._seen)):
-            self._seen += 1
+        for step, values in ray.get(self._notices.saved_after.remote(self._told)):
+            self._told = step
             self._on_saved(step, values)
 
 

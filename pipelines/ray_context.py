@@ -59,9 +59,9 @@ class Notices:
         """Note what rank 0 has saved."""
         self._saved.append((step, values))
 
-    async def saved_since(self, seen: int) -> list[tuple[int, dict[str, float]]]:
-        """All that was noted but the first `seen`."""
-        return self._saved[seen:]
+    async def saved_after(self, step: int) -> list[tuple[int, dict[str, float]]]:
+        """What was noted of later steps; by steps, since what was noted is lost when it starts again."""
+        return [(saved, values) for saved, values in self._saved if saved > step]
 
     async def give_up(self, kind: str, message: str) -> None:
         """Note the first error that is final, by the name of its class."""
