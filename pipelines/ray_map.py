@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 import ray.exceptions
@@ -19,6 +18,7 @@ Result = TypeVar("Result")
 _IN_FLIGHT_A_CPU = 2
 # A cluster may have no CPU yet, and grow by those that are asked for.
 _SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_TO_END = 10.0
 
 
 def check_workers(workers: int | None) -> None:
@@ -45,7 +45,7 @@ def unordered(
             Ray has CPUs, now or later. Ray starts when there is something to do.
 
     Raises:
-        InputError: an item's process was killed, three times over.
+        InputError: an item's process was killed again and again.
     """
     if workers == 0 or not items:
         yield from enumerate(map(work, items))
@@ -54,20 +54,31 @@ def unordered(
     task = ray.remote(num_cpus=1)(work)
     waiting = deque(range(len(items)))
     running: dict[ray.ObjectRef, int] = {}
-    window, looked = 0, 0.0
     try:
         while waiting or running:
-            if time.monotonic() - looked > _SECONDS_BETWEEN_LOOKS:
-                window, looked = _window(workers), time.monotonic()
+            window = _window(workers)
             while waiting and len(running) < window:
                 number = waiting.popleft()
                 running[task.remote(items[number])] = number
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            number = running.pop(done)
-            yield number, _fetched(done, items[number])
+            done, _ = ray.wait(list(running), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
+            for reference in done:
+                number = running.pop(reference)
+                try:
+                    result = _fetched(reference, items[number])
+                except ray.exceptions.NodeDiedError:  # which is not the item's fault
+                    waiting.append(number)
+                    continue
+                yield number, result
     finally:
+        _end(list(running))
+
+
+def _end(running: list[ray.ObjectRef]) -> None:
+    """End tasks, and wait until they have; by force, as an interrupt in the middle of a decoder is lost."""
+    if running and ray.is_initialized():
         for reference in running:
-            ray.cancel(reference)
+            ray.cancel(reference, force=True)
+        ray.wait(running, num_returns=len(running), timeout=_SECONDS_TO_END)
 
 
 def _window(workers: int | None) -> int:
@@ -77,7 +88,7 @@ def _window(workers: int | None) -> int:
     return max(1, _IN_FLIGHT_A_CPU * int(ray.cluster_resources().get("CPU", 0)))
 
 
-def _fetched(reference: ray.ObjectRef, item: object) -> Result:  # type: ignore[type-var]
+def _fetched(reference: ray.ObjectRef, item: object) -> Any:
     try:
         return ray.get(reference)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:

@@ -34,6 +34,7 @@ from rwsa.models import RWSAMambaUNet, load_model
 from rwsa.models.cost import cost
 from rwsa.training.checkpoints import ABOUT, local
 from rwsa.training.loop import DivergedError
+from rwsa.training.memory import enough_memory
 from tune.results import Evaluated, ResultFolder, TrialResult, ended_on
 from tune.spaces import Trial, trial_at
 from tune.sweep_config import SweepConfig
@@ -105,7 +106,8 @@ def run_trial(settings: dict[str, Any], common: Mapping[str, Any]) -> None:
     if shared.ended(trial.name) is not None:
         return
     try:
-        files.put(_finished(shared, trial, reporter))
+        with enough_memory():  # for what follows training, too
+            files.put(_finished(shared, trial, reporter))
     except UnreachableError:
         raise  # it may be back when Ray Tune tries again
     except (InputError, DivergedError) as error:

@@ -48,7 +48,7 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
         raise InputError("the ranks see other data: let all of them read the same files, then start again")
     with enough_memory():
         state = TrainState(config, context.device)
-    _resume(state, context, data.identity())
+        _resume(state, context, data.identity())
     segments = data.segments(
         state.cursor,
         global_batch_size=config.global_batch_size,

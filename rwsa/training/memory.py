@@ -12,7 +12,7 @@ from rwsa.errors import InputError
 
 @contextmanager
 def enough_memory() -> Iterator[None]:
-    """Run a training.
+    """Run a training, or what follows it.
 
     Raises:
         InputError: there is too little memory for it, on the GPU or beside it.

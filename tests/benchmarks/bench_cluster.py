@@ -173,7 +173,7 @@ def _start(folder: Path) -> None:
     )
 
 
-_PARTS = {"mixing": _mixing, "overhead": _overhead, "start": _start}
+_PARTS = {"overhead": _overhead, "start": _start, "mixing": _mixing}
 
 if __name__ == "__main__":
     main()

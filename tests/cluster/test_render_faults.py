@@ -105,11 +105,7 @@ def rendering(below: int) -> list[int]:
     def descends(process: int) -> bool:
         return process == below or (process in parents and descends(parents[process]))
 
-    return [
-        pid
-        for pid, title in titles.items()
-        if title.startswith("ray::") and "Map(" in title and descends(pid)
-    ]
+    return [pid for pid, title in titles.items() if title.startswith("ray::_made") and descends(pid)]
 
 
 def kill_first(processes: list[int]) -> bool:

@@ -21,7 +21,7 @@ from rwsa.files import fetched, listed, location, read_json, sha256_of
 from rwsa.models.weights import read_weights
 from tests.node_network import wait_until
 from tests.object_store import set_faults
-from tests.ray_nodes import RayNodes, ray_nodes, reached_from_here
+from tests.ray_nodes import Driver, RayNodes, ray_nodes, reached_from_here
 from tests.toy_corpus import write_corpus
 from tests.training_runs import RATE_HZ, example
 from tune.results import ResultFolder, TrialResult
@@ -130,10 +130,11 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
     return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def mid_training(name: str) -> None:
+def mid_training(train: Driver, name: str) -> None:
+    """Wait until a training has saved something."""
     folder = location(f"{ROOT}/runs/{name}/checkpoints")
     wait_until(lambda: listed(folder), lambda: f"{name} saves nothing")
-    assert len(listed(folder)) < STEPS // 5
+    assert train.under_way
 
 
 def test_mix_train_and_evaluate(nodes: RayNodes) -> None:
@@ -170,8 +171,9 @@ def test_a_node_lost_while_mixing(nodes: RayNodes) -> None:
 
 def test_a_node_lost_while_training_and_come_back(nodes: RayNodes) -> None:
     train = nodes.drive("pipelines.train", *training(nodes, "lost-node"))
-    mid_training("lost-node")
+    mid_training(train, "lost-node")
     nodes.net["b"].kill()
+    assert f"step {STEPS}/{STEPS}" not in train.said
     nodes.start_ray("b")
     train.ends()
     assert same(weights("lost-node"), weights("undisturbed"))
@@ -192,6 +194,7 @@ def test_a_node_lost_in_a_sweep_and_come_back(nodes: RayNodes) -> None:
     files = ResultFolder(f"{ROOT}/sweeps/lost-node")
     wait_until(lambda: any(files.progress(name).reports for name in files.names()), lambda: sweep.said)
     nodes.net["b"].kill()
+    assert sweep.under_way
     nodes.start_ray("b")
     sweep.ends()
     assert rows("lost-node") == rows("sharing")
@@ -199,8 +202,9 @@ def test_a_node_lost_in_a_sweep_and_come_back(nodes: RayNodes) -> None:
 
 def test_a_network_cut_for_twenty_seconds(nodes: RayNodes) -> None:
     train = nodes.drive("pipelines.train", *training(nodes, "cut"))
-    mid_training("cut")
+    mid_training(train, "cut")
     nodes.net["b"].cut()
+    assert f"step {STEPS}/{STEPS}" not in train.said
     time.sleep(20)
     nodes.net["b"].heal()
     train.ends()
@@ -212,7 +216,7 @@ def test_a_store_that_is_slow_and_refuses_and_an_mlflow_that_is_away(nodes: RayN
     nodes.drive("pipelines.mix_shards", *mixing(nodes, f"{ROOT}/refused")).ends()
     assert tars(f"{ROOT}/refused") == tars(f"{ROOT}/shards")
     train = nodes.drive("pipelines.train", *training(nodes, "refused"))
-    mid_training("refused")
+    mid_training(train, "refused")
     nodes.net["mlflow"].kill()
     assert "the rest waits in" in train.ends()
     _, after = set_faults(nodes.store)
