@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 _IN_FLIGHT_A_CPU = 2
 # A cluster may have no CPU yet, and grow by those that are asked for.
 _SECONDS_BETWEEN_LOOKS = 1.0
-_SECONDS_TO_END = 10.0
+_SECONDS_TO_END = 60.0
 
 
 def check_workers(workers: int | None) -> None:
@@ -37,7 +37,7 @@ def unordered(
     """Results of `work` with the number of their item, in the order of completion.
 
     Only as many items are under way as keep the workers busy, so results wait for their reader. Closing the
-    iterator stops all work.
+    iterator begins no more, and waits for those.
 
     Args:
         work: a function of a module; it must not raise for what is wrong with an item.
@@ -70,15 +70,9 @@ def unordered(
                     continue
                 yield number, result
     finally:
-        _end(list(running))
-
-
-def _end(running: list[ray.ObjectRef]) -> None:
-    """End tasks, and wait until they have; by force, as an interrupt in the middle of a decoder is lost."""
-    if running and ray.is_initialized():
-        for reference in running:
-            ray.cancel(reference, force=True)
-        ray.wait(running, num_returns=len(running), timeout=_SECONDS_TO_END)
+        # Not cancelled: an interrupt is lost in the middle of a decoder, and force can take the driver along.
+        if running and ray.is_initialized():
+            ray.wait(list(running), num_returns=len(running), timeout=_SECONDS_TO_END)
 
 
 def _window(workers: int | None) -> int:

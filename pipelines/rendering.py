@@ -10,7 +10,8 @@ from rwsa.errors import InputError
 
 
 def rendered(jobs: ShardJobs, which: Sequence[int], workers: int | None) -> Iterator[ShardOutcome]:
-    """Make shards, in any order; yields each when it is whole. Closing the iterator stops all work.
+    """Make shards, in any order; yields each when it is whole. Closing the iterator begins
+    no more, and waits for those under way.
 
     Args:
         jobs: all of the run.
