@@ -106,7 +106,10 @@ class Driver:
 
     def ends(self, status: int = 0, seconds: float = 300) -> str:
         """Wait for its end; returns what it said."""
-        wait_until(lambda: self._process.poll() is not None, lambda: self.said[-3000:], seconds)
+        try:
+            wait_until(lambda: self._process.poll() is not None, lambda: self.said[-3000:], seconds)
+        finally:
+            self._process.kill()  # else it would hold what the next test needs
         assert self._process.returncode == status, self.said[-5000:]
         return self.said
 

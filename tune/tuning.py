@@ -22,6 +22,9 @@ from tune.trial import Common, ended, run_trial
 # No CPU: a trial only waits for its workers, which hold CPUs and GPUs, and were it to hold some, trials could
 # wait for each other's for ever. Ray Tune wants something, so a byte of memory.
 _HELD_BY_A_TRIAL: dict[str, float] = {"CPU": 0, "memory": 1}
+# One that trains on workers elsewhere is on the head: were its node lost, what frees its workers' CPUs would be
+# lost with it (Ray Train 2.60), and they would be held for ever.
+_ON_THE_HEAD = {"node:__internal_head__": 0.001}
 _HOUR = 3600.0
 EndedBy = Literal["end", "budget", "interrupt"]
 
@@ -43,7 +46,8 @@ def run_trials(common: Common, planned: Sequence[Trial], *, max_steps: int) -> E
         return "end"
     # Schedulers and searches are to see all trials again; those that have ended only tell what they scored.
     given = planned if sweep.scheduler.kind == "asha" else waiting
-    at_once = concurrent_trials(sweep, ray.cluster_resources())
+    there = ray.cluster_resources()
+    at_once = concurrent_trials(sweep, there)
     if not is_remote(files.folder):
         # Ray Tune's own notes of a start before, of which nothing is needed.
         shutil.rmtree(files.folder / "ray", ignore_errors=True)
@@ -51,7 +55,8 @@ def run_trials(common: Common, planned: Sequence[Trial], *, max_steps: int) -> E
     random.seed(sweep.search.seed)  # Ray Tune's populations draw from the process's own generator
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(
-            ray.tune.with_parameters(run_trial, common=as_mapping(common)), _HELD_BY_A_TRIAL
+            ray.tune.with_parameters(run_trial, common=as_mapping(common)),
+            _HELD_BY_A_TRIAL | (_ON_THE_HEAD if sweep.workers or there.get("GPU") else {}),
         ),
         param_space=space_of(sweep, given, files),
         tune_config=ray.tune.TuneConfig(
