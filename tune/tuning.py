@@ -22,8 +22,8 @@ from tune.trial import Common, ended, run_trial
 # No CPU: a trial only waits for its workers, which hold CPUs and GPUs, and were it to hold some, trials could
 # wait for each other's for ever. Ray Tune wants something, so a byte of memory.
 _HELD_BY_A_TRIAL: dict[str, float] = {"CPU": 0, "memory": 1}
-# One that trains on workers elsewhere is on the head: were its node lost, what frees its workers' CPUs would be
-# lost with it (Ray Train 2.60), and they would be held for ever.
+# One that trains on workers elsewhere is on the head: were its node lost, its workers' CPUs would be held for
+# ever, since what frees them would be lost with it (Ray Train 2.60).
 _ON_THE_HEAD = {"node:__internal_head__": 0.001}
 _HOUR = 3600.0
 EndedBy = Literal["end", "budget", "interrupt"]
