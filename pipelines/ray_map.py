@@ -70,9 +70,17 @@ def unordered(
                     continue
                 yield number, result
     finally:
-        # Not cancelled: an interrupt is lost in the middle of a decoder, and force can take the driver along.
-        if running and ray.is_initialized():
-            ray.wait(list(running), num_returns=len(running), timeout=_SECONDS_TO_END)
+        wait_for_the_rest(list(running))
+
+
+def wait_for_the_rest(tasks: Sequence[ray.ObjectRef]) -> None:
+    """Let tasks that nobody wants any longer end, so that none still writes when their driver has gone.
+
+    They are not cancelled: an interrupt is lost in the middle of a decoder, and force can take the driver
+    along (Ray 2.60 aborts it). What has not ended in a minute is left to Ray.
+    """
+    if tasks and ray.is_initialized():
+        ray.wait(list(tasks), num_returns=len(tasks), timeout=_SECONDS_TO_END)
 
 
 def _window(workers: int | None) -> int:

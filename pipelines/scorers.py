@@ -19,6 +19,7 @@ import ray.exceptions
 
 from pipelines.clips import EvaluationClip
 from pipelines.progress import Ticker, duration
+from pipelines.ray_map import wait_for_the_rest
 from pipelines.scoring_tasks import Enhancing, GpuEnhancer, Scored, Work, enhance, score
 from rwsa.errors import InputError
 from rwsa.models import Network
@@ -70,7 +71,7 @@ class _Running:
 
 
 class ScorerPool:
-    """Enhances and scores clips. Use as a context manager; leaving it stops what is under way.
+    """Enhances and scores clips. Use as a context manager; leaving it waits for what is under way.
 
     Tasks start as CPUs become free, so on a cluster that others use too it works with what it gets. One
     whose process is killed is run again, once.
@@ -111,9 +112,7 @@ class ScorerPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for reference, running in self._running.items():
-            if running.gpu is None:
-                ray.cancel(reference, force=True)
+        wait_for_the_rest([reference for reference, running in self._running.items() if running.gpu is None])
         for actor in self._gpus:
             ray.kill(actor)
 

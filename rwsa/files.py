@@ -20,7 +20,8 @@ from rwsa.errors import InputError, UnreachableError
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GOOGLE_API_KEY")
-_CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 10, 60, 5
+# Eight attempts take half a minute in all, so that a network which is away for less is not noticed.
+_CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 10, 60, 8
 
 
 def location(text: str | Path) -> Path:
