@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
-
 # Of the addresses that are set aside for measuring networks.
 _SUBNET = "198.18"
 _INSIDE = 'mount --bind "$0" /dev/shm && mount --bind "$1" /tmp/ray && shift && exec "$@"'
@@ -47,6 +45,11 @@ class Node:
             )
         self._started.append(started)
         return started
+
+    @property
+    def runs(self) -> bool:
+        """Whether anything that was started there has not ended."""
+        return any(process.poll() is None for process in self._started)
 
     def kill(self) -> None:
         """End everything that runs there, without grace, as when the power fails."""
@@ -118,14 +121,23 @@ class Network:
         shutil.rmtree(self._shm, ignore_errors=True)
 
 
+def why_not() -> str | None:
+    """Why there can be no such machines here; None where there can."""
+    missing = [tool for tool in ("ip", "unshare") if shutil.which(tool) is None]
+    if missing:
+        return f"no {' and no '.join(missing)}; on Debian: apt-get install iproute2 util-linux"
+    name = f"rwsa-probe-{os.getpid()}"
+    try:
+        _ip("netns", "add", name)
+        _ip("netns", "del", name)
+    except OSError as error:
+        return f"no network namespaces ({error}); they need Linux and root"
+    return None
+
+
 @contextmanager
 def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
-    """Machines of these short names, until the block ends; skips the test where there can be none."""
-    try:
-        _ip("netns", "add", "rwsa-probe")
-        _ip("netns", "del", "rwsa-probe")
-    except OSError as error:
-        pytest.skip(f"no network namespaces here ({error}); they need Linux, root and iproute2")
+    """Machines of these short names, until the block ends; where there can be none, see `why_not`."""
     made = Network()
     try:
         made.build(folder, names)

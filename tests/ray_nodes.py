@@ -31,7 +31,7 @@ class RayNodes:
         self.store = f"http://{net['store'].address}:{_STORE_PORT}"
         self.mlflow = f"http://{net['mlflow'].address}:{_MLFLOW_PORT}"
         self.address = f"{net['head'].address}:{_GCS_PORT}"
-        self._drivers = 0
+        self._drivers: list[Driver] = []
         self._environment = {
             **object_store.environment(self.store),
             **TOKEN,
@@ -71,11 +71,25 @@ class RayNodes:
 
     def drive(self, module: str, *words: str, cwd: Path | None = None, **environment: str) -> Driver:
         """Start a verb on the head."""
-        self._drivers += 1
-        log = self.folder / f"driver-{self._drivers}.log"
+        log = self.folder / f"driver-{len(self._drivers)}.log"
         command = self._held("head", [sys.executable, "-m", module, *words])
         environment = {**self._environment, "RAY_ADDRESS": self.address, **environment}
-        return Driver(self.net["head"].start(command, log, cwd, **environment), log)
+        driver = Driver(self.net["head"].start(command, log, cwd, **environment), log)
+        self._drivers.append(driver)
+        return driver
+
+    def mend(self) -> None:
+        """End verbs that are under way, and bring back what was taken away, for the next test."""
+        for driver in self._drivers:
+            driver.kill()
+        for node in self.net.nodes.values():
+            node.heal()
+        object_store.set_faults(self.store)
+        if not self.net["mlflow"].runs:
+            self.start_mlflow()
+        for name in self._cores:
+            if not self.net[name].runs:
+                self.start_ray(name)
 
     def _held(self, name: str, command: list[str]) -> list[str]:
         core = self._cores[name]
@@ -99,6 +113,10 @@ class Driver:
     def under_way(self) -> bool:
         return self._process.poll() is None
 
+    def kill(self) -> None:
+        """End it without grace, if it has not ended."""
+        self._process.kill()
+
     def says(self, text: str, seconds: float = 120) -> None:
         """Wait until it has printed something."""
         wait_until(lambda: text in self.said or self._process.poll() is not None, lambda: self.said, seconds)
@@ -109,7 +127,7 @@ class Driver:
         try:
             wait_until(lambda: self._process.poll() is not None, lambda: self.said[-3000:], seconds)
         finally:
-            self._process.kill()  # else it would hold what the next test needs
+            self.kill()  # else it would hold what the next test needs
         assert self._process.returncode == status, self.said[-5000:]
         return self.said
 

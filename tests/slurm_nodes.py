@@ -58,19 +58,6 @@ class Nodes:
         return path.read_text().split() if path.exists() else []
 
 
-def why_not() -> str | None:
-    """Why there can be no such nodes here; None where there can."""
-    missing = [tool for tool in ("ip", "unshare") if shutil.which(tool) is None]
-    if missing:
-        return f"no {' and no '.join(missing)}; on Debian: apt-get install iproute2 util-linux"
-    name = f"rwsa-probe-{os.getpid()}"
-    tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
-    if tried.returncode:
-        return f"no network namespaces: {tried.stderr.strip()}"
-    _done("ip", "netns", "del", name)
-    return None
-
-
 @contextmanager
 def slurm_nodes() -> Iterator[Nodes]:
     """Two nodes, joined by a cable; at the end nothing of them is left."""

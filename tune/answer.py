@@ -48,7 +48,8 @@ class Answer:
     """All that follows from a sweep.
 
     Attributes:
-        rule: by which a winner is found, fixed before the first trial.
+        rule: by which a winner is found.
+        stated: the rule that was stated before the first trial.
         verdict: what comes of it, in a sentence or two.
         winner: label of the winning configuration; None where there is none.
         configurations: in the order of the sweep.
@@ -59,6 +60,7 @@ class Answer:
     """
 
     rule: str
+    stated: str
     verdict: str
     winner: str | None
     configurations: tuple[Configuration, ...]
@@ -80,8 +82,14 @@ def rule_of(sweep: SweepConfig) -> str:
     )
 
 
-def answer(sweep: SweepConfig, rows: Sequence[TrialResult]) -> Answer:
-    """Draw the conclusions; rows of trials that have not finished are counted, and otherwise left out."""
+def answer(sweep: SweepConfig, rows: Sequence[TrialResult], *, stated: str | None = None) -> Answer:
+    """Draw the conclusions; rows of trials that have not finished are counted, and otherwise left out.
+
+    Args:
+        sweep: the sweep as it is now.
+        rows: of its trials.
+        stated: the rule before the first trial; by default the same as now.
+    """
     finished = [row for row in rows if row.status == "finished"]
     counts: dict[str, int] = {}
     for row in rows:
@@ -91,6 +99,7 @@ def answer(sweep: SweepConfig, rows: Sequence[TrialResult]) -> Answer:
     corpora = tuple(finished[0].means) if finished else ()
     return Answer(
         rule=rule_of(sweep),
+        stated=stated or rule_of(sweep),
         verdict=verdict,
         winner=winner,
         configurations=configurations,

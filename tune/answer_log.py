@@ -38,7 +38,12 @@ def log_answer(
     known = {"commit": commit(), "MLflow run": run.run_id, **about}
     page = render_answer(sweep, rows, found, known)
     data = json.dumps(
-        {"sweep": as_mapping(sweep), "rows": [as_mapping(row) for row in rows], "about": dict(about)},
+        {
+            "sweep": as_mapping(sweep),
+            "rows": [as_mapping(row) for row in rows],
+            "stated": found.stated,
+            "about": dict(about),
+        },
         indent=1,
     )
     for name, text in ((PAGE, page), (DATA, data)):

@@ -40,7 +40,7 @@ def render_answer(
     body = [
         f"<p>{escape(sweep.question)}</p>",
         f'<p class="verdict">{escape(found.verdict)}</p>',
-        f'<p class="quiet">Fixed before the first trial: {escape(found.rule)}</p>',
+        _rule(found),
         details({"trials": _counts(found), **about}),
     ]
     if any(one.deciding is not None for one in found.configurations):
@@ -51,6 +51,15 @@ def render_answer(
         body.append(picture(by_value(sweep, rows), "score of each finished trial by its value"))
     body.append(_trials(sweep, rows, found))
     return page(sweep.name, "\n".join(body), style=_STYLE)
+
+
+def _rule(found: Answer) -> str:
+    if found.rule == found.stated:
+        return f'<p class="quiet">Fixed before the first trial: {escape(found.rule)}</p>'
+    return (
+        f"<p><strong>The rule was changed after trials had begun.</strong> Now: {escape(found.rule)}</p>"
+        f'<p class="quiet">Before the first trial it was: {escape(found.stated)}</p>'
+    )
 
 
 def _front(one: Configuration) -> str:

@@ -49,7 +49,8 @@ def report(parent: str, out: Path, *, storage: StorageConfig) -> Path:
     sweep = build(SweepConfig, data["sweep"], where=f"{parent}: sweep")
     rows = [build(TrialResult, row, where=f"{parent}: {row['trial']}") for row in data["rows"]]
     run = TrackedRun(storage, parent)
-    page = log_answer(run, sweep, rows, answer(sweep, rows), out, about=data["about"])
+    found = answer(sweep, rows, stated=data.get("stated"))
+    page = log_answer(run, sweep, rows, found, out, about=data["about"])
     run.close(status=None)
     return page
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rwsa.config import as_mapping, build, config
-from rwsa.files import location, read_json, write_json
+from rwsa.files import is_file, location, read_json, write_json
 from tune.spaces import Point, Trial
 
 Status = Literal["finished", "stopped", "failed", "waiting"]
@@ -89,11 +89,20 @@ def ended_on(result: TrialResult | None, evaluated: Evaluated) -> TrialResult | 
 
 
 class ResultFolder:
-    """The files of one sweep: `trials/NAME.json` of what has ended, `trials/NAME.progress.json` of all."""
+    """The files of one sweep: `trials/NAME.json` of what has ended, `trials/NAME.progress.json` of all, and
+    `rule.json`, by which a winner was to be found before there was any.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         """`folder` may lie in a store."""
         self.folder = location(folder)
+
+    def stated_rule(self, rule: str) -> str:
+        """The rule that was the first to be asked for here, which is `rule` where none was before."""
+        path = self.folder / "rule.json"
+        if not is_file(path):
+            write_json(path, rule)
+        return str(read_json(path))
 
     def result(self, name: str) -> TrialResult | None:
         """What became of a trial; None where it has not ended.

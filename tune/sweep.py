@@ -91,8 +91,9 @@ def sweep(
         only_one(files.folder),
         tracker.run(config.name, key=key, params=params, tags=_TAGS) as run,
     ):
-        # Before any trial, so that nobody can say that it was made to fit.
-        run.tag(rwsa__rule=rule_of(config), mlflow__note__content=config.question)
+        # Before any trial, and kept, so that nobody can say that it was made to fit.
+        stated = files.stated_rule(rule_of(config))
+        run.tag(rwsa__rule=stated, mlflow__note__content=config.question)
         common = Common(
             sweep=config, values=values, folder=str(files.folder), cwd=str(Path.cwd()), parent=run.run_id
         )
@@ -106,7 +107,7 @@ def sweep(
         seconds = time.monotonic() - started
         rows = _rows(common, planned)
         _close_unfinished(tracker, config, values, rows)
-        found = answer(config, rows)
+        found = answer(config, rows, stated=stated)
         page = log_answer(run, config, rows, found, files.folder, about=_about(rows, seconds))
         if ended_by == "interrupt":
             raise PreemptedError(f"interrupted; the same command goes on from there. So far: {page}")

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from rwsa.training.checkpoints import Checkpoints
-from tests.slurm_nodes import Nodes, slurm_nodes, why_not
+from tests.node_network import why_not
+from tests.slurm_nodes import Nodes, slurm_nodes
 from tests.training_runs import TINY, write_shards
 
 CHECKOUT = Path(__file__).parents[2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from tests.sweep_rows import row_of, rows_of, sweep_of
 from tune.answer import answer
 from tune.answer_page import render_answer
@@ -30,6 +32,16 @@ def test_the_page_has_verdict_rule_tables_and_every_trial() -> None:
         assert text in page, text
     assert page.count("<img") == 2
     assert "<script" not in page
+
+
+def test_a_rule_that_was_changed_afterwards_is_not_called_fixed() -> None:
+    rows = rows_of({"resolution": [5.0, 5.1, 5.2], "none": [4.0, 4.11, 4.2]})
+    before = answer(sweep_of(), rows).rule
+    sweep = sweep_of(metric="estoi")
+    page = render_answer(sweep, rows, answer(sweep, rows, stated=before), {})
+    assert "The rule was changed after trials had begun" in page
+    assert escape(before) in page
+    assert "Fixed before the first trial" not in page
 
 
 def test_with_one_seed_it_gives_no_intervals() -> None:

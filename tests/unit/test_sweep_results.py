@@ -23,6 +23,11 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> ResultFolder:
     return ResultFolder(where)
 
 
+def test_the_rule_is_the_one_that_was_stated_first(files: ResultFolder) -> None:
+    assert files.stated_rule("the highest") == "the highest"
+    assert files.stated_rule("the lowest") == "the highest"
+
+
 def test_rows_come_back_in_the_order_of_the_sweep(files: ResultFolder) -> None:
     sweep = sweep_of(seeds=[0])
     planned = trials(sweep, base_values(sweep, ["data.shards=x"]))
