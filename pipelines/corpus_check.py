@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines.arguments import add_cluster_arguments, at_address, place, verb
-from pipelines.card_check import (
+from pipelines.inspection.card_check import (
     apart_findings,
     audio_findings,
     counts_of,
@@ -21,12 +21,12 @@ from pipelines.card_check import (
     published_finding,
     repeats_finding,
 )
-from pipelines.check_report import CheckReport, Counts, Finding, Mark, Part, counted
-from pipelines.noisy_scores import score_noisy
+from pipelines.inspection.check_report import CheckReport, Counts, Finding, Mark, Part, counted
+from pipelines.inspection.recording_facts import Facts, Recording, read_facts, recordings_of
+from pipelines.inspection.repeats import repeats, repeats_between
+from pipelines.inspection.shard_check import ShardCheck, check_shards
 from pipelines.ray_map import check_workers
-from pipelines.recording_facts import Facts, Recording, read_facts, recordings_of
-from pipelines.repeats import repeats, repeats_between
-from pipelines.shard_check import ShardCheck, check_shards
+from pipelines.scoring.noisy_scores import score_noisy
 from rwsa.cards import CorpusCard, read_card
 from rwsa.corpora import scan
 from rwsa.errors import InputError

@@ -17,8 +17,8 @@ import pyarrow.parquet
 import yaml
 
 from pipelines.arguments import add_storage_arguments, place, storage_of, verb
-from pipelines.dataset_facts import DatasetFacts, SplitFacts, read_facts
-from pipelines.dataset_report import HeardExample, render_page
+from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, read_facts
+from pipelines.inspection.dataset_report import HeardExample, render_page
 from pipelines.progress import Ticker
 from pipelines.tracking import Tracker
 from rwsa.errors import InputError

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines.arguments import add_storage_arguments, place, storage_of, verb
-from pipelines.gap_report import markdown, matrix_rows, render_page
-from pipelines.gap_results import NAMES, GapResults, GapSettings, compare
-from pipelines.gap_sources import SHARD_EXAMPLES, GapSource, measure, read_sources
+from pipelines.studies.gap_report import markdown, matrix_rows, render_page
+from pipelines.studies.gap_results import NAMES, GapResults, GapSettings, compare
+from pipelines.studies.gap_sources import SHARD_EXAMPLES, GapSource, measure, read_sources
 from pipelines.tracking import Tracker, commit
 from rwsa.errors import InputError
 from rwsa.files import location, write_json, written_aside
@@ -37,7 +37,7 @@ def domain_gap(
     """Measure and compare corpora; write a page, a table and the figures into a folder.
 
     Args:
-        sources: see `pipelines.gap_sources.read_sources`.
+        sources: see `pipelines.studies.gap_sources.read_sources`.
         out: made if missing.
         reference: name of the in-domain corpus; the first by default.
         resamples: of the bootstrap.

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.arguments import add_cluster_arguments, add_shards_arguments, at_address, shards_of, verb
+from pipelines.mixing.render_folder import withdraw_index
 from pipelines.ray_map import check_workers, unordered
-from pipelines.render_folder import withdraw_index
 from rwsa.audio import read_mono, rms, round_to_int16
 from rwsa.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora import scan

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from pipelines import corpus_check
 from pipelines.arguments import add_cluster_arguments, add_shards_arguments, at_address, shards_of, verb
-from pipelines.plan_table import PlanInfo, plan_path, write_plan
-from pipelines.render_folder import check_folder, clear_leftovers, missing, unfinished, withdraw_index
-from pipelines.render_progress import RenderProgress
-from pipelines.rendering import rendered
-from pipelines.shard_jobs import ShardJobs
+from pipelines.mixing.plan_table import PlanInfo, plan_path, write_plan
+from pipelines.mixing.render_folder import check_folder, clear_leftovers, missing, unfinished, withdraw_index
+from pipelines.mixing.render_progress import RenderProgress
+from pipelines.mixing.rendering import rendered
+from pipelines.mixing.shard_jobs import ShardJobs
 from rwsa.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora import scan
 from rwsa.errors import InputError

@@ -21,11 +21,11 @@ from pipelines.arguments import (
     storage_of,
     verb,
 )
-from pipelines.clips import read_sets
 from pipelines.progress import Ticker, duration
 from pipelines.ray_map import check_workers, unordered
-from pipelines.reference_report import heads, render_page, score_rows
-from pipelines.reference_results import (
+from pipelines.scoring.clips import read_sets
+from pipelines.studies.reference_report import heads, render_page, score_rows
+from pipelines.studies.reference_results import (
     CLEAN,
     ENHANCED,
     NOISY,
@@ -58,7 +58,7 @@ def reference_study(
     """Degrade the references of a corpus and score fixed estimates against them; write a page and figures.
 
     Args:
-        card: of the corpus; see `pipelines.clips.read_sets`.
+        card: of the corpus; see `pipelines.scoring.clips.read_sets`.
         out: folder to write into, made if missing.
         weights: of a model whose output is one more estimate.
         examples: clips.

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.arguments import add_storage_arguments, place, storage_of, verb
+from pipelines.studies.trade_off_page import render_page
+from pipelines.studies.trade_off_scores import Panel, panels, read_scores
 from pipelines.tracking import Tracker
-from pipelines.trade_off_page import render_page
-from pipelines.trade_off_scores import Panel, panels, read_scores
 from rwsa.errors import InputError
 from rwsa.files import location, written_aside
 from rwsa.training.config import StorageConfig

@@ -24,9 +24,9 @@ import yaml
 
 from pipelines.arguments import add_cluster_arguments, add_storage_arguments, at_address
 from pipelines.cluster import CHECKOUT
-from pipelines.dry_run import dry_run
-from pipelines.launch import alone, checkpoints_of, on_ray, only_one, run_folder
 from pipelines.tracking import Tracker
+from pipelines.training.dry_run import dry_run
+from pipelines.training.launch import alone, checkpoints_of, on_ray, only_one, run_folder
 from rwsa.config import as_mapping, config_hash, read_config
 from rwsa.errors import InputError
 from rwsa.files import absolute as absolute_location

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.clip_scores import NOISY
-from pipelines.metric_names import label
+from pipelines.scoring.clip_scores import NOISY
+from pipelines.scoring.metric_names import label
 from rwsa.statistics import holm
 from tune.axis_tables import AxisTable, axis_table
 from tune.results import TrialResult

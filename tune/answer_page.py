@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from pipelines.metric_names import label
-from pipelines.pages import details, page, picture, table
+from pipelines.evaluation.score_table import MISSING, number, signed
+from pipelines.pages.html import details, page, picture, table
 from pipelines.progress import duration
-from pipelines.score_table import MISSING, number, signed
+from pipelines.scoring.metric_names import label
 from rwsa.statistics import Comparison, Interval, PairedDifference
 from tune.answer import Answer, Configuration
 from tune.answer_pictures import by_value, curves, overview

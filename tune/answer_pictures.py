@@ -8,9 +8,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipelines.figures import COLOURS, GREY, VERMILION, themed_svg
-from pipelines.metric_names import heading
-from pipelines.pictures import MARKS
+from pipelines.evaluation.corpus_picture import MARKS
+from pipelines.pages.figures import COLOURS, GREY, VERMILION, themed_svg
+from pipelines.scoring.metric_names import heading
 from tune.answer import Answer, Configuration
 from tune.results import TrialResult
 from tune.scores import OverSeeds, deciding_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipelines.dry_run import training_seconds
 from pipelines.progress import duration
+from pipelines.training.dry_run import training_seconds
 from rwsa.models import build_model
 from rwsa.models.cost import cost
 from tune.matching import count_parameters

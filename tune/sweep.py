@@ -22,10 +22,10 @@ import ray
 
 from pipelines.arguments import add_cluster_arguments, add_storage_arguments, at_address, verb
 from pipelines.cluster import start_ray
-from pipelines.launch import only_one
 from pipelines.progress import duration
 from pipelines.tracking import Tracker
 from pipelines.train import run_key
+from pipelines.training.launch import only_one
 from rwsa.files import absolute as absolute_location
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import StopSignal

@@ -20,13 +20,13 @@ import ray
 import ray.tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.clip_scores import METRICS, NOISY
 from pipelines.evaluate import evaluate
-from pipelines.launch import checkpoints_of
-from pipelines.results import CorpusScores
-from pipelines.systems import ENHANCED, Model
+from pipelines.scoring.clip_scores import METRICS, NOISY
+from pipelines.scoring.results import CorpusScores
+from pipelines.scoring.systems import ENHANCED, Model
 from pipelines.tracking import TrackedRun
 from pipelines.train import TrainSummary, train
+from pipelines.training.launch import checkpoints_of
 from rwsa.config import build, config
 from rwsa.errors import InputError, UnreachableError
 from rwsa.files import read_json, write_json

@@ -22,9 +22,9 @@ import torch
 from mlflow import MlflowClient
 
 from pipelines.mix_shards import main as mix
-from pipelines.run_log import RunLog
 from pipelines.tracking import TrackedRun, Tracker
 from pipelines.train import absolute, config_paths
+from pipelines.training.run_log import RunLog
 from rwsa.config import as_mapping, build, read_config
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import LocalContext

@@ -23,9 +23,9 @@ import numpy as np
 import soundfile
 
 from pipelines.mix_shards import write_plans
-from pipelines.plan_table import PlanTable, plan_path
-from pipelines.rendering import rendered
-from pipelines.shard_jobs import ShardJobs
+from pipelines.mixing.plan_table import PlanTable, plan_path
+from pipelines.mixing.rendering import rendered
+from pipelines.mixing.shard_jobs import ShardJobs
 from rwsa.cards import read_card
 from rwsa.corpora import scan
 from rwsa.mixing import render_example

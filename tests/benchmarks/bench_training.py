@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from pipelines.mix_shards import main as mix
-from pipelines.run_log import RunLog
 from pipelines.tracking import Tracker
 from pipelines.train import config_paths
+from pipelines.training.run_log import RunLog
 from rwsa.config import read_config
 from rwsa.training.adversary import Adversary
 from rwsa.training.config import TrainConfig

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipelines.evaluate import statistics_of
-from pipelines.evaluation_run import HeardClip, log_evaluation
-from pipelines.results import EvaluationSummary
+from pipelines.evaluation.run import HeardClip, log_evaluation
+from pipelines.scoring.results import EvaluationSummary
 from pipelines.tracking import Tracker
 from rwsa.training.config import StorageConfig
 from tests.evaluations import audio, made_up, model

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.dataset_page import write_page
 from pipelines.domain_gap import PAGE, domain_gap
-from pipelines.gap_sources import GapSource, LoadedClip
+from pipelines.studies.gap_sources import GapSource, LoadedClip
 from rwsa.audio import round_to_int16
 from rwsa.shard_index import merge_index
 from rwsa.shards import Example, write_shard

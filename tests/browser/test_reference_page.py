@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pipelines.reference_conditions import CONDITIONS
-from pipelines.reference_report import render_page
-from pipelines.reference_results import CLEAN, ENHANCED, NOISY, STUDIED, ClipStudy, ReferenceStudy
+from pipelines.studies.reference_conditions import CONDITIONS
+from pipelines.studies.reference_report import render_page
+from pipelines.studies.reference_results import CLEAN, ENHANCED, NOISY, STUDIED, ClipStudy, ReferenceStudy
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

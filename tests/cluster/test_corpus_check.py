@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines import noisy_scores
-from pipelines.noisy_scores import score_noisy
+from pipelines.inspection.recording_facts import Recording, read_facts
 from pipelines.ray_map import unordered
-from pipelines.recording_facts import Recording, read_facts
+from pipelines.scoring import noisy_scores
+from pipelines.scoring.noisy_scores import score_noisy
 from rwsa.audio_facts import AudioFacts
 from rwsa.cards import Scores, read_card
 from rwsa.corpora import scan

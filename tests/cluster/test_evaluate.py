@@ -20,8 +20,8 @@ import soundfile
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipelines.clips import load_clip, read_sets
 from pipelines.evaluate import EvaluationSummary, evaluate, main
+from pipelines.scoring.clips import load_clip, read_sets
 from pipelines.tracking import Tracker
 from rwsa.enhancement import enhance
 from rwsa.errors import InputError

@@ -14,11 +14,11 @@ import pytest
 
 import rwsa
 from pipelines.evaluate import statistics_of
-from pipelines.evaluation_run import finished_run, log_evaluation
+from pipelines.evaluation.run import finished_run, log_evaluation
 from pipelines.register import register
-from pipelines.results import EvaluationSummary
+from pipelines.scoring.results import EvaluationSummary
+from pipelines.studies.trade_off_scores import panels, read_scores
 from pipelines.tracking import Tracker
-from pipelines.trade_off_scores import panels, read_scores
 from rwsa.models import load_model, save_model
 from rwsa.training.config import StorageConfig
 from tests.evaluations import made_up, model

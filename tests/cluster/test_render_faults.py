@@ -194,7 +194,7 @@ os.environ["RAY_ADDRESS"], os.environ["RWSA_SHARED_CHECKOUT"] = cluster.address,
 
 @ray.remote(num_cpus=1)
 def start_a_worker():
-    import pipelines.shard_jobs
+    import pipelines.mixing.shard_jobs
     time.sleep(2)
     return ray.get_runtime_context().get_node_id()
 

@@ -21,7 +21,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from pipelines.launch import only_one
+from pipelines.training.launch import only_one
 from rwsa.audio import round_to_int16
 from rwsa.config import as_mapping, build, merge
 from rwsa.errors import InputError

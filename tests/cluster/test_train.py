@@ -14,9 +14,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipelines.launch import only_one
 from pipelines.tracking import commit
 from pipelines.train import _publish, config_paths, main, train
+from pipelines.training.launch import only_one
 from rwsa.audio import read_audio, round_to_int16, write_audio
 from rwsa.config import read_config
 from rwsa.errors import InputError

@@ -14,7 +14,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from pipelines.clip_scores import (
+from pipelines.scoring.clip_scores import (
     METRICS,
     NOISY_PHASE,
     ClipScorer,
@@ -26,7 +26,7 @@ from pipelines.clip_scores import (
     unscored,
     with_table1,
 )
-from pipelines.clips import EvaluationClip, load_clip
+from pipelines.scoring.clips import EvaluationClip, load_clip
 from rwsa.enhancement import enhance, enhance_phases
 from rwsa.errors import InputError
 from rwsa.manifest import Pair

@@ -16,7 +16,7 @@ import soundfile
 import yaml
 
 from pipelines.corpus_check import main
-from pipelines.recording_facts import _CHUNK_FILES, read_facts, recordings_of
+from pipelines.inspection.recording_facts import _CHUNK_FILES, read_facts, recordings_of
 from rwsa.audio import round_to_int16
 from rwsa.audio_facts import audio_facts
 from rwsa.corpora import read_card, scan
@@ -95,7 +95,7 @@ class TestCleanCorpus:
         def refuse(path: Path, **_: object) -> None:
             raise AssertionError(f"{path} was decoded")
 
-        monkeypatch.setattr("pipelines.recording_facts.audio_facts", refuse)
+        monkeypatch.setattr("pipelines.inspection.recording_facts.audio_facts", refuse)
         assert check("--card", card) == first
 
     def test_headers_only_says_what_it_did_not_look_at(self, tmp_path: Path, check: Any) -> None:
@@ -423,7 +423,7 @@ def test_facts_of_finished_files_survive_a_kill(tmp_path: Path, monkeypatch: pyt
         decoded.append(path)
         return audio_facts(path, **keys)
 
-    monkeypatch.setattr("pipelines.recording_facts.audio_facts", count)
+    monkeypatch.setattr("pipelines.inspection.recording_facts.audio_facts", count)
     facts = read_facts(recordings, FileCache(tmp_path / "c"), workers=0)
     assert len(facts) == files
     assert len(decoded) == files - before

@@ -13,9 +13,9 @@ import scipy.signal
 import soundfile
 
 from pipelines.domain_gap import FIGURES, PAGE, TABLE, domain_gap, main
-from pipelines.gap_report import remarks
-from pipelines.gap_results import NAMES, OVERALL, GapResults, GapSettings, compare
-from pipelines.gap_sources import GapSource, LoadedClip, MeasuredCorpus, measure, read_sources
+from pipelines.studies.gap_report import remarks
+from pipelines.studies.gap_results import NAMES, OVERALL, GapResults, GapSettings, compare
+from pipelines.studies.gap_sources import GapSource, LoadedClip, MeasuredCorpus, measure, read_sources
 from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ, FeatureGroup
 from rwsa.audio import round_to_int16
 from rwsa.errors import InputError

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import plan_columns
 from pipelines.mix_shards import main, write_plans
-from pipelines.plan_table import PlanTable, plan_path, write_plan
+from pipelines.mixing import plan_columns
+from pipelines.mixing.plan_table import PlanTable, plan_path, write_plan
 from rwsa.cards import read_card
 from rwsa.config import build
 from rwsa.corpora import scan

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.clips import EvaluationClip
-from pipelines.reference_conditions import AS_IT_IS, AXES, CONDITIONS, Condition, decaying_rir, degraded
-from pipelines.reference_report import gain_rows, heads, render_page, score_rows
-from pipelines.reference_results import (
+from pipelines.reference_study import FIGURES, PAGE, main, reference_study
+from pipelines.scoring.clips import EvaluationClip
+from pipelines.studies.reference_conditions import (
+    AS_IT_IS,
+    AXES,
+    CONDITIONS,
+    Condition,
+    decaying_rir,
+    degraded,
+)
+from pipelines.studies.reference_report import gain_rows, heads, render_page, score_rows
+from pipelines.studies.reference_results import (
     CLEAN,
     ENHANCED,
     NOISY,
@@ -22,7 +30,6 @@ from pipelines.reference_results import (
     StudyClip,
     study_clip,
 )
-from pipelines.reference_study import FIGURES, PAGE, main, reference_study
 from rwsa.audio import rms, round_to_int16
 from rwsa.errors import InputError
 from rwsa.manifest import Pair

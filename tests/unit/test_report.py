@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.clip_scores import NOISY_PHASE, ClipAudio, ClipScores, SignalScores
 from pipelines.evaluate import statistics_of
-from pipelines.evaluation_pictures import evaluation_pictures
-from pipelines.pictures import gain_picture, picture_limits
-from pipelines.report import ReportClip, encode_audio, render_report
-from pipelines.results import CorpusScores, EvaluationSummary
-from pipelines.spectrogram_rows import SpectrogramRow, spectrogram_rows
-from pipelines.systems import System
+from pipelines.evaluation.corpus_picture import gain_picture, picture_limits
+from pipelines.evaluation.pictures import evaluation_pictures
+from pipelines.evaluation.report import ReportClip, encode_audio, render_report
+from pipelines.evaluation.spectrogram_rows import SpectrogramRow, spectrogram_rows
+from pipelines.scoring.clip_scores import NOISY_PHASE, ClipAudio, ClipScores, SignalScores
+from pipelines.scoring.results import CorpusScores, EvaluationSummary
+from pipelines.scoring.systems import System
 from rwsa.cards import Scores
 from rwsa.metrics import Failure
 from tests.evaluations import audio as some_audio

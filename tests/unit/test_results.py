@@ -8,12 +8,12 @@ import re
 
 import pytest
 
-from pipelines.clip_scores import METRICS, NOISY_PHASE, ClipScores, SignalScores, unscored
 from pipelines.evaluate import statistics_of
-from pipelines.noisy_row import verdict
-from pipelines.results import CorpusScores, EvaluationSummary
-from pipelines.score_table import format_table, markdown_table
-from pipelines.systems import Outputs, System
+from pipelines.evaluation.score_table import format_table, markdown_table
+from pipelines.scoring.clip_scores import METRICS, NOISY_PHASE, ClipScores, SignalScores, unscored
+from pipelines.scoring.noisy_row import verdict
+from pipelines.scoring.results import CorpusScores, EvaluationSummary
+from pipelines.scoring.systems import Outputs, System
 from rwsa.cards import Scores
 from rwsa.manifest import Problem
 from rwsa.metrics import Failure

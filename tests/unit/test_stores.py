@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from pipelines.mix_shards import MixSummary, mix_shards
-from pipelines.systems import read_systems
+from pipelines.scoring.systems import read_systems
 from rwsa.audio import round_to_int16
 from rwsa.cards import read_card
 from rwsa.errors import InputError, UnreachableError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from pipelines.system_metrics import SystemMetrics
+from pipelines.training.system_metrics import SystemMetrics
 
 
 def test_figures_come_every_so_often_until_it_ends() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.clips import EvaluationClip, EvaluationSet
-from pipelines.published import TABLE1, read_published
-from pipelines.systems import Model, Outputs, match_outputs, read_systems
+from pipelines.evaluation.published import TABLE1, read_published
+from pipelines.scoring.clips import EvaluationClip, EvaluationSet
+from pipelines.scoring.systems import Model, Outputs, match_outputs, read_systems
 from rwsa.cards import read_card
 from rwsa.errors import InputError
 from rwsa.files import sha256_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import journal
-from pipelines.figures import new_figure, png
+from pipelines.pages.figures import new_figure, png
 from pipelines.tracking import TrackedRun, Tracker
 from rwsa.training.config import StorageConfig
 

@@ -1,0 +1,228 @@
+"""What comparing corpora gives: a distance for every pair and group of features, and what zero looks like."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from pipelines.studies.gap_sources import MeasuredCorpus
+from rwsa.acoustics import GROUPS, FeatureGroup
+from rwsa.energy_distance import (
+    LEAST_UNITS,
+    Estimate,
+    Sample,
+    count_units,
+    energy_distance,
+    halves_distance,
+    units_of,
+)
+from rwsa.errors import InputError
+
+OVERALL: Final = "all"
+NAMES: Final = (OVERALL, *(group.name for group in GROUPS))
+_SPLITS = 100
+_LEAST_OF_HALVES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class GapSettings:
+    """How to compare.
+
+    Attributes:
+        reference: name of the in-domain corpus, whose spread is the unit of every feature.
+        resamples: of the bootstrap.
+        seed: of all that is drawn.
+    """
+
+    reference: str
+    resamples: int = 500
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """What is resampled for a group of features of a corpus.
+
+    Attributes:
+        of: speakers or noise recordings.
+        names: one a clip, None where it is not known.
+    """
+
+    of: str
+    names: tuple[str | None, ...]
+
+    @property
+    def count(self) -> int | None:
+        """How many there are; None where they are not known, and clips are resampled in their place."""
+        return count_units(self.names)
+
+    @property
+    def allow_verdict(self) -> bool:
+        return (self.count or 0) >= LEAST_UNITS
+
+
+def units_for(group: str, corpus: MeasuredCorpus) -> Units:
+    """What clips share that matters to a group of features.
+
+    Speech shares speakers and noise shares noise recordings. Level, SNR and the overall distance
+    concern both; there the fewer ones are the tighter limit, and unknown ones may be fewer still.
+    """
+    speakers = Units(of="speakers", names=corpus.speakers)
+    noises = Units(of="noise recordings", names=corpus.noises)
+    if group.startswith("speech"):
+        return speakers
+    if group.startswith("noise"):
+        return noises
+    return min(speakers, noises, key=lambda units: units.count or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GapResults:
+    """Distances by group of features, then by (row, column) of corpora.
+
+    On the diagonal stands the distance between random halves of a corpus: what zero looks like.
+    """
+
+    settings: GapSettings
+    corpora: tuple[MeasuredCorpus, ...]
+    distances: dict[str, dict[tuple[int, int], Estimate]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(corpus.name for corpus in self.corpora)
+
+    @property
+    def reference(self) -> int:
+        return self.names.index(self.settings.reference)
+
+    def of(self, group: str, row: int, column: int) -> Estimate:
+        return self.distances[group][min(row, column), max(row, column)]
+
+    def differs(self, group: str, row: int, column: int) -> bool:
+        """Whether the interval lies above zero and above what halves of either corpus reach.
+
+        Never where the speakers or noise recordings of either corpus are unknown, or fewer than
+        `LEAST_UNITS`: the interval is too narrow there, and equal corpora would seem to differ.
+        """
+        if not all(units_for(group, self.corpora[one]).allow_verdict for one in (row, column)):
+            return False
+        least = max(self.of(group, one, one).high for one in (row, column))
+        return row != column and self.of(group, row, column).low > max(0.0, least)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it but the features, as JSON values."""
+        return {
+            "reference": self.settings.reference,
+            "resamples": self.settings.resamples,
+            "seed": self.settings.seed,
+            "corpora": [
+                {
+                    "name": corpus.name,
+                    "about": corpus.about,
+                    "clips": len(corpus.speakers),
+                    "of_clips": corpus.of_clips,
+                    "interval_over": {group: _told(units_for(group, corpus)) for group in NAMES},
+                    "failures": [{"clip": clip, "reason": reason} for clip, reason in corpus.failures],
+                    "mean": {name: values.mean(axis=0).tolist() for name, values in corpus.features.items()},
+                    "spread": {name: values.std(axis=0).tolist() for name, values in corpus.features.items()},
+                }
+                for corpus in self.corpora
+            ],
+            "features": [asdict(group) for group in GROUPS],
+            "distances": {group: list(self._rows(group)) for group in NAMES},
+        }
+
+    def _rows(self, group: str) -> Iterator[dict[str, Any]]:
+        for (row, column), estimate in self.distances[group].items():
+            yield {
+                "corpora": [self.names[row], self.names[column]],
+                "of_halves": row == column,
+                **asdict(estimate),
+                "differs": self.differs(group, row, column),
+            }
+
+
+def _told(units: Units) -> dict[str, Any]:
+    return {"units": units.of, "count": units.count, "allow_verdict": units.allow_verdict}
+
+
+def compare(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResults:
+    """Distances of all pairs, by group and over all groups.
+
+    Features are divided by the spread that they have in the reference corpus: what training has seen
+    is the measure of what is far, and adding a corpus leaves the others' distances as they are. In
+    the overall distance every group has the same weight, however many features it has.
+
+    Raises:
+        InputError: no corpus has the reference's name.
+    """
+    names = [corpus.name for corpus in corpora]
+    if settings.reference not in names:
+        raise InputError(f"--reference {settings.reference}: not among the corpora {names}")
+    reference = corpora[names.index(settings.reference)]
+    scaled = [_scaled(corpus, reference) for corpus in corpora]
+    grains = _grains(reference)
+    distances: dict[str, dict[tuple[int, int], Estimate]] = {}
+    for group in NAMES:
+        samples = [
+            Sample(vectors=vectors[group], units=units_of(units_for(group, corpus).names))
+            for vectors, corpus in zip(scaled, corpora, strict=True)
+        ]
+        found = distances.setdefault(group, {})
+        for row, one in enumerate(samples):
+            rng = _generator(settings.seed, group, names[row])
+            found[row, row] = halves_distance(_halvable(one), splits=_SPLITS, rng=rng, grain=grains[group])
+            for column in range(row + 1, len(samples)):
+                rng = _generator(settings.seed, group, names[row], names[column])
+                found[row, column] = energy_distance(
+                    one,
+                    samples[column],
+                    resamples=settings.resamples,
+                    rng=rng,
+                    grain=grains[group],
+                )
+    return GapResults(
+        settings=settings,
+        corpora=tuple(corpora),
+        distances=distances,
+    )
+
+
+def _halvable(sample: Sample) -> Sample:
+    """With clips as units where there are too few for halves; there is no verdict on these anyway."""
+    if len(np.unique(sample.units)) >= _LEAST_OF_HALVES:
+        return sample
+    return Sample(vectors=sample.vectors, units=np.arange(len(sample.vectors)))
+
+
+def _scaled(corpus: MeasuredCorpus, reference: MeasuredCorpus) -> dict[str, np.ndarray]:
+    """Feature vectors by group, and all of them; the groups' vectors have about length 1."""
+    scaled = {
+        group.name: corpus.features[group.name] / (_spread(reference, group) * np.sqrt(len(group.names)))
+        for group in GROUPS
+    }
+    return {**scaled, OVERALL: np.concatenate(list(scaled.values()), axis=1)}
+
+
+def _spread(reference: MeasuredCorpus, group: FeatureGroup) -> np.ndarray:
+    return np.maximum(reference.features[group.name].std(axis=0), group.least_spread)
+
+
+def _grains(reference: MeasuredCorpus) -> dict[str, float]:
+    """What the least spread of every group's features is in the scaled vectors."""
+    grains = {
+        group.name: float(np.sqrt(np.mean((group.least_spread / _spread(reference, group)) ** 2)))
+        for group in GROUPS
+    }
+    return {**grains, OVERALL: math.hypot(*grains.values())}
+
+
+def _generator(seed: int, *names: str) -> np.random.Generator:
+    """Draws of its own for every pair, so that one more corpus leaves the others' intervals as they were."""
+    key = [zlib.crc32(name.encode()) for name in names]
+    return np.random.default_rng(np.random.SeedSequence([seed, *key]))
