@@ -27,12 +27,12 @@ from pipelines.inspection.repeats import repeats, repeats_between
 from pipelines.inspection.shard_check import ShardCheck, check_shards
 from pipelines.ray_map import check_workers
 from pipelines.scoring.noisy_scores import score_noisy
-from rwsa.cards import CorpusCard, read_card
 from rwsa.corpora import scan
+from rwsa.corpora.cards import CorpusCard, read_card
+from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import write_json
-from rwsa.manifest import Manifest
 
 
 def check(

@@ -23,9 +23,9 @@ from pipelines.progress import Ticker
 from pipelines.tracking import Tracker
 from rwsa.errors import InputError
 from rwsa.files import written_aside
-from rwsa.recipes import Recipe, read_recipe, recipe_hash
-from rwsa.shard_index import read_index
+from rwsa.mixing.recipes import Recipe, read_recipe, recipe_hash
 from rwsa.shards import Example, ShardReader
+from rwsa.shards.index import read_index
 from rwsa.training.config import StorageConfig
 
 PAGE = "dataset.html"

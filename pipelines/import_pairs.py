@@ -24,14 +24,14 @@ from pipelines.arguments import add_cluster_arguments, add_shards_arguments, at_
 from pipelines.mixing.render_folder import withdraw_index
 from pipelines.ray_map import check_workers, unordered
 from rwsa.audio import read_mono, rms, round_to_int16
-from rwsa.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora import scan
+from rwsa.corpora.cards import SPLITS, CorpusCard, Split, read_card
+from rwsa.corpora.manifest import Manifest, Pair
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import absolute, location, sha256_of
-from rwsa.manifest import Manifest, Pair
-from rwsa.shard_index import Failure, ShardEntry, entry_or_none, entry_path, entry_paths, merge_index
 from rwsa.shards import Example, need_not_be_made, write_shard
+from rwsa.shards.index import Failure, ShardEntry, entry_or_none, entry_path, entry_paths, merge_index
 
 _FAILURES_SHOWN = 10
 

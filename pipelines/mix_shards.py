@@ -25,16 +25,16 @@ from pipelines.mixing.render_folder import check_folder, clear_leftovers, missin
 from pipelines.mixing.render_progress import RenderProgress
 from pipelines.mixing.rendering import rendered
 from pipelines.mixing.shard_jobs import ShardJobs
-from rwsa.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora import scan
+from rwsa.corpora.cards import SPLITS, CorpusCard, Split, read_card
+from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import absolute, location
-from rwsa.manifest import Manifest
 from rwsa.mixing import Recipe, plan_split, read_recipe
-from rwsa.plans import usable_speech
-from rwsa.recipes import recipe_hash
-from rwsa.shard_index import Failure, merge_index
+from rwsa.mixing.plans import usable_speech
+from rwsa.mixing.recipes import recipe_hash
+from rwsa.shards.index import Failure, merge_index
 
 _FAILURES_SHOWN = 10
 _REPAIRS = 3

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from rwsa.audio import write_audio
 from rwsa.errors import InputError
 from rwsa.files import read_json, write_json, written_aside
-from rwsa.noises import COLOURS, babble, coloured, long_term_power, mains_hum, speech_shaped
+from rwsa.mixing.noises import COLOURS, babble, coloured, long_term_power, mains_hum, speech_shaped
 
 SAMPLE_RATE_HZ = 16_000
 MIN_CLIP_SECONDS = 2.5

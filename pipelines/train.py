@@ -31,7 +31,7 @@ from rwsa.config import as_mapping, config_hash, read_config
 from rwsa.errors import InputError
 from rwsa.files import absolute as absolute_location
 from rwsa.files import check_writable, location, read_json, sha256_of, written_aside
-from rwsa.shard_index import INDEX_NAME, read_index
+from rwsa.shards.index import INDEX_NAME, read_index
 from rwsa.training.checkpoints import ABOUT, local
 from rwsa.training.config import DataConfig, StorageConfig, TrainConfig
 from rwsa.training.context import StopSignal

@@ -103,7 +103,7 @@ def _enhance(arguments: argparse.Namespace) -> int:
 
 
 def _enhance_pipe(arguments: argparse.Namespace) -> int:
-    from rwsa.enhance_files import enhance_stream
+    from rwsa.enhancement.files import enhance_stream
 
     streams = {"stdin": (sys.stdin, "pipe in audio"), "stdout": (sys.stdout, "redirect it to a file")}
     for name, (stream, remedy) in streams.items():
@@ -123,7 +123,7 @@ def _enhance_pipe(arguments: argparse.Namespace) -> int:
 
 
 def _enhance_files(arguments: argparse.Namespace) -> int:
-    from rwsa.enhance_files import enhance_files
+    from rwsa.enhancement.files import enhance_files
 
     failures = enhance_files(
         arguments.inputs,

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from rwsa.manifest import Clip, Manifest
+from rwsa.corpora.manifest import Clip, Manifest
 from rwsa.mixing import MixPlan, Recipe, load_sources, render_mix
-from rwsa.plans import draw_mix
+from rwsa.mixing.plans import draw_mix
 
 RATE_HZ = 16000
 

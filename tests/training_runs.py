@@ -14,8 +14,8 @@ from rwsa.audio import round_to_int16
 from rwsa.config import as_mapping, build, merge
 from rwsa.models import SIZES
 from rwsa.models.weights import weights_of
-from rwsa.shard_index import merge_index
 from rwsa.shards import Example, write_shard
+from rwsa.shards.index import merge_index
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import HeardClip, LocalContext
 from rwsa.training.loop import fit

@@ -12,8 +12,8 @@ from pipelines.scoring.metric_names import label
 from pipelines.scoring.noisy_row import VERIFIED, tolerances
 from pipelines.scoring.noisy_scores import NoisyScores
 from rwsa.audio_facts import CLIPPED_RUN_SAMPLES, CLIPPED_SHARE, AudioFacts
-from rwsa.cards import SPLITS, CorpusCard
-from rwsa.manifest import Clip, Manifest, Pair, leaks
+from rwsa.corpora.cards import SPLITS, CorpusCard
+from rwsa.corpora.manifest import Clip, Manifest, Pair, leaks
 from rwsa.mixing import SILENCE_DBFS
 
 # Speech this low is near the 16-bit floor's noise once raised; recordings are usually 20 dB above.

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from rwsa.cards import SPLITS
+from rwsa.corpora.cards import SPLITS
 from rwsa.errors import InputError
 from rwsa.files import read_json, sha256_of
-from rwsa.shard_index import INDEX_NAME, Failure, ShardEntry, read_index
+from rwsa.shards.index import INDEX_NAME, Failure, ShardEntry, read_index
 
 _FAILURES_KEPT = 10
 _NAMELESS: Final = "not named"

@@ -11,9 +11,9 @@ from pathlib import Path
 from pipelines.progress import Ticker, duration
 from pipelines.ray_map import unordered
 from rwsa.audio_facts import AudioFacts, audio_facts
+from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache, Stamp, stamp_or_none
-from rwsa.manifest import Manifest
 
 # Small enough that a kill loses little, large enough that handing it over costs nothing beside decoding.
 _CHUNK_FILES, _CHUNK_SECONDS = 128, 600.0

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.ray_map import unordered
+from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
-from rwsa.manifest import Manifest
-from rwsa.shard_index import ShardIndex, read_index
 from rwsa.shards import verify
+from rwsa.shards.index import ShardIndex, read_index
 
 _SHARD_NAME = re.compile(r"([a-z0-9_]+)-\d{6}\.tar")
 # Keys of an example's JSON that hold sources, here or deeper down, each with a clip id.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rwsa.plans import MixPlan
+from rwsa.mixing.plans import MixPlan
 
 _LEAVES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
@@ -30,7 +30,7 @@ def encoded(plans: Sequence[MixPlan]) -> pa.Table:
 
 
 def decoded(table: pa.Table) -> list[dict[str, Any]]:
-    """The inverse, as plain rows for `rwsa.plans.from_row`."""
+    """The inverse, as plain rows for `rwsa.mixing.plans.from_row`."""
     decode = _decoder(MixPlan)
     return [decode(row) for row in table.to_pylist()]
 

@@ -1,8 +1,7 @@
 """Plans as Parquet tables: `SPLIT.plan.parquet`, one complete row per example.
 
-The columns follow from the fields of `rwsa.plans.MixPlan`: a dataclass is a struct, a tuple a list, and
-what has no fixed shape (a transform's parameters) is JSON. The same plan gives the same bytes (with the
-same pyarrow); whole shards lie together in row groups, so a worker reads its shard and little else.
+The columns follow from the fields of `rwsa.mixing.MixPlan`: a dataclass is a struct, a tuple a list, and
+what has no fixed shape (a transform's parameters) is JSON.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ import pyarrow.parquet as pq
 from pipelines.mixing.plan_columns import decoded, encoded, plan_schema
 from rwsa.errors import InputError
 from rwsa.files import written_aside
-from rwsa.plans import MixPlan, from_row
-from rwsa.recipes import Recipe, recipe_hash
+from rwsa.mixing.plans import MixPlan, from_row
+from rwsa.mixing.recipes import Recipe, recipe_hash
 
 SCHEMA_VERSION = 1
 _KEY = b"rwsa.plan"

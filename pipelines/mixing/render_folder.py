@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pipelines.mixing.plan_table import MissingPlanError, PlanTable, plan_path
 from pipelines.mixing.shard_jobs import ShardJobs, check_ours
-from rwsa.cards import Split
+from rwsa.corpora.cards import Split
 from rwsa.errors import InputError
 from rwsa.files import check_writable, listed
-from rwsa.plans import MixPlan, plan_hash
-from rwsa.shard_index import INDEX_NAME, entry_or_none, entry_path, entry_paths
+from rwsa.mixing.plans import MixPlan, plan_hash
+from rwsa.shards.index import INDEX_NAME, entry_or_none, entry_path, entry_paths
 
 
 def check_folder(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pipelines.mixing.shard_jobs import ShardOutcome
 from pipelines.progress import Ticker, duration
-from rwsa.shard_index import Failure
+from rwsa.shards.index import Failure
 
 _FAILURES_KEPT = 10
 

@@ -12,9 +12,9 @@ from pipelines.mixing.plan_table import PlanTable, plan_path
 from rwsa.errors import InputError
 from rwsa.files import location
 from rwsa.mixing import MixPlan, render_example
-from rwsa.plans import plan_hash
-from rwsa.shard_index import Failure, ShardEntry, entry_or_none, entry_path
+from rwsa.mixing.plans import plan_hash
 from rwsa.shards import Example, need_not_be_made, write_shard
+from rwsa.shards.index import Failure, ShardEntry, entry_or_none, entry_path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ from typing import Any
 from pipelines.scoring.clip_scores import NOISY_PHASE
 from pipelines.scoring.clips import EvaluationClip
 from pipelines.scoring.code_version import code_version
+from rwsa.corpora.manifest import Pair
 from rwsa.file_cache import FileCache, stamp_or_none
 from rwsa.files import sha256_of
-from rwsa.manifest import Pair
 from rwsa.metrics import package_versions
-from rwsa.plan_rows import SourceRange
+from rwsa.mixing.plan_rows import SourceRange
 
 _KIND = "sha256"
 # Reading waits for the disk, and hashing lets other threads run.
@@ -46,7 +46,7 @@ def model_key(weights_sha256: str, device: str) -> str:
 
 
 def _enhancing_version() -> str:
-    return code_version(("rwsa.enhancement",), _ENHANCING_PACKAGES)
+    return code_version(("rwsa.enhancement.arrays",), _ENHANCING_PACKAGES)
 
 
 def score_key(system: str, clip: str) -> str:

@@ -11,14 +11,14 @@ from typing import Final
 import numpy as np
 
 from rwsa.audio import read_mono, resample
-from rwsa.cards import CorpusCard, Scores, read_card
 from rwsa.corpora import scan
+from rwsa.corpora.cards import CorpusCard, Scores, read_card
+from rwsa.corpora.manifest import Manifest, Pair, Problem
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.manifest import Manifest, Pair, Problem
 from rwsa.metrics import SAMPLE_RATE_HZ
 from rwsa.mixing import MixPlan, plan_split, render_example
-from rwsa.recipes import read_recipe
+from rwsa.mixing.recipes import read_recipe
 
 SPLIT: Final = "test"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pipelines.scoring.clip_scores import METRICS
 from pipelines.scoring.metric_names import label
-from rwsa.cards import Scores
+from rwsa.corpora.cards import Scores
 
 # How near to the published noisy row a genuine copy comes; the papers print three decimals.
 TOLERANCES = {"pesq": 0.005, "ssnr": 0.01, "si_sdr": 0.01}

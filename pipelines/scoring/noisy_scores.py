@@ -15,10 +15,10 @@ from pipelines.scoring.clip_scores import METRICS, NOISY, ClipScorer, Row, Signa
 from pipelines.scoring.clips import EvaluationClip, load_clip, pairs_to_score
 from pipelines.scoring.noisy_row import verdict
 from pipelines.scoring.score_cache import ScoreCache, beside
-from rwsa.cards import CorpusCard, Scores
+from rwsa.corpora.cards import CorpusCard, Scores
+from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.manifest import Manifest
 from rwsa.metrics import Failure, check, summarise
 
 

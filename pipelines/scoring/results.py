@@ -11,8 +11,8 @@ from pipelines.scoring import noisy_row
 from pipelines.scoring.clip_scores import METRICS, NOISY, ClipScores
 from pipelines.scoring.systems import Model, System
 from rwsa.audio_facts import CLIPPED_SHARE
-from rwsa.cards import Scores
-from rwsa.manifest import Problem
+from rwsa.corpora.cards import Scores
+from rwsa.corpora.manifest import Problem
 from rwsa.metrics import Summary, summarise
 
 

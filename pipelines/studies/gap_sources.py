@@ -13,10 +13,10 @@ from pipelines.progress import Ticker, duration
 from pipelines.scoring.clips import EvaluationClip, EvaluationSet, load_clip, read_sets
 from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ, clip_features
 from rwsa.audio import resample
+from rwsa.corpora.manifest import Pair
 from rwsa.errors import InputError
-from rwsa.manifest import Pair
-from rwsa.shard_index import ShardIndex, read_index
 from rwsa.shards import ShardReader
+from rwsa.shards.index import ShardIndex, read_index
 
 # Distances are of every clip to every other; more make no interval narrower that anybody would see.
 MOST_EXAMPLES = 2000

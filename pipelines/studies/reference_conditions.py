@@ -9,8 +9,8 @@ import numpy as np
 
 from rwsa.audio import rms
 from rwsa.errors import InputError
-from rwsa.noises import coloured
-from rwsa.rooms import reverberate
+from rwsa.mixing.noises import coloured
+from rwsa.mixing.rooms import reverberate
 
 NOISE_COLOUR = "pink"
 

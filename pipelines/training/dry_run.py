@@ -19,7 +19,7 @@ from pipelines.progress import duration
 from pipelines.training.launch import checkpoints_of
 from rwsa import scan
 from rwsa.config import config_hash
-from rwsa.sampling import share_of
+from rwsa.shards.sampling import share_of
 from rwsa.spectral import SAMPLE_RATE_HZ
 from rwsa.training.adversary import Adversary
 from rwsa.training.config import TrainConfig

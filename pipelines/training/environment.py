@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from rwsa import scan
-from rwsa.shard_index import made_with
+from rwsa.shards.index import made_with
 
 
 def environment() -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rwsa.losses import discriminator_losses, metric_loss
-from rwsa.sampling import share_of
+from rwsa.shards.sampling import share_of
 from rwsa.training.context import WorkerContext
 from rwsa.training.optimisation import update
 from rwsa.training.pesq_pool import PesqPool, PesqTargets

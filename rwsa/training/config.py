@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rwsa.cards import CorpusCard, Split
 from rwsa.config import config
+from rwsa.corpora.cards import CorpusCard, Split
 from rwsa.losses import LossWeights
+from rwsa.mixing.recipes import Recipe
 from rwsa.models.config import ModelConfig
-from rwsa.recipes import Recipe
 from rwsa.training.remix import RemixConfig
 
 Positive = Annotated[int, Field(gt=0)]
@@ -53,7 +53,7 @@ class DataConfig:
         shards: folder or URL (`s3://…`) of WebDataset shards with an `index.json`.
         mix: mix while training instead.
         train, valid: the splits to train on and to choose the best checkpoint by.
-        open_shards: shards that are shuffled together (see `rwsa.sampling.Order`).
+        open_shards: shards that are shuffled together (see `rwsa.shards.sampling.Order`).
         valid_examples: validate on so many examples at the most; all by default.
         train_share: of the training examples, drawn once and for all; a smaller share is part of a larger.
         overfit: train on the first so many examples of `train`, always the same, and validate by them, to

@@ -9,8 +9,8 @@ import numpy as np
 
 from rwsa.audio import rms
 from rwsa.errors import InputError
-from rwsa.sampling import sample_rng
-from rwsa.shard_examples import Example
+from rwsa.shards.examples import Example
+from rwsa.shards.sampling import sample_rng
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from rwsa.errors import InputError
-from rwsa.sampling import Batch, Cursor, Order, SampleRef, batches, in_order
-from rwsa.shard_examples import Example
+from rwsa.shards.examples import Example
+from rwsa.shards.sampling import Batch, Cursor, Order, SampleRef, batches, in_order
 from rwsa.training.config import DataConfig
 from rwsa.training.crops import Missing, Segment, crop_or_pad, normalised, segment_of
 from rwsa.training.sources import train_source, valid_source

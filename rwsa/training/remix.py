@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rwsa.config import config
 from rwsa.errors import InputError
-from rwsa.sampling import share_of
+from rwsa.shards.sampling import share_of
 from rwsa.training.context import WorkerContext
 from rwsa.training.ranks import concatenated
 

@@ -9,8 +9,8 @@ import threading
 
 from rwsa.errors import InputError
 from rwsa.mixing import render_example
-from rwsa.plans import MixPlan
-from rwsa.shard_examples import Example
+from rwsa.mixing.plans import MixPlan
+from rwsa.shards.examples import Example
 from rwsa.training.crops import Missing
 
 

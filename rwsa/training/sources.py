@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from rwsa.cards import CorpusCard, Place, Split, read_card
 from rwsa.corpora import scan
+from rwsa.corpora.cards import CorpusCard, Place, Split, read_card
 from rwsa.errors import InputError
 from rwsa.files import is_remote, location
-from rwsa.plans import MixPlan, plan_hash, plan_split
-from rwsa.recipes import Recipe, read_recipe, recipe_hash
-from rwsa.shard_examples import Example
-from rwsa.shard_index import Failure, ShardEntry, read_index, shard_name
-from rwsa.shard_reader import DamagedShardError, ShardReader
+from rwsa.mixing.plans import MixPlan, plan_hash, plan_split
+from rwsa.mixing.recipes import Recipe, read_recipe, recipe_hash
+from rwsa.shards.examples import Example
+from rwsa.shards.index import Failure, ShardEntry, read_index, shard_name
+from rwsa.shards.reader import DamagedShardError, ShardReader
 from rwsa.spectral import SAMPLE_RATE_HZ
 from rwsa.training.config import DataConfig, MixConfig
 from rwsa.training.crops import Missing

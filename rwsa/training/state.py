@@ -33,7 +33,7 @@ from rwsa.models.weights import (
     weights_of,
     write_tensors,
 )
-from rwsa.sampling import Cursor
+from rwsa.shards.sampling import Cursor
 from rwsa.training.checkpoints import ABOUT
 from rwsa.training.config import OptimiserConfig, TrainConfig
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rwsa.shard_examples import Example
+from rwsa.shards.examples import Example
 from rwsa.training.crops import Missing
 
 Job = Callable[[], Example | Missing]

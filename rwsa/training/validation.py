@@ -1,6 +1,6 @@
 """Validation: the split enhanced and scored, each rank its part, PESQ beside the network's work.
 
-Segments of one length, of several clips, fill the network's batches (rwsa.enhance_recordings), so no batch is
+Segments of one length, of several clips, fill the network's batches (rwsa.enhancement.recordings), so none is
 padded for its longest clip.
 """
 
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from rwsa.audio import AudioInfo
-from rwsa.enhance_recordings import enhance_recordings
 from rwsa.enhancement import ArrayRecording
+from rwsa.enhancement.recordings import enhance_recordings
 from rwsa.errors import InputError
 from rwsa.metrics import Failure, score
 from rwsa.metrics.values import UndefinedError
 from rwsa.models.weights import Network
-from rwsa.shard_examples import Example
+from rwsa.shards.examples import Example
 from rwsa.training import ranks
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import HeardClip, WorkerContext

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from rwsa.audio import find_audio, read_mono, write_blocks
-from rwsa.enhance_files import enhance_files
 from rwsa.enhancement import enhance
+from rwsa.enhancement.files import enhance_files
+from rwsa.enhancement.segments import segment_starts
 from rwsa.metrics import Failure, score
 from rwsa.models import SIZES, Network, load_model
-from rwsa.segments import segment_starts
 from rwsa.spectral import SAMPLE_RATE_HZ
 from tests.benchmarks.timing import warm_seconds
 

@@ -18,12 +18,12 @@ import numpy as np
 import soundfile
 
 from rwsa.audio import round_to_int16
+from rwsa.corpora.manifest import Clip, Manifest
 from rwsa.files import location
-from rwsa.manifest import Clip, Manifest
 from rwsa.mixing import MixPlan, Recipe, plan_split, render_example
-from rwsa.sampling import Cursor, Order, SampleRef, batches
-from rwsa.shard_examples import Examples
-from rwsa.shard_index import (
+from rwsa.shards import ShardReader, write_shard
+from rwsa.shards.examples import Examples
+from rwsa.shards.index import (
     SCHEMA_VERSION,
     ShardEntry,
     ShardIndex,
@@ -32,7 +32,7 @@ from rwsa.shard_index import (
     read_index,
     write_entry,
 )
-from rwsa.shards import ShardReader, write_shard
+from rwsa.shards.sampling import Cursor, Order, SampleRef, batches
 from rwsa.training.config import DataConfig
 from rwsa.training.data import TrainData
 from tests.object_store import environment, served

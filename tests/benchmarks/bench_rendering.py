@@ -26,12 +26,12 @@ from pipelines.mix_shards import write_plans
 from pipelines.mixing.plan_table import PlanTable, plan_path
 from pipelines.mixing.rendering import rendered
 from pipelines.mixing.shard_jobs import ShardJobs
-from rwsa.cards import read_card
 from rwsa.corpora import scan
+from rwsa.corpora.cards import read_card
 from rwsa.mixing import render_example
-from rwsa.plans import MixPlan, SourceRange
-from rwsa.recipes import Recipe
-from rwsa.shards import _encode_flac
+from rwsa.mixing.plans import MixPlan, SourceRange
+from rwsa.mixing.recipes import Recipe
+from rwsa.shards.tars import _encode_flac
 from tests.benchmarks.timing import seconds
 
 RATE_HZ, SECONDS, SHARD_EXAMPLES, RUNS = 16_000, 4.0, 64, 5

@@ -15,8 +15,8 @@ from pipelines.dataset_page import write_page
 from pipelines.domain_gap import PAGE, domain_gap
 from pipelines.studies.gap_sources import GapSource, LoadedClip
 from rwsa.audio import round_to_int16
-from rwsa.shard_index import merge_index
 from rwsa.shards import Example, write_shard
+from rwsa.shards.index import merge_index
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

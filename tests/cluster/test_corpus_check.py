@@ -14,8 +14,8 @@ from pipelines.ray_map import unordered
 from pipelines.scoring import noisy_scores
 from pipelines.scoring.noisy_scores import score_noisy
 from rwsa.audio_facts import AudioFacts
-from rwsa.cards import Scores, read_card
 from rwsa.corpora import scan
+from rwsa.corpora.cards import Scores, read_card
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 

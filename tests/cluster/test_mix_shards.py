@@ -15,11 +15,11 @@ import pytest
 import soundfile
 
 from pipelines.mix_shards import main, mix_shards
-from rwsa.cards import CorpusCard, read_card
+from rwsa.corpora.cards import CorpusCard, read_card
 from rwsa.errors import InputError
-from rwsa.recipes import Recipe, read_recipe
-from rwsa.shard_index import read_index
+from rwsa.mixing.recipes import Recipe, read_recipe
 from rwsa.shards import verify
+from rwsa.shards.index import read_index
 from tests.toy_corpus import RATE_HZ, checksums, write_corpus
 
 pytestmark = pytest.mark.usefixtures("ray_address")

@@ -25,8 +25,8 @@ from pipelines.training.launch import only_one
 from rwsa.audio import round_to_int16
 from rwsa.config import as_mapping, build, merge
 from rwsa.errors import InputError
-from rwsa.shard_index import merge_index
 from rwsa.shards import Example, write_shard
+from rwsa.shards.index import merge_index
 from tune.report import main as report_main
 from tune.results import ResultFolder, TrialResult
 from tune.sweep import SweepSummary, sweep

@@ -23,8 +23,8 @@ from rwsa.errors import InputError
 from rwsa.files import location, read_json
 from rwsa.models import load_model
 from rwsa.models.weights import read_weights
-from rwsa.shard_index import merge_index
 from rwsa.shards import Example, write_shard
+from rwsa.shards.index import merge_index
 from rwsa.training.config import StorageConfig, TrainConfig
 from rwsa.training.context import StopSignal
 from rwsa.training.loop import PreemptedError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rwsa.global_random import seeded_globals
-from rwsa.transforms import Transform, apply_transforms
+from rwsa.mixing.transforms import Transform, apply_transforms
 
 
 def test_the_callers_state_comes_back_even_after_an_error() -> None:

@@ -1,0 +1,134 @@
+"""Reading the recordings that a plan row names: no more of the files than it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rwsa.audio import read_audio, resample, rms
+from rwsa.errors import InputError
+from rwsa.mixing.plan_rows import MixPlan, Noise, SourceRange
+
+# A stretch below this RMS is the padding or digital silence of its recording: raised to a
+# speech-like level it would be 16-bit rounding noise.
+SILENCE_DBFS = -70.0
+# Single precision tells loud stretches by this margin (in power); the others are measured exactly.
+_SURELY_LOUD = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSources:
+    """The audio behind one noise: float32 `[samples]` a layer, and its room's impulse response."""
+
+    layers: tuple[np.ndarray, ...]
+    room: np.ndarray | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The audio behind a plan row: float32 `[samples]` at the plan's mixing rate.
+
+    Attributes:
+        offsets: where each stretch was read from, in the order of `MixPlan.sources`: the plan's
+            offsets, unless a stretch was silent (see `load_sources`).
+    """
+
+    speech: np.ndarray
+    room: np.ndarray | None
+    noises: tuple[NoiseSources, ...]
+    offsets: tuple[int, ...]
+
+
+def load_sources(plan: MixPlan) -> Sources:
+    """Read the stretches that a plan row names, and no more of the files.
+
+    Planning sees headers only. Where a planned stretch turns out silent (below `SILENCE_DBFS`), the
+    first stretch that is not, counted in whole lengths from the start of the recording, stands in for
+    it; so the outcome still follows from the row and the file alone. Among recordings played one after
+    the other some may be silent.
+
+    Raises:
+        InputError: naming the file: missing, damaged, changed since it was planned, or silent
+            throughout.
+    """
+    rate, offsets = plan.mix_rate_hz, list[int]()
+    samples = mix_samples(plan)
+    speech = _played((plan.speech, *plan.more_speech), rate, samples, offsets)
+    room = _impulse_response(plan.room, rate, offsets)
+    noises = tuple(_noise_sources(noise, rate, samples, offsets) for noise in plan.noises)
+    return Sources(speech=speech, room=room, noises=noises, offsets=tuple(offsets))
+
+
+def mix_samples(plan: MixPlan) -> int:
+    """Length of an example at its mixing rate: enough for `plan.samples` after resampling."""
+    return -(-plan.samples * plan.mix_rate_hz // plan.sample_rate_hz)
+
+
+def _noise_sources(noise: Noise, rate: int, samples: int, offsets: list[int]) -> NoiseSources:
+    layers = tuple(_played(layer.parts, rate, samples, offsets) for layer in noise.layers)
+    return NoiseSources(layers=layers, room=_impulse_response(noise.room, rate, offsets))
+
+
+def _played(parts: tuple[SourceRange, ...], rate: int, samples: int, offsets: list[int]) -> np.ndarray:
+    """The parts one after the other, cut or padded to `samples`; notes where they were read."""
+    if len(parts) == 1:
+        wav, offset = _first_audible(parts[0])
+        offsets.append(offset)
+        return fit(resample(wav, parts[0].sample_rate_hz, rate), samples)
+    offsets += [part.offset for part in parts]
+    wavs = [resample(_read_range(part, part.offset), part.sample_rate_hz, rate) for part in parts]
+    wav = fit(np.concatenate(wavs), samples)
+    if not _is_audible(wav):
+        raise InputError(
+            f"{parts[0].path}: silent (below {SILENCE_DBFS:g} dBFS), as are the {len(parts) - 1} after it; "
+            "remove the silent files"
+        )
+    return wav
+
+
+def _impulse_response(source: SourceRange | None, rate: int, offsets: list[int]) -> np.ndarray | None:
+    if source is None:
+        return None
+    offsets.append(source.offset)
+    return resample(_read_range(source, source.offset), source.sample_rate_hz, rate)
+
+
+def _first_audible(source: SourceRange) -> tuple[np.ndarray, int]:
+    last = source.clip_samples - source.samples
+    # One that fills or loops its recording holds all of it: there is no other stretch to try.
+    others = [*range(0, last, source.samples), last] if last > 0 else []
+    for offset in (source.offset, *others):
+        wav = _read_range(source, offset)
+        if _is_audible(wav):
+            return wav, offset
+    raise InputError(f"{source.path}: silent throughout (below {SILENCE_DBFS:g} dBFS); remove the file")
+
+
+def _is_audible(wav: np.ndarray) -> bool:
+    power = 10 ** (SILENCE_DBFS / 10)
+    return float(np.dot(wav, wav)) > _SURELY_LOUD * power * wav.size or rms(wav) >= 10 ** (SILENCE_DBFS / 20)
+
+
+def _read_range(source: SourceRange, offset: int) -> np.ndarray:
+    path = Path(source.path)
+    if offset + source.samples <= source.clip_samples:
+        wav, rate = read_audio(path, start=offset, samples=source.samples)
+    else:
+        wav, rate = read_audio(path, samples=source.clip_samples)
+        wav = np.resize(np.roll(wav, -offset, axis=1).T, (source.samples, len(wav))).T
+    if rate != source.sample_rate_hz:
+        raise InputError(
+            f"{path}: is at {rate} Hz, was at {source.sample_rate_hz} Hz when planned; plan again"
+        )
+    if source.channel is None and len(wav) != 1:
+        raise InputError(f"{path}: has {len(wav)} channels; name the one to use as 'channel' in its card")
+    if source.channel is not None and source.channel >= len(wav):
+        raise InputError(f"{path}: has {len(wav)} channels, its card asks for number {source.channel} from 0")
+    return np.ascontiguousarray(wav[source.channel or 0])
+
+
+def fit(wav: np.ndarray, samples: int) -> np.ndarray:
+    """Cut or pad with zeros at the end."""
+    return wav[:samples] if len(wav) >= samples else np.pad(wav, (0, samples - len(wav)))

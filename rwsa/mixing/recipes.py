@@ -1,0 +1,197 @@
+"""Mixing recipes: every choice that turns clean speech and noise into pairs, as one configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rwsa.config import config, config_hash, read_config
+from rwsa.corpora.cards import Split
+from rwsa.errors import InputError
+from rwsa.mixing.transforms import Transform, check_transform
+
+SnrMeasure = Literal["rms", "active", "loudness"]
+NoiseKind = Literal["recording", "babble", "speech_shaped"]
+Target = Literal["dry", "early", "reverberant"]
+PeakRule = Literal["scale", "raise_snr"]
+Share = Annotated[float, Field(ge=0, le=1)]
+AboveZero = Annotated[float, Field(gt=0)]
+
+_NAME = re.compile(r"[a-z0-9_-]{1,40}")
+
+
+@config
+class NoiseChoice:
+    """Which noises an example gets.
+
+    Attributes:
+        min_count, max_count: how many at once.
+        min_gain_db, max_gain_db: where there are several, each one's level is uniform between them;
+            only the differences matter, since the SNR sets the sum.
+        kinds: kind -> weight. `recording` is a noise recording of the split; `babble` is several talkers
+            of the split's own speech, none of them the target's speaker; `speech_shaped` is steady
+            Gaussian noise with the long-term spectrum of the target's speech.
+        min_talkers, max_talkers: how many talk in a babble.
+        fill: recordings shorter than the example are `loop`ed, or `concatenate`d with others.
+        room_share: probability that a recording or babble is heard through a room of its own.
+    """
+
+    min_count: Annotated[int, Field(ge=1)] = 1
+    max_count: Annotated[int, Field(ge=1)] = 1
+    min_gain_db: float = -6.0
+    max_gain_db: float = 6.0
+    kinds: dict[NoiseKind, Annotated[float, Field(ge=0)]] = dataclasses.field(
+        default_factory=lambda: {"recording": 1.0}
+    )
+    min_talkers: Annotated[int, Field(ge=1)] = 3
+    max_talkers: Annotated[int, Field(ge=1)] = 8
+    fill: Literal["loop", "concatenate"] = "loop"
+    room_share: Share = 0.0
+
+    def uses(self, kind: NoiseKind) -> bool:
+        return self.kinds.get(kind, 0.0) > 0
+
+
+@config
+class Recipe:
+    """How speech and noise become pairs of noisy and clean.
+
+    Attributes:
+        name: lower case; the first part of every example's id.
+        description: for people.
+        sample_rate_hz: of the pairs; sources at other rates are resampled.
+        mix_rate_hz: everything up to the peak rule happens at this rate; None mixes at `sample_rate_hz`.
+        seconds: length of an example: longer speech gives a random stretch, shorter speech is filled up
+            as `speech_fill` says. None takes each speech clip whole.
+        speech_fill: `pad` with zeros at the end, or `concatenate` with others of the same speaker.
+        min_speech_seconds: shorter speech clips are left out.
+        speech_transforms: applied to the speech first of all; the target has them too.
+        room_share: probability that the speech is heard through a room (the card's `rooms`).
+        target: what `clean` is where there is a room: `dry` speech, with the direct sound and what comes
+            within `early_ms` after it (`early`), or with all of the room (`reverberant`).
+        early_ms: see `target`.
+        noise: which noises, see `NoiseChoice`.
+        min_snr_db, max_snr_db: the SNR is uniform between them, over the whole example, before
+            `mixture_transforms`; of the speech as it is heard in the mixture, room included.
+        snr_grid_db: instead of the two, the SNRs to choose from, each equally likely.
+        snr_step_db: the drawn SNR is rounded to a multiple of it.
+        snr_measure: the levels that the SNR is between: `rms`, `active` (speech by ITU-T P.56, noise by
+            RMS) or `loudness` (both by ITU-R BS.1770).
+        min_level_dbfs, max_level_dbfs: the RMS level of the mixture is uniform between them, before
+            `mixture_transforms`; both None leaves the speech at the level of its recording.
+        peak: where the mixture peaks above `max_peak`, `scale` leaves all to the last step;
+            `raise_snr` first raises the SNR by 1 dB at a time. In the last step, after
+            `mixture_transforms`, noisy and clean are scaled down by one gain if either peaks above.
+        max_peak: 1 is full scale.
+        noise_transforms: applied to the sum of the noises before its level is set.
+        mixture_transforms: applied to the mixture alone, so they are degradations to be undone.
+        examples: how many per split; more keep the first ones.
+        seed: of every draw.
+    """
+
+    name: str
+    description: str = ""
+    sample_rate_hz: Annotated[int, Field(gt=0)] = 16000
+    mix_rate_hz: Annotated[int, Field(gt=0)] | None = None
+    seconds: AboveZero | None
+    speech_fill: Literal["pad", "concatenate"] = "pad"
+    min_speech_seconds: Annotated[float, Field(ge=0)] = 1.0
+    speech_transforms: tuple[Transform, ...] = ()
+    room_share: Share = 0.0
+    target: Target = "dry"
+    early_ms: Annotated[float, Field(ge=0)] = 50.0
+    noise: NoiseChoice = dataclasses.field(default_factory=NoiseChoice)
+    min_snr_db: float | None = None
+    max_snr_db: float | None = None
+    snr_grid_db: tuple[float, ...] | None = None
+    snr_step_db: AboveZero | None = None
+    snr_measure: SnrMeasure = "rms"
+    min_level_dbfs: Annotated[float, Field(le=0)] | None = None
+    max_level_dbfs: Annotated[float, Field(le=0)] | None = None
+    peak: PeakRule = "scale"
+    max_peak: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    noise_transforms: tuple[Transform, ...] = ()
+    mixture_transforms: tuple[Transform, ...] = ()
+    examples: dict[Split, Annotated[int, Field(ge=0)]]
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+def read_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and lay `key=value` settings over it.
+
+    Raises:
+        InputError: see `rwsa.config.read_config` and `check_recipe`.
+    """
+    recipe = read_config(Recipe, [path], settings)
+    check_recipe(recipe, where=path.name)
+    return recipe
+
+
+def check_recipe(recipe: Recipe, *, where: str) -> None:
+    """Make sure that a recipe's values agree, and try its transforms.
+
+    Raises:
+        InputError: naming `where` and the key.
+    """
+    try:
+        _check_values(recipe)
+        rate = recipe.mix_rate_hz or recipe.sample_rate_hz
+        for transform in (*recipe.speech_transforms, *recipe.noise_transforms):
+            check_transform(transform, rate, aligned=False)
+        for transform in recipe.mixture_transforms:
+            check_transform(transform, rate, aligned=True)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _check_values(recipe: Recipe) -> None:
+    if not _NAME.fullmatch(recipe.name):
+        raise InputError(f"name {recipe.name!r} must be up to 40 lower-case letters, digits, - or _")
+    _check_snr(recipe)
+    low, high = recipe.min_level_dbfs, recipe.max_level_dbfs
+    if (low is None) != (high is None):
+        raise InputError("give both min_level_dbfs and max_level_dbfs, or neither")
+    _check_order("level_dbfs", low, high)
+    if recipe.peak == "raise_snr" and low is not None:
+        raise InputError(
+            "peak raise_snr keeps the speech at its level; give no min_level_dbfs, or peak: scale"
+        )
+    if recipe.speech_fill == "concatenate" and recipe.seconds is None:
+        raise InputError("speech_fill concatenate has nothing to fill without seconds; give it, or pad")
+    if recipe.target != "dry" and recipe.room_share == 0:
+        raise InputError(
+            f"target {recipe.target} means nothing without a room; set room_share, or target: dry"
+        )
+    noise = recipe.noise
+    _check_order("count", noise.min_count, noise.max_count, prefix="noise.")
+    _check_order("gain_db", noise.min_gain_db, noise.max_gain_db, prefix="noise.")
+    _check_order("talkers", noise.min_talkers, noise.max_talkers, prefix="noise.")
+    if not any(noise.kinds.values()):
+        raise InputError("noise.kinds gives no kind a weight above 0; give recording: 1")
+
+
+def _check_snr(recipe: Recipe) -> None:
+    low, high, grid = recipe.min_snr_db, recipe.max_snr_db, recipe.snr_grid_db
+    if grid is not None:
+        if low is not None or high is not None:
+            raise InputError("snr_grid_db and min_snr_db/max_snr_db contradict each other; keep one")
+        if not grid:
+            raise InputError("snr_grid_db is empty; list at least one SNR")
+    elif low is None or high is None:
+        raise InputError("says no SNR; give min_snr_db and max_snr_db, or snr_grid_db")
+    _check_order("snr_db", low, high)
+
+
+def _check_order(name: str, low: float | None, high: float | None, *, prefix: str = "") -> None:
+    if low is not None and high is not None and high < low:
+        raise InputError(f"{prefix}max_{name} {high} is below min_{name} {low}")
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Twelve digits that tell how examples are made, not how many: more examples keep it."""
+    return config_hash(dataclasses.replace(recipe, examples={}, description=""))

@@ -1,0 +1,18 @@
+"""WebDataset shards of paired FLAC: written whole, read by offset, verified."""
+
+from __future__ import annotations
+
+from rwsa.shards.examples import Example
+from rwsa.shards.reader import DamagedShardError, ShardReader
+from rwsa.shards.tars import as_webdataset, is_whole, need_not_be_made, verify, write_shard
+
+__all__ = [
+    "DamagedShardError",
+    "Example",
+    "ShardReader",
+    "as_webdataset",
+    "is_whole",
+    "need_not_be_made",
+    "verify",
+    "write_shard",
+]

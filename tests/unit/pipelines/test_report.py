@@ -1,0 +1,279 @@
+"""The report page: whole in itself, every corpus and clip on it, readable as HTML; the pictures in it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipelines.evaluate import statistics_of
+from pipelines.evaluation.corpus_picture import gain_picture, picture_limits
+from pipelines.evaluation.pictures import evaluation_pictures
+from pipelines.evaluation.report import ReportClip, encode_audio, render_report
+from pipelines.evaluation.spectrogram_rows import SpectrogramRow, spectrogram_rows
+from pipelines.scoring.clip_scores import NOISY_PHASE, ClipAudio, ClipScores, SignalScores
+from pipelines.scoring.results import CorpusScores, EvaluationSummary
+from pipelines.scoring.systems import System
+from rwsa.corpora.cards import Scores
+from rwsa.metrics import Failure
+from tests.evaluations import audio as some_audio
+from tests.evaluations import made_up, model
+
+RATE_HZ = 16000
+SVG = "{http://www.w3.org/2000/svg}"
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Collects what the page refers to, and checks that its elements nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+
+def clip(corpus: str, number: int, *, failed: bool = False) -> ClipScores:
+    noisy = {"pesq": 1.5, "ssnr": 1.0, "estoi": 0.6, "si_sdr": float(number)}
+    return ClipScores(
+        corpus=corpus,
+        clip_id=f"{corpus}/<clip {number}>",
+        seconds=1.0,
+        speaker="anna",
+        environment=None,
+        signals={
+            "noisy": SignalScores(values=noisy, snr_db=float(number)),
+            "enhanced": SignalScores(
+                values={**noisy, "si_sdr": Failure("NaN") if failed else number + 2.0, NOISY_PHASE: 1.0}
+            ),
+        },
+    )
+
+
+@pytest.fixture
+def audio() -> ClipAudio:
+    rng = np.random.default_rng(0)
+    clean, noise = rng.normal(scale=0.1, size=(2, RATE_HZ)).astype(np.float32)
+    return ClipAudio(signals={"noisy": clean + noise, "enhanced": clean + noise / 2, "clean": clean})
+
+
+@pytest.fixture
+def summary() -> EvaluationSummary:
+    corpora = tuple(
+        CorpusScores(name=name, clips=tuple(clip(name, n, failed=n == 9) for n in range(10)), of_clips=10)
+        for name in ("libri", "commands", "voices", "dns")
+    )
+    return EvaluationSummary(name="a <b>", systems=(model("enhanced"),), corpora=corpora, seconds=1)
+
+
+def page(summary: EvaluationSummary, clips: list[ReportClip]) -> str:
+    statistics = statistics_of(summary)
+    return render_report(
+        summary,
+        statistics,
+        about={"commit": "1234"},
+        pictures=[],
+        gains={corpus.name: b"picture" for corpus in summary.corpora},
+        clips=clips,
+    )
+
+
+def report_clip(label: str, scores: ClipScores, audio: ClipAudio) -> ReportClip:
+    rows = [SpectrogramRow(names=tuple(audio.signals), picture=b"svg")]
+    return ReportClip(label=label, scores=scores, audio=audio, rows=rows)
+
+
+def test_page_holds_everything_itself_and_runs_nothing(summary: EvaluationSummary, audio: ClipAudio) -> None:
+    clips = [report_clip("worst", corpus.clips[0], audio) for corpus in summary.corpora]
+    text = page(summary, clips)
+    parsed = Page(text)
+    assert all(source.startswith("data:") for source in parsed.sources)
+    assert parsed.tags.count("audio") == 3 * 4
+    assert parsed.tags.count("img") == 4 + 4
+    assert not {"script", "link", "iframe"} & set(parsed.tags)
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_names_are_escaped(summary: EvaluationSummary, audio: ClipAudio) -> None:
+    scores = summary.corpora[0].clips[1]
+    text = page(summary, [report_clip("best", scores, audio)])
+    assert "<h1>a &lt;b&gt;</h1>" in text
+    assert "libri/&lt;clip 1&gt;" in text
+
+
+def test_matrix_shows_means_and_counts_with_at_most_three_corpora_abreast(summary: EvaluationSummary) -> None:
+    matrices = re.findall(r'<div class="matrix">.*?</div>', page(summary, []), flags=re.S)
+    # The last one holds the published table, none of whose corpora is among these.
+    assert [matrix.count("<table>") for matrix in matrices] == [3, 1, 3]
+    names = re.findall(r'scope="row">(.*?)</th>', matrices[1])
+    assert names == [
+        "noisy", "enhanced<small>0.09 M · 0.34 GFLOPs</small>", "gain", "with the noisy phase",
+    ]  # fmt: skip
+    # 0…9 noisy; 2…10 enhanced, one of them failed.
+    assert "<td>4.50<small>" in matrices[1]
+    assert re.search(r"<td>6\.00<small>(\[[^<]*</small><small>)?1 failed</small></td>", matrices[1])
+    # Tables abreast stay level.
+    assert [matrix.count('class="rule tall"') for matrix in matrices[:2]] == [3, 1]
+    assert "<td>+2.00</td>" in matrices[1]
+    assert "<td>15.21<small>±0.064</small></td>" in matrices[2]
+
+
+def test_published_row_is_compared_where_there_is_one() -> None:
+    published = Scores(pesq=1.4, ssnr=1.0, estoi=0.6, si_sdr=1.0)
+    corpora = tuple(
+        CorpusScores(name=name, clips=(clip(name, 1),), of_clips=1, published=row)
+        for name, row in (("dns2020", published), ("libri", None))
+    )
+    text = page(EvaluationSummary(name="x", systems=(model("enhanced"),), corpora=corpora, seconds=1), [])
+    assert text.count("noisy − published") == 2
+    assert text.count("<td>+0.100</td>") == 1
+    assert "<small>in-domain · 1 clips · not the published corpus</small>" in text
+    assert "dns2020: not the published corpus: PESQ 1.500 where 1.400 is published (+0.100)" in text
+    # The published rows of DNS 2020 stand below ours, those of the other two corpora apart.
+    ours, apart = re.findall(r'<div class="matrix">.*?</div>', text, flags=re.S)
+    assert "RWSA-MambaUNet-XS, published" in ours
+    assert "<td>14.72<small>±0.120</small></td>" in ours
+    assert "<td>14.72" not in apart
+    assert "EARS-WHAM v2" in apart
+
+
+def several(names: tuple[str, ...], configurations: tuple[str, ...]) -> EvaluationSummary:
+    systems: tuple[System, ...] = tuple(
+        model(name, configuration=configuration)
+        for name, configuration in zip(names, configurations, strict=True)
+    )
+    corpora = (made_up("libri", 0, names), made_up("dns", 1, names))
+    return EvaluationSummary(name="x", systems=systems, corpora=corpora, seconds=1)
+
+
+def test_several_systems_are_ranked_tested_and_grouped() -> None:
+    text = page(several(("a", "b"), ("a", "b")), [])
+    Page(text)
+    # The second gains 1 dB less everywhere.
+    assert text.count('class="best"') == 2 * 4
+    tests = re.findall(r'scope="row">(\w+) against (\w+)</th>', text)
+    assert tests == [("a", "b"), ("a", "noisy"), ("b", "noisy")] * 2
+    assert "p &lt; 0.001 · 40 / 0 / 0" in text
+    for kind in ("input SNR", "noise class", "speaker"):
+        assert text.count(f"<summary>By {kind}</summary>") == 2
+    assert text.count("<summary>The 10 clips on which a gains least SI-SDR</summary>") == 2
+
+
+def test_further_metrics_stand_in_matrices_and_tests_of_their_own() -> None:
+    further = ("csig", "cbak", "covl", "stoi", "dnsmos_ovrl")
+    corpora = tuple(made_up(name, 0, ("a", "b"), further=further) for name in ("libri", "dns2020"))
+    of_all = EvaluationSummary(name="x", systems=(model("a"), model("b")), corpora=corpora, seconds=1)
+    text = page(of_all, [])
+    Page(text)
+    matrices = re.findall(r'<div class="matrix">.*?</div>', text, flags=re.S)
+    heads = [re.findall(r"<th>([^<]+)<small>([^<]+)</small>", matrix) for matrix in matrices]
+    four = [("PESQ", "MOS"), ("SSNR", "dB"), ("ESTOI", "&nbsp;"), ("SI-SDR", "dB")]
+    # Two corpora abreast in each; the published rows of the other two stand apart, in the four alone.
+    rated = [("CSIG", "MOS"), ("CBAK", "MOS"), ("COVL", "MOS"), ("STOI", "&nbsp;")]
+    assert heads == [four * 2, four * 2, rated * 2, [("DNSMOS OVRL", "MOS")] * 2]
+    assert "published" not in "".join(matrices[2:])
+    assert text.count('class="best"') == 2 * 9
+    assert text.count('<table class="tests">') == 2 * 3
+    grid = {picture.name: picture.svg for picture in evaluation_pictures(of_all, statistics_of(of_all))}
+    for name in ("distributions", "in-domain-against-out-of-domain"):
+        axes = [one.get("id", "") for one in ElementTree.fromstring(grid[name]).iter(f"{SVG}g")]
+        # In rows of four, and those that are left over are not drawn.
+        assert [f"axes_{number}" in axes for number in (1, 9, 10)] == [True, True, False]
+
+
+def test_seeds_of_one_configuration_are_one_row_with_a_spread_and_one_system_in_tests() -> None:
+    text = page(several(("xs 1", "xs 2"), ("xs", "xs")), [])
+    assert re.search(
+        r'scope="row">xs<small>2 seeds, 0.09 M · 0.34 GFLOPs</small></th><td>[\d.]+<small>±', text
+    )
+    assert re.findall(r'scope="row">(\w+) against (\w+)</th>', text) == [("xs", "noisy")] * 2
+
+
+def test_audio_is_the_signal_and_turned_down_together(audio: ClipAudio) -> None:
+    wav, rate_hz = soundfile.read(io.BytesIO(encode_audio(audio, "enhanced")), dtype="float32")
+    assert rate_hz == RATE_HZ
+    np.testing.assert_allclose(wav, audio.signals["enhanced"], atol=2**-15)
+    loud = ClipAudio(signals={**audio.signals, "enhanced": audio.signals["enhanced"] * 20})
+    peak = float(np.abs(loud.signals["enhanced"]).max())
+    enhanced, _ = soundfile.read(io.BytesIO(encode_audio(loud, "enhanced")), dtype="float32")
+    clean, _ = soundfile.read(io.BytesIO(encode_audio(loud, "clean")), dtype="float32")
+    assert float(np.abs(enhanced).max()) == pytest.approx(0.999, abs=1e-4)
+    np.testing.assert_allclose(clean, audio.signals["clean"] * 0.999 / peak, atol=2**-15)
+
+
+def test_embedded_audio_is_flac(summary: EvaluationSummary, audio: ClipAudio) -> None:
+    chosen = report_clip("worst", summary.corpora[0].clips[0], audio)
+    sources = [s for s in Page(page(summary, [chosen])).sources if s.startswith("data:audio/flac")]
+    contents = [base64.b64decode(source.partition(",")[2]) for source in sources]
+    assert contents == [encode_audio(audio, name) for name in ("noisy", "enhanced", "clean")]
+
+
+def test_pictures_are_drawn_even_of_nothing(summary: EvaluationSummary) -> None:
+    limits = picture_limits(summary)
+    assert limits.si_sdr_db[0] < 0
+    assert limits.si_sdr_db[1] > 10
+    failed = CorpusScores(name="x", clips=(clip("x", 1, failed=True),), of_clips=1)
+    alone = EvaluationSummary(name="x", systems=(model("enhanced"),), corpora=(failed,), seconds=1)
+    noisy_alone = EvaluationSummary(name="x", systems=(), corpora=(failed,), seconds=1)
+    drawn = [gain_picture(summary.corpora[0], summary, limits)]
+    for one in (alone, noisy_alone):
+        drawn.append(gain_picture(failed, one, picture_limits(one)))
+        drawn += [picture.svg for picture in evaluation_pictures(one, statistics_of(one))]
+    for content in drawn:
+        root = ElementTree.fromstring(content)
+        assert root.get("width") == "864pt"
+
+
+def test_pictures_of_several_corpora_compare_domains(summary: EvaluationSummary) -> None:
+    names = [picture.name for picture in evaluation_pictures(summary, statistics_of(summary))]
+    assert names == ["in-domain-against-out-of-domain", "by-snr", "distributions"]
+
+
+def test_further_systems_have_a_row_of_spectrograms_of_their_own() -> None:
+    systems = ("a", "b", "c", "d")
+    scores = made_up("libri", 0, systems).clips[0]
+    rows = spectrogram_rows(some_audio(0, systems), scores)
+    assert [row.names for row in rows] == [("noisy", "a", "clean"), ("b", "c", "d")]
+
+
+def test_spectrogram_panels_lie_under_the_players(summary: EvaluationSummary) -> None:
+    """The page places its players by the same shares of the width as the picture its panels."""
+    (row,) = spectrogram_rows(some_audio(0), made_up("libri", 0).clips[0])
+    root = ElementTree.fromstring(row.picture)
+    width = float(root.get("viewBox", "").split()[2])
+    panels = [
+        [float(number) for number in re.findall(r"[\d.]+", patch.get("d", ""))]
+        for axes in root.iter(f"{SVG}g")
+        if axes.get("id", "").startswith("axes_")
+        for patch in list(axes.iter(f"{SVG}path"))[:1]
+    ]
+    edges = [(min(panel[::2]), max(panel[::2])) for panel in panels[:3]]
+    text = page(summary, [])
+    left = re.search(r"margin: 0 ([\d.]+)% 0 ([\d.]+)%", text)
+    gap = re.search(r"column-gap: ([\d.]+)%", text)
+    assert left is not None
+    assert gap is not None
+    right_share, left_share = (float(value) / 100 for value in left.groups())
+    assert edges[0][0] == pytest.approx(left_share * width, abs=1)
+    assert edges[2][1] == pytest.approx((1 - right_share) * width, abs=1)
+    # The page counts the gap in shares of the players' own width.
+    assert edges[1][0] - edges[0][1] == pytest.approx(0.02 * width, abs=1)

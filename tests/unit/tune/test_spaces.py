@@ -1,0 +1,134 @@
+"""Sweeps expand to the trials that their axes and seeds say."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rwsa.config import build
+from rwsa.errors import InputError
+from tune.matching import count_parameters
+from tune.spaces import Trial, base_values, points, trial_at, trials
+from tune.sweep_config import SweepConfig, read_sweep
+
+ABLATIONS = sorted((Path(__file__).parents[3] / "tune" / "ablations").glob("*.yaml"))
+SHARING = {"values": ["resolution", "off"]}
+RATE = {"values": [1e-3, 1e-4]}
+SETTINGS = ["data.shards=shards", "max_steps=7"]
+
+
+def sweep_of(**changes: Any) -> SweepConfig:
+    values = {
+        "name": "test",
+        "question": "Does it?",
+        "base": ["base", "nano"],
+        "axes": {"model.sharing": SHARING, "optimiser.learning_rate": RATE},
+        "seeds": [0, 1],
+        "corpora": ["card.yaml"],
+        "metric": "si_sdr",
+    }
+    return build(SweepConfig, {**values, **changes}, where="test")
+
+
+def expand(sweep: SweepConfig, settings: list[str] = SETTINGS) -> list[Trial]:
+    return trials(sweep, base_values(sweep, settings))
+
+
+def test_every_combination_once_a_seed() -> None:
+    expanded = expand(sweep_of())
+    found = {(t.train.model.sharing, t.train.optimiser.learning_rate, t.train.seed) for t in expanded}
+    assert found == set(itertools.product(("resolution", "off"), (1e-3, 1e-4), (0, 1)))
+    assert len(expanded) == len({trial.name for trial in expanded}) == 8
+    assert {(trial.train.max_steps, trial.train.best_metric) for trial in expanded} == {(7, "si_sdr")}
+    assert all(trial.train.name == trial.name for trial in expanded)
+
+
+def test_a_star_changes_one_axis_at_a_time() -> None:
+    axes = {"a": {"values": [1, 2, 3], "baseline": 2}, "b": {"values": ["x", "y"]}}
+    assert list(points(sweep_of(axes=axes, search={"kind": "star"}))) == [
+        {"a": 2, "b": "x"},
+        {"a": 1, "b": "x"},
+        {"a": 3, "b": "x"},
+        {"a": 2, "b": "y"},
+    ]
+
+
+def test_random_points_are_the_same_for_the_same_seed() -> None:
+    axes = {"a": {"log_uniform": [1e-4, 1e-2]}, "b": {"uniform": [0, 1]}, "c": {"values": [1, 2]}}
+
+    def drawn(seed: int) -> list[dict[str, Any]]:
+        return list(points(sweep_of(axes=axes, search={"kind": "random", "trials": 40, "seed": seed})))
+
+    found = drawn(0)
+    assert found == drawn(0) != drawn(1)
+    assert all(1e-4 <= point["a"] <= 1e-2 and 0 <= point["b"] <= 1 for point in found)
+    assert {point["c"] for point in found} == {1, 2}
+    # Evenly over the logarithm: of forty about half lie below the middle of it.
+    assert 10 < sum(point["a"] < 1e-3 for point in found) < 30
+
+
+def test_a_named_value_takes_several_keys() -> None:
+    named = {"small": {"model": {"channels": 8}}, "large": {"model": {"channels": 16, "blocks": 2}}}
+    small, large = expand(sweep_of(axes={"size": {"named": named}}, seeds=[0]))
+    assert (small.point, large.point) == ({"size": "small"}, {"size": "large"})
+    assert (large.train.model.channels, large.train.model.blocks) == (16, 2)
+    assert small.train.model.blocks == 1
+
+
+def test_widths_are_searched_until_the_numbers_of_parameters_agree() -> None:
+    named = {"shared": {}, "own": {"model": {"sharing": "none"}, "match": {"parameters_of": "shared"}}}
+    shared, own = expand(sweep_of(axes={"network": {"named": named}}, seeds=[0]))
+    counts = [count_parameters(trial.train.model) for trial in (shared, own)]
+    assert counts[0] != counts[1] == pytest.approx(counts[0], rel=0.01)
+    assert own.train.model.sharing == "none"
+    named["own"]["match"] = {"parameters_of": "other"}
+    with pytest.raises(InputError, match=r"match\.parameters_of names 'other'; choose of shared, own"):
+        expand(sweep_of(axes={"network": {"named": named}}))
+    named["own"]["match"] = {"parameters_of": "shared", "within": 1e-9}
+    with pytest.raises(InputError, match="no widths give 93,512 parameters"):
+        expand(sweep_of(axes={"network": {"named": named}}))
+
+
+def test_the_name_changes_with_what_is_trained_and_with_nothing_else() -> None:
+    sweep = sweep_of(axes={"model.sharing": {"values": ["off"]}}, seeds=[0])
+    (before,), (after,) = expand(sweep), expand(sweep, ["data.shards=shards", "max_steps=8"])
+    assert before.name != after.name
+    (elsewhere,) = expand(sweep, [*SETTINGS, "storage.root=elsewhere"])
+    assert elsewhere.name == before.name
+    odd = sweep_of(axes={"x": {"named": {"it's / odd": {"model": {"blocks": 2}}}}}, seeds=[0])
+    assert set(expand(odd)[0].name) <= set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+-"
+    )
+
+
+def test_a_trial_at_a_point_is_the_one_that_was_planned() -> None:
+    sweep = sweep_of()
+    planned = expand(sweep)[5]
+    assert trial_at(sweep, base_values(sweep, SETTINGS), planned.point, planned.seed) == planned
+
+
+def test_an_axis_over_an_unknown_key_names_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'sharing'"):
+        expand(sweep_of(axes={"model.sharin": {"values": ["off"]}}))
+
+
+def test_two_points_that_are_one_trial_are_refused() -> None:
+    with pytest.raises(InputError, match="two points are the same trial"):
+        expand(sweep_of(axes={"model.sharing": {"values": ["off", "off"]}}))
+
+
+@pytest.mark.parametrize("smoke", [False, True], ids=["paper", "smoke"])
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_every_ready_sweep_expands(path: Path, smoke: bool) -> None:
+    if smoke and path.stem == "demo":
+        return
+    sweep = read_sweep(path, smoke=smoke)
+    settings = [] if smoke else SETTINGS
+    expanded = expand(sweep, settings)
+    assert len(expanded) == len(list(points(sweep))) * len(sweep.seeds)
+    if smoke:
+        assert {trial.train.max_steps for trial in expanded} == {12}
+        assert len(expanded) <= 8
