@@ -1,4 +1,4 @@
-"""Training under kill -9 of a worker and of a node, without MLflow, with broken shards, with bad losses."""
+"""Training under kill -9 of a worker, without MLflow, with broken shards, with bad losses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,13 +110,6 @@ def steps_logged(uri: str, experiment: str = "rwsa") -> list[int]:
     return sorted({point.step for point in client.get_metric_history(run.info.run_id, "loss/total")})
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited for: {what}"
-        time.sleep(0.1)
-
-
 @pytest.mark.parametrize("rank_0", [True, False])
 def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(
     shards: Path, tmp_path: Path, undisturbed: dict[str, Tensor], ray_address: str, rank_0: bool
@@ -137,56 +129,6 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(
     ends_well(run)
     assert_same_bits(tmp_path, undisturbed)
     assert steps_logged(f"sqlite:///{tmp_path}/mlflow.db") == list(range(1, STEPS + 1))
-
-
-# In a process of its own: this one has already joined a Ray. Of three nodes two train, and one of these is
-# lost, but not the one that the driver talks to.
-LOSES_A_NODE = """
-import subprocess, sys, threading, time
-from pathlib import Path
-import ray
-from ray.cluster_utils import Cluster
-from pipelines.train import main
-
-cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 0}})
-nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
-checkpoints = Path({root!r}) / "runs" / "faulty" / "checkpoints"
-
-def to_lose(node):
-    raylet = node.all_processes["raylet"][0].process.pid
-    workers = subprocess.run(["pgrep", "-P", str(raylet), "-f", "TrainWorker"], capture_output=True).stdout
-    return workers and node.node_id != ray.get_runtime_context().get_node_id()
-
-def lose_one():
-    while not (checkpoints / "step-000006").exists():
-        time.sleep(0.05)
-    cluster.remove_node(next(filter(to_lose, nodes)), allow_graceful=False)
-    print("lost a node", flush=True)
-
-threading.Thread(target=lose_one, daemon=True).start()
-status = main(["base", "--workers", "2", "--address", cluster.address, "--set", *{settings!r}])
-ray.shutdown()
-cluster.shutdown()
-sys.exit(status)
-"""
-
-
-def test_a_lost_node_is_replaced_and_the_weights_are_the_same(
-    shards: Path, tmp_path: Path, undisturbed: dict[str, Tensor]
-) -> None:
-    script = LOSES_A_NODE.format(root=str(tmp_path), settings=settings_of(shards, tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "RWSA_SHARED_CHECKOUT": "1", "RAY_ADDRESS": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "lost a node" in done.stdout
-    assert_same_bits(tmp_path, undisturbed)
 
 
 def test_a_broken_shard_ends_all_workers_with_one_message(
