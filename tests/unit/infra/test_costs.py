@@ -71,7 +71,15 @@ def test_no_assumption_is_idle(way: tuple[Any, ...]) -> None:
 
 
 def test_it_agrees_with_a_calculation_by_hand() -> None:
-    model = Model(VALUES, ASSUMED)
+    figures = {
+        "mixing_hours_per_core_minute": 4.59,
+        "planning_seconds_per_example": 124e-6,
+        "scanning_seconds_per_file": 271e-6,
+        "step_seconds_per_segment": 4.1,
+        "forward_seconds_per_segment": 1.38,
+    }
+    assert figures.keys() <= VALUES.keys()
+    model = Model({**VALUES, **figures}, ASSUMED)
     alone, shared = model.mixing_seconds(2)
     assert shared == pytest.approx(1000 / 4.59 / 8 * 60)
     assert alone == pytest.approx(900_000 * 124e-6 + 100_000 * 271e-6)
