@@ -11,6 +11,7 @@ import soundfile
 from rwsa.corpora.manifest import Clip, Manifest
 from rwsa.mixing import MixPlan, Recipe, load_sources, render_mix
 from rwsa.mixing.plans import draw_mix
+from rwsa.mixing.recipes import NoiseChoice
 
 RATE_HZ = 16000
 
@@ -68,3 +69,27 @@ def planned(speech: Clip, noise: Clip, seed: int = 0, **values: Any) -> MixPlan:
 
 def rendered(plan: MixPlan) -> Any:
     return render_mix(plan, load_sources(plan))
+
+
+def noise(**values: Any) -> dict[str, Any]:
+    """A recipe's choice of noise."""
+    return {"noise": NoiseChoice(**values)}
+
+
+def every_choice(*, min_talkers: int, max_talkers: int) -> dict[str, Any]:
+    """Of a recipe: whatever can be drawn, is."""
+    return {
+        **noise(
+            min_count=1,
+            max_count=3,
+            kinds={"recording": 2, "babble": 1, "speech_shaped": 1},
+            min_talkers=min_talkers,
+            max_talkers=max_talkers,
+            fill="concatenate",
+            room_share=0.5,
+        ),
+        "room_share": 0.5,
+        "target": "early",
+        "speech_fill": "concatenate",
+        "snr_measure": "active",
+    }

@@ -90,6 +90,7 @@ def answer(sweep: SweepConfig, rows: Sequence[TrialResult], *, stated: str | Non
         rows: of its trials.
         stated: the rule before the first trial; by default the same as now.
     """
+    rule = rule_of(sweep)
     finished = [row for row in rows if row.status == "finished"]
     counts: dict[str, int] = {}
     for row in rows:
@@ -98,8 +99,8 @@ def answer(sweep: SweepConfig, rows: Sequence[TrialResult], *, stated: str | Non
     winner, verdict = _verdict(sweep, rows, configurations)
     corpora = tuple(finished[0].means) if finished else ()
     return Answer(
-        rule=rule_of(sweep),
-        stated=stated or rule_of(sweep),
+        rule=rule,
+        stated=stated or rule,
         verdict=verdict,
         winner=winner,
         configurations=configurations,

@@ -1,7 +1,8 @@
 """Plans as Parquet tables: `SPLIT.plan.parquet`, one complete row per example.
 
 The columns follow from the fields of `rwsa.mixing.MixPlan`: a dataclass is a struct, a tuple a list, and
-what has no fixed shape (a transform's parameters) is JSON.
+what has no fixed shape (a transform's parameters) is JSON. The same plan gives the same bytes (with the same
+pyarrow); whole shards lie together in row groups, so a worker reads its shard and little else.
 """
 
 from __future__ import annotations

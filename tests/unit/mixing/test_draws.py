@@ -15,8 +15,8 @@ from rwsa.corpora.manifest import Clip, Manifest
 from rwsa.errors import InputError
 from rwsa.mixing import MixPlan, plan_split
 from rwsa.mixing.plans import SourceRange, from_row, plan_hash, to_row
-from rwsa.mixing.recipes import NoiseChoice, check_recipe
-from tests.clips import RATE_HZ, clip, recipe
+from rwsa.mixing.recipes import check_recipe
+from tests.clips import RATE_HZ, clip, every_choice, noise, recipe
 
 SPEAKERS, CLIPS_EACH, NOISES, ROOMS = 6, 3, 8, 4
 
@@ -38,30 +38,12 @@ def plans(count: int = 60, **values: Any) -> list[MixPlan]:
     return list(plan_split(corpus(), wanted, "train"))
 
 
-def noise(**values: Any) -> dict[str, Any]:
-    return {"noise": NoiseChoice(**values)}
-
-
 def seconds(parts: tuple[SourceRange, ...]) -> float:
     return sum(part.samples / part.sample_rate_hz for part in parts)
 
 
 GRID: dict[str, Any] = {"min_snr_db": None, "max_snr_db": None, "snr_grid_db": (0.0, 5.0, 15.0)}
-EVERYTHING: dict[str, Any] = {
-    **noise(
-        min_count=1,
-        max_count=3,
-        kinds={"recording": 2, "babble": 1, "speech_shaped": 1},
-        min_talkers=2,
-        max_talkers=5,
-        fill="concatenate",
-        room_share=0.5,
-    ),
-    "room_share": 0.5,
-    "target": "early",
-    "speech_fill": "concatenate",
-    "snr_measure": "active",
-}
+EVERYTHING = every_choice(min_talkers=2, max_talkers=5)
 
 
 def test_snrs_come_from_the_grid() -> None:

@@ -23,10 +23,9 @@ from rwsa.mixing import MixPlan, load_sources, plan_split, read_recipe, render_e
 from rwsa.mixing.codecs import CODECS
 from rwsa.mixing.levels import level_db
 from rwsa.mixing.plans import from_row, to_row
-from rwsa.mixing.recipes import NoiseChoice
 from rwsa.mixing.rooms import reverberate
 from rwsa.mixing.transforms import Transform
-from tests.clips import RATE_HZ, recipe, wave, written
+from tests.clips import RATE_HZ, every_choice, noise, recipe, wave, written
 
 RECIPES = Path(__file__).parents[3] / "datasets" / "recipes"
 QUIET = {"min_snr_db": 0.0, "max_snr_db": 20.0}
@@ -59,24 +58,8 @@ def plans(corpus: Manifest, count: int = 6, **values: Any) -> list[MixPlan]:
     return list(plan_split(corpus, wanted, "train"))
 
 
-def noise(**values: Any) -> dict[str, Any]:
-    return {"noise": NoiseChoice(**values)}
-
-
 EVERYTHING: dict[str, Any] = {
-    **noise(
-        min_count=1,
-        max_count=3,
-        kinds={"recording": 2, "babble": 1, "speech_shaped": 1},
-        min_talkers=1,
-        max_talkers=2,
-        fill="concatenate",
-        room_share=0.5,
-    ),
-    "room_share": 0.5,
-    "target": "early",
-    "speech_fill": "concatenate",
-    "snr_measure": "active",
+    **every_choice(min_talkers=1, max_talkers=2),
     "mixture_transforms": (Transform(name="Codec", p=0.5, parameters={"codecs": list(CODECS)}),),
 }
 
