@@ -37,7 +37,7 @@ from rwsa.training.context import LocalContext
 from rwsa.training.data import Segments, TrainData, ValidData
 from rwsa.training.loop import fit
 from rwsa.training.sources import card_of, self_contained
-from tests.training_runs import Log
+from tests.training_runs import TINY, Log
 
 RATE_HZ = 16_000
 SHARD_EXAMPLES = 4
@@ -416,21 +416,12 @@ class TestConfig:
 
 
 def tiny(data: DataConfig) -> TrainConfig:
-    return build(TrainConfig, {**TINY, "data": as_mapping(data)}, where="test")
+    return build(TrainConfig, {**CONFIG, "data": as_mapping(data)}, where="test")
 
 
-TINY = {
+CONFIG = {
     "name": "test",
-    "model": {
-        "channels": 8,
-        "blocks": 1,
-        "segment_frames": 32,
-        "d_state": 4,
-        "expand": 2,
-        "heads": 2,
-        "middle_heads": 2,
-        "spectral": {"n_fft": 126, "hop_samples": 30, "window_samples": 126},
-    },
+    "model": TINY,
     "loss_weights": {"metric": 0},
     "global_batch_size": 8,
     "max_steps": 2,
@@ -441,7 +432,7 @@ TINY = {
 
 
 def test_the_overlay_trains_without_shards(corpus: Path, tmp_path: Path) -> None:
-    small = {**TINY, "data": {"mix": {"card": str(corpus / "card.yaml"), "recipe": RECIPE, "workers": 1}}}
+    small = {**CONFIG, "data": {"mix": {"card": str(corpus / "card.yaml"), "recipe": RECIPE, "workers": 1}}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     overlays = [CONFIGS / "base.yaml", CONFIGS / "online.yaml", tmp_path / "small.yaml"]
     config = read_config(TrainConfig, overlays)
