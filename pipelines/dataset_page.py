@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow.parquet
 import yaml
 
-from pipelines.arguments import add_storage_arguments, place, storage_of, verb
+from pipelines.core.cli import add_storage_arguments, place, storage_of, verb
+from pipelines.core.progress import Ticker
+from pipelines.core.tracking import Tracker
 from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, read_facts
-from pipelines.inspection.dataset_report import HeardExample, render_page
-from pipelines.progress import Ticker
-from pipelines.tracking import Tracker
+from pipelines.reports.dataset_report import HeardExample, render_page
 from rwsa.errors import InputError
-from rwsa.files import written_aside
+from rwsa.files import atomic_write
 from rwsa.mixing.recipes import Recipe, read_recipe, recipe_hash
 from rwsa.shards import Example, ShardReader
 from rwsa.shards.index import read_index
@@ -65,7 +65,7 @@ def write_page(
     levels_dbfs = {split.split: _levels_dbfs(shards, split) for split in facts.splits}
     heard = _heard(shards, next(split for split in facts.splits if split.examples), HEARD_EXAMPLES)
     text = None if values is None else yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    with written_aside(out) as aside:
+    with atomic_write(out) as aside:
         aside.write_text(render_page(facts, levels_dbfs, heard, recipe=text), encoding="utf-8")
     return facts
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import ray
 
-from pipelines.arguments import ADDRESS, add_cluster_arguments, at_address, verb
-from pipelines.cluster import CHECKOUT, start_ray
+from pipelines.core.cli import ADDRESS, add_cluster_arguments, at_address, verb
+from pipelines.core.ray_cluster import CHECKOUT, start_ray
 from rwsa.errors import InputError
 from rwsa.files import read_json, write_json
 

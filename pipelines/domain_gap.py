@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipelines.arguments import add_storage_arguments, place, storage_of, verb
-from pipelines.studies.gap_report import markdown, matrix_rows, render_page
+from pipelines.core.cli import add_storage_arguments, place, storage_of, verb
+from pipelines.core.tracking import Tracker, commit
+from pipelines.reports.domain_gap_report import markdown, matrix_rows, render_page
 from pipelines.studies.gap_results import NAMES, GapResults, GapSettings, compare
 from pipelines.studies.gap_sources import SHARD_EXAMPLES, GapSource, measure, read_sources
-from pipelines.tracking import Tracker, commit
 from rwsa.errors import InputError
-from rwsa.files import location, write_json, written_aside
+from rwsa.files import atomic_write, location, write_json
 from rwsa.training.config import StorageConfig
 
 FOLDER, PAGE, TABLE, FIGURES = "domain_gap", "domain_gap.html", "domain_gap.md", "domain_gap.json"
@@ -61,7 +61,7 @@ def domain_gap(
     results = compare(corpora, settings)
     page = render_page(results, {"commit": commit(), "resamples": str(resamples)})
     for name, text in ((PAGE, page), (TABLE, markdown(results))):
-        with written_aside(out / name) as aside:
+        with atomic_write(out / name) as aside:
             aside.write_text(text, encoding="utf-8")
     write_json(out / FIGURES, results.as_json(), sort_keys=False)
     report(f"{len(corpora)} corpora compared in {time.monotonic() - started:.1f} s: {out / PAGE}")

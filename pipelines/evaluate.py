@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.arguments import (
+from pipelines.core.cli import (
     add_cluster_arguments,
     add_storage_arguments,
     at_address,
@@ -23,18 +23,18 @@ from pipelines.arguments import (
     storage_of,
     verb,
 )
-from pipelines.evaluation.run import finished_run, hear_chosen, log_evaluation
-from pipelines.evaluation.score_table import Statistics, format_table
-from pipelines.evaluation.statistics import corpus_statistics
-from pipelines.scoring.clip_keys import digest
-from pipelines.scoring.clip_scores import METRICS, with_table1
-from pipelines.scoring.clips import EvaluationSet, read_sets
-from pipelines.scoring.code_version import code_version
-from pipelines.scoring.results import EvaluationSummary
-from pipelines.scoring.score_cache import SCORES, ScoreCache
-from pipelines.scoring.scored_sets import Scoring, SetScorer
-from pipelines.scoring.systems import System, read_systems
-from pipelines.tracking import Tracker
+from pipelines.core.tracking import Tracker
+from pipelines.evaluation.clip_scores import METRICS, with_table1
+from pipelines.evaluation.clips import EvaluationSet, read_sets
+from pipelines.evaluation.corpus_statistics import corpus_statistics
+from pipelines.evaluation.fingerprint import code_version
+from pipelines.evaluation.results import EvaluationSummary
+from pipelines.evaluation.score_cache import SCORES, ScoreCache
+from pipelines.evaluation.score_keys import digest
+from pipelines.evaluation.scored_sets import Scoring, SetScorer
+from pipelines.evaluation.systems import System, read_systems
+from pipelines.reports.evaluation_log import finished_run, hear_chosen, log_evaluation
+from pipelines.reports.score_table import Statistics, format_table
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import check_writable, location, on_this_machine, write_json
@@ -69,14 +69,15 @@ def evaluate(
     again: the summary then names that run.
 
     Args:
-        weights: files that `rwsa.load_model` reads; see `pipelines.scoring.systems.read_systems` for names.
-        corpora: corpus cards, the in-domain one first; see `pipelines.scoring.clips.read_sets`.
+        weights: files that `rwsa.load_model` reads; for names see
+            `pipelines.evaluation.systems.read_systems`.
+        corpora: corpus cards, the in-domain one first; see `pipelines.evaluation.clips.read_sets`.
         storage: where scores are kept, and MLflow.
         outputs: `NAME=FOLDER` of other systems' ready-made outputs; see
-            `pipelines.scoring.systems.match_outputs`.
+            `pipelines.evaluation.systems.match_outputs`.
         metrics: names from `rwsa.metrics.METRICS` to score by besides the four of the paper's Table 1, which
             every evaluation has: the check of the noisy row, and pages that compare evaluations, need them.
-        examples: clips a corpus, for quick runs; see `pipelines.scoring.clips.read_sets`.
+        examples: clips a corpus, for quick runs; see `pipelines.evaluation.clips.read_sets`.
         name: of the run; `evaluate-` and the systems' names by default.
         parent: id of the MLflow run to nest this one under.
         json_path: write `EvaluationSummary.as_json` here too.

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.arguments import add_cluster_arguments, add_shards_arguments, at_address, shards_of, verb
+from pipelines.core.cli import add_cluster_arguments, add_shards_arguments, at_address, shards_of, verb
+from pipelines.core.pool import check_workers, unordered
 from pipelines.mixing.render_folder import withdraw_index
-from pipelines.ray_map import check_workers, unordered
 from rwsa.audio import read_mono, rms, round_to_int16
 from rwsa.corpora import scan
 from rwsa.corpora.cards import SPLITS, CorpusCard, Split, read_card
@@ -30,7 +30,7 @@ from rwsa.corpora.manifest import Manifest, Pair
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import absolute, location, sha256_of
-from rwsa.shards import Example, need_not_be_made, write_shard
+from rwsa.shards import Example, is_up_to_date, write_shard
 from rwsa.shards.index import Failure, ShardEntry, entry_or_none, entry_path, entry_paths, merge_index
 
 _FAILURES_SHOWN = 10
@@ -77,7 +77,7 @@ def import_pairs(
         out: folder of the shards; made if missing.
         splits: which to import; all that there are by default.
         shard_examples: pairs in a shard.
-        workers: see `pipelines.ray_map.unordered`.
+        workers: see `pipelines.core.pool.unordered`.
         cache: of headers; see `rwsa.corpora.scan`.
         report: takes progress lines.
 
@@ -190,7 +190,7 @@ def _make(job: _Job) -> tuple[ShardEntry, bool] | str:
     try:
         plan_hash = _hash(job.pairs)
         kept = entry_or_none(entry_path(job.folder, job.split, job.number))
-        if kept is not None and need_not_be_made(job.folder, kept, plan_hash):
+        if kept is not None and is_up_to_date(job.folder, kept, plan_hash):
             return kept, True
         entry = write_shard(
             job.folder,

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import corpus_check
-from pipelines.arguments import add_cluster_arguments, add_shards_arguments, at_address, shards_of, verb
+from pipelines import check
+from pipelines.core.cli import add_cluster_arguments, add_shards_arguments, at_address, shards_of, verb
 from pipelines.mixing.plan_table import PlanInfo, plan_path, write_plan
 from pipelines.mixing.render_folder import check_folder, clear_leftovers, missing, unfinished, withdraw_index
 from pipelines.mixing.render_progress import RenderProgress
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["check"]:
-        return corpus_check.main(arguments[1:])
+        return check.main(arguments[1:])
     if arguments[:1] == ["plan"]:
         return _plan(_parser("plan").parse_args(arguments[1:]))
     options = _parser("").parse_args(arguments)

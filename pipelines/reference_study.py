@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipelines.arguments import (
+from pipelines.core.cli import (
     add_cluster_arguments,
     add_storage_arguments,
     at_address,
@@ -21,10 +21,11 @@ from pipelines.arguments import (
     storage_of,
     verb,
 )
-from pipelines.progress import Ticker, duration
-from pipelines.ray_map import check_workers, unordered
-from pipelines.scoring.clips import read_sets
-from pipelines.studies.reference_report import heads, render_page, score_rows
+from pipelines.core.pool import check_workers, unordered
+from pipelines.core.progress import Ticker, duration
+from pipelines.core.tracking import Tracker, commit
+from pipelines.evaluation.clips import read_sets
+from pipelines.reports.reference_report import heads, render_page, score_rows
 from pipelines.studies.reference_results import (
     CLEAN,
     ENHANCED,
@@ -35,9 +36,8 @@ from pipelines.studies.reference_results import (
     StudyClip,
     study_clip,
 )
-from pipelines.tracking import Tracker, commit
 from rwsa.errors import InputError
-from rwsa.files import absolute, is_file, location, sha256_of, write_json, written_aside
+from rwsa.files import absolute, atomic_write, is_file, location, sha256_of, write_json
 from rwsa.metrics import check, version
 from rwsa.training.config import StorageConfig
 
@@ -58,12 +58,12 @@ def reference_study(
     """Degrade the references of a corpus and score fixed estimates against them; write a page and figures.
 
     Args:
-        card: of the corpus; see `pipelines.scoring.clips.read_sets`.
+        card: of the corpus; see `pipelines.evaluation.clips.read_sets`.
         out: folder to write into, made if missing.
         weights: of a model whose output is one more estimate.
         examples: clips.
         seed: of the noises and rooms.
-        workers: see `pipelines.ray_map.unordered`.
+        workers: see `pipelines.core.pool.unordered`.
         report: takes progress lines.
 
     Raises:
@@ -96,7 +96,7 @@ def reference_study(
         estimates=(NOISY, CLEAN) if weights is None else (NOISY, ENHANCED, CLEAN),
         clips=tuple(clips),
     )
-    with written_aside(out / PAGE) as aside:
+    with atomic_write(out / PAGE) as aside:
         aside.write_text(render_page(study), encoding="utf-8")
     write_json(out / FIGURES, study.as_json(), sort_keys=False)
     report(f"{len(clips)} clips in {time.monotonic() - started:.1f} s: {out / PAGE}")

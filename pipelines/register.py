@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipelines.arguments import add_storage_arguments, place, storage_of, verb
-from pipelines.model_registry import RegisteredVersion, register_model
-from pipelines.tracking import Tracker, commit
+from pipelines.core.cli import add_storage_arguments, place, storage_of, verb
+from pipelines.core.model_registry import RegisteredVersion, register_model
+from pipelines.core.tracking import Tracker, commit
 from rwsa.config import as_mapping
 from rwsa.errors import InputError
 from rwsa.files import fetched, is_file, sha256_of

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from rwsa.audio import write_audio
 from rwsa.errors import InputError
-from rwsa.files import read_json, write_json, written_aside
+from rwsa.files import atomic_write, read_json, write_json
 from rwsa.mixing.noises import COLOURS, babble, coloured, long_term_power, mains_hum, speech_shaped
 
 SAMPLE_RATE_HZ = 16_000
@@ -91,7 +91,7 @@ def fetch_starter(out: Path) -> Path:
         raise InputError(f"{out}: holds a starter corpus of another version; remove the folder and try again")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is there already and is no starter corpus; choose another --out")
-    with tempfile.TemporaryDirectory(prefix="rwsa-starter-") as temporary, written_aside(out) as aside:
+    with tempfile.TemporaryDirectory(prefix="rwsa-starter-") as temporary, atomic_write(out) as aside:
         packages = download_packages(Path(temporary))
         sounds = unpack_packages(packages, Path(temporary) / "unpacked")
         build_starter(sounds, aside)

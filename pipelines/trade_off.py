@@ -12,12 +12,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.arguments import add_storage_arguments, place, storage_of, verb
-from pipelines.studies.trade_off_page import render_page
+from pipelines.core.cli import add_storage_arguments, place, storage_of, verb
+from pipelines.core.tracking import Tracker
+from pipelines.reports.trade_off_report import render_page
 from pipelines.studies.trade_off_scores import Panel, panels, read_scores
-from pipelines.tracking import Tracker
 from rwsa.errors import InputError
-from rwsa.files import location, written_aside
+from rwsa.files import atomic_write, location
 from rwsa.training.config import StorageConfig
 
 PAGE = "trade-off.html"
@@ -36,7 +36,7 @@ def trade_off(storage: StorageConfig, out: Path) -> list[Panel]:
             f"{storage.tracking_uri}: experiment '{storage.experiment}' has no two systems scored on an"
             " in-domain and another corpus; run pipelines.evaluate on two corpora, the in-domain one first"
         )
-    with written_aside(out) as aside:
+    with atomic_write(out) as aside:
         aside.write_text(render_page(found, storage), encoding="utf-8")
     return found
 

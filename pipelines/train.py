@@ -22,15 +22,15 @@ from typing import Any
 
 import yaml
 
-from pipelines.arguments import add_cluster_arguments, add_storage_arguments, at_address
-from pipelines.cluster import CHECKOUT
-from pipelines.tracking import Tracker
+from pipelines.core.cli import add_cluster_arguments, add_storage_arguments, at_address
+from pipelines.core.ray_cluster import CHECKOUT
+from pipelines.core.tracking import Tracker
 from pipelines.training.dry_run import dry_run
-from pipelines.training.launch import alone, checkpoints_of, on_ray, only_one, run_folder
+from pipelines.training.launch import alone, checkpoints_of, exclusive_lock, on_ray, run_folder
 from rwsa.config import as_mapping, config_hash, read_config
 from rwsa.errors import InputError
 from rwsa.files import absolute as absolute_location
-from rwsa.files import check_writable, location, read_json, sha256_of, written_aside
+from rwsa.files import atomic_write, check_writable, location, read_json, sha256_of
 from rwsa.shards.index import INDEX_NAME, read_index
 from rwsa.training.checkpoints import ABOUT, local
 from rwsa.training.config import DataConfig, StorageConfig, TrainConfig
@@ -93,7 +93,7 @@ def train(
     every = {**as_mapping(config), "workers": workers, "config_hash": config_hash(config)}
     every |= {**sizes, **(params or {})}
     with (
-        only_one(folder, wait_seconds=wait_seconds),
+        exclusive_lock(folder, wait_seconds=wait_seconds),
         tracker.run(config.name, key=run_key(config), parent=parent, params=every, tags=tags) as run,
     ):
         if workers == 0:
@@ -129,7 +129,7 @@ def _publish(config: TrainConfig, weights: Path) -> float:
     best, latest = checkpoints.best(), checkpoints.latest()
     assert best is not None, "training ends with a checkpoint"
     assert latest is not None
-    with local(best) as found, written_aside(weights) as aside:
+    with local(best) as found, atomic_write(weights) as aside:
         check_files(found)
         shutil.copyfile(published_weights(found), aside)
     score = read_json(latest / ABOUT)["best_score"]

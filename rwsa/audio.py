@@ -12,7 +12,7 @@ import soundfile
 import soxr
 
 from rwsa.errors import InputError
-from rwsa.files import written_aside
+from rwsa.files import atomic_write
 
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"})
 REMEDY = "replace or remove the file"
@@ -137,7 +137,7 @@ def write_blocks(
     """
     blocks = iter(blocks)
     first = next(blocks)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         try:
             with soundfile.SoundFile(
                 aside, "w", sample_rate_hz, len(first), subtype=subtype, format=format

@@ -157,7 +157,7 @@ def _model(arguments: argparse.Namespace) -> Network:
 
 def _score(arguments: argparse.Namespace) -> int:
     from rwsa.files import write_json
-    from rwsa.scoring import FOLDER_METRICS, format_table, score_folders
+    from rwsa.folder_scores import FOLDER_METRICS, format_table, score_folders
 
     scores = score_folders(
         arguments.clean,
@@ -178,8 +178,8 @@ def _info(arguments: argparse.Namespace) -> int:
 
     import torch
 
+    from rwsa.kernels.scan import choose_backend, missing_backends
     from rwsa.models import SIZES, build_model, load_model
-    from rwsa.scan import choose_backend, missing_backends
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"rwsa {version('rwsa')} · Python {platform.python_version()} · torch {torch.__version__}")

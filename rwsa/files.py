@@ -124,7 +124,7 @@ def reason_of(error: Exception) -> str:
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path; when the block ends well, what was written there appears as `path`.
 
     In a folder the temporary lies beside `path` and is renamed; it keeps the suffix (audio writers
@@ -222,7 +222,7 @@ def check_writable(path: Path) -> None:
         InputError: it cannot.
     """
     probe = path.with_name(f"{path.name}.probe")
-    with written_aside(probe) as aside:
+    with atomic_write(probe) as aside:
         aside.touch()
     with reaching(probe):
         probe.unlink()
@@ -240,7 +240,7 @@ def _remove(path: Path) -> None:
 
 def write_json(path: Path, value: Any, *, sort_keys: bool = True) -> None:
     """Write `value` as JSON, indented by two spaces, atomically."""
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(json.dumps(value, indent=2, sort_keys=sort_keys) + "\n", encoding="utf-8")
 
 

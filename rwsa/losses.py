@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rwsa.config import config
-from rwsa.spectral import SpectralConfig, complex_parts, istft, stft
+from rwsa.stft import SpectralConfig, complex_parts, istft, stft
 
 Weight = Annotated[float, Field(ge=0)]
 

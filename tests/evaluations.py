@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.scoring.clip_scores import (
+from pipelines.evaluation.clip_scores import (
     METRICS,
     NOISY,
     NOISY_PHASE,
@@ -13,8 +13,8 @@ from pipelines.scoring.clip_scores import (
     SignalScores,
     with_table1,
 )
-from pipelines.scoring.results import CorpusScores
-from pipelines.scoring.systems import Model
+from pipelines.evaluation.results import CorpusScores
+from pipelines.evaluation.systems import Model
 from rwsa.models import ModelConfig
 
 RATE_HZ = 16000

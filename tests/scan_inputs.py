@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rwsa.scan import selective_scan
+from rwsa.kernels.scan import selective_scan
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z")
 

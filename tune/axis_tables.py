@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.scoring.systems import ENHANCED
+from pipelines.evaluation.systems import ENHANCED
 from rwsa.statistics import Comparison, PairedDifference, compare, holm
 from tune.results import TrialResult
 from tune.scores import OverSeeds, abroad_of, deciding_of, home_of, mean_of_all, over_seeds, paired_by_seed

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from pipelines.arguments import add_storage_arguments, storage_of, verb
-from pipelines.tracking import TrackedRun, Tracker
+from pipelines.core.cli import add_storage_arguments, storage_of, verb
+from pipelines.core.tracking import TrackedRun, Tracker
 from rwsa.config import build
 from rwsa.errors import InputError
 from rwsa.files import read_json
 from rwsa.training.config import StorageConfig
-from tune.answer import answer
-from tune.answer_log import DATA, log_answer
+from tune.report_log import DATA, log_answer
 from tune.results import TrialResult
 from tune.sweep_config import SweepConfig
+from tune.sweep_report import answer
 
 
 def report(parent: str, out: Path, *, storage: StorageConfig) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.scoring.systems import ENHANCED
+from pipelines.evaluation.systems import ENHANCED
 from rwsa.statistics import Interval, PairedDifference, mean_interval, paired_difference
 from tune.results import TrialResult
 

@@ -20,24 +20,24 @@ from typing import Any
 
 import ray
 
-from pipelines.arguments import add_cluster_arguments, add_storage_arguments, at_address, verb
-from pipelines.cluster import start_ray
-from pipelines.progress import duration
-from pipelines.tracking import Tracker
+from pipelines.core.cli import add_cluster_arguments, add_storage_arguments, at_address, verb
+from pipelines.core.progress import duration
+from pipelines.core.ray_cluster import start_ray
+from pipelines.core.tracking import Tracker
 from pipelines.train import run_key
-from pipelines.training.launch import only_one
+from pipelines.training.launch import exclusive_lock
 from rwsa.files import absolute as absolute_location
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import StopSignal
 from rwsa.training.loop import PreemptedError
-from tune.answer import Answer, answer, rule_of
-from tune.answer_log import log_answer
-from tune.plan import format_plan
+from tune.dry_run import format_plan
+from tune.ray_tune import run_trials
+from tune.report_log import log_answer
 from tune.results import ResultFolder, TrialResult, ended_on
 from tune.spaces import Trial, base_values, trial_at, trials
 from tune.sweep_config import SweepConfig, read_sweep
+from tune.sweep_report import Answer, answer, rule_of
 from tune.trial import Common, axis_name
-from tune.tuning import run_trials
 
 _TAGS = {"rwsa.kind": "sweep"}
 
@@ -88,7 +88,7 @@ def sweep(
     key = f"sweep {files.folder}"
     params = _params(config, planned)
     with (
-        only_one(files.folder),
+        exclusive_lock(files.folder),
         tracker.run(config.name, key=key, params=params, tags=_TAGS) as run,
     ):
         # Before any trial, and kept, so that nobody can say that it was made to fit.

@@ -20,11 +20,11 @@ import ray
 import ray.tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines.core.tracking import TrackedRun
 from pipelines.evaluate import evaluate
-from pipelines.scoring.clip_scores import METRICS, NOISY
-from pipelines.scoring.results import CorpusScores
-from pipelines.scoring.systems import ENHANCED, Model
-from pipelines.tracking import TrackedRun
+from pipelines.evaluation.clip_scores import METRICS, NOISY
+from pipelines.evaluation.results import CorpusScores
+from pipelines.evaluation.systems import ENHANCED, Model
 from pipelines.train import TrainSummary, train
 from pipelines.training.launch import checkpoints_of
 from rwsa.config import build, config

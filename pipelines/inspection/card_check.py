@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from pipelines.evaluation.metric_labels import label
+from pipelines.evaluation.noisy_row import VERIFIED, tolerances
+from pipelines.evaluation.noisy_scores import NoisyScores
 from pipelines.inspection.check_report import Counts, Finding, Mark, counted
 from pipelines.inspection.recording_facts import Facts, Recording
 from pipelines.inspection.repeats import Repeat
-from pipelines.scoring.metric_names import label
-from pipelines.scoring.noisy_row import VERIFIED, tolerances
-from pipelines.scoring.noisy_scores import NoisyScores
 from rwsa.audio_facts import CLIPPED_RUN_SAMPLES, CLIPPED_SHARE, AudioFacts
 from rwsa.corpora.cards import SPLITS, CorpusCard
 from rwsa.corpora.manifest import Clip, Manifest, Pair, leaks

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.progress import Ticker, duration
-from pipelines.ray_map import unordered
+from pipelines.core.pool import unordered
+from pipelines.core.progress import Ticker, duration
 from rwsa.audio_facts import AudioFacts, audio_facts
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
@@ -75,7 +75,7 @@ def read_facts(
     little; what is wrong is never kept, since the file may be repaired.
 
     Args:
-        workers: see `pipelines.ray_map.unordered`.
+        workers: see `pipelines.core.pool.unordered`.
         report: takes progress lines.
 
     Raises:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.ray_map import unordered
+from pipelines.core.pool import unordered
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.shards import verify
@@ -54,7 +54,7 @@ def check_shards(
     Args:
         folder: that `index.json` is in.
         manifests: of the corpora it was mixed from, where known; they tell which clips are one recording.
-        workers: see `pipelines.ray_map.unordered`.
+        workers: see `pipelines.core.pool.unordered`.
 
     Raises:
         InputError: the folder holds no shards.

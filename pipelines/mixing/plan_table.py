@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipelines.mixing.plan_columns import decoded, encoded, plan_schema
 from rwsa.errors import InputError
-from rwsa.files import written_aside
+from rwsa.files import atomic_write
 from rwsa.mixing.plans import MixPlan, from_row
 from rwsa.mixing.recipes import Recipe, recipe_hash
 
@@ -100,7 +100,7 @@ def write_plan(
     )
     schema, digest, samples = plan_schema(), hashlib.sha256(), 0
     with (
-        written_aside(plan_path(folder, split)) as aside,
+        atomic_write(plan_path(folder, split)) as aside,
         aside.open("wb") as file,
         pq.ParquetWriter(file, schema, compression="zstd") as writer,
     ):

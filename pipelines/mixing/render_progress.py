@@ -6,8 +6,8 @@ import heapq
 import time
 from collections.abc import Callable
 
+from pipelines.core.progress import Ticker, duration
 from pipelines.mixing.shard_jobs import ShardOutcome
-from pipelines.progress import Ticker, duration
 from rwsa.shards.index import Failure
 
 _FAILURES_KEPT = 10

@@ -37,7 +37,7 @@ def _outcomes(jobs: ShardJobs, which: Sequence[int], workers: int | None) -> Gen
         yield from map(jobs.make, which)
         return
     # Imported late: rendering in this process needs none of it, and it takes seconds.
-    from pipelines.ray_map import unordered
+    from pipelines.core.pool import unordered
 
     for _, outcome in unordered(_made, [(jobs, number) for number in which], workers=workers):
         yield outcome

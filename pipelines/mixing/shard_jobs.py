@@ -13,7 +13,7 @@ from rwsa.errors import InputError
 from rwsa.files import location
 from rwsa.mixing import MixPlan, render_example
 from rwsa.mixing.plans import plan_hash
-from rwsa.shards import Example, need_not_be_made, write_shard
+from rwsa.shards import Example, is_up_to_date, write_shard
 from rwsa.shards.index import Failure, ShardEntry, entry_or_none, entry_path
 
 
@@ -120,7 +120,7 @@ def _whole_entry(folder: Path, split: str, number: int, table: PlanTable, wanted
     if entry is None:
         return None
     check_ours(entry, path, corpus=table.info.corpus, recipe_hash=table.info.recipe_hash)
-    return entry if need_not_be_made(folder, entry, wanted) else None
+    return entry if is_up_to_date(folder, entry, wanted) else None
 
 
 def check_ours(made: Any, path: Path, *, corpus: str, recipe_hash: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.progress import Ticker, duration
-from pipelines.scoring.clips import EvaluationClip, EvaluationSet, load_clip, read_sets
+from pipelines.core.progress import Ticker, duration
+from pipelines.evaluation.clips import EvaluationClip, EvaluationSet, load_clip, read_sets
 from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ, clip_features
 from rwsa.audio import resample
 from rwsa.corpora.manifest import Pair
@@ -79,7 +79,7 @@ def read_sources(
     """What to compare; reads headers and indexes, no audio.
 
     Args:
-        cards: corpus cards; see `pipelines.scoring.clips.read_sets`.
+        cards: corpus cards; see `pipelines.evaluation.clips.read_sets`.
         shards: folders of shards.
         split: of the shards.
         examples: clips a corpus; by default as its card says, and 200 of a folder of shards.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.scoring.clips import EvaluationClip, load_clip
+from pipelines.evaluation.clips import EvaluationClip, load_clip
 from pipelines.studies.reference_conditions import CONDITIONS, Condition, degraded
 from rwsa.errors import InputError
 from rwsa.metrics import METRICS, SAMPLE_RATE_HZ, Failure, Reference, floored_by_silence

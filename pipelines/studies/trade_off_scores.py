@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from mlflow.entities import Run
 
-from pipelines.evaluation.run import CHILD_KIND
-from pipelines.scoring.clip_scores import METRICS
-from pipelines.tracking import Tracker
+from pipelines.core.tracking import Tracker
+from pipelines.evaluation.clip_scores import METRICS
+from pipelines.evaluation.results import CHILD_KIND
 from rwsa.statistics import rank_correlation
 
 _RUNS_AT_ONCE = 1000

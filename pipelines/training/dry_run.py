@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from pipelines.progress import duration
+from pipelines.core.progress import duration
 from pipelines.training.launch import checkpoints_of
-from rwsa import scan
 from rwsa.config import config_hash
+from rwsa.kernels import scan
 from rwsa.shards.sampling import share_of
-from rwsa.spectral import SAMPLE_RATE_HZ
+from rwsa.stft import SAMPLE_RATE_HZ
 from rwsa.training.adversary import Adversary
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import LocalContext

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rwsa import scan
+from rwsa.kernels import scan
 from rwsa.shards.index import made_with
 
 

@@ -14,9 +14,9 @@ from typing import IO, Any
 
 import torch
 
-from pipelines.arguments import ADDRESS
-from pipelines.cluster import start_ray
-from pipelines.tracking import TrackedRun, commit
+from pipelines.core.cli import ADDRESS
+from pipelines.core.ray_cluster import start_ray
+from pipelines.core.tracking import TrackedRun, commit
 from pipelines.training.run_log import RunLog
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
@@ -43,7 +43,7 @@ def checkpoints_of(config: TrainConfig) -> Checkpoints:
 
 
 @contextmanager
-def only_one(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
+def exclusive_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Keep other processes from the same work meanwhile, where its folder is not in a store.
 
     Args:

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from pipelines.pages.figures import new_figure, png
-from pipelines.pages.html import common_gain, flac
-from pipelines.pages.spectrograms import draw_spectrograms
-from pipelines.progress import progress_line
-from pipelines.tracking import TrackedRun
+from pipelines.core.progress import progress_line
+from pipelines.core.tracking import TrackedRun
+from pipelines.media.audio import common_gain, flac
+from pipelines.media.figures import new_figure, png
+from pipelines.media.spectrograms import draw_spectrograms
 from pipelines.training.environment import environment
 from pipelines.training.system_metrics import SystemMetrics
 from rwsa.config import as_mapping

@@ -11,7 +11,7 @@ from rwsa.audio import AudioInfo
 from rwsa.corpora.cards import PairSource, Split
 from rwsa.corpora.files import read_headers
 from rwsa.corpora.manifest import Pair, Problem
-from rwsa.corpora.places import At, File, Found, clip_id, matching, paths_below, split_in
+from rwsa.corpora.source_folder import At, File, Found, clip_id, matching, paths_below, split_in
 from rwsa.file_cache import FileCache
 
 

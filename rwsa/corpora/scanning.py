@@ -21,7 +21,7 @@ from rwsa.corpora.cards import (
 from rwsa.corpora.files import audio_below, read_headers
 from rwsa.corpora.manifest import Clip, Kind, Manifest, Pair, Problem, check_disjoint
 from rwsa.corpora.pairs import scan_pairs
-from rwsa.corpora.places import At, File, Found, clip_id, matching, paths_below, split_in
+from rwsa.corpora.source_folder import At, File, Found, clip_id, matching, paths_below, split_in
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 

@@ -22,7 +22,7 @@ from rwsa.audio import AudioInfo, Resampler
 from rwsa.enhancement.segments import OverlapAdd, cut
 from rwsa.errors import InputError
 from rwsa.models import Network
-from rwsa.spectral import SAMPLE_RATE_HZ, istft, stft
+from rwsa.stft import SAMPLE_RATE_HZ, istft, stft
 
 Phase = Literal["model", "noisy"]
 

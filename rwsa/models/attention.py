@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rwsa.ops.attention import attend
-from rwsa.ops.axes import Axis
+from rwsa.kernels.attention import attend
+from rwsa.kernels.axes import Axis
 
 
 class AxialAttention(nn.Module):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from rwsa.config import config
 from rwsa.errors import InputError
-from rwsa.spectral import SpectralConfig
+from rwsa.stft import SpectralConfig
 
 Architecture = Literal["rwsa", "mambattention"]
 Sharing = Literal["resolution", "blend", "block", "none", "off"]

@@ -37,15 +37,15 @@ class MetricDiscriminator(nn.Module):
         self.score = spectral_norm(nn.Linear(4 * channels, 1))
         self.slope = nn.Parameter(torch.ones(1))
 
-    def forward(self, clean_BFT: Tensor, other_BFT: Tensor, kept_BH: Tensor | None = None) -> Tensor:
+    def forward(self, clean_BFT: Tensor, other_BFT: Tensor, dropout_mask_BH: Tensor | None = None) -> Tensor:
         """Scaled PESQ `[B]` of `other` against `clean`, both compressed magnitudes; between 0 and 1.
 
-        `kept_BH` is dropout as the caller drew it, a factor for each hidden value (see `dropout_factors`):
+        `dropout_mask_BH` is the caller's dropout, a factor for each hidden value (see `dropout_factors`):
         drawn here, it would depend on which rank has which clip. Without it nothing is dropped.
         """
         hidden_BH = self.hidden(self.convolutions(torch.stack((clean_BFT, other_BFT), dim=1)).amax((2, 3)))
-        if kept_BH is not None:
-            hidden_BH = hidden_BH * kept_BH
+        if dropout_mask_BH is not None:
+            hidden_BH = hidden_BH * dropout_mask_BH
         return torch.sigmoid(self.slope * self.score(self.act(hidden_BH))).squeeze(1)
 
     def dropout_factors(self, rng: torch.Generator, batch: int) -> Tensor:

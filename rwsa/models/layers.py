@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rwsa.ops.deformable import deform_conv
+from rwsa.kernels.deformable import deform_conv
 
 
 def norm_act(channels: int) -> tuple[nn.Module, nn.Module]:

@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rwsa.ops.axes import Axis
-from rwsa.ops.mixer import NORM_EPSILON, MixerWeights, mix
+from rwsa.kernels.axes import Axis
+from rwsa.kernels.mixer import NORM_EPSILON, MixerWeights, mix
 
 
 class MambaMixer(nn.Module):

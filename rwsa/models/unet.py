@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rwsa.kernels.axes import Axis
 from rwsa.models.attention import AxialAttention, BlendedAttention
 from rwsa.models.config import ModelConfig
 from rwsa.models.layers import (
@@ -20,7 +21,6 @@ from rwsa.models.layers import (
     Upsample,
 )
 from rwsa.models.mamba import BiMamba
-from rwsa.ops.axes import Axis
 
 # The attentions of one block, along time and along frequency: one module twice where it is shared.
 Attention = AxialAttention | BlendedAttention

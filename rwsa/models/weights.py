@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
-from rwsa.files import fetched, is_remote, location, reaching, written_aside
+from rwsa.files import atomic_write, fetched, is_remote, location, reaching
 from rwsa.models.config import SIZES, ModelConfig, size
 from rwsa.models.mambattention import MambAttention
 from rwsa.models.official import is_official, read_official
@@ -77,7 +77,7 @@ def write_tensors(
         InputError: the folder or store cannot be written to, or the disk is full.
     """
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         try:
             save_file(whole, aside, metadata=None if metadata is None else dict(metadata))
         except SafetensorError as error:  # its own name for what the system said

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from rwsa.shards.examples import Example
 from rwsa.shards.reader import DamagedShardError, ShardReader
-from rwsa.shards.tars import as_webdataset, is_whole, need_not_be_made, verify, write_shard
+from rwsa.shards.tars import as_webdataset, is_up_to_date, is_whole, verify, write_shard
 
 __all__ = [
     "DamagedShardError",
     "Example",
     "ShardReader",
     "as_webdataset",
+    "is_up_to_date",
     "is_whole",
-    "need_not_be_made",
     "verify",
     "write_shard",
 ]

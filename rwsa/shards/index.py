@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 
 from rwsa.errors import InputError, UnreachableError
-from rwsa.files import is_remote, listed, reaching, read_json, write_json, written_aside
+from rwsa.files import atomic_write, is_remote, listed, reaching, read_json, write_json
 from rwsa.shards.examples import Examples
 
 SCHEMA_VERSION = 2
@@ -224,7 +224,7 @@ def merge_index(folder: Path, *, without: Container[str] = ()) -> Path:
             f"{folder}: holds no shards (SPLIT-000000.tar with SPLIT-000000.json); mix some first"
         )
     index = folder / INDEX_NAME
-    with written_aside(index) as aside, aside.open("w", encoding="utf-8") as file:
+    with atomic_write(index) as aside, aside.open("w", encoding="utf-8") as file:
         file.write(f'{{"schema_version": {SCHEMA_VERSION}, "shards": [')
         for number, entry in enumerate(_entries(paths)):
             file.write((",\n" if number else "\n") + json.dumps(_as_mapping(entry), sort_keys=True))

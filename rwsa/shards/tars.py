@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 
 from rwsa.errors import InputError
-from rwsa.files import is_remote, reaching, sha256_of, written_aside
+from rwsa.files import atomic_write, is_remote, reaching, sha256_of
 from rwsa.shards.examples import Example, ExampleEntry, Examples, Member
 from rwsa.shards.index import (
     SCHEMA_VERSION,
@@ -72,7 +72,7 @@ def write_shard(
             count as one to be made again.
     """
     path = folder / shard_name(split, number)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         with aside.open("wb") as file:
             hashed = _HashedFile(file)
             examples, failures, samples_sha256 = _write_tar(hashed, items, sample_rate_hz)
@@ -206,7 +206,7 @@ def is_whole(folder: Path, entry: ShardEntry) -> bool:
     return same_size and sha256_of(path) == entry.sha256
 
 
-def need_not_be_made(folder: Path, entry: ShardEntry, plan_hash: str) -> bool:
+def is_up_to_date(folder: Path, entry: ShardEntry, plan_hash: str) -> bool:
     """Whether a shard is what these plan rows give under these package versions, and whole.
 
     One with failures is made again, for its sources may have been repaired since.

@@ -63,10 +63,10 @@ class Adversary:
         mine = {name: tensor[self._share].to(self._device) for name, tensor in tensors.items()}
         return Pair(mine["clean"], mine["enhanced"], mine["target"])
 
-    def loss(self, clean_BFT: Tensor, enhanced_BFT: Tensor, kept_BH: Tensor) -> Tensor:
+    def loss(self, clean_BFT: Tensor, enhanced_BFT: Tensor, dropout_mask_BH: Tensor) -> Tensor:
         """The generator's metric loss on some of this rank's segments."""
         with _frozen(self._discriminator) as discriminator:
-            return metric_loss(discriminator(clean_BFT, enhanced_BFT, kept_BH))
+            return metric_loss(discriminator(clean_BFT, enhanced_BFT, dropout_mask_BH))
 
     def dropout_factors(self, name: str) -> Tensor:
         """This rank's part `[B, H]` of what this step draws for the whole global batch, under a name."""
@@ -80,10 +80,10 @@ class Adversary:
         if self._next is None:
             return {}
         clean_BFT, enhanced_BFT, target = self._next.clean_BFT, self._next.enhanced_BFT, self._target()
-        kept_BH = torch.cat((self.dropout_factors("clean"), self.dropout_factors("enhanced")))
+        dropout_mask_BH = torch.cat((self.dropout_factors("clean"), self.dropout_factors("enhanced")))
         # One pass over both pairs: DDP allows one forward pass before its backward pass.
         scores = self._learning(
-            torch.cat((clean_BFT, clean_BFT)), torch.cat((clean_BFT, enhanced_BFT)), kept_BH
+            torch.cat((clean_BFT, clean_BFT)), torch.cat((clean_BFT, enhanced_BFT)), dropout_mask_BH
         )
         clean_score, enhanced_score = scores.chunk(2)
         target = target.to(scores.device)

@@ -18,9 +18,9 @@ from rwsa.training.config import TrainConfig
 from rwsa.training.context import WorkerContext
 from rwsa.training.data import Segments, TrainData
 from rwsa.training.memory import enough_memory
-from rwsa.training.pace import Pace
 from rwsa.training.state import TrainState
 from rwsa.training.step import TrainStep
+from rwsa.training.throughput import ThroughputMeter
 from rwsa.training.validation import Validation
 
 
@@ -91,7 +91,7 @@ class _Run:
     ) -> None:
         self._config, self._context, self._state = config, context, state
         self._adversary, self._order_identity = adversary, order_identity
-        self._pace, self._replaced = Pace(config, adversary), 0
+        self._pace, self._replaced = ThroughputMeter(config, adversary), 0
         self._listener = context.listener if context.rank == 0 else None
         self._validation = Validation(config, context)
         self._step = TrainStep(state, context, adversary)

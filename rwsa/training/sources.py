@@ -25,7 +25,7 @@ from rwsa.mixing.recipes import Recipe, read_recipe, recipe_hash
 from rwsa.shards.examples import Example
 from rwsa.shards.index import Failure, ShardEntry, read_index, shard_name
 from rwsa.shards.reader import DamagedShardError, ShardReader
-from rwsa.spectral import SAMPLE_RATE_HZ
+from rwsa.stft import SAMPLE_RATE_HZ
 from rwsa.training.config import DataConfig, MixConfig
 from rwsa.training.crops import Missing
 from rwsa.training.rendering import prepare_process, rendered

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rwsa.errors import InputError
 from rwsa.losses import spectral_losses, weighted_total
-from rwsa.spectral import istft, stft
+from rwsa.stft import istft, stft
 from rwsa.training.adversary import Adversary
 from rwsa.training.context import WorkerContext
 from rwsa.training.data import Segments
@@ -77,11 +77,11 @@ class TrainStep:
         parts = self._config.accumulate
         kept = self._adversary.dropout_factors("metric").chunk(parts) if self._adversary else [None] * parts
         every, magnitudes, phases = list[dict[str, Tensor]](), list[Tensor](), list[Tensor]()
-        for number, (noisy_part, clean_part, kept_BH) in enumerate(
+        for number, (noisy_part, clean_part, dropout_mask_BH) in enumerate(
             zip(noisy.chunk(parts), clean.chunk(parts), kept, strict=True)
         ):
             with self._unsynchronised() if number + 1 < parts else nullcontext():
-                losses, mag_BFT, pha_BFT = self._losses(noisy_part, clean_part, kept_BH)
+                losses, mag_BFT, pha_BFT = self._losses(noisy_part, clean_part, dropout_mask_BH)
                 self.state.scaler.scale(losses["total"] / parts).backward()
             every.append({name: value.detach() for name, value in losses.items()})
             magnitudes.append(mag_BFT.detach())
@@ -90,7 +90,7 @@ class TrainStep:
         return means, torch.cat(magnitudes), torch.cat(phases)
 
     def _losses(
-        self, noisy: Tensor, clean: Tensor, kept_BH: Tensor | None
+        self, noisy: Tensor, clean: Tensor, dropout_mask_BH: Tensor | None
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         precision = _PRECISIONS.get(self._config.precision)
         with torch.autocast(self.device.type, precision, enabled=precision is not None):
@@ -98,9 +98,9 @@ class TrainStep:
         mag_BFT, pha_BFT = mag_BFT.float(), pha_BFT.float()
         losses = spectral_losses(mag_BFT, pha_BFT, clean, self._spectral)
         if self._adversary is not None:
-            assert kept_BH is not None
+            assert dropout_mask_BH is not None
             clean_mag_BFT, _ = stft(clean, self._spectral)
-            losses["metric"] = self._adversary.loss(clean_mag_BFT, mag_BFT, kept_BH)
+            losses["metric"] = self._adversary.loss(clean_mag_BFT, mag_BFT, dropout_mask_BH)
         losses["total"] = weighted_total(losses, self._config.loss_weights)
         return losses, mag_BFT, pha_BFT
 

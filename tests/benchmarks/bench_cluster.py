@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from mlflow import MlflowClient
 
+from pipelines.core.tracking import TrackedRun, Tracker
 from pipelines.mix_shards import main as mix
-from pipelines.tracking import TrackedRun, Tracker
 from pipelines.train import absolute, config_paths
 from pipelines.training.run_log import RunLog
 from rwsa.config import as_mapping, build, read_config

@@ -23,7 +23,7 @@ from rwsa.enhancement.files import enhance_files
 from rwsa.enhancement.segments import segment_starts
 from rwsa.metrics import Failure, score
 from rwsa.models import SIZES, Network, load_model
-from rwsa.spectral import SAMPLE_RATE_HZ
+from rwsa.stft import SAMPLE_RATE_HZ
 from tests.benchmarks.timing import warm_seconds
 
 CROSSFADES = (0.0, 0.05, 0.1, 0.25, 0.5)

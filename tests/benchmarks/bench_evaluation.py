@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ray
 
-from pipelines.cluster import start_ray
+from pipelines.core.ray_cluster import start_ray
 from pipelines.evaluate import EvaluationSummary, evaluate
 from rwsa.models import SIZES, build_model, save_model
 from rwsa.training.config import StorageConfig

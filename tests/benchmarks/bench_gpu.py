@@ -24,10 +24,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from rwsa.kernels.scan import choose_backend, missing_backends, selective_scan, using
 from rwsa.losses import LossWeights, spectral_losses, weighted_total
 from rwsa.models import SIZES, build_model
-from rwsa.scan import choose_backend, missing_backends, selective_scan, using
-from rwsa.spectral import stft
+from rwsa.stft import stft
 from tests.scan_inputs import Inputs, draw, lying_across
 
 TOLERANCE = 1e-4
@@ -172,7 +172,7 @@ class Scan:
 
 
 def _launch_figures(figures: Figures, arguments: argparse.Namespace, device: torch.device) -> None:
-    from rwsa.scan import triton as launched
+    from rwsa.kernels import scan_triton as launched
 
     inputs = _inputs(arguments.scan_shape, "frequency", reverse=False, device=device)
     names = ("WARPS", "TILE_STATES", "UNROLLED_STEPS", "UNROLLED_BLOCKS_A_STATE")

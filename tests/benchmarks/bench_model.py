@@ -14,14 +14,14 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from rwsa.kernels.attention import attend, attend_reference
+from rwsa.kernels.axes import Axis
+from rwsa.kernels.deformable import deform_conv_reference
+from rwsa.kernels.scan import using
 from rwsa.losses import LossWeights, spectral_losses, weighted_total
 from rwsa.models import SIZES, build_model
 from rwsa.models.cost import cost
-from rwsa.ops.attention import attend, attend_reference
-from rwsa.ops.axes import Axis
-from rwsa.ops.deformable import deform_conv_reference
-from rwsa.scan import using
-from rwsa.spectral import stft
+from rwsa.stft import stft
 from tests.benchmarks.timing import median_seconds, seconds
 
 FRAMES, BINS = 256, 128

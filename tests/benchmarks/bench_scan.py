@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from rwsa.scan import selective_scan
+from rwsa.kernels.scan import selective_scan
 from tests.benchmarks.timing import median_seconds
 
 SEQUENCES, LENGTH, CHANNELS, STATES = 128, 256, 64, 16

@@ -19,8 +19,8 @@ import soundfile
 from threadpoolctl import threadpool_limits
 
 from rwsa.audio import find_audio, read_mono
+from rwsa.folder_scores import FOLDER_METRICS, score_folders
 from rwsa.metrics import METRICS, Reference, score
-from rwsa.scoring import FOLDER_METRICS, score_folders
 from tests.benchmarks.timing import seconds
 
 RATE_HZ, RUNS, CLIPS = 16_000, 3, 8

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipelines.core.tracking import Tracker
 from pipelines.mix_shards import main as mix
-from pipelines.tracking import Tracker
 from pipelines.train import config_paths
 from pipelines.training.run_log import RunLog
 from rwsa.config import read_config

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from rwsa.files import written_aside
+from rwsa.files import atomic_write
 from tests.benchmarks.cost_model import FOLDER, HOURS, TRAINED, Model, read_model
 
 PAGE = FOLDER.parent / "COSTS.md"
@@ -229,7 +229,7 @@ Nothing here was run on a cluster, and no bill was paid.
 
 
 def main() -> None:
-    with written_aside(PAGE) as aside:
+    with atomic_write(PAGE) as aside:
         aside.write_text(page(read_model()))
     print(PAGE)
 

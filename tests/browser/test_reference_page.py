@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from pipelines.reports.reference_report import render_page
 from pipelines.studies.reference_conditions import CONDITIONS
-from pipelines.studies.reference_report import render_page
 from pipelines.studies.reference_results import CLEAN, ENHANCED, NOISY, STUDIED, ClipStudy, ReferenceStudy
 
 if TYPE_CHECKING:

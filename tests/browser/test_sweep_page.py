@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 import pytest
 
-from pipelines.tracking import Tracker
+from pipelines.core.tracking import Tracker
 from rwsa.training.config import StorageConfig
 from tests.mlflow_server import tracking_server
 from tests.sweep_rows import rows_of, sweep_of
-from tune.answer import answer
-from tune.answer_log import log_answer
+from tune.report_log import log_answer
+from tune.sweep_report import answer
 from tune.trial import axis_name, flat_means
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ def ray_address() -> Iterator[str]:
     # Imported here: collecting tests must not pay for it.
     import ray
 
-    from pipelines.cluster import start_ray
+    from pipelines.core.ray_cluster import start_ray
 
     start_ray(2, object_store_bytes=150 * 2**20)
     yield ray.get_runtime_context().gcs_address

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipelines.cluster import start_ray
+from pipelines.core.ray_cluster import start_ray
 
 CHECKOUT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("ray_address")
@@ -21,10 +21,10 @@ pytestmark = pytest.mark.usefixtures("ray_address")
 def _look() -> tuple[str, list[str]]:
     import os
 
-    import pipelines.cluster
+    import pipelines.core.ray_cluster
 
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return str(pipelines.cluster.CHECKOUT), [os.environ[name] for name in names]
+    return str(pipelines.core.ray_cluster.CHECKOUT), [os.environ[name] for name in names]
 
 
 def test_workers_have_the_checkout_in_place_and_one_thread_each() -> None:
@@ -35,12 +35,12 @@ def test_workers_have_the_checkout_in_place_and_one_thread_each() -> None:
 
 DRIVER = """
 import json, ray
-from pipelines.cluster import start_ray
+from pipelines.core.ray_cluster import start_ray
 
 @ray.remote
 def look():
-    import pipelines.cluster
-    return str(pipelines.cluster.CHECKOUT), pipelines.cluster.CHECKOUT.joinpath(".venv").exists()
+    from pipelines.core.ray_cluster import CHECKOUT
+    return str(CHECKOUT), CHECKOUT.joinpath(".venv").exists()
 
 start_ray()
 print(json.dumps(ray.get(look.remote())))

@@ -20,9 +20,9 @@ import soundfile
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from pipelines.core.tracking import Tracker
 from pipelines.evaluate import EvaluationSummary, evaluate, main
-from pipelines.scoring.clips import load_clip, read_sets
-from pipelines.tracking import Tracker
+from pipelines.evaluation.clips import load_clip, read_sets
 from rwsa.enhancement import enhance
 from rwsa.errors import InputError
 from rwsa.files import sha256_of

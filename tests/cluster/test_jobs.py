@@ -20,7 +20,7 @@ import psutil
 import pytest
 import yaml
 
-from pipelines.cluster import NOT_CARRIED, environment_of_workers
+from pipelines.core.ray_cluster import NOT_CARRIED, environment_of_workers
 from rwsa.models.weights import read_weights
 from rwsa.training.checkpoints import Checkpoints
 from tests.mlflow_server import free_port
@@ -189,7 +189,7 @@ def test_over_rays_client_shards_are_those_of_one_machine(cluster: Cluster, tmp_
 @pytest.mark.slow
 def test_wrong_addresses_and_tokens_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     script = (
-        "from pipelines.cluster import start_ray\nfrom pipelines.arguments import verb\n"
+        "from pipelines.core.ray_cluster import start_ray\nfrom pipelines.core.cli import verb\n"
         "@verb\ndef main(argv=None):\n    start_ray()\n    return 0\nraise SystemExit(main())"
     )
     cases = {

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 import rwsa
+from pipelines.core.tracking import Tracker
 from pipelines.evaluate import statistics_of
-from pipelines.evaluation.run import finished_run, log_evaluation
+from pipelines.evaluation.results import EvaluationSummary
 from pipelines.register import register
-from pipelines.scoring.results import EvaluationSummary
+from pipelines.reports.evaluation_log import finished_run, log_evaluation
 from pipelines.studies.trade_off_scores import panels, read_scores
-from pipelines.tracking import Tracker
 from rwsa.models import load_model, save_model
 from rwsa.training.config import StorageConfig
 from tests.evaluations import made_up, model

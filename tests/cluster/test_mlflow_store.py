@@ -19,7 +19,7 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.tracking import Tracker
+from pipelines.core.tracking import Tracker
 from rwsa.errors import InputError
 from rwsa.training.config import StorageConfig
 from tests import object_store

@@ -19,10 +19,10 @@ from packaging.requirements import Requirement
 from safetensors.torch import load_file
 
 import rwsa
-from pipelines import served_model
-from pipelines.model_registry import RegisteredVersion, requirements
+from pipelines.core import served_model
+from pipelines.core.model_registry import RegisteredVersion, requirements
+from pipelines.core.tracking import Tracker
 from pipelines.register import main, register
-from pipelines.tracking import Tracker
 from rwsa.audio import find_audio, read_mono
 from rwsa.errors import InputError
 from rwsa.files import sha256_of

@@ -68,15 +68,15 @@ def assert_nothing_is_left(nodes: Nodes, folder: Path) -> None:
 MEET = """
 import json, os, stat
 import ray
-from pipelines.cluster import start_ray
+from pipelines.core.ray_cluster import start_ray
 
 @ray.remote(num_cpus=1)
 def look():
     import socket, time
-    import pipelines.cluster
+    import pipelines.core.ray_cluster
     time.sleep(1)  # the other one needs the other node meanwhile
     context = ray.get_runtime_context()
-    return context.get_node_id(), socket.gethostname(), str(pipelines.cluster.CHECKOUT)
+    return context.get_node_id(), socket.gethostname(), str(pipelines.core.ray_cluster.CHECKOUT)
 
 start_ray()
 token = os.environ["RAY_AUTH_TOKEN_PATH"]

@@ -21,7 +21,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from pipelines.training.launch import only_one
+from pipelines.training.launch import exclusive_lock
 from rwsa.audio import round_to_int16
 from rwsa.config import as_mapping, build, merge
 from rwsa.errors import InputError
@@ -358,7 +358,7 @@ def test_a_budget_ends_a_sweep_and_the_same_command_goes_on(data: Path) -> None:
 def test_two_drivers_of_one_sweep_are_refused(data: Path) -> None:
     config = _config(data, "busy", axes={"seed": {"values": [0]}})
     with (
-        only_one(data / "sweeps" / "busy"),
+        exclusive_lock(data / "sweeps" / "busy"),
         pytest.raises(InputError, match="another process is at work there"),
     ):
         sweep(config)

@@ -14,9 +14,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipelines.tracking import commit
+from pipelines.core.tracking import commit
 from pipelines.train import _publish, config_paths, main, train
-from pipelines.training.launch import only_one
+from pipelines.training.launch import exclusive_lock
 from rwsa.audio import read_audio, round_to_int16, write_audio
 from rwsa.config import read_config
 from rwsa.errors import InputError
@@ -297,7 +297,7 @@ def test_damaged_best_weights_are_not_published(shards: Path, tmp_path: Path) ->
 def test_two_processes_do_not_train_one_run(shards: Path, tmp_path: Path) -> None:
     config = _config(shards, tmp_path, steps=1)
     with (
-        only_one(tmp_path / "runs" / "tiny"),
+        exclusive_lock(tmp_path / "runs" / "tiny"),
         pytest.raises(InputError, match="another process is at work there"),
     ):
         train(config)

@@ -15,7 +15,7 @@ import torch
 from mlflow import MlflowClient
 from torch import Tensor
 
-from pipelines.tracking import Tracker
+from pipelines.core.tracking import Tracker
 from pipelines.train import config_paths, train
 from rwsa.config import read_config
 from rwsa.errors import InputError

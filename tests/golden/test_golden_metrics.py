@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rwsa.files import read_json
-from rwsa.scoring import score_folders
+from rwsa.folder_scores import score_folders
 
 CHECKOUT = Path(__file__).parents[2]
 PAIRS = CHECKOUT / os.environ.get("RWSA_DATA", "../shared/data") / "pairs"

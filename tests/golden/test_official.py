@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from rwsa.files import read_json
+from rwsa.kernels.scan import BACKENDS, missing_backends, using
 from rwsa.losses import LossWeights, discriminator_losses, metric_loss, spectral_losses, weighted_total
 from rwsa.models import RWSAMambaUNet, load_model
 from rwsa.models.discriminator import MetricDiscriminator
 from rwsa.models.weights import load_weights
-from rwsa.scan import BACKENDS, missing_backends, using
-from rwsa.spectral import istft, stft
+from rwsa.stft import istft, stft
 
 WEIGHTS = {"with_metric": LossWeights(), "without_metric": LossWeights(metric=0)}
 

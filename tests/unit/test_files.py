@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rwsa.errors import InputError
-from rwsa.files import read_json, sha256_of, write_json, written_aside
+from rwsa.files import atomic_write, read_json, sha256_of, write_json
 
 
 def names(folder: Path) -> set[str]:
@@ -18,7 +18,7 @@ def names(folder: Path) -> set[str]:
 
 def test_the_name_appears_only_when_the_block_has_ended(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "a.tar"
-    with written_aside(target) as aside:
+    with atomic_write(target) as aside:
         aside.write_bytes(b"whole")
         assert not target.exists()
         assert aside.parent == target.parent
@@ -33,7 +33,7 @@ def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     target.write_text("old")
 
     def interrupted() -> None:
-        with written_aside(target) as aside:
+        with atomic_write(target) as aside:
             aside.write_text("half")
             raise KeyboardInterrupt
 
@@ -45,7 +45,7 @@ def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 def test_a_failed_folder_is_removed_with_all_in_it(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with written_aside(tmp_path / "folder") as aside:
+        with atomic_write(tmp_path / "folder") as aside:
             (aside / "sub").mkdir(parents=True)
             (aside / "sub" / "file").touch()
             raise RuntimeError("stop")
@@ -56,7 +56,7 @@ def test_a_failed_folder_is_removed_with_all_in_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
-    with written_aside(tmp_path / "folder") as aside:
+    with atomic_write(tmp_path / "folder") as aside:
         aside.mkdir()
         (aside / "file").write_text("x")
     assert names(tmp_path) == {"folder", "file"}
@@ -70,7 +70,7 @@ def test_a_folder_that_cannot_be_written_is_named(target: str) -> None:
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     def fill() -> None:
-        with written_aside(tmp_path / "a.bin") as aside:
+        with atomic_write(tmp_path / "a.bin") as aside:
             aside.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -81,7 +81,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_trouble_with_another_file_is_not_blamed_on_this_one(tmp_path: Path) -> None:
     def copy() -> None:
-        with written_aside(tmp_path / "out" / "a.txt") as aside:
+        with atomic_write(tmp_path / "out" / "a.txt") as aside:
             aside.write_text((tmp_path / "missing.txt").read_text())
 
     with pytest.raises(FileNotFoundError, match=r"missing\.txt"):

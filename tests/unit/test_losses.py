@@ -18,7 +18,7 @@ from rwsa.losses import (
     spectral_losses,
     weighted_total,
 )
-from rwsa.spectral import SpectralConfig, stft
+from rwsa.stft import SpectralConfig, stft
 
 SPECTRAL = SpectralConfig()
 

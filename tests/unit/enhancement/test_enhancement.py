@@ -18,7 +18,7 @@ from rwsa.enhancement import enhance, enhance_phases
 from rwsa.enhancement.segments import segment_starts
 from rwsa.errors import InputError
 from rwsa.models import ModelConfig, build_model
-from rwsa.spectral import istft, stft
+from rwsa.stft import istft, stft
 
 RATE_HZ = 16_000
 CONFIG = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)

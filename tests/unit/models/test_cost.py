@@ -20,7 +20,7 @@ from rwsa.models.config import size
 from rwsa.models.cost import Cost, cost
 from rwsa.models.layers import DeformableConv
 from rwsa.models.mamba import BiMamba
-from rwsa.spectral import SpectralConfig
+from rwsa.stft import SpectralConfig
 
 UNET = ModelConfig(
     channels=8,

@@ -21,7 +21,7 @@ from rwsa.errors import InputError
 from rwsa.models import MambAttention, ModelConfig, build_model, load_model, save_model
 from rwsa.models.config import Sharing, size
 from rwsa.shards.sampling import Cursor
-from rwsa.spectral import SpectralConfig, stft
+from rwsa.stft import SpectralConfig, stft
 from rwsa.training.config import DataConfig, TrainConfig
 from rwsa.training.context import LocalContext
 from rwsa.training.data import Segments

@@ -20,12 +20,12 @@ from torch.nn import functional as F
 
 from rwsa.config import build
 from rwsa.errors import InputError
+from rwsa.kernels.axes import Axis
 from rwsa.models import SIZES, ModelConfig, RWSAMambaUNet, build_model, load_model, save_model
 from rwsa.models.attention import AxialAttention
 from rwsa.models.config import Sharing, size
 from rwsa.models.layers import DeformableConv, DenseBlock, FrequencyUpsample
 from rwsa.models.mamba import BiMamba, MambaMixer
-from rwsa.ops.axes import Axis
 from tests.tensors import normal, parameters
 
 TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)

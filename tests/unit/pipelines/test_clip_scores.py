@@ -14,7 +14,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from pipelines.scoring.clip_scores import (
+from pipelines.evaluation.clip_scores import (
     METRICS,
     NOISY_PHASE,
     ClipScorer,
@@ -26,7 +26,7 @@ from pipelines.scoring.clip_scores import (
     unscored,
     with_table1,
 )
-from pipelines.scoring.clips import EvaluationClip, load_clip
+from pipelines.evaluation.clips import EvaluationClip, load_clip
 from rwsa.corpora.manifest import Pair
 from rwsa.enhancement import enhance, enhance_phases
 from rwsa.errors import InputError

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from pipelines.core.tracking import Tracker
 from pipelines.dataset_page import log_page, main, write_page
 from pipelines.inspection.dataset_facts import environments, read_facts
-from pipelines.tracking import Tracker
 from rwsa.audio import round_to_int16
 from rwsa.errors import InputError
 from rwsa.files import sha256_of

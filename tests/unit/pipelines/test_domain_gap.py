@@ -13,7 +13,7 @@ import scipy.signal
 import soundfile
 
 from pipelines.domain_gap import FIGURES, PAGE, TABLE, domain_gap, main
-from pipelines.studies.gap_report import remarks
+from pipelines.reports.domain_gap_report import remarks
 from pipelines.studies.gap_results import NAMES, OVERALL, GapResults, GapSettings, compare
 from pipelines.studies.gap_sources import GapSource, LoadedClip, MeasuredCorpus, measure, read_sources
 from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ, FeatureGroup

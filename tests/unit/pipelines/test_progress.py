@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.progress import progress_line
+from pipelines.core.progress import progress_line
 
 
 def test_trouble_in_validation_is_told_as_a_count_and_only_where_there_is_any() -> None:

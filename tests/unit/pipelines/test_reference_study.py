@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from pipelines.evaluation.clips import EvaluationClip
 from pipelines.reference_study import FIGURES, PAGE, main, reference_study
-from pipelines.scoring.clips import EvaluationClip
+from pipelines.reports.reference_report import gain_rows, heads, render_page, score_rows
 from pipelines.studies.reference_conditions import (
     AS_IT_IS,
     AXES,
@@ -19,7 +20,6 @@ from pipelines.studies.reference_conditions import (
     decaying_rir,
     degraded,
 )
-from pipelines.studies.reference_report import gain_rows, heads, render_page, score_rows
 from pipelines.studies.reference_results import (
     CLEAN,
     ENHANCED,

@@ -13,13 +13,13 @@ import pytest
 import soundfile
 
 from pipelines.evaluate import statistics_of
-from pipelines.evaluation.corpus_picture import gain_picture, picture_limits
-from pipelines.evaluation.pictures import evaluation_pictures
-from pipelines.evaluation.report import ReportClip, encode_audio, render_report
-from pipelines.evaluation.spectrogram_rows import SpectrogramRow, spectrogram_rows
-from pipelines.scoring.clip_scores import NOISY_PHASE, ClipAudio, ClipScores, SignalScores
-from pipelines.scoring.results import CorpusScores, EvaluationSummary
-from pipelines.scoring.systems import System
+from pipelines.evaluation.clip_scores import NOISY_PHASE, ClipAudio, ClipScores, SignalScores
+from pipelines.evaluation.results import CorpusScores, EvaluationSummary
+from pipelines.evaluation.systems import System
+from pipelines.reports.clip_spectrograms import SpectrogramRow, spectrogram_rows
+from pipelines.reports.corpus_figure import gain_picture, picture_limits
+from pipelines.reports.evaluation_figures import evaluation_pictures
+from pipelines.reports.evaluation_report import ReportClip, encode_audio, render_report
 from rwsa.corpora.cards import Scores
 from rwsa.metrics import Failure
 from tests.evaluations import audio as some_audio

@@ -9,11 +9,11 @@ import re
 import pytest
 
 from pipelines.evaluate import statistics_of
-from pipelines.evaluation.score_table import format_table, markdown_table
-from pipelines.scoring.clip_scores import METRICS, NOISY_PHASE, ClipScores, SignalScores, unscored
-from pipelines.scoring.noisy_row import verdict
-from pipelines.scoring.results import CorpusScores, EvaluationSummary
-from pipelines.scoring.systems import Outputs, System
+from pipelines.evaluation.clip_scores import METRICS, NOISY_PHASE, ClipScores, SignalScores, unscored
+from pipelines.evaluation.noisy_row import verdict
+from pipelines.evaluation.results import CorpusScores, EvaluationSummary
+from pipelines.evaluation.systems import Outputs, System
+from pipelines.reports.score_table import format_table, markdown_table
 from rwsa.corpora.cards import Scores
 from rwsa.corpora.manifest import Problem
 from rwsa.metrics import Failure

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.scoring import clip_keys as keys
-from pipelines.scoring.clip_scores import NOISY_PHASE, SignalScores
-from pipelines.scoring.clips import EvaluationClip
-from pipelines.scoring.code_version import code_version, modules_reached
-from pipelines.scoring.score_cache import ScoreCache
+from pipelines.evaluation import score_keys as keys
+from pipelines.evaluation.clip_scores import NOISY_PHASE, SignalScores
+from pipelines.evaluation.clips import EvaluationClip
+from pipelines.evaluation.fingerprint import code_version, modules_reached
+from pipelines.evaluation.score_cache import ScoreCache
 from rwsa.corpora import scan
 from rwsa.corpora.cards import read_card
 from rwsa.corpora.manifest import Pair
@@ -65,7 +65,7 @@ def test_metrics_are_added_to_those_kept(tmp_path: Path, monkeypatch: pytest.Mon
     assert kept == dataclasses.replace(SCORES, values={**SCORES.values, "csig": 2.0}, floored=True)
     # A new version of PESQ's package makes only what rests on PESQ anew.
     monkeypatch.setattr(
-        "pipelines.scoring.score_cache.metric_packages",
+        "pipelines.evaluation.score_cache.metric_packages",
         lambda name: "another" if name in ("pesq", "csig") else keys.metric_packages(name),
     )
     kept = cache.get("ab12")
@@ -192,9 +192,9 @@ def test_code_is_known_by_what_it_imports() -> None:
     enhancing = modules_reached(("rwsa.enhancement.arrays",))
     assert {
         "rwsa.models.unet",
-        "rwsa.scan.cpu_kernels",
+        "rwsa.kernels.scan_cpu_loops",
         "rwsa.enhancement.segments",
-        "rwsa.spectral",
+        "rwsa.stft",
     } <= enhancing
     assert not {"rwsa.metrics", "rwsa.enhancement.files"} & enhancing
     assert "rwsa.mixing.rooms" in modules_reached(("rwsa.mixing",))
@@ -203,7 +203,7 @@ def test_code_is_known_by_what_it_imports() -> None:
 def test_code_version_sees_code_and_packages_but_no_comments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.scoring import code_version as module
+    from pipelines.evaluation import fingerprint as module
 
     def version(text: str, packages: tuple[str, ...] = ()) -> str:
         (tmp_path / "ratios.py").write_text(text)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from pipelines.evaluation.clips import EvaluationClip, EvaluationSet
 from pipelines.evaluation.published import TABLE1, read_published
-from pipelines.scoring.clips import EvaluationClip, EvaluationSet
-from pipelines.scoring.systems import Model, Outputs, match_outputs, read_systems
+from pipelines.evaluation.systems import Model, Outputs, match_outputs, read_systems
 from rwsa.corpora.cards import read_card
 from rwsa.corpora.manifest import Pair
 from rwsa.errors import InputError

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import journal
-from pipelines.pages.figures import new_figure, png
-from pipelines.tracking import TrackedRun, Tracker
+from pipelines.core import record_queue
+from pipelines.core.tracking import TrackedRun, Tracker
+from pipelines.media.figures import new_figure, png
 from rwsa.training.config import StorageConfig
 
 
@@ -21,7 +21,7 @@ def storage(tmp_path: Path) -> StorageConfig:
 def test_a_picture_that_was_sent_and_not_noted_holds_up_nothing(
     storage: StorageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "_SECONDS_BETWEEN_SENDS", 1000.0)
+    monkeypatch.setattr(record_queue, "_SECONDS_BETWEEN_SENDS", 1000.0)
     tracker = Tracker(storage)
     with tracker.run("first") as first:
         run_id = first.run_id

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.core.tracking import Tracker
 from pipelines.evaluate import statistics_of
-from pipelines.evaluation.run import log_evaluation
-from pipelines.scoring.results import EvaluationSummary
+from pipelines.evaluation.results import EvaluationSummary
+from pipelines.reports.evaluation_log import log_evaluation
 from pipelines.studies.trade_off_scores import Score, panels, read_scores
-from pipelines.tracking import Tracker
 from pipelines.trade_off import main
 from rwsa.training.config import StorageConfig
 from tests.evaluations import made_up, model

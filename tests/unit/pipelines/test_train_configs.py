@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from pipelines.cluster import CHECKOUT
+from pipelines.core.ray_cluster import CHECKOUT
 from pipelines.train import CONFIGS, config_paths
 from rwsa.config import read_config
 from rwsa.errors import InputError

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import ray.util
 
-from pipelines.worker_setup import on_a_cluster
+from pipelines.core.worker_setup import on_a_cluster
 
 
 def test_gloo_speaks_from_the_nodes_own_address(monkeypatch: pytest.MonkeyPatch) -> None:

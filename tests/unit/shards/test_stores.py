@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.evaluation.systems import read_systems
 from pipelines.mix_shards import MixSummary, mix_shards
-from pipelines.scoring.systems import read_systems
 from rwsa.audio import round_to_int16
 from rwsa.corpora.cards import read_card
 from rwsa.errors import InputError, UnreachableError
-from rwsa.files import is_remote, location, read_json, sha256_of, write_json, written_aside
+from rwsa.files import atomic_write, is_remote, location, read_json, sha256_of, write_json
 from rwsa.mixing.recipes import read_recipe
 from rwsa.models import load_model, save_model
 from rwsa.shards import DamagedShardError, Example, ShardReader, is_whole, verify, write_shard
@@ -149,7 +149,7 @@ def test_a_failing_rewrite_leaves_the_old_shard_and_nothing_else(folder: Path) -
 
 
 def test_the_name_appears_only_when_the_block_has_ended(folder: Path) -> None:
-    with written_aside(folder / "a.json") as aside:
+    with atomic_write(folder / "a.json") as aside:
         aside.write_text("{}")
         assert aside.suffix == ".json"
         assert not (folder / "a.json").exists()

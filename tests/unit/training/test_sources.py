@@ -20,7 +20,7 @@ import pytest
 import soundfile
 import yaml
 
-from pipelines.progress import progress_line
+from pipelines.core.progress import progress_line
 from pipelines.train import CONFIGS, absolute
 from rwsa.config import as_mapping, build, merge, read_config
 from rwsa.corpora import scan

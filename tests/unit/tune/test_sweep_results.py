@@ -10,7 +10,7 @@ import pytest
 
 from rwsa.errors import InputError
 from tests.sweep_rows import row_of, sweep_of
-from tune.plan import concurrent_trials
+from tune.dry_run import concurrent_trials
 from tune.results import Progress, ResultFolder
 from tune.spaces import base_values, trials
 

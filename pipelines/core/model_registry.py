@@ -1,0 +1,149 @@
+"""Weights as an MLflow model: code and safetensors, nothing pickled, under a name in the Model Registry.
+
+With `pipelines.core.tracking` and the file that every model carries, what knows MLflow.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient, pyfunc
+from mlflow.entities import LoggedModelOutput
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
+from packaging.requirements import Requirement
+
+from pipelines.core import served_model
+from pipelines.core.served_model import SAMPLE_RATE_HZ, WAV, WEIGHTS
+from rwsa.errors import InputError
+
+_RATE_HZ = 16_000
+_EXAMPLE_SAMPLES = 1_600
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredVersion:
+    """A version of a registered model.
+
+    Attributes:
+        uri: what `mlflow.pyfunc.load_model` and `mlflow models serve` take.
+    """
+
+    name: str
+    version: str
+    alias: str
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}@{self.alias}"
+
+
+def register_model(
+    client: MlflowClient, run_id: str, weights: Path, *, name: str, alias: str, tags: dict[str, str]
+) -> RegisteredVersion:
+    """Log weights as a model of a run, and make it the newest version of a registered model.
+
+    Args:
+        client: of the server or database.
+        run_id: of the run that the model belongs to.
+        weights: safetensors that `rwsa.load_model` reads.
+        name: of the registered model, made where there is none yet.
+        alias: moved to the new version.
+        tags: of the model, and of its version.
+
+    Raises:
+        InputError: the registry takes no such name or alias.
+    """
+    run = client.get_run(run_id)
+    model = client.create_logged_model(
+        run.info.experiment_id, name=weights.stem, source_run_id=run_id, tags=tags, model_type="enhancement"
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="rwsa-model-") as folder:
+            path = Path(folder) / "model"
+            write_model(path, weights, Model(run_id=run_id, model_id=model.model_id))
+            client.log_model_artifacts(model.model_id, str(path))
+    except BaseException:
+        client.finalize_logged_model(model.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    try:
+        _make_registered_model(client, name)
+        version = client.create_model_version(
+            name, model.artifact_location, run_id=run_id, tags=tags, model_id=model.model_id
+        ).version
+        client.set_registered_model_alias(name, alias, version)
+    except MlflowException as error:
+        raise InputError(
+            f"--name {name} --alias {alias}: MLflow does not take it ({error.message})"
+        ) from error
+    return RegisteredVersion(name=name, version=str(version), alias=alias)
+
+
+def _make_registered_model(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def write_model(path: Path, weights: Path, about: Model | None = None) -> None:
+    """Write the model's folder, and enhance the example with it.
+
+    Args:
+        path: a folder that is not there yet.
+        weights: safetensors that `rwsa.load_model` reads.
+        about: what its `MLmodel` file is to say besides.
+    """
+    columns = Schema([ColSpec(Array(DataType.double), WAV), ColSpec(DataType.long, SAMPLE_RATE_HZ)])
+    example = _example()
+    pyfunc.save_model(
+        path=str(path),
+        python_model=served_model.__file__,
+        artifacts={WEIGHTS: str(weights)},
+        signature=ModelSignature(inputs=columns, outputs=columns),
+        input_example=example,
+        pip_requirements=requirements(),
+        mlflow_model=about,
+    )
+    enhanced = pyfunc.load_model(str(path)).predict(example)[WAV][0]
+    if len(enhanced) != _EXAMPLE_SAMPLES:
+        raise RuntimeError(f"{weights}: of {_EXAMPLE_SAMPLES} samples came {len(enhanced)}")
+
+
+def requirements() -> list[str]:
+    """What a loader needs: this version of rwsa, and its and MLflow's bounds as pyproject.toml has them.
+
+    Raises:
+        InputError: rwsa is not installed.
+    """
+    try:
+        listed = importlib.metadata.requires("rwsa") or []
+        version = importlib.metadata.version("rwsa")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(
+            "rwsa is not installed, so its requirements are not known; pip install -e ."
+        ) from error
+    bounds = []
+    for requirement in map(Requirement, listed):
+        always = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if always or requirement.name == "mlflow":
+            bounds.append(f"{requirement.name}{requirement.specifier}")
+    return [f"rwsa=={version}", *bounds]
+
+
+def _example() -> pd.DataFrame:
+    """A tenth of a second of a decaying tone in noise, to four decimals."""
+    seconds = np.arange(_EXAMPLE_SAMPLES) / _RATE_HZ
+    tone = 0.1 * np.sin(2 * np.pi * 440 * seconds) * np.exp(-20 * seconds)
+    noisy = tone + 0.01 * np.random.default_rng(0).standard_normal(_EXAMPLE_SAMPLES)
+    return pd.DataFrame({WAV: [noisy.round(4).tolist()], SAMPLE_RATE_HZ: [_RATE_HZ]})

@@ -1,0 +1,298 @@
+"""The only place that knows MLflow's server: runs, figures, files, in batches and off the caller's way."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from PIL import Image
+
+from pipelines.core.ray_cluster import CHECKOUT
+from pipelines.core.record_queue import SPOOLED, Journal, Record, waiting_keys
+from rwsa.errors import InputError, UnreachableError
+from rwsa.files import fetched, location, on_this_machine
+from rwsa.training.config import StorageConfig
+from rwsa.training.loop import PreemptedError
+
+_BATCH = 1000  # MLflow's own limit of metrics in one call
+_PARAMS_BATCH = 100
+_SECONDS_TO_ANSWER = 5.0
+# Else MLflow's interface takes an experiment with tables for one of a language model's.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+
+
+class Tracker:
+    """One experiment on one MLflow server (or SQLite file)."""
+
+    def __init__(self, storage: StorageConfig) -> None:
+        """Connect, and send what earlier processes could not.
+
+        Raises:
+            InputError: the server does not answer, or the database file cannot be made.
+        """
+        self.storage = storage
+        _be_brief()
+        _check_reachable(storage.tracking_uri)
+        try:
+            self.client = MlflowClient(storage.tracking_uri)
+            self.experiment_id = self._experiment()
+        except (MlflowException, OSError) as error:
+            raise UnreachableError(
+                f"MLflow at {storage.tracking_uri} cannot be used ({error}); start it, or set"
+                " storage.tracking_uri to one that answers"
+            ) from error
+        for run_id in waiting_keys(_unsent(storage)):
+            TrackedRun(storage, run_id).close(status=None)
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self.storage.experiment)
+        if found is not None:
+            return found.experiment_id
+        return self.client.create_experiment(
+            self.storage.experiment, _artifact_location(self.storage), tags=_EXPERIMENT_TAGS
+        )
+
+    def run(
+        self,
+        name: str,
+        *,
+        key: str | None = None,
+        parent: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> TrackedRun:
+        """Start a run, or go on with the one that has this key.
+
+        Args:
+            name: shown in the user interface.
+            key: identity of the work; a second run of the same key continues the first.
+            parent: id of the run to nest it under.
+            params: nested mappings are flattened to `a.b`.
+            tags: beside the git commit, which is always set.
+        """
+        run_id = self._existing(key) if key else None
+        if run_id is None:
+            every = {**resolve_tags(), **_commit_tag(), **(tags or {})}
+            every |= {"rwsa.key": key} if key else {}
+            every |= {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
+            created = self.client.create_run(self.experiment_id, run_name=name, tags=every)
+            run_id = created.info.run_id
+            flat = [Param(k, str(v)) for k, v in flatten(params or {}).items()]
+            for at in range(0, len(flat), _PARAMS_BATCH):
+                self.client.log_batch(run_id, params=flat[at : at + _PARAMS_BATCH])
+        else:
+            self.client.update_run(run_id, status="RUNNING")
+        return TrackedRun(self.storage, run_id)
+
+    def _existing(self, key: str) -> str | None:
+        runs = self.client.search_runs([self.experiment_id], f"tags.`rwsa.key` = '{key}'", max_results=1)
+        return runs[0].info.run_id if runs else None
+
+
+class TrackedRun:
+    """One run. Everything is written down and sent by a thread; what MLflow cannot take waits on the disk.
+
+    The next process that opens the run, or a `Tracker` of the same storage, sends what waits. Use as a
+    context manager: leaving it sends what is left and marks the run finished, failed, or, where somebody
+    ended it, killed.
+    """
+
+    def __init__(self, storage: StorageConfig, run_id: str) -> None:
+        _be_brief()
+        self.run_id, self._uri = run_id, storage.tracking_uri
+        self.client = MlflowClient(storage.tracking_uri)
+        self._journal = Journal(_unsent(storage), run_id, self._send, refusals=(MlflowException, OSError))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record figures of a step; returns at once."""
+        now = int(time.time() * 1000)
+        self._journal.add({"metrics": [[name, float(value), now, step] for name, value in values.items()]})
+
+    def tag(self, **tags: str) -> None:
+        """Set tags; `__` in a name stands for a dot."""
+        self._journal.add({"tags": {name.replace("__", "."): value for name, value in tags.items()}})
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Upload a file, or everything in a folder, as artifacts; it may be deleted at once."""
+        with self._journal.spooled({"artifacts": folder}) as spooled:
+            if path.is_dir():
+                shutil.copytree(path, spooled, dirs_exist_ok=True)
+            else:
+                with fetched(path) as file:
+                    shutil.copyfile(file, spooled / path.name)
+
+    def contents(self, files: Mapping[str, bytes], folder: str | None = None) -> None:
+        """Upload files that are in memory, by their names, as artifacts."""
+        with self._journal.spooled({"artifacts": folder}) as spooled:
+            for name, content in files.items():
+                (spooled / name).write_bytes(content)
+
+    def image(self, key: str, step: int, png: bytes) -> None:
+        """Record a picture of a step, which MLflow's interface shows in a series under its key."""
+        record = {"image": {"key": key, "step": step, "timestamp": int(time.time() * 1000)}}
+        with self._journal.spooled(record) as spooled:
+            (spooled / "image.png").write_bytes(png)
+
+    def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Record a table that MLflow's interface shows and compares."""
+        self._journal.add({"table": name, "columns": {key: list(values) for key, values in columns.items()}})
+
+    def close(self, status: str | None = "FINISHED") -> None:
+        """Send what is left, or leave it on the disk where MLflow does not answer.
+
+        Args:
+            status: to end the run with; None leaves that to another process that has it open.
+        """
+        if status is not None:
+            self._journal.add({"status": status, "at": int(time.time() * 1000)})
+        if not self._journal.close():
+            print(
+                f"MLflow did not take everything ({self._journal.trouble}); the rest waits in"
+                f" {self._journal.path}, and the next command with this storage sends it",
+                flush=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stopped = isinstance(error, KeyboardInterrupt | PreemptedError)
+        try:
+            self.close("FINISHED" if error is None else "KILLED" if stopped else "FAILED")
+        except InputError as cannot_write:
+            if error is None:
+                raise
+            print(cannot_write, flush=True)  # what happened first is what matters
+
+    def _send(self, records: list[Record]) -> int:
+        """Send the first record, or as many records of figures as come first and fit one call."""
+        _ask(self._uri)
+        first, spooled = records[0], Path(records[0].get(SPOOLED, ""))
+        if SPOOLED in first and not spooled.is_dir():
+            return 1  # was sent by a process that was killed before it could note it
+        if "metrics" in first:
+            return self._send_metrics(records)
+        if "tags" in first:
+            self.client.log_batch(self.run_id, tags=[RunTag(*pair) for pair in first["tags"].items()])
+        elif "artifacts" in first:
+            self.client.log_artifacts(self.run_id, str(spooled), first["artifacts"])
+        elif "image" in first:
+            with Image.open(spooled / "image.png") as picture:
+                self.client.log_image(self.run_id, picture, **first["image"], synchronous=True)
+        elif "table" in first:
+            self.client.log_table(self.run_id, first["columns"], first["table"])
+        else:
+            self.client.set_terminated(self.run_id, first["status"], first["at"])
+        return 1
+
+    def _send_metrics(self, records: list[Record]) -> int:
+        batch, taken = list[Metric](), 0
+        for record in itertools.takewhile(lambda record: "metrics" in record, records):
+            if taken and len(batch) + len(record["metrics"]) > _BATCH:
+                break
+            batch += [Metric(*figure) for figure in record["metrics"]]
+            taken += 1
+        for at in range(0, len(batch), _BATCH):
+            self.client.log_batch(self.run_id, metrics=batch[at : at + _BATCH])
+        return taken
+
+
+def _unsent(storage: StorageConfig) -> Path:
+    """Where journals for one server lie: with the runs' other files, so that another node finds them.
+
+    Where these are in a store, on this machine.
+    """
+    server = hashlib.sha256(storage.tracking_uri.encode()).hexdigest()[:8]
+    return on_this_machine(location(storage.root)) / "unsent" / server
+
+
+def _be_brief() -> None:
+    """Have MLflow's client give up soon: what it could not send is tried again anyway."""
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` to `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def commit() -> str:
+    """The checkout's git commit, with `-dirty` where files differ.
+
+    Outside a repository, as in a job's copy or an image, what `RWSA_COMMIT` says, or `unknown`.
+    """
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("RWSA_COMMIT") or "unknown"
+
+
+def _commit_tag() -> dict[str, str]:
+    return {"mlflow.source.git.commit": commit()}
+
+
+def _artifact_location(storage: StorageConfig) -> str | None:
+    """Beside a SQLite file; a server decides for itself."""
+    if not storage.tracking_uri.startswith("sqlite:///"):
+        return None
+    database = Path(storage.tracking_uri.removeprefix("sqlite:///")).resolve()
+    return (database.parent / "mlartifacts").as_uri()
+
+
+def _check_reachable(uri: str) -> None:
+    """Ask before MLflow's client does, whose retries take minutes."""
+    if uri.startswith("sqlite:///"):
+        folder = Path(uri.removeprefix("sqlite:///")).resolve().parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"storage.tracking_uri {uri}: {folder} cannot be made ({error.strerror})"
+            ) from error
+        if not os.access(folder, os.W_OK):
+            raise InputError(f"storage.tracking_uri {uri}: {folder} is not writable")
+    elif urlsplit(uri).scheme in ("http", "https"):
+        if urlsplit(uri).password is not None:
+            raise InputError(
+                "storage.tracking_uri: holds a password, and every run would show it; leave it out, and set"
+                " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
+            )
+        try:
+            _ask(uri)
+        except OSError as error:
+            raise UnreachableError(
+                f"MLflow at {uri} does not answer ({error}); start it with `mlflow server`, or set"
+                " storage.tracking_uri to another"
+            ) from error
+    else:
+        raise InputError(f"storage.tracking_uri {uri}: give sqlite:///FILE or http(s)://HOST:PORT")
+
+
+def _ask(uri: str) -> None:
+    """Ask a server whether it is there; raises OSError where it is not."""
+    if urlsplit(uri).scheme in ("http", "https"):
+        with urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS_TO_ANSWER):
+            pass

@@ -1,0 +1,181 @@
+"""What an evaluation found: scores of clips, means with counts, and the check of a corpus's noisy row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.evaluation import noisy_row
+from pipelines.evaluation.clip_scores import METRICS, NOISY, ClipScores
+from pipelines.evaluation.systems import Model, System
+from rwsa.audio_facts import CLIPPED_SHARE
+from rwsa.corpora.cards import Scores
+from rwsa.corpora.manifest import Problem
+from rwsa.metrics import Summary, summarise
+
+# `rwsa.kind` of an evaluation's run in MLflow, and of the runs below it.
+KIND, CHILD_KIND = "evaluation", "system-on-corpus"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusScores:
+    """One corpus.
+
+    Attributes:
+        name: of its card.
+        clips: in the order of the corpus, all with the same systems; what failed has a failure for a score.
+        of_clips: how many clips the whole test set has.
+        data_sha256: of the clips' content; None where one could not be read.
+        problems: files that scanning found unusable, so that they are no clips at all.
+        published: the card's noisy row, if it states one.
+        extra: system -> files among its outputs that belong to no clip.
+        metrics: that every signal is scored by, those of the paper's Table 1 first.
+    """
+
+    name: str
+    clips: tuple[ClipScores, ...]
+    of_clips: int
+    data_sha256: str | None = None
+    problems: tuple[Problem, ...] = ()
+    published: Scores | None = None
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    metrics: tuple[str, ...] = METRICS
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """Names of the rows, the noisy one first."""
+        return tuple(self.clips[0].signals)
+
+    def summaries(self, system: str) -> dict[str, Summary]:
+        """Mean, count and failures of each metric of a system."""
+        return summarise(clip.signals[system].values for clip in self.clips)
+
+    def means(self, system: str) -> dict[str, float | None]:
+        """Mean of each metric over the clips that have it; None where none has."""
+        return {name: summary.mean for name, summary in self.summaries(system).items()}
+
+    def values(self, system: str, metric: str) -> list[float | None]:
+        """A system's score on each clip, None where it failed."""
+        return [clip.value(system, metric) for clip in self.clips]
+
+    def gains(self, system: str) -> dict[str, float | None]:
+        """Mean of the system minus noisy for each metric, over the clips that have both; None for none."""
+        gains = {
+            name: [gain for clip in self.clips if (gain := clip.gain(name, system)) is not None]
+            for name in self.metrics
+        }
+        return {name: math.fsum(values) / len(values) if values else None for name, values in gains.items()}
+
+    def failures(self) -> list[str]:
+        """`CLIP: what failed and why`, one line a damaged clip, signal or metric."""
+        return [f"{clip.clip_id}: {what}" for clip in self.clips for what in clip.failures]
+
+    def clipped(self) -> list[str]:
+        """`CLIP: SYSTEM x%` for signals of which more than `CLIPPED_SHARE` lies in flat tops."""
+        return [
+            f"{clip.clip_id}: {system} {one.clipped_share:.1%}"
+            for clip in self.clips
+            for system, one in clip.signals.items()
+            if one.clipped_share > CLIPPED_SHARE
+        ]
+
+    def floored(self) -> list[str]:
+        """`CLIP: SYSTEM, …` for signals whose CSIG and COVL are 1 for digital silence alone."""
+        if not {"csig", "covl"} & set(self.metrics):
+            return []
+        of_clips = {
+            clip.clip_id: [system for system, one in clip.signals.items() if one.floored]
+            for clip in self.clips
+        }
+        return [f"{clip_id}: {', '.join(systems)}" for clip_id, systems in of_clips.items() if systems]
+
+    def differences(self) -> dict[str, float]:
+        """Noisy row minus the published one, by metric; empty where either is lacking."""
+        return noisy_row.differences(self.published, self.means(NOISY))
+
+    def verdict(self) -> str | None:
+        """Whether this is the published corpus, see `noisy_row`; None where nothing is published."""
+        if self.published is None:
+            return None
+        scored = sum(all(clip.value(NOISY, name) is not None for name in METRICS) for clip in self.clips)
+        return noisy_row.verdict(self.published, self.means(NOISY), scored=scored, of_clips=self.of_clips)
+
+    def chosen(self, system: str, count: int) -> list[tuple[str, int]]:
+        """(label, index into `clips`) of `count` clips, spread evenly from least to most SI-SDR gain.
+
+        Three are the worst, the median and the best; one is the median. Clips without a gain are out.
+        """
+        gains = [(clip.gain("si_sdr", system), index) for index, clip in enumerate(self.clips)]
+        ranked = [index for gain, index in sorted((g, i) for g, i in gains if g is not None)]
+        count, last = min(count, len(ranked)), len(ranked) - 1
+        ranks = [last // 2] if count == 1 else [at * last // (count - 1) for at in range(count)]
+        return [(_rank_label(rank, last), ranked[rank]) for rank in ranks]
+
+
+def _rank_label(rank: int, last: int) -> str:
+    if last == 0:
+        return "only"
+    named = {last // 2: "median", 0: "worst", last: "best"}
+    return named.get(rank, f"rank-{rank + 1}-of-{last + 1}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSummary:
+    """Systems on corpora.
+
+    Attributes:
+        name: of the evaluation.
+        systems: in the order given, without the noisy row.
+        corpora: in the order given; the first is the in-domain one.
+        seconds: that enhancing and scoring took.
+        cpu_seconds: of them, kind of work -> CPU time over all processes.
+        kept: how many signals' scores were there from before, and of how many in all.
+        run_id: MLflow's; None where it is not logged.
+    """
+
+    name: str
+    systems: tuple[System, ...]
+    corpora: tuple[CorpusScores, ...]
+    seconds: float
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict)
+    kept: tuple[int, int] = (0, 0)
+    run_id: str | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """That every signal is scored by."""
+        return self.corpora[0].metrics
+
+    @property
+    def configurations(self) -> dict[str, list[str]]:
+        """Configuration -> names of its systems: several where its runs differ by seed."""
+        found: dict[str, list[str]] = {}
+        for system in self.systems:
+            found.setdefault(system.configuration, []).append(system.name)
+        return found
+
+    def of(self, configuration: str) -> System:
+        """The first system of a configuration."""
+        return next(system for system in self.systems if system.configuration == configuration)
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The systems that have weights."""
+        return tuple(system for system in self.systems if isinstance(system, Model))
+
+    def as_json(self) -> dict[str, Any]:
+        """`{"corpora": {NAME: {"clips": N, SYSTEM: {METRIC: mean}, …}}}`, the first system being `noisy`.
+
+        Corpora keep their order; a mean over no value is None.
+        """
+        return {
+            "corpora": {
+                corpus.name: {
+                    "clips": len(corpus.clips),
+                    **{system: corpus.means(system) for system in corpus.systems},
+                }
+                for corpus in self.corpora
+            }
+        }

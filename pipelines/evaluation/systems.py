@@ -1,0 +1,215 @@
+"""The systems that an evaluation compares: models by their weights, and folders of ready-made outputs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.evaluation.clip_scores import NOISY
+from pipelines.evaluation.clips import EvaluationClip, EvaluationSet
+from rwsa.audio import find_audio
+from rwsa.errors import InputError
+from rwsa.files import absolute, is_file, location, sha256_of
+from rwsa.models import ModelConfig, Network, load_model
+from rwsa.models.cost import cost
+
+# The row of a single model that nobody named.
+ENHANCED = "enhanced"
+_NAME = re.compile(r"\w[\w .-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Weights as a row of the table.
+
+    Attributes:
+        name: of the row.
+        configuration: the same for runs of one configuration that differ by seed; else the name.
+        parameters: how many.
+        giga_flops: of one segment, as the paper counts them.
+    """
+
+    name: str
+    configuration: str
+    weights: str
+    sha256: str
+    config: ModelConfig
+    parameters: int
+    giga_flops: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """A folder of another system's ready-made outputs as a row of the table."""
+
+    name: str
+    folder: str
+
+    @property
+    def configuration(self) -> str:
+        return self.name
+
+
+System = Model | Outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedOutputs:
+    """Which file of a folder belongs to which clip of one corpus.
+
+    Attributes:
+        paths: clip id -> file.
+        faults: clip id -> why it has none.
+        extra: files that belong to no clip of the corpus; None where not all clips are scored, so that
+            nobody can tell.
+    """
+
+    paths: Mapping[str, Path]
+    faults: Mapping[str, str]
+    extra: tuple[str, ...] | None
+
+
+def read_systems(
+    weights: Sequence[str | Path], outputs: Sequence[str]
+) -> tuple[tuple[System, ...], dict[str, Network]]:
+    """The systems, and the network of each model.
+
+    Args:
+        weights: `FILE` or `NAME=FILE`. A name given to several files stands for runs of one
+            configuration that differ by seed. A single file without a name is called `enhanced`, several
+            by what tells their paths apart.
+        outputs: `NAME=FOLDER`.
+
+    Raises:
+        InputError: a file or folder is missing or cannot be used, or a name is no name, `noisy`, or
+            taken.
+    """
+    named = _named_weights(weights)
+    for _, path in named:
+        if not is_file(path):
+            raise InputError(f"{path}: no such file; give weights that training wrote")
+    networks: dict[str, Network] = {}
+    systems: list[System] = []
+    for name, (configuration, path) in zip(_row_names(named), named, strict=True):
+        networks[name] = load_model(path)
+        systems.append(_model(name, configuration, path, networks[name]))
+    for entry in outputs:
+        name, separator, folder = entry.partition("=")
+        if not separator or not Path(folder).is_dir():
+            raise InputError(f"--system {entry}: give NAME=FOLDER, where FOLDER holds a system's outputs")
+        systems.append(Outputs(name=name, folder=folder))
+    _check_names([system.name for system in systems])
+    return tuple(systems), networks
+
+
+def _named_weights(weights: Sequence[str | Path]) -> list[tuple[str, Path]]:
+    """(name, path); a name that nobody gave is made up."""
+    given: list[tuple[str | None, Path]] = []
+    for entry in weights:
+        name, separator, path = str(entry).partition("=")
+        # A path may have a '=' in it.
+        unnamed = not separator or Path(entry).exists()
+        given.append((None, location(entry)) if unnamed else (name, location(path)))
+    nameless = [path for name, path in given if name is None]
+    if len(given) == 1:
+        return [(name or ENHANCED, path) for name, path in given]
+    made_up = iter(_told_apart(nameless))
+    return [(next(made_up) if name is None else name, path) for name, path in given]
+
+
+def _told_apart(paths: Sequence[Path]) -> list[str]:
+    """Names of files, or of their folders: all runs call their weights the same."""
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    folders = [Path(absolute(str(path))).parent.name for path in paths]
+    if len(set(folders)) == len(folders):
+        return folders
+    raise InputError("--weights: neither files nor folders have names that differ; name each, NAME=FILE")
+
+
+def _row_names(named: Sequence[tuple[str, Path]]) -> list[str]:
+    """A name for each of several weights of one configuration: `NAME 1`, `NAME 2`, …"""
+    counts, seen = Counter(name for name, _ in named), Counter[str]()
+    names = []
+    for name, _ in named:
+        seen[name] += 1
+        names.append(name if counts[name] == 1 else f"{name} {seen[name]}")
+    return names
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not _NAME.fullmatch(name) or name == NOISY:
+            raise InputError(
+                f"'{name}' cannot name a system ('{NOISY}' is the input's row); use letters, digits, ' ',"
+                " '-', '_' and '.'"
+            )
+        if names.count(name) > 1:
+            raise InputError(f"two systems are called '{name}'; give each a name of its own, NAME=…")
+
+
+def _model(name: str, configuration: str, path: Path, network: Network) -> Model:
+    return Model(
+        name=name,
+        configuration=configuration,
+        weights=str(path),
+        sha256=sha256_of(path),
+        config=network.config,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        giga_flops=cost(network).published / 1e9,
+    )
+
+
+def match_outputs(system: Outputs, one: EvaluationSet, *, several_corpora: bool) -> MatchedOutputs:
+    """Find the file of each clip.
+
+    A file belongs to the clip whose id (for pairs the noisy file's path, for mixtures the example's name)
+    ends in the file's path below the folder, extension aside.
+
+    Args:
+        several_corpora: the outputs of a corpus then lie in a subfolder with its name.
+
+    Raises:
+        InputError: the folder has no such subfolder, or no file in it belongs to any clip.
+    """
+    folder = Path(system.folder)
+    if several_corpora:
+        folder = folder / one.name
+        if not folder.is_dir():
+            raise InputError(
+                f"--system {system.name}={system.folder}: has no folder '{one.name}'; with several corpora,"
+                " the outputs for each lie in one of its name"
+            )
+    files: dict[tuple[str, ...], list[Path]] = {}
+    for path in find_audio(folder):
+        files.setdefault(path.relative_to(folder).with_suffix("").parts, []).append(path)
+    ends = {clip.clip_id: [end for end in _ends(clip) if end in files] for clip in one.clips}
+    claims = Counter(end for found in ends.values() for end in found)
+    if not claims:
+        raise InputError(
+            f"--system {system.name}={system.folder}: no file of {folder} is named as a clip of {one.name},"
+            f" such as {one.clips[0].clip_id.rpartition('/')[2]}"
+        )
+    paths: dict[str, Path] = {}
+    faults: dict[str, str] = {}
+    for clip_id, found in ends.items():
+        of_clip = [path for end in found for path in files[end]]
+        if not of_clip:
+            faults[clip_id] = f"has no file in {folder}"
+        elif len(of_clip) > 1:
+            faults[clip_id] = f"has several files, {' and '.join(map(str, of_clip))}; keep one"
+        elif claims[found[0]] > 1:
+            faults[clip_id] = f"{of_clip[0]} is named as several clips; put it in folders as they are"
+        else:
+            paths[clip_id] = of_clip[0]
+    extra = sorted(str(path) for end, of_end in files.items() if end not in claims for path in of_end)
+    return MatchedOutputs(paths=paths, faults=faults, extra=tuple(extra) if one.whole else None)
+
+
+def _ends(clip: EvaluationClip) -> list[tuple[str, ...]]:
+    parts = tuple(clip.clip_id.split("/"))[1:]
+    return [parts[at:] for at in range(len(parts))]

@@ -1,0 +1,22 @@
+"""Audio samples for pages and MLflow, as FLAC bytes that browsers play."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+
+import numpy as np
+import soundfile
+
+
+def flac(wav: np.ndarray, sample_rate_hz: int, *, gain: float = 1.0) -> bytes:
+    """A signal as 16-bit FLAC, which browsers play."""
+    target = io.BytesIO()
+    soundfile.write(target, wav * gain, sample_rate_hz, format="FLAC", subtype="PCM_16")
+    return target.getvalue()
+
+
+def common_gain(wavs: Iterable[np.ndarray]) -> float:
+    """What keeps the loudest of some signals from clipping; one gain for all, so that they compare by ear."""
+    peak = max(float(np.abs(wav).max()) for wav in wavs)
+    return min(1.0, 0.999 / peak if peak else 1.0)

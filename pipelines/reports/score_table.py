@@ -1,0 +1,153 @@
+"""The table of scores, as cells: printed on a terminal, and as Markdown in MLflow's run description.
+
+The four metrics of the paper's Table 1 are one table, further ones another below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pipelines.evaluation.clip_scores import METRICS, NOISY, NOISY_PHASE
+from pipelines.evaluation.corpus_statistics import CorpusStatistics
+from pipelines.evaluation.metric_labels import abreast, decimals, heading
+from pipelines.evaluation.results import CorpusScores, EvaluationSummary
+from pipelines.evaluation.systems import Model
+from rwsa.metrics import Summary
+from rwsa.statistics import Interval, Spread
+
+MISSING = "–"
+_LISTED = 10
+Statistics = Mapping[str, CorpusStatistics]
+
+
+def number(name: str, value: float | None) -> str:
+    """A score."""
+    return MISSING if value is None else f"{value:.{decimals(name)}f}"
+
+
+def signed(name: str, value: float | None) -> str:
+    """A difference, with its sign."""
+    return MISSING if value is None else f"{value:+.{decimals(name)}f}"
+
+
+def cell(name: str, summary: Summary | None) -> str:
+    """A mean, with the number of clips that failed where any did."""
+    if summary is None:
+        return ""
+    mean = number(name, summary.mean)
+    return f"{mean} ({summary.failures} failed)" if summary.failures else mean
+
+
+def interval_cell(name: str, interval: Interval | None) -> str:
+    """`[low, high]`; nothing where there is none."""
+    return "" if interval is None else f"[{number(name, interval.low)}, {number(name, interval.high)}]"
+
+
+def spread_cell(name: str, one: Spread) -> str:
+    """`mean±std` over seeds."""
+    return f"{number(name, one.mean)}±{number(name, one.std)}"
+
+
+def format_table(summary: EvaluationSummary, statistics: Statistics) -> str:
+    """Rows of every corpus for a terminal, then what was off: the published row, failures, bad files."""
+    tables = ["\n".join(_aligned(rows)) for rows in _tables(summary, statistics)]
+    return "\n".join(["\n\n".join(tables), *remarks(summary, statistics)])
+
+
+def markdown_table(summary: EvaluationSummary, statistics: Statistics) -> str:
+    """The same rows as Markdown, without intervals, for which MLflow's page has no room."""
+    return "\n\n".join(map(_markdown, _tables(summary, statistics, intervals=False)))
+
+
+def _aligned(table: list[list[str]]) -> Iterator[str]:
+    head, *rows = table
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    left = (0, 2)
+    for row in (head, *rows):
+        cells = (
+            text.ljust(width) if column in left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def _markdown(table: list[list[str]]) -> str:
+    head, *rows = table
+    rule = [":--", "--:", ":--", *("--:" for _ in head[3:])]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def remarks(summary: EvaluationSummary, statistics: Statistics) -> Iterator[str]:
+    """What a reader of the means must know besides, a line each."""
+    for corpus in summary.corpora:
+        verdict = corpus.verdict()
+        if verdict is not None:
+            yield f"{corpus.name}: {verdict}"
+        yield f"{corpus.name}: {statistics[corpus.name].units}"
+        yield from _listing(f"{corpus.name}: failures", corpus.failures())
+        unusable = [f"{problem.path}: {problem.reason}" for problem in corpus.problems]
+        yield from _listing(f"{corpus.name}: unusable files, left out", unusable)
+        yield from _listing(f"{corpus.name}: clipped, in flat tops at full scale", corpus.clipped())
+        yield from _listing(f"{corpus.name}: CSIG and COVL are 1 for digital silence alone", corpus.floored())
+        for system, files in corpus.extra.items():
+            yield from _listing(f"{corpus.name}: extra files of {system}, of no clip", files)
+
+
+def _tables(
+    summary: EvaluationSummary, statistics: Statistics, *, intervals: bool = True
+) -> Iterator[list[list[str]]]:
+    """Rows of cells, the head first, for as many metrics as stand abreast."""
+    for metrics in abreast(summary.metrics):
+        head = ["corpus", "clips", "signal", *(heading(name) for name in metrics)]
+        rows = (
+            row
+            for one in summary.corpora
+            for row in _rows(one, summary, statistics[one.name], metrics, intervals=intervals)
+        )
+        yield [head, *rows]
+
+
+def _rows(
+    corpus: CorpusScores,
+    summary: EvaluationSummary,
+    statistics: CorpusStatistics,
+    metrics: Sequence[str],
+    *,
+    intervals: bool,
+) -> Iterator[list[str]]:
+    def cells(system: str) -> list[str]:
+        return _cells(corpus, system, metrics, statistics.intervals[system] if intervals else {})
+
+    yield [corpus.name, str(len(corpus.clips)), NOISY, *cells(NOISY)]
+    # What follows of the published row and the noisy phase is of Table 1's metrics.
+    if corpus.published is not None and metrics == METRICS:
+        differences = corpus.differences()
+        yield ["", "", "noisy − published", *(signed(name, differences.get(name)) for name in metrics)]
+    for configuration, systems in summary.configurations.items():
+        if configuration in statistics.spreads:
+            over = statistics.spreads[configuration]
+            spreads = [spread_cell(name, over[name]) if name in over else MISSING for name in metrics]
+            yield ["", "", f"{configuration} ({len(systems)} seeds)", *spreads]
+        for system in systems:
+            yield ["", "", system, *cells(system)]
+        if isinstance(summary.of(configuration), Model) and metrics == METRICS:
+            phase = cell(NOISY_PHASE, corpus.summaries(systems[0])[NOISY_PHASE])
+            yield ["", "", f"{systems[0]}, noisy phase", *("" for _ in metrics[:-1]), phase]
+
+
+def _cells(
+    corpus: CorpusScores, system: str, metrics: Sequence[str], intervals: Mapping[str, Interval | None]
+) -> list[str]:
+    summaries = corpus.summaries(system)
+    return [
+        f"{cell(name, summaries[name])} {interval_cell(name, intervals.get(name))}".rstrip()
+        for name in metrics
+    ]
+
+
+def _listing(title: str, entries: Sequence[str]) -> Iterator[str]:
+    if entries:
+        yield f"{title} ({len(entries)}):"
+        yield from (f"  {entry}" for entry in entries[:_LISTED])
+    if len(entries) > _LISTED:
+        yield f"  … and {len(entries) - _LISTED} more"

@@ -1,0 +1,106 @@
+"""Self-attention along one axis of `[B, T, F, C]`: torch's, and a compiled one for the CPU.
+
+Legend: B batch, T frames, F frequency bins, C channels, H heads, W width of a head, L length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rwsa.kernels import attention_cpu as kernels
+from rwsa.kernels import is_compiled_for
+from rwsa.kernels.arrays import flat
+from rwsa.kernels.axes import Axis, lines
+from rwsa.kernels.threads import in_parts
+
+
+def attend(qkv_BTF3C: Tensor, heads: int, axis: Axis) -> Tensor:
+    """Scaled dot-product attention of every line along `axis`, without a mask.
+
+    Args:
+        qkv_BTF3C: queries, keys and values one after another, each H heads of W.
+        heads: H.
+        axis: along which positions attend to one another.
+
+    Returns:
+        `[B, T, F, C]`, where it lay; on a CPU computed in float32, unless in float64.
+    """
+    if is_compiled_for(qkv_BTF3C):
+        return _attend_compiled(qkv_BTF3C, heads, axis)
+    return attend_reference(qkv_BTF3C, heads, axis)
+
+
+def attend_reference(qkv_BTF3C: Tensor, heads: int, axis: Axis) -> Tensor:
+    """`attend` by torch's own attention, on any device and in any dtype."""
+    qkv = qkv_BTF3C.unflatten(-1, (3, heads, -1))
+    if axis is Axis.TIME:
+        qkv = qkv.transpose(1, 2)
+    batch, rows = qkv.shape[:2]
+    q, k, v = qkv.flatten(0, 1).permute(2, 0, 3, 1, 4)  # each (B rows) H L W
+    attended = F.scaled_dot_product_attention(q, k, v)
+    attended = attended.transpose(1, 2).flatten(2).unflatten(0, (batch, rows))
+    return attended.transpose(1, 2) if axis is Axis.TIME else attended
+
+
+def _attend_compiled(qkv_BTF3C: Tensor, heads: int, axis: Axis) -> Tensor:
+    qkv = lines(qkv_BTF3C.float().contiguous(), axis)
+    y, _, _ = _attention(qkv, heads)
+    return y.view(*qkv_BTF3C.shape[:-1], -1).to(qkv_BTF3C.dtype)
+
+
+@torch.library.custom_op("rwsa::attention_cpu", mutates_args=())
+def _attention(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """y, and every query's peak and total: shapes as in `attention_kernels.attention_forward`."""
+    outer, length, inner, triple = qkv.shape
+    y = qkv.new_empty(outer, length, inner, triple // 3)
+    peaks, totals = (qkv.new_empty(outer * inner, heads, length) for _ in range(2))
+    arrays = [flat(x) for x in (y, peaks, totals)]
+    forward: Callable[..., None] = kernels.attention_forward
+    in_parts(outer * inner, lambda _, *span: forward(flat(qkv), _shape(qkv, heads), *arrays, *span))
+    return y, peaks, totals
+
+
+@_attention.register_fake
+def _(qkv, heads):  # type: ignore[no-untyped-def]
+    outer, length, inner, triple = qkv.shape
+    y = qkv.new_empty(outer, length, inner, triple // 3)
+    return y, *(qkv.new_empty(outer * inner, heads, length) for _ in range(2))
+
+
+@torch.library.custom_op("rwsa::attention_cpu_backward", mutates_args=())
+def _attention_backward(
+    qkv: Tensor, y: Tensor, dy: Tensor, peaks: Tensor, totals: Tensor, heads: int
+) -> Tensor:
+    dqkv = torch.empty_like(qkv)
+    before, after = [flat(x) for x in (qkv, y, dy)], [flat(x) for x in (peaks, totals, dqkv)]
+    backward: Callable[..., None] = kernels.attention_backward
+    in_parts(
+        qkv.shape[0] * qkv.shape[2], lambda _, *span: backward(*before, _shape(qkv, heads), *after, *span)
+    )
+    return dqkv
+
+
+@_attention_backward.register_fake
+def _(qkv, y, dy, peaks, totals, heads):  # type: ignore[no-untyped-def]
+    return torch.empty_like(qkv)
+
+
+def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    qkv, ctx.heads = inputs
+    ctx.save_for_backward(qkv, *output)
+
+
+def _differentiate(ctx, dy, *_):  # type: ignore[no-untyped-def]
+    qkv, y, peaks, totals = ctx.saved_tensors
+    return _attention_backward(qkv, y, dy.contiguous(), peaks, totals, ctx.heads), None
+
+
+_attention.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _shape(qkv: Tensor, heads: int) -> tuple[int, int, int, int]:
+    return qkv.shape[1], qkv.shape[2], heads, qkv.shape[3] // (3 * heads)

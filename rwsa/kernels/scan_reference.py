@@ -1,0 +1,27 @@
+"""The selective scan as a plain loop over time. Slow, differentiable, any dtype: it defines the truth."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def selective_scan_reference(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, reverse: bool
+) -> Tensor:
+    """See `rwsa.kernels.scan.selective_scan`; every shape there holds here."""
+    if reverse:
+        u, delta, B, C = (x.flip(-2) for x in (u, delta, B, C))
+    # unbind, not select: select's gradient is as large as the whole sequence, once a step.
+    decay = torch.exp(delta.unsqueeze(-1) * A).unbind(-3)
+    drive = ((delta * u).unsqueeze(-1) * B.unsqueeze(-2)).unbind(-3)
+    state = torch.zeros_like(decay[0])
+    outputs = []
+    for decay_t, drive_t, C_t in zip(decay, drive, C.unbind(-2), strict=True):
+        state = decay_t * state + drive_t
+        outputs.append((state * C_t.unsqueeze(-2)).sum(-1))
+    y = torch.stack(outputs, dim=-2) + D * u
+    if reverse:
+        y = y.flip(-2)
+    return y if z is None else y * F.silu(z)

@@ -1,0 +1,82 @@
+"""The check on a real Ray: the same facts as in one process, and a scoring of published pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipelines.core.pool import unordered
+from pipelines.evaluation import noisy_scores
+from pipelines.evaluation.noisy_scores import score_noisy
+from pipelines.inspection.recording_facts import Recording, read_facts
+from rwsa.audio_facts import AudioFacts
+from rwsa.corpora import scan
+from rwsa.corpora.cards import Scores, read_card
+from rwsa.errors import InputError
+from rwsa.file_cache import FileCache
+
+pytestmark = pytest.mark.usefixtures("ray_address")
+RATE_HZ = 16_000
+
+
+def write_recordings(root: Path, count: int) -> list[Recording]:
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(count):
+        path = root / f"{number}.flac"
+        soundfile.write(path, rng.integers(-3000, 3000, 1600).astype(np.int16), RATE_HZ)
+        found.append(
+            Recording(card="toy", kind="speech", split="train", path=str(path), channel=None, seconds=0.1)
+        )
+    return found
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def test_facts_are_those_of_one_process(tmp_path: Path) -> None:
+    recordings = write_recordings(tmp_path, 150)
+    Path(recordings[7].path).write_bytes(b"nothing")
+    alone = read_facts(recordings, FileCache(tmp_path / "alone"), workers=0, report=quiet)
+    on_ray = read_facts(recordings, FileCache(tmp_path / "ray"), workers=2, report=quiet)
+    assert on_ray == alone
+    assert sum(isinstance(fact, AudioFacts) for fact in on_ray.values()) == 149
+
+
+def test_published_pairs_score_the_same_and_once(
+    tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RWSA_DATA", str(recordings))
+    card = read_card(Path(__file__).parents[2] / "datasets/pairs_dns2020.yaml")
+    card = dataclasses.replace(card, noisy_row=Scores(pesq=1.0, ssnr=1.0, estoi=1.0, si_sdr=1.0))
+    manifest = scan(card)
+    alone, on_ray = (
+        score_noisy(card, manifest, files=FileCache(tmp_path / name), workers=workers, report=quiet)
+        for name, workers in (("alone", 0), ("ray", 2))
+    )
+    assert on_ray == alone
+    assert alone.scored == 3
+    monkeypatch.setattr(noisy_scores, "_score", None)
+    again = score_noisy(card, manifest, files=FileCache(tmp_path / "ray"), workers=0, report=quiet)
+    assert again == alone
+    assert alone.verdict.startswith("not the published corpus: PESQ ")
+
+
+def die(item: int) -> int:
+    """Stands for a decoder that crashes on one file."""
+    import os
+    import signal
+
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def test_a_worker_that_dies_again_and_again_is_told_with_its_item() -> None:
+    with pytest.raises(InputError, match="killed again and again while it worked on 3"):
+        list(unordered(die, range(5), workers=1))

@@ -1,0 +1,157 @@
+"""The compiled operations against their torch forms in float64: values and every gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from rwsa.kernels import is_compiled_for
+from rwsa.kernels.attention import attend, attend_reference
+from rwsa.kernels.axes import Axis
+from rwsa.kernels.deformable import deform_conv, deform_conv_reference
+from rwsa.kernels.mixer import MixerWeights, mix, mix_reference
+from rwsa.kernels.scan import using
+
+Operation = Callable[..., Tensor]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def outcome(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The operation's value and its gradients for a fixed random gradient of the value."""
+    leaves = [t.to(dtype).requires_grad_() for t in tensors]
+    y = operation(*leaves)
+    return [y.detach(), *torch.autograd.grad(y, leaves, normal(*y.shape, seed=99).to(dtype))]
+
+
+def assert_agree(
+    compiled: Operation, reference: Operation, tensors: Sequence[Tensor], *, tolerance: float = 1e-5
+) -> None:
+    """Errors relative to the largest value."""
+    truth = outcome(reference, tensors, torch.float64)
+    values = outcome(compiled, tensors, torch.float32)
+    for number, (found, true) in enumerate(zip(values, truth, strict=True)):
+        assert found.shape == true.shape
+        error = (found - true).abs().max() / true.abs().max().clamp(min=1e-6)
+        assert error < tolerance, f"{'value' if number == 0 else f'gradient {number}'}: {error:.1e}"
+
+
+@pytest.mark.parametrize("axis", Axis)
+@pytest.mark.parametrize(
+    ("shape", "channels", "heads"),
+    [((2, 9, 5), 8, 2), ((1, 33, 17), 12, 4), ((1, 1, 3), 24, 2), ((1, 70, 65), 36, 4), ((2, 3, 16), 7, 1)],
+)
+def test_attention(axis: Axis, shape: tuple[int, ...], channels: int, heads: int) -> None:
+    qkv = 1.5 * normal(*shape, 3 * channels)
+    assert_agree(lambda x: attend(x, heads, axis), lambda x: attend_reference(x, heads, axis), [qkv])
+
+
+def test_attention_stands_large_scores() -> None:
+    qkv = 60 * normal(1, 40, 2, 3 * 8)  # scores of ten thousand, which float32 rounds to a thousandth
+    forms = (lambda x: attend(x, 2, Axis.TIME), lambda x: attend_reference(x, 2, Axis.TIME))
+    assert_agree(*forms, [qkv], tolerance=2e-3)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 8, 5, 7), (1, 16, 9, 12), (2, 24, 3, 4), (1, 5, 1, 3), (3, 33, 2, 1), (1, 1, 4, 1)]
+)
+def test_deformable_convolution(shape: tuple[int, ...]) -> None:
+    batch, channels, frames, bins = shape
+    offset = normal(batch, 18, frames, bins, seed=1).clamp(-1, 1) + 0.01  # off the grid, where it has kinks
+    assert_agree(deform_conv, deform_conv_reference, [normal(*shape), offset, normal(channels, 9, seed=2)])
+
+
+def mixer_weights(channels: int, inner: int, rank: int, states: int, taps: int) -> MixerWeights:
+    def drawn(*shape: int, scale: float, seed: int) -> Tensor:
+        return scale * normal(*shape, seed=seed)
+
+    return MixerWeights(
+        norm=1 + drawn(channels, scale=0.2, seed=10),
+        in_proj=drawn(2 * inner, channels, scale=channels**-0.5, seed=11),
+        conv=drawn(inner, 1, taps, scale=0.5, seed=12),
+        conv_bias=drawn(inner, scale=0.2, seed=13),
+        x_proj=drawn(rank + 2 * states, inner, scale=inner**-0.5, seed=14),
+        dt_proj=drawn(inner, rank, scale=1.0, seed=15),
+        dt_bias=drawn(inner, scale=1.0, seed=16) - 2,
+        A=-torch.exp(drawn(inner, states, scale=1.0, seed=17)),
+        D=drawn(inner, scale=1.0, seed=18),
+        out_proj=drawn(channels, inner, scale=inner**-0.5, seed=19),
+    )
+
+
+@pytest.mark.parametrize("axis", Axis)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        ((2, 9, 5), (8, 16, 1, 8, 4)),
+        ((1, 34, 3), (16, 64, 1, 16, 4)),
+        ((2, 3, 67), (24, 96, 2, 16, 4)),
+        ((1, 2, 1), (5, 15, 3, 3, 1)),
+        ((1, 33, 2), (48, 192, 3, 17, 6)),
+    ],
+)
+def test_mixer(axis: Axis, reverse: bool, shape: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+    def compiled(x: Tensor, *weights: Tensor) -> Tensor:
+        return mix(x, MixerWeights(*weights), axis, reverse=reverse)
+
+    def reference(x: Tensor, *weights: Tensor) -> Tensor:
+        with using("reference"):
+            return mix_reference(x, MixerWeights(*weights), axis, reverse=reverse)
+
+    assert_agree(compiled, reference, [normal(*shape, sizes[0]), *mixer_weights(*sizes)])
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    tensors = [normal(2, 37, 6, 16), *mixer_weights(16, 32, 1, 8, 4)]
+    threads = torch.get_num_threads()
+
+    def mixed(x: Tensor, *weights: Tensor) -> Tensor:
+        return mix(x, MixerWeights(*weights), Axis.TIME, reverse=False)
+
+    def on(count: int) -> list[Tensor]:
+        torch.set_num_threads(count)
+        return outcome(
+            lambda x, *w: mix(x, MixerWeights(*w), Axis.TIME, reverse=False), tensors, torch.float32
+        )
+
+    try:
+        for one, three in zip(on(1), on(3), strict=True):
+            assert torch.equal(one, three)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "in torch"])
+@pytest.mark.parametrize("axis", Axis)
+def test_the_whole_traces_and_keeps_its_gradients(axis: Axis, dtype: torch.dtype) -> None:
+    weights = [w.to(dtype) for w in mixer_weights(8, 16, 1, 4, 4)]
+    x, offset, kernel = (normal(*shape).to(dtype) for shape in ((1, 5, 4, 8), (1, 18, 5, 4), (8, 9)))
+
+    def loss(x: Tensor) -> Tensor:
+        mixed = mix(x, MixerWeights(*weights), axis, reverse=True)
+        attended = attend(torch.cat((mixed, mixed, mixed), dim=-1), 2, axis)
+        return deform_conv(attended.permute(0, 3, 1, 2), offset, kernel).square().sum()
+
+    torch.compiler.reset()
+    traced = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    gradients = [
+        torch.autograd.grad(f(leaf), leaf)[0] for f in (loss, traced) for leaf in [x.clone().requires_grad_()]
+    ]
+    torch.testing.assert_close(*gradients)
+    torch.compiler.reset()
+
+
+def test_other_dtypes_come_back_as_they_went_in() -> None:
+    qkv = normal(1, 6, 3, 24)
+    assert attend(qkv.bfloat16(), 2, Axis.TIME).dtype is torch.bfloat16
+    assert attend(qkv, 2, Axis.TIME).dtype is torch.float64
+    assert not is_compiled_for(qkv)
+    torch.testing.assert_close(
+        attend(qkv.float(), 2, Axis.TIME).double(), attend(qkv, 2, Axis.TIME), rtol=0, atol=1e-6
+    )

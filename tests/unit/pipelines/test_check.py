@@ -1,0 +1,442 @@
+"""The check: what it finds in corpora and shards with known faults, what it says, its exit status."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from pipelines.check import main
+from pipelines.inspection.recording_facts import _CHUNK_FILES, read_facts, recordings_of
+from rwsa.audio import round_to_int16
+from rwsa.audio_facts import audio_facts
+from rwsa.corpora import read_card, scan
+from rwsa.file_cache import CACHE_NAME, FileCache
+from rwsa.files import read_json
+from rwsa.shards import Example, write_shard
+from rwsa.shards.index import merge_index
+
+RATE_HZ = 16_000
+CHECKOUT = Path(__file__).parents[3]
+
+
+def wav(seed: int, samples: int = 8000) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-3000, 3000, samples).astype(np.int16)
+
+
+def write(path: Path, samples: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, RATE_HZ)
+    return path
+
+
+def write_card(root: Path, name: str = "toy", **keys: Any) -> Path:
+    """A corpus of speech and noise in `root/speech` and `root/noise`, unless `keys` say otherwise."""
+    plain: dict[str, Any] = {"name": name, "description": "d", "sample_rate_hz": RATE_HZ, "licence": "CC0"}
+    if not keys.keys() & {"speech", "noise", "pairs"}:
+        pattern = r"(?P<split>\w+)/(?P<UNIT>\w+)/\w+\.\w+"
+        plain["speech"] = [{"root": str(root / "speech"), "pattern": pattern.replace("UNIT", "speaker")}]
+        plain["noise"] = [{"root": str(root / "noise"), "pattern": pattern.replace("UNIT", "recording")}]
+    path = root / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(plain | keys))
+    return path
+
+
+def write_corpus(root: Path, name: str = "toy", *, seed: int = 0) -> Path:
+    for number, (kind, split) in enumerate((k, s) for k in ("speech", "noise") for s in ("train", "test")):
+        for file in range(2):
+            write(root / kind / split / f"{split}_{kind[0]}{file}/a.flac", wav(seed + 10 * number + file))
+    return write_card(root, name)
+
+
+@pytest.fixture
+def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the check in this process; gives the exit status and what it printed."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        status = main([*map(str, arguments), "--cache", str(tmp_path / "cache"), "--workers", "0"])
+        shown = capsys.readouterr()
+        return status, shown.out + shown.err
+
+    return run
+
+
+class TestCleanCorpus:
+    def test_is_said_to_be_clean(self, tmp_path: Path, check: Any) -> None:
+        status, shown = check("--card", write_corpus(tmp_path), "--json", tmp_path / "found.json")
+        assert status == 0
+        assert shown.splitlines()[-1] == "no faults"
+        assert "speakers          2 train + 2 test: none in two splits" in shown
+        assert "noise recordings  2 train + 2 test: none in two splits" in shown
+        found = read_json(tmp_path / "found.json")
+        assert (found["faults"], found["notes"]) == (0, 0)
+        assert [(one["split"], one["kind"], one["files"]) for one in found["parts"][0]["counts"]] == [
+            ("train", "speech", 2),
+            ("train", "noise", 2),
+            ("test", "speech", 2),
+            ("test", "noise", 2),
+        ]
+
+    def test_a_second_check_decodes_nothing(
+        self, tmp_path: Path, check: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        card = write_corpus(tmp_path)
+        first = check("--card", card)
+
+        def refuse(path: Path, **_: object) -> None:
+            raise AssertionError(f"{path} was decoded")
+
+        monkeypatch.setattr("pipelines.inspection.recording_facts.audio_facts", refuse)
+        assert check("--card", card) == first
+
+    def test_headers_only_says_what_it_did_not_look_at(self, tmp_path: Path, check: Any) -> None:
+        card = write_corpus(tmp_path)
+        write(tmp_path / "speech/test/test_s0/b.flac", wav(0))
+        status, shown = check("--card", card, "--headers-only")
+        assert status == 0
+        assert shown.splitlines()[-1] == "no faults, 1 not checked"
+
+
+class TestLeaks:
+    def test_train_speech_that_is_test_speech_elsewhere_in_another_container(
+        self, tmp_path: Path, check: Any
+    ) -> None:
+        one, two = write_corpus(tmp_path / "1", "one"), write_corpus(tmp_path / "2", "two", seed=1000)
+        source = tmp_path / "1/speech/train/train_s0/a.flac"
+        copy = tmp_path / "2/speech/test/test_s1/copy.wav"
+        write(copy, soundfile.read(source, dtype="int16")[0])
+        assert source.read_bytes() != copy.read_bytes()
+        status, shown = check("--card", one, two)
+        assert status == 1
+        assert f"one train speech {source} = two test speech {copy}" in shown
+        assert "FAULT  repeats  1 recording in two splits, or as two kinds, in two corpora" in shown
+
+    def test_within_a_corpus_across_splits_and_as_speech_and_noise(self, tmp_path: Path, check: Any) -> None:
+        card = write_corpus(tmp_path)
+        across = write(tmp_path / "speech/test/test_s1/b.wav", wav(0))
+        as_noise = write(tmp_path / "noise/train/train_n0/b.wav", wav(1))
+        status, shown = check("--card", card)
+        assert status == 1
+        assert f"{across} = toy train speech {tmp_path}/speech/train/train_s0/a.flac" in shown
+        assert f"{tmp_path}/speech/train/train_s1/a.flac = toy train noise {as_noise}" in shown
+
+    def test_within_the_second_card_though_the_first_has_it_too(self, tmp_path: Path, check: Any) -> None:
+        one, two = write_corpus(tmp_path / "1", "one"), write_corpus(tmp_path / "2", "two", seed=1000)
+        for place in ("1/speech/train/train_s0", "2/speech/train/train_s0", "2/speech/test/test_s0"):
+            write(tmp_path / place / "copy.wav", wav(5000))
+        assert check("--card", one, two, "--json", tmp_path / "found.json")[0] == 1
+        by_part = [
+            next(finding for finding in part["findings"] if finding["about"] == "repeats")
+            for part in read_json(tmp_path / "found.json")["parts"]
+        ]
+        assert [finding["mark"] for finding in by_part] == ["ok", "fault", "fault"]
+        assert [len(finding["lines"]) for finding in by_part] == [0, 1, 2]
+        assert by_part[1]["lines"][0].startswith("two test speech ")
+        assert by_part[2]["summary"].startswith("1 recording in two splits")
+
+    def test_a_file_that_two_cards_share_is_no_repeat_unless_it_leaks(
+        self, tmp_path: Path, check: Any
+    ) -> None:
+        one, two = write_corpus(tmp_path, "one"), write_card(tmp_path, "two")
+        status, shown = check("--card", one, two)
+        assert (status, shown.splitlines()[-1]) == (0, "no faults")
+        place = {"root": str(tmp_path / "speech/train"), "pattern": "(?P<speaker>.+)/.+", "split": "test"}
+        status, shown = check("--card", one, write_card(tmp_path, "three", speech=[place]))
+        assert status == 1
+        assert "2 recordings in two splits, or as two kinds, in two corpora" in shown
+
+    def test_twice_in_one_split_is_a_note(self, tmp_path: Path, check: Any) -> None:
+        card = write_corpus(tmp_path)
+        write(tmp_path / "speech/train/train_s1/b.wav", wav(0))
+        status, shown = check("--card", card)
+        assert (status, shown.splitlines()[-1]) == (0, "no faults, 1 note")
+        assert check("--card", card, "--strict")[0] == 1
+
+    def test_every_speaker_and_recording_in_two_splits_is_listed(self, tmp_path: Path, check: Any) -> None:
+        card = write_corpus(tmp_path)
+        write(tmp_path / "speech/test/train_s0/b.wav", wav(500))
+        write(tmp_path / "noise/test/train_n1/b.wav", wav(501))
+        status, shown = check("--card", card)
+        assert status == 1
+        assert "speaker 'train_s0' is in test" in shown
+        assert "noise recording 'train_n1' is in test" in shown
+
+    def test_what_names_no_speaker_is_said(self, tmp_path: Path, check: Any) -> None:
+        write_corpus(tmp_path)
+        place = {"root": str(tmp_path / "speech"), "pattern": r"(?P<split>\w+)/.+", "published_split": True}
+        status, shown = check("--card", write_card(tmp_path, speech=[place]))
+        assert status == 0
+        assert "note   speakers" in shown
+        assert "4 of 4 files name no speaker, so their publisher's word stands unchecked" in shown
+
+
+class TestBadAudio:
+    def test_each_kind_is_counted_and_named(self, tmp_path: Path, check: Any) -> None:
+        card, folder = write_corpus(tmp_path), tmp_path / "speech/train/train_s0"
+        whole = write(folder / "damaged.flac", wav(600, 40_000)).read_bytes()
+        (folder / "damaged.flac").write_bytes(whole[: len(whole) // 2])
+        write(folder / "silent.wav", np.zeros(8000, np.int16))
+        write(folder / "faint.wav", wav(601) // 100)
+        write(
+            folder / "clipped.wav",
+            np.clip(wav(602).astype(int).repeat(4) * 100, -32768, 32767).astype(np.int16),
+        )
+        write(folder / "offset.wav", wav(603) + np.int16(3000))
+        status, shown = check("--card", card, "--json", tmp_path / "found.json")
+        assert status == 1
+        findings = {one["about"]: one for one in read_json(tmp_path / "found.json")["parts"][0]["findings"]}
+        for about, mark, summary in (
+            ("audio", "fault", "13 files decoded to their end, 1 damaged"),
+            ("silent", "fault", "1 file below -70 dBFS"),
+            ("faint", "note", "1 file below -50 dBFS"),
+            ("clipped", "note", "1 file with more than 0.1% of samples in flat tops"),
+            ("offset", "note", "1 file with a mean beyond ±0.02"),
+        ):
+            assert findings[about]["mark"] == mark
+            assert findings[about]["summary"].startswith(summary)
+            file = "damaged.flac" if about == "audio" else f"{about}.wav"
+            assert len(findings[about]["lines"]) == 1
+            assert str(folder / file) in findings[about]["lines"][0]
+            assert str(folder / file) in shown
+
+    def test_worst_first_and_ten_at_the_most(self, tmp_path: Path, check: Any) -> None:
+        card = write_corpus(tmp_path)
+        for number in range(12):
+            write(tmp_path / f"noise/train/train_n0/f{number:02}.wav", wav(700 + number) // (60 + number))
+        shown = check("--card", card)[1].splitlines()
+        first = next(number for number, line in enumerate(shown) if "faint" in line) + 1
+        assert [line.rpartition("/")[2] for line in shown[first : first + 10]] == [
+            f"f{number:02}.wav" for number in range(11, 1, -1)
+        ]
+        assert "and 2 more" in shown[first + 10]
+
+    def test_an_unreadable_header_is_a_fault(self, tmp_path: Path, check: Any) -> None:
+        card = write_corpus(tmp_path)
+        (tmp_path / "noise/train/train_n0/bad.wav").write_bytes(b"RIFF")
+        status, shown = check("--card", card)
+        assert status == 1
+        assert "FAULT  files             8 usable, 1 problem," in shown
+
+
+class TestPublishedRow:
+    """The three published DNS 2020 pairs, whose scores an independent implementation gives."""
+
+    @pytest.fixture
+    def card(self, recordings: Path, tmp_path: Path) -> Any:
+        golden = read_json(recordings / "pairs/golden_metrics.json")
+        rows = [row for clip, row in golden.items() if clip.startswith("dns2020/")]
+        means = {
+            name: float(np.mean([row[name] for row in rows])) for name in ("pesq", "ssnr", "estoi", "si_sdr")
+        }
+
+        def write(expected: int = 3, **changed: float) -> Path:
+            place = {
+                "root": str(recordings / "pairs/dns2020"),
+                "clean": r"clean/(?P<pair>fileid_\d+)\.flac",
+                "noisy": r"noisy/(?P<pair>fileid_\d+)\.flac",
+                "split": "test",
+            }
+            row = {name: mean + changed.get(name, 0) for name, mean in means.items()}
+            return write_card(tmp_path, pairs=[place], noisy_row=row, clips_expected={"test": expected})
+
+        return write
+
+    def test_the_corpus_itself_is_verified(self, card: Any, check: Any) -> None:
+        status, shown = check("--card", card())
+        assert status == 0
+        assert "ok     published  verified: noisy row PESQ" in shown
+        assert "(within PESQ ±0.005, SSNR ±0.01, SI-SDR ±0.01)" in shown
+
+    def test_another_row_is_another_corpus(self, card: Any, check: Any) -> None:
+        status, shown = check("--card", card(pesq=0.4))
+        assert status == 1
+        assert "FAULT  published  not the published corpus: PESQ " in shown
+        assert "is published (-0.400) (tolerances PESQ ±0.005" in shown
+
+    def test_a_part_is_said_to_be_one_and_not_judged(self, card: Any, check: Any) -> None:
+        status, shown = check("--card", card(expected=150, pesq=0.4))
+        assert status == 1
+        assert "test has 3 usable clips, clips_expected says 150" in shown
+        assert "note   published  partial, not compared with the published row: 3 of 150 clips" in shown
+
+    def test_headers_only_scores_nothing(self, card: Any, check: Any) -> None:
+        assert "–      published  not scored" in check("--card", card(), "--headers-only")[1]
+
+
+def example(name: str, speaker: str | None, **meta: Any) -> Example:
+    clean = round_to_int16(np.random.default_rng(len(name)).normal(scale=0.1, size=800))
+    known = {"speech": f"toy/{name}-speech", "noise": f"toy/{name}-noise", "speaker": speaker} | meta
+    return Example(example_id=name, noisy=clean, clean=clean, sample_rate_hz=RATE_HZ, meta=known)
+
+
+def write_shards(folder: Path, train: Example, test: Example) -> Path:
+    for split, one in (("train", train), ("test", test)):
+        write_shard(folder, split, 0, [one], sample_rate_hz=RATE_HZ, corpus="toy")
+    merge_index(folder)
+    return folder
+
+
+class TestShards:
+    def test_whole_and_apart(self, tmp_path: Path, check: Any) -> None:
+        status, shown = check("--shards", write_shards(tmp_path / "s", example("a", "x"), example("b", "y")))
+        assert status == 0
+        assert "ok     apart  no example, speaker or clip in two splits" in shown
+        status, shown = check("--card", write_corpus(tmp_path), "--shards", tmp_path / "s")
+        assert status == 0
+        assert "ok     apart  no example, speaker, clip or recording in two splits" in shown
+
+    @pytest.mark.parametrize(
+        ("test", "said"),
+        [
+            (example("a", "y", speech="toy/p", noise="toy/q"), "example a is in test (a) and in train (a)"),
+            (example("b", "x"), "speaker toy/x is in"),
+            (example("b", "y", noise="toy/a-noise"), "clip toy/a-noise is in"),
+            (
+                example("b", "y", noises=[{"layers": [{"parts": [{"clip": "toy/a-speech"}]}]}]),
+                "clip toy/a-speech",
+            ),
+        ],
+    )
+    def test_what_two_splits_share_is_named(
+        self, tmp_path: Path, check: Any, test: Example, said: str
+    ) -> None:
+        status, shown = check("--shards", write_shards(tmp_path / "s", example("a", "x"), test))
+        assert status == 1
+        assert "FAULT  apart  1 example, speaker or clip in two splits" in shown
+        assert said in shown
+
+    def test_two_clips_of_one_recording_are_found_with_the_card(self, tmp_path: Path, check: Any) -> None:
+        card = write_corpus(tmp_path)
+        write(tmp_path / "noise/train/train_n0/b.wav", wav(900))
+        noises = [{"noise": f"toy/train/train_n0/{name}"} for name in "ab"]
+        folder = write_shards(tmp_path / "s", example("a", "x", **noises[0]), example("b", "y", **noises[1]))
+        assert check("--shards", folder)[0] == 0
+        status, shown = check("--card", card, "--shards", folder)
+        assert status == 1
+        assert "noise recording toy/train_n0 is in test (b) and in train (a)" in shown
+
+    def test_speech_and_noise_recordings_may_have_one_name(self, tmp_path: Path, check: Any) -> None:
+        for number, place in enumerate(("speech/train/x", "speech/test/y", "noise/train/r", "noise/test/q")):
+            write(tmp_path / place / ("two.wav" if place == "noise/train/r" else "one.wav"), wav(number))
+        speech, noise = (
+            [{"root": str(tmp_path / kind), "pattern": rf"(?P<split>\w+)/{unit}/(?P<recording>\w+)\.wav"}]
+            for kind, unit in (("speech", r"(?P<speaker>\w+)"), ("noise", r"\w+"))
+        )
+        card = write_card(tmp_path, speech=speech, noise=noise)
+        clips = (
+            {"speech": "toy/train/x/one", "noise": "toy/train/r/two"},
+            {"speech": "toy/test/y/one", "noise": "toy/test/q/one"},
+        )
+        folder = write_shards(tmp_path / "s", example("a", "x", **clips[0]), example("b", "y", **clips[1]))
+        status, shown = check("--card", card, "--shards", folder)
+        assert status == 0, shown
+        assert "ok     apart  no example" in shown
+
+    def test_damage_is_named(self, tmp_path: Path, check: Any) -> None:
+        folder = write_shards(tmp_path / "s", example("a", "x"), example("b", "y"))
+        data = bytearray((folder / "test-000000.tar").read_bytes())
+        data[700] ^= 1
+        (folder / "test-000000.tar").write_bytes(data)
+        (folder / "train-000001.tar").write_bytes(b"left behind")
+        status, shown = check("--shards", folder)
+        assert status == 1
+        assert "FAULT  whole  2 damaged" in shown
+        assert "test-000000.tar: its bytes do not match the index" in shown
+        assert "train-000001.tar: is not in the index" in shown
+
+    def test_nameless_examples_are_said(self, tmp_path: Path, check: Any) -> None:
+        folder = write_shards(tmp_path / "s", example("a", None), example("b", "y"))
+        said = "note   apart  no example, speaker or clip in two splits; 1 example without a speaker's name"
+        assert f"{said}, by their clips alone" in check("--shards", folder)[1]
+        assert check("--shards", folder, "--strict")[0] == 1
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ([], "nothing to check"),
+            (["--card", "no.yaml"], "no.yaml"),
+            (["--shards", "."], "holds no shards"),
+        ],
+    )
+    def test_is_told_in_one_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Any, arguments: list[str], said: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        status, shown = check(*arguments)
+        assert status == 2
+        assert shown.startswith("error: ")
+        assert said in shown
+
+    def test_a_report_that_cannot_be_kept_is_shown(self, tmp_path: Path, check: Any) -> None:
+        (tmp_path / "file").write_text("")
+        status, shown = check("--card", write_corpus(tmp_path), "--json", tmp_path / "file" / "found.json")
+        assert status == 2
+        assert "no faults" in shown
+        assert "error: " in shown
+
+    def test_a_card_twice(self, tmp_path: Path, check: Any) -> None:
+        card = write_corpus(tmp_path)
+        status, shown = check("--card", card, card)
+        assert (status, "two cards are named 'toy'" in shown) == (2, True)
+
+
+def test_facts_of_finished_files_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = 12 * _CHUNK_FILES
+    one = write(tmp_path / "speech/train/a/0.wav", wav(0, 16_000)).read_bytes()
+    for number in range(1, files):
+        (tmp_path / f"speech/train/a/{number}.wav").write_bytes(one)
+    place = {"root": str(tmp_path / "speech"), "pattern": r"(?P<split>\w+)/(?P<speaker>\w+)/.+"}
+    card = write_card(tmp_path, speech=[place])
+    command = [
+        "-m",
+        "pipelines.check",
+        "--card",
+        str(card),
+        "--cache",
+        str(tmp_path / "c"),
+        "--workers",
+        "0",
+    ]
+    child = subprocess.Popen([sys.executable, *command], cwd=CHECKOUT, stdout=subprocess.DEVNULL)
+    recordings = recordings_of(scan(read_card(card)))
+    assert len(recordings) == files
+    while child.poll() is None and not _known(tmp_path / "c"):
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    before = _known(tmp_path / "c")
+    assert 0 < before < files
+    decoded = []
+
+    def count(path: Path, **keys: Any) -> Any:
+        decoded.append(path)
+        return audio_facts(path, **keys)
+
+    monkeypatch.setattr("pipelines.inspection.recording_facts.audio_facts", count)
+    facts = read_facts(recordings, FileCache(tmp_path / "c"), workers=0)
+    assert len(facts) == files
+    assert len(decoded) == files - before
+
+
+def _known(folder: Path) -> int:
+    """How many files' facts are in a cache that another process writes to."""
+    if not (folder / CACHE_NAME).is_file():
+        return 0
+    database = sqlite3.connect(folder / CACHE_NAME, timeout=60)
+    try:
+        return int(database.execute("SELECT count(*) FROM facts WHERE kind LIKE 'audio%'").fetchone()[0])
+    except sqlite3.OperationalError:  # no table yet
+        return 0
+    finally:
+        database.close()

@@ -1,0 +1,215 @@
+import json
+import os
+
+import numpy as np
+import pytest
+import soundfile
+
+from rwsa.errors import InputError
+from rwsa.folder_scores import FOLDER_METRICS, ClipFailure, format_table, score_folders
+from rwsa.metrics import Failure, score
+
+QUICK = ("ssnr", "si_sdr")
+RNG = np.random.default_rng(0)
+CLEAN = np.round(3000 * RNG.standard_normal(16_000)) / 32768
+NOISY = CLEAN + np.round(1000 * RNG.standard_normal(16_000)) / 32768
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two folders that hold one good pair, under a subfolder and with two extensions."""
+    put(tmp_path, "clean/room/good.wav", CLEAN)
+    put(tmp_path, "enhanced/room/good.flac", NOISY)
+    return tmp_path
+
+
+def put(root, name, wav, rate_hz=16_000, subtype=None):
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wav, rate_hz, subtype=subtype)
+
+
+def scored(root, **options):
+    return score_folders(root / "clean", root / "enhanced", **({"metrics": QUICK, "workers": 1} | options))
+
+
+def test_clips_are_paired_by_path_without_extension_and_named_as_in_clean(folders):
+    assert scored(folders).clips == {"room/good.wav": score(CLEAN, NOISY, QUICK)}
+
+
+def test_the_json_holds_all_seven_metrics_with_means_and_counts(folders):
+    put(folders, "clean/silent.wav", 0 * CLEAN)
+    put(folders, "enhanced/silent.wav", NOISY)
+    found = scored(folders, metrics=FOLDER_METRICS).as_json()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    lists = {"failures", "resampled", "clipped", "floored"}
+    assert set(found) == {"clips", "mean", "counts", "metrics_version"} | lists
+    assert found["clips"]["silent.wav"] == dict.fromkeys(FOLDER_METRICS)
+    assert found["mean"] == found["clips"]["room/good.wav"]
+    assert found["counts"] == dict.fromkeys(FOLDER_METRICS, 1)
+    assert found["failures"] == [{"file": "silent.wav", "metric": None, "reason": "clean is silent"}]
+
+
+def spoil(root):
+    """Beside the good pair, one clip of every fault; what each should be reported with."""
+    for name in ("long", "stereo", "damaged", "nan", "twice"):
+        put(root, f"clean/{name}.wav", CLEAN)
+    put(root, "enhanced/long.wav", np.r_[NOISY, 0.1])
+    put(root, "enhanced/stereo.wav", np.stack([NOISY, NOISY], axis=1))
+    (root / "enhanced/damaged.wav").write_bytes(b"RIFF and nothing more")
+    put(root, "enhanced/nan.wav", np.r_[NOISY[:-1], np.nan], subtype="FLOAT")
+    put(root, "enhanced/twice.wav", NOISY)
+    put(root, "enhanced/twice.flac", NOISY)
+    put(root, "clean/missing.wav", CLEAN)
+    put(root, "enhanced/extra.wav", NOISY)
+    for kind in ("clean", "enhanced"):
+        put(root, f"{kind}/empty.wav", CLEAN[:0])
+    return {
+        "long.wav": "clean has 16000 samples at 16 kHz, enhanced 16001",
+        "stereo.wav": "has 2 channels",
+        "damaged.wav": "not readable",
+        "nan.wav": "holds NaN",
+        "twice.wav": "twice.flac and twice.wav; keep one",
+        "empty.wav": "holds no samples",
+        "missing.wav": "not in",
+        "extra.wav": "not in",
+    }
+
+
+def test_every_fault_is_reported_with_its_reason_and_does_not_end_the_job(folders):
+    expected = spoil(folders)
+    found = scored(folders)
+    reasons = {failure.file: failure.reason for failure in found.failures}
+    assert reasons.keys() == expected.keys()
+    assert [file for file in expected if expected[file] not in reasons[file]] == []
+    assert found.clips.keys() == {"room/good.wav", *expected} - {"extra.wav"}
+    assert found.as_json()["mean"] == found.clips["room/good.wav"]
+    assert {(summary.count, summary.failures) for summary in found.summaries.values()} == {(1, 7)}
+
+
+def test_a_single_failed_metric_leaves_the_others_of_the_clip(folders):
+    put(folders, "clean/same.wav", CLEAN)
+    put(folders, "enhanced/same.wav", CLEAN)
+    found = scored(folders)
+    assert found.clips["same.wav"]["ssnr"] == pytest.approx(35)
+    assert isinstance(found.clips["same.wav"]["si_sdr"], Failure)
+    assert [(failure.file, failure.metric) for failure in found.failures] == [("same.wav", "si_sdr")]
+    assert (found.summaries["ssnr"].count, found.summaries["si_sdr"].count) == (2, 1)
+
+
+def test_clips_shorter_than_a_window_fail_in_the_metrics_that_have_one(folders):
+    put(folders, "clean/short.wav", CLEAN[:500])
+    put(folders, "enhanced/short.wav", NOISY[:500])
+    found = scored(folders, metrics=FOLDER_METRICS)
+    failed = {failure.metric for failure in found.failures}
+    assert failed == set(FOLDER_METRICS) - {"si_sdr"}
+    assert {(name, found.summaries[name].count) for name in failed} == {(name, 1) for name in failed}
+    table = format_table(found)
+    assert "short.wav: ssnr: 500 samples are too few" in table
+    assert f"failures ({len(failed)}):" in table
+
+
+@pytest.mark.parametrize(
+    ("file", "wav", "words"),
+    [
+        ("clean/missing.wav", CLEAN, "missing.wav: not in"),
+        ("enhanced/extra.wav", NOISY, "extra.wav: not in"),
+        ("enhanced/room/good.flac", CLEAN, "good.wav: si_sdr: enhanced equals clean"),
+        ("clean/room/good.wav", 0 * CLEAN, "good.wav: clean is silent"),
+    ],
+)
+def test_strict_ends_at_the_first_failure(folders, file, wav, words):
+    put(folders, file, wav)
+    with pytest.raises(InputError, match=words):
+        scored(folders, strict=True)
+
+
+def test_strict_passes_what_is_right(folders):
+    assert scored(folders, strict=True) == scored(folders)
+
+
+def test_other_rates_are_resampled_and_said(tmp_path):
+    seconds = np.arange(48_000) / 48_000
+    tones = 0.3 * np.sin(2 * np.pi * 440 * seconds), 0.1 * np.sin(2 * np.pi * 1000 * seconds)
+    put(tmp_path, "clean/tone.wav", tones[0][::3])
+    put(tmp_path, "enhanced/tone.wav", tones[0] + tones[1], 48_000)
+    found = scored(tmp_path)
+    assert found.resampled == ("tone.wav",)
+    assert found.clips["tone.wav"]["si_sdr"] == pytest.approx(20 * np.log10(3), abs=0.05)
+    assert "resampled to 16 kHz before scoring (1):\n  tone.wav" in format_table(found)
+
+
+def test_clipped_clips_are_scored_and_named(folders):
+    put(folders, "clean/flat.wav", CLEAN)
+    put(folders, "enhanced/flat.wav", np.where(np.arange(16_000) % 100 < 5, 1, NOISY))
+    put(folders, "clean/peak.wav", CLEAN)
+    put(folders, "enhanced/peak.wav", np.r_[1, NOISY[1:]])
+    found = scored(folders)
+    assert isinstance(found.clips["flat.wav"]["si_sdr"], float)
+    assert found.clipped == ("flat.wav",)
+    assert "clipped, in one folder or both, and scored as they are (1):\n  flat.wav" in format_table(found)
+
+
+def test_ratings_that_silence_floors_are_named(folders):
+    put(folders, "clean/room/good.wav", np.where(np.arange(16_000) < 12_000, CLEAN, 0))
+    found = scored(folders, metrics=("csig", "covl"))
+    assert found.clips["room/good.wav"] == {"csig": 1.0, "covl": 1.0}
+    assert found.floored == ("room/good.wav",)
+    assert "1 for digital silence alone" in format_table(found)
+
+
+def test_two_processes_find_what_one_finds(folders, monkeypatch):
+    spoil(folders)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    assert scored(folders, workers=2) == scored(folders)
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_strict_ends_a_pool_of_processes_too(folders):
+    for number in range(4):
+        put(folders, f"clean/{number}.wav", CLEAN)
+        put(folders, f"enhanced/{number}.wav", CLEAN)
+    with pytest.raises(InputError, match=r"0.wav: si_sdr"):
+        scored(folders, workers=2, strict=True)
+
+
+def test_folders_without_a_common_name_are_refused(tmp_path):
+    put(tmp_path, "clean/a.wav", CLEAN)
+    put(tmp_path, "enhanced/a_enhanced.wav", NOISY)
+    with pytest.raises(InputError, match=r"no file is named as one in .* a_enhanced and a"):
+        scored(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"workers": 0}, "--workers is 0"), ({"metrics": ("pesk",)}, "did you mean 'pesq'")],
+)
+def test_wrong_options_raise(folders, options, words):
+    with pytest.raises(InputError, match=words):
+        scored(folders, **options)
+
+
+def test_the_table_shows_means_counts_and_the_first_failures(folders):
+    for number in range(30):
+        put(folders, f"clean/{number:02}.wav", CLEAN)
+    table = format_table(scored(folders))
+    ssnr_db = score(CLEAN, NOISY, ("ssnr",))["ssnr"]
+    assert ["ssnr", f"{ssnr_db:.3f}", "dB", "1", "30"] in [line.split() for line in table.splitlines()]
+    assert "failures (30):" in table
+    assert "19.wav" in table
+    assert "20.wav" not in table
+    assert table.endswith("… and 10 more")
+
+
+def test_the_table_says_where_there_is_no_mean(tmp_path):
+    put(tmp_path, "clean/a.wav", 0 * CLEAN)
+    put(tmp_path, "enhanced/a.wav", NOISY)
+    rows = [line.split() for line in format_table(scored(tmp_path)).splitlines()]
+    assert ["ssnr", "–", "dB", "0", "1"] in rows
+
+
+def test_a_failure_reads_as_one_line():
+    assert str(ClipFailure(file="a.wav", metric=None, reason="r")) == "a.wav: r"
+    assert str(ClipFailure(file="a.wav", metric="pesq", reason="r")) == "a.wav: pesq: r"

@@ -1,0 +1,154 @@
+"""Pictures of a sweep: in-domain against out-of-domain, size against score, values, and the way there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipelines.evaluation.metric_labels import heading
+from pipelines.media.figures import COLOURS, GREY, VERMILION, themed_svg
+from pipelines.reports.corpus_figure import MARKS
+from tune.results import TrialResult
+from tune.scores import OverSeeds, deciding_of
+from tune.spaces import point_label
+from tune.sweep_config import SweepConfig
+from tune.sweep_report import Answer, Configuration
+
+_LABELLED = 12  # more would cover each other
+_MARGINS: dict[str, Any] = {"left": 0.06, "right": 0.99, "bottom": 0.15, "top": 0.9, "wspace": 0.24}
+
+
+def overview(sweep: SweepConfig, found: Answer) -> bytes:
+    """Out of domain, if there is such a thing, against in domain; and what decides against parameters."""
+    scored = [one for one in found.configurations if one.deciding is not None]
+
+    def draw(figure: Figure) -> None:
+        abroad = all(one.abroad is not None for one in scored)
+        grid = figure.subplots(1, 2 if abroad else 1, squeeze=False)[0]
+        figure.subplots_adjust(**_MARGINS)
+        if abroad:
+            _home_against_abroad(grid[0], sweep, found, scored)
+        _size_against_score(grid[-1], sweep, scored)
+
+    return themed_svg(draw, height_inches=4.4)
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[number % len(MARKS)]}
+
+
+def _bars(one: OverSeeds | None) -> float:
+    """Half the length of an error bar: the deviation over seeds."""
+    return 0.0 if one is None or one.std is None else one.std
+
+
+def _home_against_abroad(
+    axes: Axes, sweep: SweepConfig, found: Answer, scored: Sequence[Configuration]
+) -> None:
+    for number, one in enumerate(scored):
+        assert one.home is not None
+        assert one.abroad is not None
+        axes.errorbar(
+            [one.home.mean],
+            [one.abroad.mean],
+            xerr=[_bars(one.home)],
+            yerr=[_bars(one.abroad)],
+            linestyle="none",
+            markersize=7,
+            **_style(number),
+        )
+        _name(axes, number, len(scored), (one.home.mean, one.abroad.mean))
+    noisy = [found.noisy[corpus][sweep.metric] for corpus in found.corpora]
+    if None not in noisy:
+        values = [value for value in noisy if value is not None]
+        place = (values[0], sum(values[1:]) / len(values[1:]))
+        axes.scatter([place[0]], [place[1]], color=GREY, marker="x", s=45)
+        axes.annotate("noisy", place, xytext=(6, 4), textcoords="offset points", fontsize=8)
+    axes.set_xlabel(f"in domain ({found.corpora[0]})", fontsize=9)
+    axes.set_ylabel("out of domain (mean of the others)", fontsize=9)
+    _titled(axes, f"{heading(sweep.metric)}, in domain and out of it")
+
+
+def _size_against_score(axes: Axes, sweep: SweepConfig, scored: Sequence[Configuration]) -> None:
+    for number, one in enumerate(scored):
+        assert one.deciding is not None
+        axes.errorbar(
+            [one.parameters or 0],
+            [one.deciding.mean],
+            yerr=[_bars(one.deciding)],
+            linestyle="none",
+            markersize=7,
+            **_style(number),
+        )
+        _name(axes, number, len(scored), (float(one.parameters or 0), one.deciding.mean))
+    front = sorted(
+        (one.parameters, one.deciding.mean)
+        for one in scored
+        if one.smallest and one.deciding is not None and one.parameters is not None
+    )
+    axes.step(*zip(*front, strict=True), where="post", color=VERMILION, linewidth=1, alpha=0.6)
+    axes.set_xlabel("parameters", fontsize=9)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.locator_params(axis="x", nbins=5)
+    _titled(axes, f"{heading(sweep.metric)} by size; the line is the Pareto front")
+
+
+def _name(axes: Axes, number: int, count: int, place: tuple[float, float]) -> None:
+    if count <= _LABELLED:
+        axes.annotate(str(number + 1), place, xytext=(6, 4), textcoords="offset points", fontsize=8)
+
+
+def _titled(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.margins(0.15)
+    axes.grid(alpha=0.25)
+
+
+def by_value(sweep: SweepConfig, rows: Sequence[TrialResult]) -> bytes:
+    """For each axis that is a distribution: the score of every finished trial by its value."""
+    drawn = [name for name, axis in sweep.axes.items() if axis.range is not None]
+    scored = [
+        (row, score)
+        for row in rows
+        if row.status == "finished" and (score := deciding_of(row, sweep.metric)) is not None
+    ]
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(1, len(drawn), squeeze=False)[0]
+        figure.subplots_adjust(**_MARGINS)
+        for axes, name in zip(grid, drawn, strict=True):
+            axes.scatter([row.point[name] for row, _ in scored], [score for _, score in scored], **_style(0))
+            if sweep.axes[name].log_uniform is not None:
+                axes.set_xscale("log")
+                # Powers as matplotlib writes them are formulas, and names in pictures are not parsed.
+                axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                axes.xaxis.set_minor_formatter("")
+            axes.set_xlabel(name, fontsize=9)
+            _titled(axes, heading(sweep.metric))
+            axes.set_xlim(sweep.axes[name].range)
+
+    return themed_svg(draw, height_inches=3.6)
+
+
+def curves(sweep: SweepConfig, rows: Sequence[TrialResult], configurations: Sequence[str]) -> bytes:
+    """The validation score of every trial at each checkpoint; of one colour what is one configuration."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        figure.subplots_adjust(**_MARGINS)
+        for row in rows:
+            if not row.reports:
+                continue
+            number = (
+                configurations.index(label) if (label := point_label(row.point)) in configurations else None
+            )
+            style = {"color": GREY, "marker": "x"} if number is None else _style(number)
+            style["linestyle"] = "-" if row.status == "finished" else ":"
+            axes.plot(*zip(*row.reports, strict=True), markersize=4, linewidth=1, **style)
+        axes.set_xlabel("step", fontsize=9)
+        _titled(axes, f"validation {heading(sweep.metric)}; dotted: did not finish")
+
+    return themed_svg(draw, height_inches=3.4)
