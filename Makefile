@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Where it is set, each of a demo's thirty processes compiles torch, Ray and MLflow from source again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all lint bench clean
 
 # Stamps, so that an interrupted installation is not taken for a whole one. The demo needs no tools of
 # development, and does not wait for them.
@@ -27,8 +27,20 @@ INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -
 demo: .venv/.app
 	$(BIN)/python -m pipelines.demo
 
+# Tests on two processes first, then those of tests/cluster, which have the machine to themselves. Both run,
+# whatever the first comes to, and one summary ends them (tests/README.md).
+define pytest_twice
+@mkdir -p outputs/tests && rm -f outputs/tests/make-$@.jsonl; failed=0; \
+$(BIN)/pytest -q -n 2 --dist worksteal --times outputs/tests/make-$@.jsonl -m "$(1)" || failed=1; \
+$(BIN)/pytest -q --times outputs/tests/make-$@.jsonl -m "$(2)" tests/cluster || failed=1; \
+$(BIN)/python -m tests.suite_times make-$@; exit $$failed
+endef
+
 test: .venv
-	$(BIN)/pytest -q
+	$(call pytest_twice,not cluster and not full,cluster and not full)
+
+test-all: .venv
+	$(call pytest_twice,not cluster,cluster)
 
 lint: .venv
 	$(BIN)/ruff check .

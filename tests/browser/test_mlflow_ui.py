@@ -21,7 +21,7 @@ from tests.mlflow_server import PATIENCE_SECONDS, tracking_server
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 CLIP_SECONDS = 1.5
 CORPORA = ("in-domain", "street", "station")
 SYSTEMS = ("nano", "other")

@@ -21,7 +21,7 @@ from rwsa.shards.index import merge_index
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 RATE_HZ = 16000
 SECONDS = 1.5
 SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"

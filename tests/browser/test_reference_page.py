@@ -15,7 +15,7 @@ from pipelines.studies.reference_results import CLEAN, ENHANCED, NOISY, STUDIED,
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 LOADED = "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
 

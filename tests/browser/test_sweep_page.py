@@ -22,7 +22,7 @@ from tune.trial import axis_name, flat_means
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 

@@ -141,7 +141,7 @@ def _wait(condition: object, why: object, seconds: float = 120) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_job_lives_without_its_client_saves_when_stopped_and_goes_on(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -166,7 +166,7 @@ def test_a_job_lives_without_its_client_saves_when_stopped_and_goes_on(
     assert "best si_sdr" in said
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_over_rays_client_shards_are_those_of_one_machine(cluster: Cluster, tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus")
     mix = [sys.executable, "-m", "pipelines.mix_shards", "--shard-examples", "8"]
@@ -186,7 +186,7 @@ def test_over_rays_client_shards_are_those_of_one_machine(cluster: Cluster, tmp_
     assert checksums(tmp_path / "shards") == checksums(tmp_path / "here")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_wrong_addresses_and_tokens_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     script = (
         "from pipelines.core.ray_cluster import start_ray\nfrom pipelines.core.cli import verb\n"
@@ -209,7 +209,7 @@ def test_wrong_addresses_and_tokens_are_one_line(cluster: Cluster, tmp_path: Pat
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_no_secret_is_shown_or_written_down(cluster: Cluster, tmp_path: Path) -> None:
     """After the tests above: in Ray's logs and state, and in what the runs left, MLflow's database too."""
     states = ("/api/v0/runtime_envs", "/api/v0/jobs", "/api/v0/actors", "/api/v0/workers")

@@ -24,7 +24,7 @@ from rwsa.training.config import StorageConfig
 from tests.evaluations import made_up, model
 from tests.mlflow_server import postgresql, tracking_server
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

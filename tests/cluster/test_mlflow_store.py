@@ -33,7 +33,7 @@ from tests.mlflow_server import (
     tracking_server,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 CHECKOUT = Path(__file__).parents[2]
 PASSWORD = "a-long-enough-password"
 

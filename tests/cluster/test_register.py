@@ -31,7 +31,7 @@ from rwsa.models.weights import weights_of
 from rwsa.training.config import StorageConfig
 from tests.mlflow_server import model_server
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 from pipelines.mix_shards import main
 from tests.toy_corpus import checksums, write_corpus
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 CHECKOUT = Path(__file__).parents[2]
 SHARDS, DEADLINE_SECONDS = 80, 120
 # On Ray every start costs as many seconds as all shards do.

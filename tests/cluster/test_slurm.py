@@ -90,7 +90,7 @@ print(json.dumps({
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_verb_has_both_nodes_and_saves_before_the_time_limit(nodes: Nodes, tmp_path: Path) -> None:
     """The verb looks around, then trains until it is asked to end, and the job is queued again.
 
@@ -125,7 +125,7 @@ def test_a_verb_has_both_nodes_and_saves_before_the_time_limit(nodes: Nodes, tmp
     assert_nothing_is_left(nodes, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_node_that_does_not_come_ends_the_job(nodes: Nodes, tmp_path: Path) -> None:
     broken = tmp_path / "srun"
     broken.write_text("#!/bin/sh\necho 'srun: error: node is down' >&2\nexit 1\n")

@@ -32,7 +32,7 @@ from tune.results import ResultFolder, TrialResult
 from tune.sweep import SweepSummary, sweep
 from tune.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.usefixtures("ray_address"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("ray_address"), pytest.mark.full]
 RATE_HZ = 16000
 CARD = """
 name: pairs

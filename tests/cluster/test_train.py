@@ -103,7 +103,7 @@ def test_alone_logs_every_step_and_leaves_loadable_weights(
     assert run.data.metrics["valid/clips"] == 4
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("begun_with", "gone_on_with"), [(2, 2), (0, 2), (2, 0)])
 def test_ray_workers_give_the_curve_of_one_process_and_each_goes_on_for_the_other(
     alone: dict[int, float],
@@ -145,7 +145,7 @@ noise: [{root: noise, pattern: '(?P<split>[a-z]+)/(?P<recording>[a-z-]+)[.]wav'}
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_two_ray_workers_mix_for_themselves_as_one_process_does(
     tmp_path: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +169,7 @@ def test_two_ray_workers_mix_for_themselves_as_one_process_does(
     torch.testing.assert_close(curves[1], curves[0], rtol=1e-3, atol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("workers", "number"), [("0", signal.SIGTERM), ("1", signal.SIGTERM), ("1", signal.SIGINT)]
 )
@@ -304,7 +304,7 @@ def test_two_processes_do_not_train_one_run(shards: Path, tmp_path: Path) -> Non
     train(config)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_more_workers_than_the_machine_has_are_refused_at_once(
     shards: Path, tmp_path: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from rwsa.training.loop import DivergedError
 from tests.mlflow_server import free_port, tracking_server
 from tests.training_runs import write_shards
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 CHECKOUT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "pipelines.train", "base"]
 STEPS = 24

@@ -26,7 +26,7 @@ from tests.toy_corpus import write_corpus
 from tests.training_runs import RATE_HZ, example
 from tune.results import ResultFolder, TrialResult
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 ROOT = "s3://rwsa"
 STEPS, SHARDS = 40, 16
 CARD = """

@@ -9,6 +9,6 @@ import pytest
 from tests.golden_curve import assert_golden, run
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_alone_they_are_the_golden_ones(tmp_path: Path) -> None:
     assert_golden(run(tmp_path))

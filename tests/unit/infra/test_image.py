@@ -99,7 +99,7 @@ def built(stages: list[Stage], folder: Path, environment: dict[str, str]) -> Non
             subprocess.run(arguments, shell=True, cwd=folder, env=environment, check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_its_installation_works_in_an_empty_environment(tmp_path: Path) -> None:
     """As the CPU target does it, but for Debian's packages; torch's build is the one that pip finds here."""
     venv.create(tmp_path / "venv", with_pip=True)

@@ -43,7 +43,7 @@ def run_cases(**environment: str) -> str:
 
 
 @installed
-@pytest.mark.slow
+@pytest.mark.full
 def test_all_cases_pass_in_the_interpreter() -> None:
     printed = run_cases(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
     assert " passed" in printed
@@ -72,7 +72,7 @@ class NoDevice:
 
 
 @installed
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="nothing is compiled then")
 def test_kernels_compile_for_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Down to machine code for compute capability 9.0, with the arguments of a scan under autocast.

@@ -191,7 +191,7 @@ class TestShapes:
 
 
 class TestCompile:
-    @pytest.mark.slow
+    @pytest.mark.full
     def test_in_one_graph_it_gives_the_same_values_and_gradients(self) -> None:
         """Traced, forward and backward; the code that inductor writes takes minutes to compile."""
         model, mag, pha = build_model(TINY), normal(1, 256, 4).abs(), normal(1, 256, 4, seed=1)

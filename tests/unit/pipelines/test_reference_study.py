@@ -214,7 +214,7 @@ def test_gains_rest_on_clips_that_have_both() -> None:
     assert "Digital silence" in text
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_command_with_weights_logs_its_page(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -217,7 +217,7 @@ class TestFetch:
         assert not (tmp_path / "starter").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_real_package_is_fetched_and_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("apt-get") is None:
         pytest.skip("no apt-get here")

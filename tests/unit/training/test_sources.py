@@ -258,7 +258,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_rendering_processes_end_with_their_parent_even_if_it_is_killed(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "render.py").write_text(RENDERING)
     command = [sys.executable, str(tmp_path / "render.py"), str(corpus)]

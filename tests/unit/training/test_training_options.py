@@ -124,7 +124,7 @@ def test_lower_precision_is_near(shards: Path, tmp_path: Path) -> None:
     assert losses(half) == pytest.approx(losses(full), rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_compiled_it_is_the_same_training(shards: Path, tmp_path: Path) -> None:
     plain, compiled = Log(), Log()
     trained(config_of(shards, max_steps=2), tmp_path / "plain", plain)

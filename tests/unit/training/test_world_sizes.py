@@ -26,7 +26,7 @@ from tests.training_runs import (
     write_shards,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 
 class GlooContext(LocalContext):
