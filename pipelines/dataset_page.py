@@ -18,6 +18,7 @@ import yaml
 
 from pipelines.core.cli import add_storage_arguments, place, storage_of, verb
 from pipelines.core.progress import Ticker
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, read_facts
 from pipelines.reports.dataset_report import HeardExample, render_page
@@ -26,7 +27,6 @@ from rwsa.files import atomic_write
 from rwsa.mixing.recipes import Recipe, read_recipe, recipe_hash
 from rwsa.shards import Example, ShardReader
 from rwsa.shards.index import read_index
-from rwsa.training.config import StorageConfig
 
 PAGE = "dataset.html"
 # Levels alone are measured on the audio; so many examples a split show their distribution.

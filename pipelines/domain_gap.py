@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines.core.cli import add_storage_arguments, place, storage_of, verb
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
 from pipelines.reports.domain_gap_report import markdown, matrix_rows, render_page
 from pipelines.studies.gap_results import NAMES, GapResults, GapSettings, compare
 from pipelines.studies.gap_sources import SHARD_EXAMPLES, GapSource, measure, read_sources
 from rwsa.errors import InputError
 from rwsa.files import atomic_write, location, write_json
-from rwsa.training.config import StorageConfig
 
 FOLDER, PAGE, TABLE, FIGURES = "domain_gap", "domain_gap.html", "domain_gap.md", "domain_gap.json"
 

@@ -23,6 +23,7 @@ from pipelines.core.cli import (
     storage_of,
     verb,
 )
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.evaluation.clip_scores import METRICS, with_table1
 from pipelines.evaluation.clips import EvaluationSet, read_sets
@@ -39,7 +40,6 @@ from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import check_writable, location, on_this_machine, write_json
 from rwsa.metrics import check
-from rwsa.training.config import StorageConfig
 
 __all__ = ["EvaluationSummary", "evaluate"]
 

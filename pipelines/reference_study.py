@@ -23,6 +23,7 @@ from pipelines.core.cli import (
 )
 from pipelines.core.pool import check_workers, unordered
 from pipelines.core.progress import Ticker, duration
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
 from pipelines.evaluation.clips import read_sets
 from pipelines.reports.reference_report import heads, render_page, score_rows
@@ -39,7 +40,6 @@ from pipelines.studies.reference_results import (
 from rwsa.errors import InputError
 from rwsa.files import absolute, atomic_write, is_file, location, sha256_of, write_json
 from rwsa.metrics import check, version
-from rwsa.training.config import StorageConfig
 
 FOLDER, PAGE, FIGURES = "reference_study", "reference_study.html", "reference_study.json"
 _EXAMPLES = 16

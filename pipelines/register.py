@@ -18,12 +18,12 @@ from pathlib import Path
 
 from pipelines.core.cli import add_storage_arguments, place, storage_of, verb
 from pipelines.core.model_registry import RegisteredVersion, register_model
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
 from rwsa.config import as_mapping
 from rwsa.errors import InputError
 from rwsa.files import fetched, is_file, sha256_of
 from rwsa.models import SIZES, load_model, save_model
-from rwsa.training.config import StorageConfig
 
 ALIAS = "newest"
 

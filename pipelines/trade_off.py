@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.core.cli import add_storage_arguments, place, storage_of, verb
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.reports.trade_off_report import render_page
 from pipelines.studies.trade_off_scores import Panel, panels, read_scores
 from rwsa.errors import InputError
 from rwsa.files import atomic_write, location
-from rwsa.training.config import StorageConfig
 
 PAGE = "trade-off.html"
 

@@ -24,7 +24,9 @@ import yaml
 
 from pipelines.core.cli import add_cluster_arguments, add_storage_arguments, at_address
 from pipelines.core.ray_cluster import CHECKOUT
+from pipelines.core.storage import absolute_storage
 from pipelines.core.tracking import Tracker
+from pipelines.training.config import TrainRunConfig
 from pipelines.training.dry_run import dry_run
 from pipelines.training.launch import alone, checkpoints_of, exclusive_lock, on_ray, run_folder
 from rwsa.config import as_mapping, config_hash, read_config
@@ -33,7 +35,7 @@ from rwsa.files import absolute as absolute_location
 from rwsa.files import atomic_write, check_writable, location, read_json, sha256_of
 from rwsa.shards.index import INDEX_NAME, read_index
 from rwsa.training.checkpoints import ABOUT, local
-from rwsa.training.config import DataConfig, StorageConfig, TrainConfig
+from rwsa.training.config import DataConfig
 from rwsa.training.context import StopSignal
 from rwsa.training.loop import DivergedError, PreemptedError
 from rwsa.training.sources import recipe_of
@@ -53,7 +55,7 @@ class TrainSummary:
 
 
 def train(
-    config: TrainConfig,
+    config: TrainRunConfig,
     *,
     workers: int = 0,
     cpus_per_worker: int = 1,
@@ -118,12 +120,12 @@ def train(
     )
 
 
-def run_key(config: TrainConfig) -> str:
+def run_key(config: TrainRunConfig) -> str:
     """By which a run finds its run in MLflow again."""
     return f"train {config.name} in {run_folder(config)}"
 
 
-def _publish(config: TrainConfig, weights: Path) -> float:
+def _publish(config: TrainRunConfig, weights: Path) -> float:
     """Put the best checkpoint's weights there; returns their score, NaN where none was validated."""
     checkpoints = checkpoints_of(config)
     best, latest = checkpoints.best(), checkpoints.latest()
@@ -136,7 +138,7 @@ def _publish(config: TrainConfig, weights: Path) -> float:
     return math.nan if score is None else float(score)
 
 
-def absolute(config: TrainConfig) -> TrainConfig:
+def absolute(config: TrainRunConfig) -> TrainRunConfig:
     """The same with absolute paths: Ray's workers run in folders of their own."""
     return dataclasses.replace(
         config,
@@ -167,14 +169,6 @@ def _sizes(data: DataConfig) -> dict[str, str]:
             # As the run of the shards' own page has it (pipelines.dataset_page).
             sizes["index_sha256"] = sha256_of(location(data.shards or "") / INDEX_NAME)
     return sizes
-
-
-def absolute_storage(storage: StorageConfig) -> StorageConfig:
-    """The same with an absolute root and SQLite file."""
-    uri = storage.tracking_uri
-    if uri.startswith("sqlite:///"):
-        uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-    return dataclasses.replace(storage, root=absolute_location(storage.root), tracking_uri=uri)
 
 
 def config_paths(names: Sequence[str]) -> list[Path]:
@@ -224,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     stop = StopSignal()
     try:
-        config = read_config(TrainConfig, config_paths(arguments.configs), settings)
+        config = read_config(TrainRunConfig, config_paths(arguments.configs), settings)
         if arguments.overfit is not None:
             config = dataclasses.replace(config, name=f"{config.name}-overfit-{arguments.overfit}")
         if arguments.print_config:

@@ -14,11 +14,11 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from pipelines.core.cli import add_storage_arguments, storage_of, verb
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import TrackedRun, Tracker
 from rwsa.config import build
 from rwsa.errors import InputError
 from rwsa.files import read_json
-from rwsa.training.config import StorageConfig
 from tune.report_log import DATA, log_answer
 from tune.results import TrialResult
 from tune.sweep_config import SweepConfig

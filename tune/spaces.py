@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import ray.tune
 
+from pipelines.core.storage import StorageConfig
 from pipelines.train import absolute, config_paths
+from pipelines.training.config import TrainRunConfig
 from rwsa.config import as_mapping, build, config, config_hash, merge, nested, read_overlays, with_settings
 from rwsa.errors import InputError
-from rwsa.training.config import StorageConfig, TrainConfig
 from tune.matching import Match, count_parameters, matched
 from tune.sweep_config import Axis, SweepConfig
 
@@ -31,7 +32,7 @@ class Trial:
     name: str
     point: Point
     seed: int
-    train: TrainConfig
+    train: TrainRunConfig
 
 
 def point_label(point: Point) -> str:
@@ -118,7 +119,7 @@ def trial_at(sweep: SweepConfig, values: dict[str, Any], point: Point, seed: int
     }
     label = "-".join(f"{name.rpartition('.')[2]}_{value}" for name, value in point.items())
     where = f"{sweep.name}, {label}"
-    train = build(TrainConfig, _laid_over(sweep, values, point, seed, where), where=where)
+    train = build(TrainRunConfig, _laid_over(sweep, values, point, seed, where), where=where)
     # Where results go makes no other trial.
     elsewhere = dataclasses.replace(train, storage=StorageConfig())
     name = f"{sweep.name}-{label}-seed_{seed}-{config_hash(elsewhere)[:6]}"
@@ -160,5 +161,5 @@ def _keys(axis: Axis, name: str, value: Any) -> dict[str, Any]:
 
 def _matched(values: dict[str, Any], other: dict[str, Any], within: float, where: str) -> dict[str, Any]:
     """The model of `values` with its widths searched, to be of the size of `other`'s."""
-    model, target = (build(TrainConfig, each, where=where).model for each in (values, other))
+    model, target = (build(TrainRunConfig, each, where=where).model for each in (values, other))
     return as_mapping(matched(model, count_parameters(target), within=within))

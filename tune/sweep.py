@@ -25,9 +25,9 @@ from pipelines.core.progress import duration
 from pipelines.core.ray_cluster import start_ray
 from pipelines.core.tracking import Tracker
 from pipelines.train import run_key
+from pipelines.training.config import TrainRunConfig
 from pipelines.training.launch import exclusive_lock
 from rwsa.files import absolute as absolute_location
-from rwsa.training.config import TrainConfig
 from rwsa.training.context import StopSignal
 from rwsa.training.loop import PreemptedError
 from tune.dry_run import format_plan
@@ -116,7 +116,7 @@ def sweep(
 
 def _prepared(
     config: SweepConfig, settings: Sequence[str]
-) -> tuple[SweepConfig, dict[str, Any], list[Trial], TrainConfig]:
+) -> tuple[SweepConfig, dict[str, Any], list[Trial], TrainRunConfig]:
     """The sweep with absolute cards, what its trials have in common, the trials, and one training of them."""
     values = base_values(config, settings)
     config = dataclasses.replace(config, corpora=tuple(absolute_location(card) for card in config.corpora))
@@ -127,7 +127,7 @@ def _prepared(
     return config, values, planned, trial_at(config, values, point, config.seeds[0]).train
 
 
-def _files(config: SweepConfig, one: TrainConfig) -> ResultFolder:
+def _files(config: SweepConfig, one: TrainRunConfig) -> ResultFolder:
     """Where the sweep's results are; `one` is a training of it."""
     return ResultFolder(f"{one.storage.root}/sweeps/{config.name}")
 

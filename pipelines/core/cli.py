@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipelines.core.storage import StorageConfig
 from rwsa.config import config, read_config
 from rwsa.errors import InputError
 from rwsa.files import location
-from rwsa.training.config import StorageConfig
 
 ADDRESS = "RAY_ADDRESS"
 INTERRUPTED = 130

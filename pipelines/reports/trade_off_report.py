@@ -8,13 +8,13 @@ from html import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipelines.core.storage import StorageConfig
 from pipelines.evaluation.metric_labels import heading, label
 from pipelines.media.figures import BLUE, GREY, VERMILION, themed_svg
 from pipelines.reports.page import details, page, picture, table
 from pipelines.reports.score_table import number
 from pipelines.studies.trade_off_scores import Panel, Point
 from rwsa.statistics import LEAST_RANKED
-from rwsa.training.config import StorageConfig
 
 _READING = (
     "A mark is a system, numbered as in the table: across, its mean on the in-domain corpus (home); up, its"

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 
 from pipelines.core.progress import duration
+from pipelines.training.config import TrainRunConfig
 from pipelines.training.launch import checkpoints_of
 from rwsa.config import config_hash
 from rwsa.kernels import scan
 from rwsa.shards.sampling import share_of
 from rwsa.stft import SAMPLE_RATE_HZ
 from rwsa.training.adversary import Adversary
-from rwsa.training.config import TrainConfig
 from rwsa.training.context import LocalContext
 from rwsa.training.data import Segments, TrainData
 from rwsa.training.state import TrainState, learning_rate
@@ -54,7 +54,7 @@ class _Rehearsal:
     measured: _Measured
 
 
-def training_seconds(config: TrainConfig, *, workers: int, threads: int) -> float:
+def training_seconds(config: TrainRunConfig, *, workers: int, threads: int) -> float:
     """How long a run would take; see `dry_run`.
 
     Raises:
@@ -64,7 +64,7 @@ def training_seconds(config: TrainConfig, *, workers: int, threads: int) -> floa
     return _whole_seconds(config, rehearsal, max(workers, 1))
 
 
-def dry_run(config: TrainConfig, *, workers: int, threads: int) -> str:
+def dry_run(config: TrainRunConfig, *, workers: int, threads: int) -> str:
     """The plan of a run in words: data, steps, memory, time.
 
     One worker's share of a step is taken here, in this process; how workers slow each other down is not seen.
@@ -94,7 +94,7 @@ def dry_run(config: TrainConfig, *, workers: int, threads: int) -> str:
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
 
 
-def _rehearsed(config: TrainConfig, *, workers: int, threads: int) -> _Rehearsal:
+def _rehearsed(config: TrainRunConfig, *, workers: int, threads: int) -> _Rehearsal:
     torch.set_num_threads(threads)
     share = share_of(config.global_batch_size, rank=0, world_size=max(workers, 1))
     mine = dataclasses.replace(config, global_batch_size=share.stop)
@@ -107,7 +107,7 @@ def _rehearsed(config: TrainConfig, *, workers: int, threads: int) -> _Rehearsal
 
 
 def _measure(
-    config: TrainConfig,
+    config: TrainRunConfig,
     context: LocalContext,
     state: TrainState,
     data: TrainData,
@@ -146,12 +146,12 @@ def _timed(step: TrainStep, state: TrainState, segments: Iterator[Segments]) -> 
     return total, time.perf_counter() - began
 
 
-def _beginning(config: TrainConfig) -> str:
+def _beginning(config: TrainRunConfig) -> str:
     latest = checkpoints_of(config).latest()
     return "starts anew" if latest is None else f"would go on from {latest}"
 
 
-def _data(config: TrainConfig, data: TrainData, validation: Validation) -> str:
+def _data(config: TrainRunConfig, data: TrainData, validation: Validation) -> str:
     source = "mixed while training" if config.data.mix is not None else f"from {config.data.shards}"
     shards = len(data.order.shard_sizes)
     return (
@@ -160,7 +160,7 @@ def _data(config: TrainConfig, data: TrainData, validation: Validation) -> str:
     )
 
 
-def _losses(config: TrainConfig, state: TrainState, measured: _Measured) -> str:
+def _losses(config: TrainRunConfig, state: TrainState, measured: _Measured) -> str:
     weights = dataclasses.asdict(config.loss_weights)
     used = ", ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight)
     discriminator = "no discriminator, no PESQ in training"
@@ -170,7 +170,7 @@ def _losses(config: TrainConfig, state: TrainState, measured: _Measured) -> str:
     return f"{used}; {discriminator}; total {before:.3f} at step 1, {after:.3f} at step {1 + _TIMED_STEPS}"
 
 
-def _length(config: TrainConfig, data: TrainData) -> str:
+def _length(config: TrainRunConfig, data: TrainData) -> str:
     an_epoch = data.order.samples / config.global_batch_size
     epochs = config.max_steps / an_epoch
     last = learning_rate(
@@ -194,14 +194,14 @@ def _validating_seconds(rehearsal: _Rehearsal, world: int) -> float:
     return rehearsal.measured.clip_seconds * rehearsal.validation.clips / world
 
 
-def _whole_seconds(config: TrainConfig, rehearsal: _Rehearsal, world: int) -> float:
+def _whole_seconds(config: TrainRunConfig, rehearsal: _Rehearsal, world: int) -> float:
     rounds = config.max_steps / config.checkpoint_every_steps
     measured = rehearsal.measured
     each = _validating_seconds(rehearsal, world) + measured.save_seconds
     return config.max_steps * measured.step_seconds + rounds * each
 
 
-def _time(config: TrainConfig, rehearsal: _Rehearsal, world: int) -> str:
+def _time(config: TrainRunConfig, rehearsal: _Rehearsal, world: int) -> str:
     measured = rehearsal.measured
     validating, whole = _validating_seconds(rehearsal, world), _whole_seconds(config, rehearsal, world)
     rate = config.global_batch_size / measured.step_seconds

@@ -17,12 +17,12 @@ import torch
 from pipelines.core.cli import ADDRESS
 from pipelines.core.ray_cluster import start_ray
 from pipelines.core.tracking import TrackedRun, commit
+from pipelines.training.config import TrainRunConfig
 from pipelines.training.run_log import RunLog
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
 from rwsa.files import is_remote, location
 from rwsa.training.checkpoints import Checkpoints
-from rwsa.training.config import TrainConfig
 from rwsa.training.context import LocalContext, StopSignal
 from rwsa.training.loop import DivergedError, PreemptedError, fit
 from rwsa.training.sources import self_contained
@@ -32,12 +32,12 @@ _WAITING_IS_NEWS_AFTER_SECONDS, _SECONDS_BETWEEN_SIGNS = 60.0, 600.0
 _FINAL = {kind.__name__: kind for kind in (InputError, DivergedError)}
 
 
-def run_folder(config: TrainConfig) -> Path:
+def run_folder(config: TrainRunConfig) -> Path:
     """Where a run's files are."""
     return location(config.storage.root) / "runs" / config.name
 
 
-def checkpoints_of(config: TrainConfig) -> Checkpoints:
+def checkpoints_of(config: TrainRunConfig) -> Checkpoints:
     """A run's checkpoints, wherever they were made."""
     return Checkpoints(run_folder(config) / "checkpoints", keep=config.keep_checkpoints)
 
@@ -81,7 +81,12 @@ OnSaved = Callable[[int, Mapping[str, float]], None]
 
 
 def alone(
-    config: TrainConfig, run: TrackedRun, *, threads: int, stop: StopSignal, on_saved: OnSaved | None = None
+    config: TrainRunConfig,
+    run: TrackedRun,
+    *,
+    threads: int,
+    stop: StopSignal,
+    on_saved: OnSaved | None = None,
 ) -> None:
     """Train in this process.
 
@@ -97,7 +102,7 @@ def alone(
 
 
 def on_ray(
-    config: TrainConfig,
+    config: TrainRunConfig,
     run: TrackedRun,
     *,
     workers: int,
@@ -276,7 +281,7 @@ def _worker(settings: dict[str, Any]) -> None:
 
 def _train(settings: dict[str, Any], context: Any) -> None:
     torch.set_num_threads(settings["threads"])
-    config = build(TrainConfig, settings["config"], where="train_loop_config")
+    config = build(TrainRunConfig, settings["config"], where="train_loop_config")
     context.checkpoints = checkpoints_of(config)
     with ExitStack() as stack:
         if context.rank == 0:

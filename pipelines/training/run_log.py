@@ -13,10 +13,10 @@ from pipelines.core.tracking import TrackedRun
 from pipelines.media.audio import common_gain, flac
 from pipelines.media.figures import new_figure, png
 from pipelines.media.spectrograms import draw_spectrograms
+from pipelines.training.config import TrainRunConfig
 from pipelines.training.environment import environment
 from pipelines.training.system_metrics import SystemMetrics
 from rwsa.config import as_mapping
-from rwsa.training.config import TrainConfig
 from rwsa.training.context import HeardClip
 
 # For people at the terminal alone.
@@ -50,7 +50,7 @@ def tracked_name(name: str) -> str:
 class RunLog:
     """Takes what the training loop gives. Use as a context manager: meanwhile the machine is watched."""
 
-    def __init__(self, config: TrainConfig, run: TrackedRun, commit: str) -> None:
+    def __init__(self, config: TrainRunConfig, run: TrackedRun, commit: str) -> None:
         """`commit` as the driver knows it: workers may run a copy of the checkout."""
         self._config, self._run, self._commit = config, run, commit
         self._machine = SystemMetrics(run.log)

@@ -112,26 +112,11 @@ class OptimiserConfig:
 
 
 @config
-class StorageConfig:
-    """Where results go.
-
-    Attributes:
-        root: folder for runs and their checkpoints.
-        tracking_uri: MLflow's address. SQLite serves one machine; give an http address on a cluster.
-        experiment: MLflow experiment.
-    """
-
-    root: str = "outputs"
-    tracking_uri: str = "sqlite:///outputs/mlflow.db"
-    experiment: str = "rwsa"
-
-
-@config
 class TrainConfig:
     """One training run.
 
     Attributes:
-        name: of the run; the same name in the same storage resumes it, alone or on Ray as it was begun.
+        name: of the run.
         seed: of the first weights, the sample order, crops and dropout.
         global_batch_size: segments a step, over all workers.
         max_steps: where training ends.
@@ -142,7 +127,6 @@ class TrainConfig:
         audio_every_steps: record audio and spectrograms of validation clips so often, and at the end.
         audio_clips: of how many clips; 0 for none.
         keep_checkpoints: how many of the newest to keep; the best is kept besides.
-        max_failures: lost workers or nodes after which Ray Train gives up.
         accumulate: parts that each worker takes its segments in, for less memory. The step stays the same,
             but for the discriminator's spectral norms, which get one more power iteration for each part.
         precision: of the network's forward pass (autocast); losses are always float32.
@@ -159,7 +143,6 @@ class TrainConfig:
     data: DataConfig
     loss_weights: LossWeights = LossWeights()
     optimiser: OptimiserConfig = OptimiserConfig()
-    storage: StorageConfig = StorageConfig()
     seed: NotNegative = 0
     global_batch_size: Positive = 8
     max_steps: Positive
@@ -170,7 +153,6 @@ class TrainConfig:
     audio_every_steps: Positive = 2500
     audio_clips: NotNegative = 2
     keep_checkpoints: Positive = 2
-    max_failures: NotNegative = 2
     accumulate: Positive = 1
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile_backend: str | None = None

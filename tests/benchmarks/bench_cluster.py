@@ -24,9 +24,9 @@ from mlflow import MlflowClient
 from pipelines.core.tracking import TrackedRun, Tracker
 from pipelines.mix_shards import main as mix
 from pipelines.train import absolute, config_paths
+from pipelines.training.config import TrainRunConfig
 from pipelines.training.run_log import RunLog
 from rwsa.config import as_mapping, build, read_config
-from rwsa.training.config import TrainConfig
 from rwsa.training.context import LocalContext
 from rwsa.training.loop import fit
 from tests.node_network import why_not
@@ -102,13 +102,15 @@ def _overhead(folder: Path) -> None:
         )
 
 
-def _training(folder: Path, name: str = "bench") -> TrainConfig:
+def _training(folder: Path, name: str = "bench") -> TrainRunConfig:
     if not (folder / "shards").exists():
         shards = ["--out", str(folder / "shards"), "--splits", "train", "valid", "--shard-examples", "32"]
         assert (
             mix([*RECIPE, *shards, "--workers", "0", "--set", "examples.train=96", "examples.valid=2"]) == 0
         )
-    return absolute(read_config(TrainConfig, config_paths(["base", "nano", "demo"]), _settings(folder, name)))
+    return absolute(
+        read_config(TrainRunConfig, config_paths(["base", "nano", "demo"]), _settings(folder, name))
+    )
 
 
 def _settings(folder: Path, name: str) -> list[str]:
@@ -144,7 +146,7 @@ def _by_hand(rank: int, workers: int, folder: Path, name: str, run_id: str) -> N
     torch.set_num_threads(1)
     meet = f"file://{folder}/meet-{name}"
     torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=workers)
-    config = build(TrainConfig, as_mapping(_training(folder, name)), where="bench")
+    config = build(TrainRunConfig, as_mapping(_training(folder, name)), where="bench")
     context = LocalContext(folder / "runs" / name)
     context.rank, context.world_size = rank, workers
     try:
@@ -160,7 +162,7 @@ def _by_hand(rank: int, workers: int, folder: Path, name: str, run_id: str) -> N
         torch.distributed.destroy_process_group()
 
 
-def _step_seconds(config: TrainConfig, name: str) -> list[float]:
+def _step_seconds(config: TrainRunConfig, name: str) -> list[float]:
     client = MlflowClient(config.storage.tracking_uri)
     (run,) = client.search_runs(["1"], f"attributes.run_name = '{name}'")
     history = client.get_metric_history(run.info.run_id, "speed/samples_per_second")

@@ -14,9 +14,9 @@ from pathlib import Path
 import ray
 
 from pipelines.core.ray_cluster import start_ray
+from pipelines.core.storage import StorageConfig
 from pipelines.evaluate import EvaluationSummary, evaluate
 from rwsa.models import SIZES, build_model, save_model
-from rwsa.training.config import StorageConfig
 
 CARD = Path("datasets/libri_esc50.yaml")
 EXAMPLES, RUNS = 60, 3

@@ -23,10 +23,10 @@ import torch
 from pipelines.core.tracking import Tracker
 from pipelines.mix_shards import main as mix
 from pipelines.train import config_paths
+from pipelines.training.config import TrainRunConfig
 from pipelines.training.run_log import RunLog
 from rwsa.config import read_config
 from rwsa.training.adversary import Adversary
-from rwsa.training.config import TrainConfig
 from rwsa.training.context import HeardClip, LocalContext
 from rwsa.training.data import TrainData
 from rwsa.training.loop import fit
@@ -53,11 +53,11 @@ def main() -> None:
             _PARTS[part](folder)
 
 
-def _config(folder: Path, *settings: str) -> TrainConfig:
+def _config(folder: Path, *settings: str) -> TrainRunConfig:
     places = [f"data.shards={folder}/shards", f"storage.root={folder}"]
     tracking = f"storage.tracking_uri=sqlite:///{folder}/mlflow.db"
     return read_config(
-        TrainConfig,
+        TrainRunConfig,
         config_paths(["base", "nano", "demo"]),
         ["name=bench", *places, tracking, "log_every_steps=1", f"max_steps={STEPS}", *settings],
     )

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.evaluate import statistics_of
 from pipelines.evaluation.results import EvaluationSummary
 from pipelines.reports.evaluation_log import HeardClip, log_evaluation
-from rwsa.training.config import StorageConfig
 from tests.evaluations import audio, made_up, model
 from tests.mlflow_server import PATIENCE_SECONDS, tracking_server
 

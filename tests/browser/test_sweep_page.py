@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import pytest
 
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
-from rwsa.training.config import StorageConfig
 from tests.mlflow_server import tracking_server
 from tests.sweep_rows import rows_of, sweep_of
 from tune.report_log import log_answer

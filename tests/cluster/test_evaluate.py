@@ -20,6 +20,7 @@ import soundfile
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.evaluate import EvaluationSummary, evaluate, main
 from pipelines.evaluation.clips import load_clip, read_sets
@@ -28,7 +29,6 @@ from rwsa.errors import InputError
 from rwsa.files import sha256_of
 from rwsa.metrics import Reference, score
 from rwsa.models import ModelConfig, build_model, load_model, save_model
-from rwsa.training.config import StorageConfig
 
 CHECKOUT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("ray_address")

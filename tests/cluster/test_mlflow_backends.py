@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import rwsa
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.evaluate import statistics_of
 from pipelines.evaluation.results import EvaluationSummary
@@ -20,7 +21,6 @@ from pipelines.register import register
 from pipelines.reports.evaluation_log import finished_run, log_evaluation
 from pipelines.studies.trade_off_scores import panels, read_scores
 from rwsa.models import load_model, save_model
-from rwsa.training.config import StorageConfig
 from tests.evaluations import made_up, model
 from tests.mlflow_server import postgresql, tracking_server
 

@@ -19,9 +19,9 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from rwsa.errors import InputError
-from rwsa.training.config import StorageConfig
 from tests import object_store
 from tests.mlflow_server import (
     HOST,

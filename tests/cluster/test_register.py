@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 import rwsa
 from pipelines.core import served_model
 from pipelines.core.model_registry import RegisteredVersion, requirements
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.register import main, register
 from rwsa.audio import find_audio, read_mono
@@ -28,7 +29,6 @@ from rwsa.errors import InputError
 from rwsa.files import sha256_of
 from rwsa.models import load_model, save_model
 from rwsa.models.weights import weights_of
-from rwsa.training.config import StorageConfig
 from tests.mlflow_server import model_server
 
 pytestmark = pytest.mark.full

@@ -14,8 +14,10 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import commit
 from pipelines.train import _publish, config_paths, main, train
+from pipelines.training.config import TrainRunConfig
 from pipelines.training.launch import exclusive_lock
 from rwsa.audio import read_audio, round_to_int16, write_audio
 from rwsa.config import read_config
@@ -25,7 +27,6 @@ from rwsa.models import load_model
 from rwsa.models.weights import read_weights
 from rwsa.shards import Example, write_shard
 from rwsa.shards.index import merge_index
-from rwsa.training.config import StorageConfig, TrainConfig
 from rwsa.training.context import StopSignal
 from rwsa.training.loop import PreemptedError
 from tests.object_store import environment, served
@@ -66,7 +67,7 @@ def _example(rng: np.random.Generator, name: str) -> Example:
     )
 
 
-def _config(shards: Path, root: Path, *, steps: int, name: str = "tiny") -> TrainConfig:
+def _config(shards: Path, root: Path, *, steps: int, name: str = "tiny") -> TrainRunConfig:
     settings = [
         *TINY,
         f"name={name}",
@@ -76,7 +77,7 @@ def _config(shards: Path, root: Path, *, steps: int, name: str = "tiny") -> Trai
         f"storage.root={root}",
         f"storage.tracking_uri=sqlite:///{root}/mlflow.db",
     ]
-    return read_config(TrainConfig, config_paths(["base"]), settings)
+    return read_config(TrainRunConfig, config_paths(["base"]), settings)
 
 
 def _curve(root: Path, run_id: str, name: str = "loss/total") -> dict[int, float]:
@@ -162,7 +163,7 @@ def test_two_ray_workers_mix_for_themselves_as_one_process_does(
         root = tmp_path / name
         settings = [*TINY, f"name={name}", "max_steps=4", "checkpoint_every_steps=4", f"storage.root={root}"]
         settings.append(f"storage.tracking_uri=sqlite:///{root}/mlflow.db")
-        config = read_config(TrainConfig, [*config_paths(["base"]), tmp_path / "mix.yaml"], settings)
+        config = read_config(TrainRunConfig, [*config_paths(["base"]), tmp_path / "mix.yaml"], settings)
         curve = _curve(root, train(config, workers=workers).run_id)
         assert sorted(curve) == [1, 2, 3, 4]
         curves.append(torch.tensor([curve[step] for step in sorted(curve)]))

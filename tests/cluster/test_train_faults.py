@@ -15,12 +15,13 @@ import torch
 from mlflow import MlflowClient
 from torch import Tensor
 
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.train import config_paths, train
+from pipelines.training.config import TrainRunConfig
 from rwsa.config import read_config
 from rwsa.errors import InputError
 from rwsa.models.weights import read_weights
-from rwsa.training.config import StorageConfig, TrainConfig
 from rwsa.training.loop import DivergedError
 from tests.mlflow_server import free_port, tracking_server
 from tests.training_runs import write_shards
@@ -55,8 +56,8 @@ def settings_of(shards: Path, root: Path, *more: str) -> list[str]:
     return [*TINY, *places, *more]
 
 
-def config_of(shards: Path, root: Path, *more: str) -> TrainConfig:
-    return read_config(TrainConfig, config_paths(["base"]), settings_of(shards, root, *more))
+def config_of(shards: Path, root: Path, *more: str) -> TrainRunConfig:
+    return read_config(TrainRunConfig, config_paths(["base"]), settings_of(shards, root, *more))
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.dataset_page import log_page, main, write_page
 from pipelines.inspection.dataset_facts import environments, read_facts
@@ -26,7 +27,6 @@ from rwsa.files import sha256_of
 from rwsa.mixing.recipes import Recipe, recipe_hash
 from rwsa.shards import Example, write_shard
 from rwsa.shards.index import Failure, merge_index
-from rwsa.training.config import StorageConfig
 
 RATE_HZ = 16000
 HOSTILE = '<script>alert("&$\\frac{")</script>'

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.core import record_queue
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import TrackedRun, Tracker
 from pipelines.media.figures import new_figure, png
-from rwsa.training.config import StorageConfig
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.evaluate import statistics_of
 from pipelines.evaluation.results import EvaluationSummary
 from pipelines.reports.evaluation_log import log_evaluation
 from pipelines.studies.trade_off_scores import Score, panels, read_scores
 from pipelines.trade_off import main
-from rwsa.training.config import StorageConfig
 from tests.evaluations import made_up, model
 
 SYSTEMS = ("a", "b", "c")

@@ -8,21 +8,21 @@ import pytest
 
 from pipelines.core.ray_cluster import CHECKOUT
 from pipelines.train import CONFIGS, config_paths
+from pipelines.training.config import TrainRunConfig
 from rwsa.config import read_config
 from rwsa.errors import InputError
 from rwsa.models import SIZES
-from rwsa.training.config import TrainConfig
 
 REQUIRED = ["name=x", "data.shards=y"]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_size_is_the_same_in_yaml_and_in_the_library(size: str) -> None:
-    assert read_config(TrainConfig, config_paths(["base", size]), REQUIRED).model == SIZES[size]
+    assert read_config(TrainRunConfig, config_paths(["base", size]), REQUIRED).model == SIZES[size]
 
 
 def test_base_is_the_papers_recipe() -> None:
-    config = read_config(TrainConfig, config_paths(["base", "xs"]), REQUIRED)
+    config = read_config(TrainRunConfig, config_paths(["base", "xs"]), REQUIRED)
     assert config.optimiser.betas == (0.8, 0.99)
     assert config.optimiser.decay_per_epoch == 0.99
     assert config.loss_weights.metric == 0.05
@@ -30,7 +30,7 @@ def test_base_is_the_papers_recipe() -> None:
 
 
 def test_a_later_configuration_lies_over_an_earlier_one() -> None:
-    config = read_config(TrainConfig, config_paths(["base", "nano", "demo"]), [*REQUIRED, "max_steps=3"])
+    config = read_config(TrainRunConfig, config_paths(["base", "nano", "demo"]), [*REQUIRED, "max_steps=3"])
     assert config.max_steps == 3
     assert config.loss_weights.metric == 0
     assert config.optimiser.betas == (0.8, 0.99)
@@ -39,7 +39,7 @@ def test_a_later_configuration_lies_over_an_earlier_one() -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("data", ["vb_demandex", "dns2020", "starter", "online"])
 def test_every_size_goes_with_every_corpus_and_with_a_smoke_test(size: str, data: str) -> None:
-    config = read_config(TrainConfig, config_paths(["base", size, data, "smoke"]), ["name=x"])
+    config = read_config(TrainRunConfig, config_paths(["base", size, data, "smoke"]), ["name=x"])
     assert config.model == SIZES[size]
     assert config.max_steps == 12
     assert config.loss_weights.metric == 0.05
@@ -51,7 +51,7 @@ def test_every_size_goes_with_every_corpus_and_with_a_smoke_test(size: str, data
 
 
 def test_the_one_for_a_cpu_is_xs_with_another_phase_and_shorter_segments() -> None:
-    config = read_config(TrainConfig, config_paths(["base", "xs", "cpu"]), ["name=x"])
+    config = read_config(TrainRunConfig, config_paths(["base", "xs", "cpu"]), ["name=x"])
     assert config.model == dataclasses.replace(SIZES["xs"], phase="residual", segment_frames=128)
     assert config.max_steps == 560
 

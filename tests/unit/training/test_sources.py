@@ -22,6 +22,7 @@ import yaml
 
 from pipelines.core.progress import progress_line
 from pipelines.train import CONFIGS, absolute
+from pipelines.training.config import TrainRunConfig
 from rwsa.config import as_mapping, build, merge, read_config
 from rwsa.corpora import scan
 from rwsa.corpora.cards import SPLITS, CorpusCard, read_card
@@ -32,7 +33,7 @@ from rwsa.mixing.recipes import read_recipe, recipe_hash
 from rwsa.shards import Example, write_shard
 from rwsa.shards.index import Failure, merge_index, read_index
 from rwsa.shards.sampling import Cursor
-from rwsa.training.config import DataConfig, TrainConfig
+from rwsa.training.config import DataConfig
 from rwsa.training.context import LocalContext
 from rwsa.training.data import Segments, TrainData, ValidData
 from rwsa.training.loop import fit
@@ -415,8 +416,8 @@ class TestConfig:
         assert absolute(tiny(url)).data.shards == "memory://bucket/shards"
 
 
-def tiny(data: DataConfig) -> TrainConfig:
-    return build(TrainConfig, {**CONFIG, "data": as_mapping(data)}, where="test")
+def tiny(data: DataConfig) -> TrainRunConfig:
+    return build(TrainRunConfig, {**CONFIG, "data": as_mapping(data)}, where="test")
 
 
 CONFIG = {
@@ -435,7 +436,7 @@ def test_the_overlay_trains_without_shards(corpus: Path, tmp_path: Path) -> None
     small = {**CONFIG, "data": {"mix": {"card": str(corpus / "card.yaml"), "recipe": RECIPE, "workers": 1}}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     overlays = [CONFIGS / "base.yaml", CONFIGS / "online.yaml", tmp_path / "small.yaml"]
-    config = read_config(TrainConfig, overlays)
+    config = read_config(TrainRunConfig, overlays)
     assert config.data.shards is None
     assert config.data.mix is not None
     assert config.data.mix.fresh
@@ -448,7 +449,7 @@ def test_the_overlay_trains_without_shards(corpus: Path, tmp_path: Path) -> None
 
 def test_the_overlay_names_a_card_and_recipe_that_are_there() -> None:
     config = read_config(
-        TrainConfig, [CONFIGS / f"{name}.yaml" for name in ("base", "nano", "demo", "online")], ["name=x"]
+        TrainRunConfig, [CONFIGS / f"{name}.yaml" for name in ("base", "nano", "demo", "online")], ["name=x"]
     )
     assert config.data.mix is not None
     for path in (config.data.mix.card, config.data.mix.recipe):
