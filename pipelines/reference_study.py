@@ -38,8 +38,9 @@ from pipelines.studies.reference_results import (
     study_clip,
 )
 from rwsa.errors import InputError
-from rwsa.files import absolute, atomic_write, is_file, location, sha256_of, write_json
+from rwsa.files import absolute, atomic_write, location, sha256_of, write_json
 from rwsa.metrics import check, version
+from rwsa.models import weights_file
 
 FOLDER, PAGE, FIGURES = "reference_study", "reference_study.html", "reference_study.json"
 _EXAMPLES = 16
@@ -74,8 +75,8 @@ def reference_study(
         raise InputError(f"--seed {seed}: must be at least 0")
     check_workers(workers)
     check(STUDIED)
-    if weights is not None and not is_file(weights):
-        raise InputError(f"{weights}: no such file; give weights that training wrote")
+    if weights is not None:
+        weights_file(weights)
     (corpus,) = read_sets([card], examples=examples)
     path = None if weights is None else absolute(str(weights))
     items = [StudyClip(clip=clip, weights=path, seed=seed) for clip in corpus.clips]

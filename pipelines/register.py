@@ -22,7 +22,7 @@ from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
 from rwsa.config import as_mapping
 from rwsa.errors import InputError
-from rwsa.files import fetched, is_file, sha256_of
+from rwsa.files import fetched, sha256_of
 from rwsa.models import SIZES, load_model, save_model
 
 ALIAS = "newest"
@@ -42,8 +42,6 @@ def register(
     Raises:
         InputError: the weights cannot be read; MLflow does not answer, or does not take the name.
     """
-    if not is_file(weights):
-        raise InputError(f"{weights}: no such file; give weights that training wrote")
     model, sha256 = load_model(weights), sha256_of(weights)
     size = next((known for known, one in SIZES.items() if one == model.config), None)
     if name is None and size is None:

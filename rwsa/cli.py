@@ -64,7 +64,13 @@ def _parser() -> argparse.ArgumentParser:
         help="or - alone: stdin to stdout, once it ends",
     )
     enhance.add_argument("--out", type=Path, help="folder to write to; folders keep their structure")
-    enhance.add_argument("--weights", required=True, help="safetensors of this project, or published weights")
+    model = enhance.add_mutually_exclusive_group(required=True)
+    model.add_argument("--weights", help="trained weights: safetensors of this project, or published weights")
+    model.add_argument(
+        "--untrained",
+        metavar="SIZE",
+        help="random weights of a named size, to try things out",
+    )
     enhance.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, …; default: a GPU if there is one"
     )
@@ -143,7 +149,7 @@ def _enhance_files(arguments: argparse.Namespace) -> int:
 def _model(arguments: argparse.Namespace) -> Network:
     import torch
 
-    from rwsa.models import load_model
+    from rwsa.models import build_model, load_model
 
     name = arguments.device
     if name == "auto":
@@ -152,6 +158,8 @@ def _model(arguments: argparse.Namespace) -> Network:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: cannot be used ({str(error).splitlines()[0]})") from error
+    if arguments.untrained is not None:
+        return build_model(arguments.untrained).to(name).eval()
     return load_model(arguments.weights, device=name)
 
 
@@ -189,7 +197,8 @@ def _info(arguments: argparse.Namespace) -> int:
         print(f"       not {name}: {reason}")
     models = {name: build_model(config) for name, config in SIZES.items()}
     if arguments.weights is not None:
-        models = {arguments.weights: load_model(arguments.weights)}
+        known = arguments.weights in SIZES
+        models = {arguments.weights: (build_model if known else load_model)(arguments.weights)}
     print(_cost_table(models))
     return 0
 

@@ -12,8 +12,8 @@ from pipelines.evaluation.clip_scores import NOISY
 from pipelines.evaluation.clips import EvaluationClip, EvaluationSet
 from rwsa.audio import find_audio
 from rwsa.errors import InputError
-from rwsa.files import absolute, is_file, location, sha256_of
-from rwsa.models import ModelConfig, Network, load_model
+from rwsa.files import absolute, location, sha256_of
+from rwsa.models import ModelConfig, Network, load_model, weights_file
 from rwsa.models.cost import cost
 
 # The row of a single model that nobody named.
@@ -89,8 +89,7 @@ def read_systems(
     """
     named = _named_weights(weights)
     for _, path in named:
-        if not is_file(path):
-            raise InputError(f"{path}: no such file; give weights that training wrote")
+        weights_file(path)
     networks: dict[str, Network] = {}
     systems: list[System] = []
     for name, (configuration, path) in zip(_row_names(named), named, strict=True):

@@ -3,7 +3,7 @@
 from rwsa.models.config import SIZES, ModelConfig
 from rwsa.models.mambattention import MambAttention
 from rwsa.models.unet import RWSAMambaUNet
-from rwsa.models.weights import Network, build_model, load_model, save_model
+from rwsa.models.weights import Network, build_model, load_model, save_model, weights_file
 
 __all__ = [
     "SIZES",
@@ -14,4 +14,5 @@ __all__ = [
     "build_model",
     "load_model",
     "save_model",
+    "weights_file",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
-from rwsa.files import atomic_write, fetched, is_remote, location, reaching
+from rwsa.files import atomic_write, fetched, is_file, location
 from rwsa.models.config import SIZES, ModelConfig, size
 from rwsa.models.mambattention import MambAttention
 from rwsa.models.official import is_official, read_official
@@ -24,36 +24,59 @@ from rwsa.models.unet import RWSAMambaUNet
 Network = RWSAMambaUNet | MambAttention
 
 
-def build_model(config: ModelConfig, *, seed: int = 0) -> Network:
-    """A model with fresh weights, the same for the same seed; the global generator is left alone."""
+def build_model(config: ModelConfig | str, *, seed: int = 0) -> Network:
+    """An untrained model; equal seeds give equal weights, and the global generator is not used.
+
+    Args:
+        config: its configuration, or a name in `SIZES`.
+        seed: of the random weights.
+
+    Raises:
+        InputError: no size has this name.
+    """
+    config = size(config) if isinstance(config, str) else config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return RWSAMambaUNet(config) if config.architecture == "rwsa" else MambAttention(config)
 
 
 def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> Network:
-    """A model in eval mode.
+    """Load a trained model, in eval mode.
 
     Args:
-        source: a name in `SIZES` (`nano`, `xs`, …: fresh weights of seed 0), a `.safetensors` file that
-            `save_model` wrote, or a checkpoint in the paper's published format; or the URL of one.
-        device: where to put it.
+        source: path or URL of a `.safetensors` file that `save_model` wrote, or of a checkpoint in the
+            paper's published format.
+        device: where to put the model.
 
     Raises:
-        InputError: there is no such size or file, it is neither format, or its weights do not fit.
+        InputError: the file is missing, has neither format, or its weights do not fit; or `source` is the
+            name of a size, which has no trained weights.
     """
-    path = location(source)
-    with reaching(path):
-        there = path.exists()
-    if not there:
-        if path.suffix or is_remote(path):
-            raise InputError(f"{path}: no such file; give weights, or a size ({', '.join(SIZES)})")
-        return build_model(size(str(source))).to(device).eval()
+    path = weights_file(source)
     with fetched(path) as file:
         config, weights = _read_safetensors(file) if path.suffix == ".safetensors" else _read_published(file)
     model = build_model(config)
     load_weights(model, weights, where=str(path))
     return model.to(device).eval()
+
+
+def weights_file(source: str | Path) -> Path:
+    """The location of a weights file that exists.
+
+    Raises:
+        InputError: there is no such file, or `source` is the name of a model size.
+    """
+    path = location(source)
+    if is_file(path):
+        return path
+    name = str(source)
+    if name in SIZES:
+        raise InputError(
+            f"'{name}' is a model size, not a weights file, and an untrained model does not enhance speech;"
+            " give trained weights, or request random ones explicitly:"
+            f" rwsa enhance --untrained {name}, rwsa.models.build_model('{name}')"
+        )
+    raise InputError(f"{path}: no such file; give weights that training wrote, or a published checkpoint")
 
 
 def save_model(path: Path, model: Network, about: Mapping[str, Any] | None = None) -> None:

@@ -22,7 +22,7 @@ from rwsa.enhancement import enhance
 from rwsa.enhancement.files import enhance_files
 from rwsa.enhancement.segments import segment_starts
 from rwsa.metrics import Failure, score
-from rwsa.models import SIZES, Network, load_model
+from rwsa.models import SIZES, Network, build_model, load_model
 from rwsa.stft import SAMPLE_RATE_HZ
 from tests.benchmarks.timing import warm_seconds
 
@@ -46,8 +46,8 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.2f}")
     with tempfile.TemporaryDirectory(prefix="rwsa-bench-") as folder:
         if "memory" in arguments.only:
-            _memory(Path(folder), weights)
-        model = load_model(weights)
+            _memory(Path(folder), ["--weights" if arguments.weights else "--untrained", weights])
+        model = load_model(weights) if arguments.weights else build_model(weights).eval()
         if "speed" in arguments.only:
             _speed(Path(folder), model)
     if "crossfade" in arguments.only:
@@ -68,12 +68,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _memory(folder: Path, weights: str) -> None:
+def _memory(folder: Path, model_options: list[str]) -> None:
     """Of the command itself, with resampling."""
     peaks = []
     for minutes in MINUTES:
         write_blocks(folder / "long.wav", _seconds(60 * minutes, 48_000), 48_000)
-        command = ["enhance", str(folder / "long.wav"), "--out", str(folder / "out"), "--weights", weights]
+        command = ["enhance", str(folder / "long.wav"), "--out", str(folder / "out"), *model_options]
         child = [sys.executable, "-c", PEAK, *command]
         done = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
         peaks.append(int(done.stdout) / 1024)

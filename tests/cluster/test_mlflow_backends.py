@@ -20,7 +20,7 @@ from pipelines.evaluation.results import EvaluationSummary
 from pipelines.register import register
 from pipelines.reports.evaluation_log import finished_run, log_evaluation
 from pipelines.studies.trade_off_scores import panels, read_scores
-from rwsa.models import load_model, save_model
+from rwsa.models import build_model, save_model
 from tests.evaluations import made_up, model
 from tests.mlflow_server import postgresql, tracking_server
 
@@ -119,7 +119,7 @@ def test_an_evaluation_is_found_again_and_compared(storage: StorageConfig) -> No
 def test_a_registered_model_is_found_by_its_alias_and_enhances(
     storage: StorageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_model("nano")
+    model = build_model("nano").eval()
     save_model(tmp_path / "nano.safetensors", model)
     versions = [register(tmp_path / "nano.safetensors", storage=storage) for _ in range(2)]
     assert [(one.name, one.version) for one in versions] == [("rwsa-nano", "1"), ("rwsa-nano", "2")]

@@ -27,7 +27,7 @@ from pipelines.register import main, register
 from rwsa.audio import find_audio, read_mono
 from rwsa.errors import InputError
 from rwsa.files import sha256_of
-from rwsa.models import load_model, save_model
+from rwsa.models import build_model, load_model, save_model
 from rwsa.models.weights import weights_of
 from tests.mlflow_server import model_server
 
@@ -43,7 +43,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> StorageConfig:
 @pytest.fixture(scope="module")
 def weights(storage: StorageConfig) -> Path:
     path = Path(storage.root) / "trained.safetensors"
-    save_model(path, load_model("nano"))
+    save_model(path, build_model("nano").eval())
     return path
 
 
@@ -177,6 +177,8 @@ def test_what_cannot_be_registered_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="no such file"):
         register(tmp_path / "none.safetensors", storage=storage)
+    with pytest.raises(InputError, match="'xs' is a model size, not a weights file"):
+        register(Path("xs"), storage=storage)
     with pytest.raises(InputError, match=r"--name a/b:c .* MLflow does not take it"):
         register(weights, storage=storage, name="a/b:c")
     (tmp_path / "broken.safetensors").write_bytes(b"no")

@@ -65,16 +65,33 @@ def test_status_tells_whether_files_were_skipped(
 def test_what_cannot_be_meant_is_refused(
     arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["enhance", *arguments, "--weights", "nano"]) == 2
+    assert main(["enhance", *arguments, "--untrained", "nano"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"error: {says}")
     assert err.count("\n") == 1
 
 
+def test_random_weights_are_used_only_on_explicit_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_audio(tmp_path / "a.wav", noise(3000), RATE_HZ)
+    command = ["enhance", str(tmp_path / "a.wav"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--weights", "nano"]) == 2
+    assert capsys.readouterr().err.startswith("error: 'nano' is a model size, not a weights file")
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--untrained", "nanno"]) == 2
+    assert "model size 'nanno' is unknown; choose nano, xs" in capsys.readouterr().err
+    assert main([*command, "--untrained", "nano"]) == 0
+    assert (tmp_path / "out/a.wav").is_file()
+    with pytest.raises(SystemExit):
+        main([*command, "--untrained", "nano", "--weights", "nano.safetensors"])
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
 def test_a_terminal_is_no_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    assert main(["enhance", "-", "--weights", "nano"]) == 2
+    assert main(["enhance", "-", "--untrained", "nano"]) == 2
     assert capsys.readouterr().err == "error: stdin is a terminal; pipe in audio\n"
 
 

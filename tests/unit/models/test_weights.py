@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from rwsa.errors import InputError
-from rwsa.models import ModelConfig, RWSAMambaUNet, build_model, load_model, save_model
+from rwsa.models import SIZES, ModelConfig, RWSAMambaUNet, build_model, load_model, save_model
 from rwsa.models.weights import load_weights, read_weights, weights_of
 
 TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)
@@ -66,13 +66,35 @@ def test_weights_of_another_configuration_are_refused(tmp_path: Path, model: RWS
         load_weights(other, read_weights(tmp_path / "m.safetensors"), where="m")
 
 
-def test_sizes_give_fresh_weights_and_other_names_are_refused(tmp_path: Path) -> None:
-    one, two = load_model("nano"), load_model("nano")
+def test_a_size_builds_the_same_untrained_model_each_time() -> None:
+    one, two = build_model("nano"), build_model("nano")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     with pytest.raises(InputError, match="model size 'nanno' is unknown; choose nano, xs, s, m"):
-        load_model("nanno")
-    with pytest.raises(InputError, match=r"none\.safetensors: no such file; give weights, or a size"):
-        load_model(tmp_path / "none.safetensors")
+        build_model("nanno")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_size_is_not_loaded_as_trained_weights(name: str) -> None:
+    message = f"'{name}' is a model size, not a weights file.*; give trained weights.*build_model"
+    with pytest.raises(InputError, match=message):
+        load_model(name)
+    with pytest.raises(InputError, match=message):
+        load_model(Path(name))
+
+
+def test_a_file_may_have_the_name_of_a_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: RWSAMambaUNet
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"generator": 3}, "xs")
+    with pytest.raises(InputError, match="xs: not the published format"):
+        load_model("xs")
+
+
+@pytest.mark.parametrize("name", ["none.safetensors", "nanno"])
+def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name}: no such file; give weights that training wrote"):
+        load_model(tmp_path / name)
 
 
 class Bomb:

@@ -34,7 +34,7 @@ from rwsa.audio import rms, round_to_int16
 from rwsa.corpora.manifest import Pair
 from rwsa.errors import InputError
 from rwsa.metrics import METRICS, Failure, score
-from rwsa.models import load_model, save_model
+from rwsa.models import build_model, save_model
 
 RATE_HZ = 16_000
 
@@ -219,7 +219,7 @@ def test_the_command_with_weights_logs_its_page(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    save_model(tmp_path / "nano.safetensors", load_model("nano"))
+    save_model(tmp_path / "nano.safetensors", build_model("nano").eval())
     command = ["--card", str(corpus), "--out", "out", "--examples", "1", "--workers", "0", "--mlflow"]
     command += ["--set", f"storage.root={tmp_path}", f"storage.tracking_uri=sqlite:///{tmp_path}/mlflow.db"]
     assert main([*command, "--weights", "nano.safetensors"]) == 0
@@ -240,6 +240,7 @@ def test_the_command_with_weights_logs_its_page(
         (["--examples", "0"], "--examples 0: must be at least 1"),
         (["--workers", "-1"], "--workers -1"),
         (["--weights", "gone.safetensors"], "gone.safetensors: no such file"),
+        (["--weights", "xs"], "'xs' is a model size, not a weights file"),
     ],
 )
 def test_wrong_options_are_refused(

@@ -65,6 +65,8 @@ def test_one_name_for_several_weights_says_that_seeds_differ(weights: Path) -> N
     ("given", "outputs", "says"),
     [
         (["{root}/none.safetensors"], (), "none.safetensors: no such file"),
+        (["xs"], (), "'xs' is a model size, not a weights file"),
+        (["mine=xs"], (), "'xs' is a model size, not a weights file"),
         (["noisy={root}/one.safetensors"], (), "'noisy' cannot name a system"),
         (["a/b={root}/one.safetensors"], (), "'a/b' cannot name a system"),
         (["x={root}/one.safetensors"], ("x={root}",), "two systems are called 'x'"),

@@ -22,7 +22,7 @@ from rwsa.corpora.cards import read_card
 from rwsa.errors import InputError, UnreachableError
 from rwsa.files import atomic_write, is_remote, location, read_json, sha256_of, write_json
 from rwsa.mixing.recipes import read_recipe
-from rwsa.models import load_model, save_model
+from rwsa.models import build_model, load_model, save_model
 from rwsa.shards import DamagedShardError, Example, ShardReader, is_whole, verify, write_shard
 from rwsa.shards.index import INDEX_NAME, entry_or_none, merge_index, read_index
 from rwsa.shards.sampling import Cursor
@@ -108,7 +108,7 @@ def test_mixing_into_a_store_gives_the_bytes_of_a_folder_and_goes_on(folder: Pat
 
 def test_weights_are_read_from_a_store(tmp_path: Path) -> None:
     folder = location(f"memory://{uuid.uuid4().hex}/runs/first")
-    model = load_model("nano")
+    model = build_model("nano").eval()
     save_model(folder / "model.safetensors", model)
     (system,), networks = read_systems([folder / "model.safetensors"], [])
     assert system.name == "enhanced"
