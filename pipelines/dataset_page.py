@@ -148,7 +148,7 @@ def _read(shards: Path, split: SplitFacts, numbers: Sequence[int]) -> Iterator[E
     index = read_index(shards, split.split)
     with ShardReader(index, max_open=1) as reader:
         for number in numbers:
-            yield reader.read(*index.place(number))
+            yield reader.read(*index.locate(number))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,9 +1,9 @@
-"""Put ready-made pairs into shards as they are, so that a published corpus can be trained on.
+"""Import ready-made pairs into shards unchanged, to train on a published corpus.
 
     python -m pipelines.import_pairs --card datasets/vb_demandex.yaml --out FOLDER
 
-Nothing is mixed, scaled or resampled: the shards hold the published samples. Run again after a crash,
-it keeps the shards that their entries prove whole and makes the rest.
+Nothing is mixed, scaled or resampled: the shards hold the published samples. A second run after a crash
+reuses complete shards (verified by size and checksum) and makes the rest.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import numpy as np
 
 from pipelines.core.cli import add_cluster_arguments, add_shards_arguments, at_address, shards_of, verb
 from pipelines.core.pool import check_workers, unordered
-from pipelines.mixing.render_folder import withdraw_index
+from pipelines.mixing.output_folder import remove_index
 from rwsa.audio import read_mono, rms, round_to_int16
 from rwsa.corpora import scan
 from rwsa.corpora.cards import SPLITS, CorpusCard, Split, read_card
-from rwsa.corpora.manifest import Manifest, Pair
+from rwsa.corpora.manifest import ClipPair, Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import absolute, location, sha256_of
 from rwsa.shards import Example, is_up_to_date, write_shard
 from rwsa.shards.index import Failure, ShardEntry, entry_or_none, entry_path, entry_paths, merge_index
 
-_FAILURES_SHOWN = 10
+_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +45,17 @@ class _Job:
     split: Split
     number: int
     sample_rate_hz: int
-    pairs: tuple[tuple[str, Pair], ...]
+    pairs: tuple[tuple[str, ClipPair], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Imported:
-    """What an import did: examples and hours in the shards now, what failed, and shards kept."""
+class ImportSummary:
+    """The results of an import; `reused` counts shards that were complete from an earlier run."""
 
     examples: int
     hours: float
     shards: int
-    kept: int
+    reused: int
     failures: tuple[Failure, ...]
     problems: int
 
@@ -69,34 +69,34 @@ def import_pairs(
     workers: int | None = None,
     cache: FileCache | None = None,
     report: Callable[[str], None] = print,
-) -> Imported:
+) -> ImportSummary:
     """Write the pairs of a card into shards, in the order of their paths.
 
     Args:
-        card: with `pairs`.
-        out: folder of the shards; made if missing.
-        splits: which to import; all that there are by default.
-        shard_examples: pairs in a shard.
+        card: a card with `pairs`.
+        out: folder of the shards; created if missing.
+        splits: the splits to import; default: all splits with pairs.
+        shard_examples: pairs per shard.
         workers: see `pipelines.core.pool.unordered`.
-        cache: of headers; see `rwsa.corpora.scan`.
-        report: takes progress lines.
+        cache: cache of file headers; see `rwsa.corpora.scan`.
+        report: called with progress lines.
 
     Raises:
         InputError: the card has no pairs (of a split); the folder holds other shards or cannot be
             written; nothing could be imported.
     """
     check_workers(workers)
-    out = location(absolute(str(out)))  # Ray's workers run elsewhere
+    out = location(absolute(str(out)))  # Ray's workers have other current directories
     if shard_examples < 1:
         raise InputError(f"--shard-examples {shard_examples}: must be at least 1")
     if not card.pairs:
         raise InputError(f"card {card.name}: has no pairs to import; mix its speech and noise instead")
     manifest = scan(card, cache=cache)
-    for problem in manifest.problems[:_FAILURES_SHOWN]:
+    for problem in manifest.problems[:_SHOWN]:
         report(f"left out {problem.path}: {problem.reason}")
-    jobs = list(_jobs(card, manifest, out, _wanted(card, manifest, splits), shard_examples))
+    jobs = list(_jobs(card, manifest, out, _split_names(card, manifest, splits), shard_examples))
     _check_folder(out, jobs)
-    withdraw_index(out)
+    remove_index(out)
     entries: list[tuple[ShardEntry, bool]] = []
     for _, outcome in unordered(_make, jobs, workers=workers):
         if isinstance(outcome, str):
@@ -104,33 +104,34 @@ def import_pairs(
         entries.append(outcome)
         report(f"shards {len(entries)}/{len(jobs)}")
     failures = sorted((one for entry, _ in entries for one in entry.failures), key=lambda one: one.example_id)
-    imported = Imported(
+    summary = ImportSummary(
         examples=sum(len(entry.examples) for entry, _ in entries),
         hours=sum(entry.seconds for entry, _ in entries) / 3600,
         shards=len(entries),
-        kept=sum(kept for _, kept in entries),
+        reused=sum(reused for _, reused in entries),
         failures=tuple(failures),
         problems=len(manifest.problems),
     )
-    if not imported.examples:
-        raise InputError(f"{out}: no pair could be imported; the first, {failures[0].reason}")
+    if not summary.examples:
+        raise InputError(f"{out}: no pair could be imported; the first: {failures[0].reason}")
     merge_index(out)
-    return imported
+    return summary
 
 
-def _wanted(card: CorpusCard, manifest: Manifest, splits: Sequence[Split] | None) -> list[Split]:
-    there: list[Split] = [split for split in SPLITS if manifest.pairs_of(split)]  # type: ignore[misc]
+def _split_names(card: CorpusCard, manifest: Manifest, splits: Sequence[Split] | None) -> list[Split]:
+    existing: list[Split] = [split for split in SPLITS if manifest.pairs_of(split)]  # type: ignore[misc]
     for split in splits or ():
-        if split not in there:
-            raise InputError(f"card {card.name}: has no pairs in split '{split}', only {there}")
-    return list(splits or there)
+        if split not in existing:
+            raise InputError(f"card {card.name}: has no pairs in split '{split}', only in {existing}")
+    return list(splits or existing)
 
 
 def _jobs(
     card: CorpusCard, manifest: Manifest, out: Path, splits: Sequence[Split], shard_examples: int
 ) -> Iterator[_Job]:
     for split in splits:
-        pairs = [(f"{_safe(card.name)}-{split}-{n:07d}", p) for n, p in enumerate(manifest.pairs_of(split))]
+        prefix = card.name.replace(".", "_")[:40]  # what an example id may contain
+        pairs = [(f"{prefix}-{split}-{n:07d}", pair) for n, pair in enumerate(manifest.pairs_of(split))]
         for number, start in enumerate(range(0, len(pairs), shard_examples)):
             chunk = tuple(pairs[start : start + shard_examples])
             yield _Job(
@@ -143,13 +144,8 @@ def _jobs(
             )
 
 
-def _safe(name: str) -> str:
-    """A card's name as an example id may hold it."""
-    return name.replace(".", "_")[:40]
-
-
-def _hash(pairs: Sequence[tuple[str, Pair]]) -> str:
-    """Changes when a pair or its files do; the same wherever and whenever the corpus was copied."""
+def _hash(pairs: Sequence[tuple[str, ClipPair]]) -> str:
+    """A hash of the pairs and the bytes of their files, without paths and times."""
     digest = hashlib.sha256()
     for name, pair in pairs:
         files = [_bytes_hash(Path(path)) for path in (pair.noisy, pair.clean)]
@@ -161,7 +157,7 @@ def _hash(pairs: Sequence[tuple[str, Pair]]) -> str:
 def _bytes_hash(path: Path) -> str:
     try:
         return sha256_of(path)
-    except OSError as error:  # The pair will be a failure, and say so.
+    except OSError as error:  # the pair becomes a failure with this reason
         return f"unreadable: {error.strerror}"
 
 
@@ -176,22 +172,26 @@ def _check_folder(out: Path, jobs: Sequence[_Job]) -> None:
                 continue
             if entry.corpus != jobs[0].corpus or entry.recipe_hash:
                 raise InputError(
-                    f"{path}: belongs to another corpus; name another folder, or delete this one"
+                    f"{path}: belongs to another corpus; choose another folder, or delete this one"
                 )
             if split in imported and path.name not in planned:
                 raise InputError(
                     f"{path}: is one shard more than there will be (there are fewer pairs, or more in a"
-                    " shard, than before); name another folder, or delete this one"
+                    " shard, than before); choose another folder, or delete this one"
                 )
 
 
 def _make(job: _Job) -> tuple[ShardEntry, bool] | str:
-    """Ray task: one shard, unless it is there and whole; or what ends the whole import."""
+    """Ray task: make one shard unless it is up to date; an error that ends the import is returned as text.
+
+    Returns:
+        The shard's entry and whether it was reused, or the error.
+    """
     try:
         plan_hash = _hash(job.pairs)
-        kept = entry_or_none(entry_path(job.folder, job.split, job.number))
-        if kept is not None and is_up_to_date(job.folder, kept, plan_hash):
-            return kept, True
+        existing = entry_or_none(entry_path(job.folder, job.split, job.number))
+        if existing is not None and is_up_to_date(job.folder, existing, plan_hash):
+            return existing, True
         entry = write_shard(
             job.folder,
             job.split,
@@ -206,7 +206,7 @@ def _make(job: _Job) -> tuple[ShardEntry, bool] | str:
     return entry, False
 
 
-def _example(name: str, pair: Pair) -> Example | Failure:
+def _example(name: str, pair: ClipPair) -> Example | Failure:
     try:
         noisy, clean = (
             _sixteen_bit(read_mono(Path(path), pair.sample_rate_hz), path)
@@ -224,14 +224,14 @@ def _example(name: str, pair: Pair) -> Example | Failure:
 
 
 def _sixteen_bit(wav: np.ndarray, path: str) -> np.ndarray:
-    """On the grid of the shards; 16-bit files stay as they are, to the bit."""
+    """Round to 16 bits; samples of 16-bit files stay bit-identical."""
     if np.abs(wav).max() > 1:
         raise InputError(f"{path}: peaks above full scale, which 16 bits cannot hold; scale the pair down")
     return round_to_int16(wav)
 
 
-def _meta(pair: Pair, noisy: np.ndarray, clean: np.ndarray) -> dict[str, Any]:
-    """JSON values, without paths; the SNR is measured, over the whole clip, None where it has none."""
+def _meta(pair: ClipPair, noisy: np.ndarray, clean: np.ndarray) -> dict[str, Any]:
+    """The metadata of an example, without paths; the SNR is measured over the clip (None if undefined)."""
     speech, noise = rms(clean), rms(noisy - clean)
     return {
         "split": pair.split,
@@ -263,18 +263,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     out = shards_of(options)
     with at_address(options.address):
-        done = import_pairs(
+        summary = import_pairs(
             read_card(options.card),
             out,
             splits=options.splits,
             shard_examples=options.shard_examples,
             workers=options.workers,
         )
-    for failure in done.failures[:_FAILURES_SHOWN]:
+    for failure in summary.failures[:_SHOWN]:
         print(f"failed {failure.example_id}: {failure.reason}", file=sys.stderr)
     print(
-        f"{out}: {done.examples} pairs, {done.hours:.3f} h, {done.shards} shards ({done.kept} kept"
-        f" from before), {len(done.failures)} failures, {done.problems} problems"
+        f"{out}: {summary.examples} pairs, {summary.hours:.3f} h, {summary.shards} shards"
+        f" ({summary.reused} reused), {len(summary.failures)} failures, {summary.problems} problems"
     )
     return 0
 

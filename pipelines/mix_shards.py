@@ -4,8 +4,8 @@
     python -m pipelines.mix_shards plan …     write the plans only, SPLIT.plan.parquet
     python -m pipelines.mix_shards check …    check corpora
 
-Shards do not depend on the number of workers. Run again after a crash, it keeps the shards that
-their entries prove whole and makes the rest.
+Shards do not depend on the number of workers. A second run after a crash reuses complete shards
+(verified by size and checksum) and makes the rest.
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ from pathlib import Path
 
 from pipelines import check
 from pipelines.core.cli import add_cluster_arguments, add_shards_arguments, at_address, shards_of, verb
+from pipelines.mixing.mix_progress import MixProgress
+from pipelines.mixing.output_folder import (
+    check_folder,
+    clear_leftovers,
+    incomplete_splits,
+    missing_jobs,
+    remove_index,
+)
 from pipelines.mixing.plan_table import PlanInfo, plan_path, write_plan
-from pipelines.mixing.render_folder import check_folder, clear_leftovers, missing, unfinished, withdraw_index
-from pipelines.mixing.render_progress import RenderProgress
-from pipelines.mixing.rendering import rendered
-from pipelines.mixing.shard_jobs import ShardJobs
+from pipelines.mixing.shard_jobs import ShardJobs, make_shards
 from rwsa.corpora import scan
 from rwsa.corpora.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora.manifest import Manifest
@@ -36,30 +41,29 @@ from rwsa.mixing.plans import usable_speech
 from rwsa.mixing.recipes import recipe_hash
 from rwsa.shards.index import Failure, merge_index
 
-_FAILURES_SHOWN = 10
+_PROBLEMS_SHOWN = 10
 _REPAIRS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixSummary:
-    """What a run did.
+    """The results of a mixing run.
 
     Attributes:
-        examples: in the shards now.
-        hours: in the shards now.
-        shards: in the folder, of the splits mixed.
-        kept: shards that were whole from an earlier run.
-        failures: examples that could not be rendered.
-        first_failures: of them, the first ten; the shards' entries have all.
-        problems: source files that scanning found unusable.
-        short_speech: speech clips left out as shorter than the recipe's `min_speech_seconds`.
-        seconds: that the run took.
+        examples, hours: number and duration of the examples in the shards.
+        shards: number of shards of the mixed splits.
+        reused: shards that were complete from an earlier run.
+        failures: number of examples that could not be rendered.
+        first_failures: the first ten failures; the shard entries have all of them.
+        problems: number of unusable source files.
+        short_speech: number of speech clips shorter than the recipe's `min_speech_seconds`, left out.
+        seconds: duration of the run.
     """
 
     examples: int
     hours: float
     shards: int
-    kept: int
+    reused: int
     failures: int
     first_failures: tuple[Failure, ...]
     problems: int
@@ -79,49 +83,48 @@ def mix_shards(
     cache: Path | None = None,
     report: Callable[[str], None] = print,
 ) -> MixSummary:
-    """Plan and render a corpus into `out`, starting Ray if need be.
+    """Plan a corpus and render its shards into `out`, starting Ray if needed.
 
     Args:
-        card: where speech and noise are.
-        recipe: how to mix them.
-        out: folder of the shards, as `rwsa.files.location` gives it; made if missing.
-        splits: which to mix; by default all that the recipe wants examples of.
-        workers: shards made at the same time; as many as Ray has CPUs by default; 0 makes them in
-            this process, without Ray.
-        strict: make the first unusable source file end the job.
-        shard_examples: examples in a shard.
-        cache: folder that keeps the headers of source files by size and time; none by default.
-        report: takes progress lines.
+        card: the corpus card of speech and noise.
+        recipe: the mixing recipe.
+        out: folder of the shards (see `rwsa.files.location`); created if missing.
+        splits: the splits to mix; default: all in the recipe's `examples`.
+        workers: shards made at the same time; default: one per CPU of Ray; 0: in this process, without Ray.
+        strict: end the run at the first unusable source file.
+        shard_examples: examples per shard.
+        cache: folder of the cache of file headers; default: no cache.
+        report: called with progress lines.
 
     Raises:
-        InputError: the card, recipe or folder cannot be used; a split comes out empty; the folder
-            holds other shards; or, when `strict`, a source file is unusable.
+        InputError: the card, recipe or folder cannot be used; no example of a split could be rendered; the
+            folder holds other shards; or, with `strict`, a source file is unusable.
     """
     if workers is not None and workers < 0:
-        raise InputError(f"--workers {workers}: must be at least 1, or 0 for none but this process")
-    started, manifest = time.monotonic(), _scanned(card, strict, cache, report)
-    out = location(absolute(str(out)))  # Ray's workers run elsewhere
+        raise InputError(f"--workers {workers}: must be at least 1, or 0 to mix in this process")
+    started, manifest = time.monotonic(), _scan(card, strict, cache, report)
+    out = location(absolute(str(out)))  # Ray's workers have other current directories
     plans = write_plans(manifest, recipe, out, splits=splits, shard_examples=shard_examples)
     clear_leftovers(out, [plan.split for plan in plans])
-    withdraw_index(out)
+    remove_index(out)
     jobs = ShardJobs(
         folder=str(out),
         run=uuid.uuid4().hex,
         splits=tuple((plan.split, plan.shards) for plan in plans),
         strict=strict,
     )
-    done = _rendered(out, jobs, plans, workers, report)
-    left_out = unfinished(out)
-    for told in left_out.values():
-        report(told)
-    merge_index(out, without=left_out)
+    progress = _render(out, jobs, plans, workers, report)
+    incomplete = incomplete_splits(out)
+    for message in incomplete.values():
+        report(message)
+    merge_index(out, without=incomplete)
     return MixSummary(
-        examples=done.examples,
-        hours=done.hours,
-        shards=done.shards,
-        kept=done.kept,
-        failures=done.failures,
-        first_failures=done.first_failures,
+        examples=progress.examples,
+        hours=progress.hours,
+        shards=progress.shards,
+        reused=progress.reused,
+        failures=progress.failures,
+        first_failures=progress.first_failures,
         problems=len(manifest.problems),
         short_speech=sum(
             len(manifest.speech(plan.split)) - len(usable_speech(manifest, recipe, plan.split))
@@ -134,7 +137,7 @@ def mix_shards(
 def write_plans(
     manifest: Manifest, recipe: Recipe, out: Path, *, splits: Sequence[Split] | None, shard_examples: int
 ) -> list[PlanInfo]:
-    """Write the plan table of each split; those of the recipe by default.
+    """Write the plan table of each split; `splits` None means all splits of the recipe.
 
     Raises:
         InputError: there is nothing to plan, the folder is not writable or holds other shards, or see
@@ -146,7 +149,7 @@ def write_plans(
     plans = {split: plan_split(manifest, recipe, split) for split in splits}
     plans = {split: rows for split, rows in plans.items() if len(rows)}
     if not plans:
-        raise InputError(f"recipe {recipe.name}: wants no examples of {splits}; set examples.SPLIT=…")
+        raise InputError(f"recipe {recipe.name}: has no examples for {splits}; set examples.SPLIT=…")
     check_folder(
         out,
         plans,
@@ -160,36 +163,36 @@ def write_plans(
     ]
 
 
-def _scanned(card: CorpusCard, strict: bool, cache: Path | None, report: Callable[[str], None]) -> Manifest:
+def _scan(card: CorpusCard, strict: bool, cache: Path | None, report: Callable[[str], None]) -> Manifest:
     manifest = scan(card, strict=strict, cache=None if cache is None else FileCache(cache))
-    for problem in manifest.problems[:_FAILURES_SHOWN]:
+    for problem in manifest.problems[:_PROBLEMS_SHOWN]:
         report(f"left out {problem.path}: {problem.reason}")
     return manifest
 
 
-def _rendered(
+def _render(
     out: Path,
     jobs: ShardJobs,
     plans: Sequence[PlanInfo],
     workers: int | None,
     report: Callable[[str], None],
-) -> RenderProgress:
+) -> MixProgress:
     splits, hours = [plan.split for plan in plans], sum(plan.seconds for plan in plans) / 3600
-    progress, passes = RenderProgress(len(jobs), hours, report), _REPAIRS
+    progress, repairs = MixProgress(len(jobs), hours, report), 0
     try:
-        for outcome in rendered(jobs, range(len(jobs)), workers):
+        for outcome in make_shards(jobs, range(len(jobs)), workers):
             progress.add(outcome)
-        # A worker that a lost node left behind may have withdrawn an entry that its successor wrote.
-        while lost := missing(out, jobs):
-            if not passes:
-                raise InputError(f"{out}: shards vanish while they are made; does another run write there?")
-            passes -= 1
-            for _ in rendered(jobs, lost, workers):
+        # A worker that survived the loss of its node may have deleted an entry that its successor wrote.
+        while lost := missing_jobs(out, jobs):
+            if repairs == _REPAIRS:
+                raise InputError(f"{out}: shards vanish during the run; does another run write there?")
+            repairs += 1
+            for _ in make_shards(jobs, lost, workers):
                 pass
     finally:
         clear_leftovers(out, splits)
     for split, first in progress.empty.items():
-        raise InputError(f"split '{split}': no example could be made; the first, {first.reason}")
+        raise InputError(f"split '{split}': no example could be rendered; the first: {first.reason}")
     return progress
 
 
@@ -233,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plan(options: argparse.Namespace) -> int:
     recipe = read_recipe(options.recipe, options.settings)
     manifest, out = (
-        _scanned(read_card(options.card), options.strict, options.cache, print),
+        _scan(read_card(options.card), options.strict, options.cache, print),
         shards_of(options),
     )
     plans = write_plans(manifest, recipe, out, splits=options.splits, shard_examples=options.shard_examples)
@@ -261,7 +264,7 @@ def _mix(options: argparse.Namespace) -> int:
         print(f"failed {failure.example_id}: {failure.reason}", file=sys.stderr)
     print(
         f"{out}: {summary.examples} examples, {summary.hours:.3f} h, {summary.shards} shards"
-        f" ({summary.kept} kept from before), {summary.failures} failures,"
+        f" ({summary.reused} reused), {summary.failures} failures,"
         f" {summary.problems} unusable files, {summary.short_speech} speech clips too short;"
         f" {summary.seconds:.1f} s"
     )

@@ -13,7 +13,7 @@ import numpy as np
 from rwsa.audio import read_mono, resample
 from rwsa.corpora import scan
 from rwsa.corpora.cards import CorpusCard, Scores, read_card
-from rwsa.corpora.manifest import Manifest, Pair, Problem
+from rwsa.corpora.manifest import ClipPair, Manifest, Problem
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.metrics import SAMPLE_RATE_HZ
@@ -37,7 +37,7 @@ class EvaluationClip:
     seconds: float
     speaker: str | None
     environment: str | None
-    source: Pair | MixPlan
+    source: ClipPair | MixPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def load_clip(clip: EvaluationClip) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: a file is missing, damaged or silent, or the pair differs in length.
     """
-    if isinstance(clip.source, Pair):
+    if isinstance(clip.source, ClipPair):
         rate_hz = clip.source.sample_rate_hz
         noisy, clean = (read_mono(Path(path), rate_hz) for path in (clip.source.noisy, clip.source.clean))
         if len(noisy) != len(clean):

@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.evaluation.clip_scores import NOISY_PHASE
 from pipelines.evaluation.clips import EvaluationClip
 from pipelines.evaluation.fingerprint import code_version
-from rwsa.corpora.manifest import Pair
+from rwsa.corpora.manifest import ClipPair
 from rwsa.file_cache import FileCache, stamp_or_none
 from rwsa.files import sha256_of
 from rwsa.metrics import package_versions
@@ -102,7 +102,7 @@ def _hash_or_none(path: str) -> str | None:
 
 
 def _paths(clip: EvaluationClip) -> list[str]:
-    if isinstance(clip.source, Pair):
+    if isinstance(clip.source, ClipPair):
         return [clip.source.noisy, clip.source.clean]
     return [source.path for source in clip.source.sources()]
 
@@ -110,7 +110,7 @@ def _paths(clip: EvaluationClip) -> list[str]:
 def _clip_key(clip: EvaluationClip, hashes: Mapping[str, str], mixing: str) -> str | None:
     if any(path not in hashes for path in _paths(clip)):
         return None
-    if isinstance(clip.source, Pair):
+    if isinstance(clip.source, ClipPair):
         rate_hz = clip.source.sample_rate_hz
         return digest(["pair", rate_hz, hashes[clip.source.noisy], hashes[clip.source.clean]])
     return digest(["mixture", mixing, _by_content(clip.source, hashes)])

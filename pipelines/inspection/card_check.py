@@ -13,7 +13,7 @@ from pipelines.inspection.recording_facts import Facts, Recording
 from pipelines.inspection.repeats import Repeat
 from rwsa.audio_facts import CLIPPED_RUN_SAMPLES, CLIPPED_SHARE, AudioFacts
 from rwsa.corpora.cards import SPLITS, CorpusCard
-from rwsa.corpora.manifest import Clip, Manifest, Pair, leaks
+from rwsa.corpora.manifest import Clip, ClipPair, Manifest, leaks
 from rwsa.mixing import SILENCE_DBFS
 
 # Speech this low is near the 16-bit floor's noise once raised; recordings are usually 20 dB above.
@@ -25,7 +25,7 @@ _UNITS = {"speaker": ("speech", "pairs"), "noise recording": ("noise",), "room":
 
 def counts_of(manifest: Manifest) -> tuple[Counts, ...]:
     """Files, hours and names in each split, of each kind."""
-    rows: list[tuple[str, Clip | Pair]] = [(clip.kind, clip) for clip in manifest.clips]
+    rows: list[tuple[str, Clip | ClipPair]] = [(clip.kind, clip) for clip in manifest.clips]
     rows += [("pairs", pair) for pair in manifest.pairs]
     found = []
     for split in SPLITS:

@@ -13,7 +13,7 @@ from pipelines.core.progress import Ticker, duration
 from pipelines.evaluation.clips import EvaluationClip, EvaluationSet, load_clip, read_sets
 from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ, clip_features
 from rwsa.audio import resample
-from rwsa.corpora.manifest import Pair
+from rwsa.corpora.manifest import ClipPair
 from rwsa.errors import InputError
 from rwsa.shards import ShardReader
 from rwsa.shards.index import ShardIndex, read_index
@@ -165,7 +165,7 @@ def _of_card(one: EvaluationSet) -> GapSource:
 
 def _noise_of(clip: EvaluationClip) -> str | None:
     """The first noise recording of a mixture; ready-made pairs do not tell theirs."""
-    if isinstance(clip.source, Pair) or not clip.source.noises[0].layers:
+    if isinstance(clip.source, ClipPair) or not clip.source.noises[0].layers:
         return None
     return clip.source.noises[0].layers[0].parts[0].clip_id
 
@@ -174,7 +174,7 @@ def _of_shards(folder: Path, split: str, examples: int) -> GapSource:
     index = read_index(folder, split)
     total = sum(index.shard_sizes)
     count = min(examples, total)
-    places = [index.place(number * total // count) for number in range(count)]
+    places = [index.locate(number * total // count) for number in range(count)]
     reader = ShardReader(index, max_open=1)
     return GapSource(
         name=f"{folder.name}-{split}",

@@ -10,7 +10,7 @@ import numpy as np
 from rwsa.audio import rms
 from rwsa.errors import InputError
 from rwsa.mixing.noises import coloured
-from rwsa.mixing.rooms import reverberate
+from rwsa.mixing.reverberation import reverberate
 
 NOISE_COLOUR = "pink"
 

@@ -1,4 +1,4 @@
-"""Corpora: a card says where recordings lie, scanning it gives manifest rows."""
+"""Corpora: a card describes where recordings are stored; scanning it gives manifest rows."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rwsa.corpora.cards import (
     Split,
     read_card,
 )
-from rwsa.corpora.manifest import Clip, Kind, Manifest, Pair, Problem, check_disjoint
+from rwsa.corpora.manifest import Clip, ClipPair, Kind, Manifest, Problem, check_disjoint
 from rwsa.corpora.scanning import scan
 
 __all__ = [
     "SPLITS",
     "Clip",
+    "ClipPair",
     "CorpusCard",
     "Evaluation",
     "Kind",
     "Manifest",
-    "Pair",
     "PairSource",
     "Problem",
     "Scores",

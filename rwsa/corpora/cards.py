@@ -1,4 +1,4 @@
-"""Corpus cards: YAML that says where recordings lie, and how a path maps to split, speaker and recording."""
+"""Corpus cards: YAML with the folders of a corpus and how a path maps to split, speaker and recording."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ PAIR_GROUPS = ("split", "speaker", "pair")
 
 
 @config
-class Place:
-    """A folder and how its files come by their split.
+class SourceFolder:
+    """A folder of audio files and the rules that assign them to splits.
 
     Attributes:
-        root: the folder; a relative one is relative to the current directory.
-        split: the split of every file, where neither a pattern nor `splits` tells.
-        splits: split -> {named group: values}. Rules are tried in the order written, and the first
-            whose every group has one of its values takes the file; `{}` takes all that is left. A file
-            that no rule takes is left out (and counted).
-        exclude: files in whose path below `root` one of these regular expressions is found are left out.
-        published_split: the publisher vouches that the splits are apart; needed where several splits
-            hold files whose names do not tell the speaker (noise: the recording), so that nobody can check.
-        licence: where it differs from the card's.
+        root: the folder; relative paths start at the current directory.
+        split: the split of every file; for a folder without `splits` and without a group `split`.
+        splits: split -> {named group: values}. Rules are tried in the order written; the first rule whose
+            groups all have one of the listed values applies; `{}` matches every file. Files without a
+            matching rule are left out (and counted).
+        exclude: files whose path below `root` contains a match of one of these regular expressions are
+            left out.
+        published_split: trust the publisher that the splits are disjoint. Required where several splits
+            hold files without a speaker label (noise: a recording label), since this cannot be checked.
+        licence: if it differs from the card's.
     """
 
     root: str
@@ -42,13 +43,13 @@ class Place:
 
 
 @config
-class Source(Place):
+class Source(SourceFolder):
     """A folder of clean speech, of noise, or of room impulse responses.
 
     Attributes:
-        pattern: regular expression that a whole path below `root` (with `/`, suffix included) must
-            match to count; its named groups, out of `SOURCE_GROUPS`, label the file.
-        channel: which channel to take of files with several (from 0); without it they are problems.
+        pattern: regular expression that must match the full path below `root` (with `/` and suffix); its
+            named groups, out of `SOURCE_GROUPS`, label the file.
+        channel: which channel of multi-channel files to use (from 0); None reports them as problems.
     """
 
     pattern: str
@@ -56,12 +57,12 @@ class Source(Place):
 
 
 @config
-class PairSource(Place):
+class PairSource(SourceFolder):
     """A folder of ready-made mixtures and their clean targets.
 
     Attributes:
-        clean, noisy: regular expressions as `Source.pattern`, with groups out of `PAIR_GROUPS`. Files
-            whose `pair` (and `split`, where both patterns have it) agree belong together.
+        clean, noisy: regular expressions like `Source.pattern`, with groups out of `PAIR_GROUPS`. Two files
+            form a pair if their `pair` (and `split`, where both patterns have it) agree.
     """
 
     clean: str
@@ -70,7 +71,7 @@ class PairSource(Place):
 
 @config
 class Scores:
-    """Means over a corpus: wide-band PESQ, SSNR in dB, ESTOI, SI-SDR in dB."""
+    """Mean scores of a corpus: wide-band PESQ, SSNR in dB, ESTOI, SI-SDR in dB."""
 
     pesq: float
     ssnr: float
@@ -80,12 +81,12 @@ class Scores:
 
 @config
 class Evaluation:
-    """How a card of speech and noise becomes test mixtures.
+    """The test mixtures of a card of speech and noise.
 
     Attributes:
-        recipe: YAML of the mixing recipe, relative to the card's folder; `read_card` puts that before it.
-        examples: how many mixtures.
-        seed: of their plan.
+        recipe: path of the mixing recipe, relative to the card's folder; `read_card` prepends that folder.
+        examples: number of mixtures.
+        seed: seed of their plan.
     """
 
     recipe: str
@@ -95,15 +96,16 @@ class Evaluation:
 
 @config
 class CorpusCard:
-    """A corpus.
+    """The description of one corpus.
 
     Attributes:
-        sample_rate_hz: the rate that the corpus is used at. Speech, noise and rooms may have a higher one
-            (mixing resamples), pairs must have this one.
-        rooms: room impulse responses; `recording` names the room, or whatever must stay in one split.
+        sample_rate_hz: the rate at which the corpus is used. Files of speech, noise and rooms may have a
+            higher rate (mixing resamples them); pairs must have this rate.
+        rooms: room impulse responses; the group `recording` names the room, or whatever else must stay in
+            one split.
         noisy_row: published scores of the noisy test files, which a genuine copy reproduces.
-        clips_expected: split -> how many speech clips and pairs a complete copy has.
-        get: how a person obtains the corpus; part of the error where it is not found.
+        clips_expected: split -> number of speech clips and pairs in a complete copy.
+        get: how to obtain the corpus; part of the error if it is missing.
     """
 
     name: str
@@ -121,7 +123,7 @@ class CorpusCard:
 
 
 def read_card(path: Path) -> CorpusCard:
-    """Read and check a card; `${NAME}` and `${NAME:-default}` in it come from the environment.
+    """Read and check a card; `${NAME}` and `${NAME:-default}` are replaced from the environment.
 
     Raises:
         InputError: the file is missing or not YAML, a variable is unset, a key is unknown (the message
@@ -135,53 +137,53 @@ def read_card(path: Path) -> CorpusCard:
     return dataclasses.replace(card, evaluation=dataclasses.replace(card.evaluation, recipe=recipe))
 
 
-def places(card: CorpusCard) -> Iterator[tuple[str, Source | PairSource]]:
-    """Every source of a card with the key it stands under, such as `noise[0]`."""
+def sources(card: CorpusCard) -> Iterator[tuple[str, Source | PairSource]]:
+    """Every source of a card with its key, such as `noise[0]`."""
     for key in ("speech", "noise", "rooms", "pairs"):
-        for index, place in enumerate(getattr(card, key)):
-            yield f"{key}[{index}]", place
+        for index, source in enumerate(getattr(card, key)):
+            yield f"{key}[{index}]", source
 
 
 def check_card(card: CorpusCard, *, where: str) -> None:
-    """Check what types alone cannot: names, expressions, and that every file's split can be told.
+    """Check names, regular expressions, and that every file gets a split from exactly one rule.
 
     Raises:
         InputError: beginning with `where`, naming the key.
     """
     if not re.fullmatch(r"\w[\w.-]*", card.name):
-        raise InputError(f"{where}: name is '{card.name}'; use letters, digits, '-', '_' and '.' alone")
+        raise InputError(f"{where}: name is '{card.name}'; use only letters, digits, '-', '_' and '.'")
     if card.sample_rate_hz <= 0:
         raise InputError(f"{where}: sample_rate_hz is {card.sample_rate_hz}; it must be above 0")
     if not (card.speech or card.noise or card.pairs):
-        raise InputError(f"{where}: has none of speech, noise and pairs; say where the recordings are")
-    for key, place in places(card):
-        for expression in place.exclude:
+        raise InputError(f"{where}: has none of speech, noise and pairs; add at least one source")
+    for key, source in sources(card):
+        for expression in source.exclude:
             _compile(expression, where=f"{where}: {key}.exclude")
-        _check_split(place, _groups(place, where=f"{where}: {key}"), where=f"{where}: {key}")
+        _check_split(source, _groups(source, where=f"{where}: {key}"), where=f"{where}: {key}")
 
 
-def split_of(place: Place, labels: Mapping[str, str | None]) -> str | None:
-    """The split of a file with these labels, None where no rule takes it.
+def split_of(source: SourceFolder, labels: Mapping[str, str | None]) -> str | None:
+    """The split of a file with these labels, None if no rule matches.
 
-    Without `split` and `splits` it is the value of the group `split`, whatever that is.
+    Without `split` and `splits` it is the value of the group `split`, unchecked.
     """
-    if place.split is not None:
-        return place.split
-    if not place.splits:
+    if source.split is not None:
+        return source.split
+    if not source.splits:
         return labels["split"]
-    for split, rule in place.splits.items():
+    for split, rule in source.splits.items():
         if all(labels.get(group) in values for group, values in rule.items()):
             return split
     return None
 
 
-def _groups(place: Source | PairSource, *, where: str) -> set[str]:
-    """The named groups of a place's expressions, all of them valid names."""
-    if isinstance(place, Source):
-        return _named(place.pattern, SOURCE_GROUPS, where=f"{where}.pattern")
+def _groups(source: Source | PairSource, *, where: str) -> set[str]:
+    """The named groups of a source's expressions; raises if one is not a valid name."""
+    if isinstance(source, Source):
+        return _named(source.pattern, SOURCE_GROUPS, where=f"{where}.pattern")
     groups: set[str] = set()
     for key in ("clean", "noisy"):
-        named = _named(getattr(place, key), PAIR_GROUPS, where=f"{where}.{key}")
+        named = _named(getattr(source, key), PAIR_GROUPS, where=f"{where}.{key}")
         if "pair" not in named:
             raise InputError(f"{where}.{key}: has no group (?P<pair>…), which joins clean and noisy files")
         groups |= named
@@ -202,13 +204,13 @@ def _compile(expression: str, *, where: str) -> re.Pattern[str]:
         raise InputError(f"{where}: '{expression}' is not a regular expression ({error})") from error
 
 
-def _check_split(place: Place, groups: set[str], *, where: str) -> None:
-    if place.split is not None and (place.splits or "split" in groups):
-        raise InputError(f"{where}: says split twice; keep one of split, splits and the group (?P<split>…)")
-    if place.split is None and not place.splits and "split" not in groups:
-        raise InputError(f"{where}: says no split; give split, splits or a group (?P<split>…)")
-    for split, rule in place.splits.items():
+def _check_split(source: SourceFolder, groups: set[str], *, where: str) -> None:
+    if source.split is not None and (source.splits or "split" in groups):
+        raise InputError(f"{where}: gives split twice; keep one of split, splits and the group (?P<split>…)")
+    if source.split is None and not source.splits and "split" not in groups:
+        raise InputError(f"{where}: gives no split; add split, splits or a group (?P<split>…)")
+    for split, rule in source.splits.items():
         for group in sorted(set(rule) - groups):
             raise InputError(
-                f"{where}.splits.{split}: '{group}' is no group of the pattern; it has {sorted(groups)}"
+                f"{where}.splits.{split}: the pattern has no group '{group}'; it has {sorted(groups)}"
             )

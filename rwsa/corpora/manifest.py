@@ -1,4 +1,4 @@
-"""Manifest rows: what scanning a corpus card finds, one row a file (or pair), and the check against leaks."""
+"""The manifest of a corpus: one row per file or pair, and the check for leaks between splits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Kind = Literal["speech", "noise", "room"]
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One file of speech, of noise, or of a room's impulse response.
+    """One file of speech, noise or a room impulse response.
 
-    `samples` counts at the file's own `sample_rate_hz`. `clip_id` is the card's name and the path below
-    the root without its suffix; `path` is absolute; `channel` is the one to take where the file has
-    several, None where it is mono. `recording` of a room names whatever must stay in one split.
+    `samples` is the length at the file's own `sample_rate_hz`. `clip_id` is the card's name and the path
+    below the root without its suffix; `path` is absolute; `channel` is the channel to use of a
+    multi-channel file, None for mono. `recording` of a room names whatever must stay in one split.
     """
 
     clip_id: str
@@ -38,8 +38,8 @@ class Clip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A noisy file and its clean target, equally long, both mono; both paths are absolute.
+class ClipPair:
+    """A noisy file and its clean target, both mono and equally long; both paths are absolute.
 
     `clip_id` is the card's name and the noisy file's path below the root without its suffix.
     """
@@ -60,7 +60,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A file or folder that cannot be used as the card says, and why."""
+    """A file or folder that does not meet the card, and the reason."""
 
     path: str
     reason: str
@@ -68,14 +68,14 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What scanning a card found, source by source, sorted by path within each.
+    """The result of scanning a card, source by source, sorted by path within each.
 
-    `left_out` counts audio files that are there but that the card does not claim.
+    `left_out` counts audio files below the roots that no pattern or split rule matches.
     """
 
     card: str
     clips: tuple[Clip, ...] = ()
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[ClipPair, ...] = ()
     problems: tuple[Problem, ...] = ()
     left_out: int = 0
 
@@ -88,13 +88,13 @@ class Manifest:
     def rooms(self, split: str) -> tuple[Clip, ...]:
         return tuple(clip for clip in self.clips if clip.kind == "room" and clip.split == split)
 
-    def pairs_of(self, split: str) -> tuple[Pair, ...]:
+    def pairs_of(self, split: str) -> tuple[ClipPair, ...]:
         return tuple(pair for pair in self.pairs if pair.split == split)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
-    """A speaker, noise recording or room that is in two splits, with a file in each."""
+    """A speaker, noise recording or room in two splits, with one file of each split."""
 
     unit: str
     name: str
@@ -111,15 +111,15 @@ class Leak:
 
 
 def leaks(manifest: Manifest) -> list[Leak]:
-    """Every speaker, noise recording and room in two splits, once a further split; nameless rows pass.
+    """Every speaker, noise recording and room in more than one split, one `Leak` per further split.
 
-    One name is one speaker (recording) throughout a card, whatever source it comes from.
+    Rows without a label are skipped. A name means the same speaker (recording) in all sources of a card.
     """
     speech = [(row.speaker, row.split, row.path) for row in manifest.clips if row.kind == "speech"]
     noise = [(row.recording, row.split, row.path) for row in manifest.clips if row.kind == "noise"]
     rooms = [(row.recording, row.split, row.path) for row in manifest.clips if row.kind == "room"]
     pairs = [(row.speaker, row.split, row.noisy) for row in manifest.pairs]
-    found: dict[tuple[str, str, str], Leak] = {}
+    by_name: dict[tuple[str, str, str], Leak] = {}
     for unit, rows in (("speaker", speech + pairs), ("noise recording", noise), ("room", rooms)):
         seen: dict[str, tuple[str, str]] = {}
         for name, split, path in rows:
@@ -135,8 +135,8 @@ def leaks(manifest: Manifest) -> list[Leak]:
                     split=split,
                     path=path,
                 )
-                found.setdefault((unit, name, split), leak)
-    return list(found.values())
+                by_name.setdefault((unit, name, split), leak)
+    return list(by_name.values())
 
 
 def check_disjoint(manifest: Manifest) -> None:

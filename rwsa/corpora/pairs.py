@@ -1,4 +1,4 @@
-"""Scanning a source of ready-made pairs: who belongs to whom, and whether the two halves fit."""
+"""Scanning a source of ready-made pairs: matching noisy to clean files and checking that they fit."""
 
 from __future__ import annotations
 
@@ -8,23 +8,33 @@ from pathlib import Path
 from typing import cast
 
 from rwsa.audio import AudioInfo
+from rwsa.corpora.audio_files import read_headers
+from rwsa.corpora.card_source import (
+    CardSource,
+    MatchedFile,
+    SourceScan,
+    checked_split,
+    clip_id,
+    matched_files,
+    paths_below,
+)
 from rwsa.corpora.cards import PairSource, Split
-from rwsa.corpora.files import read_headers
-from rwsa.corpora.manifest import Pair, Problem
-from rwsa.corpora.source_folder import At, File, Found, clip_id, matching, paths_below, split_in
+from rwsa.corpora.manifest import ClipPair, Problem
 from rwsa.file_cache import FileCache
 
 
-def scan_pairs(at: At, source: PairSource, root: Path, files: list[str], cache: FileCache | None) -> Found:
-    """Join, under `source`, clean and noisy out of `files` (relative to `root`).
+def scan_pairs(
+    at: CardSource, source: PairSource, root: Path, files: list[str], cache: FileCache | None
+) -> SourceScan:
+    """Match the clean and noisy `files` (relative to `root`) of `source`.
 
     Raises:
-        InputError: a pattern matches nothing, or a file's split is none.
+        InputError: a pattern matches nothing, or a file's split is not train, valid or test.
     """
-    clean_files, noisy_files = (matching(at, root, files, key) for key in ("clean", "noisy"))
+    clean_files, noisy_files = (matched_files(at, root, files, key) for key in ("clean", "noisy"))
     joint = _joint_groups(source)
     cleans, problems = _keyed(clean_files, joint)
-    claimed: list[tuple[File, File, Split]] = []
+    claimed: list[tuple[MatchedFile, MatchedFile, Split]] = []
     partnered: set[str] = set()
     unruled: set[str] = set()
     for noisy in noisy_files:
@@ -34,7 +44,7 @@ def scan_pairs(at: At, source: PairSource, root: Path, files: list[str], cache: 
             continue
         partnered.add(clean.path)
         labels = clean.labels | {group: value for group, value in noisy.labels.items() if value is not None}
-        split = split_in(at, labels)
+        split = checked_split(at, labels)
         if split is None:
             unruled |= {clean.path, noisy.path}
         else:
@@ -44,33 +54,33 @@ def scan_pairs(at: At, source: PairSource, root: Path, files: list[str], cache: 
             problems.append(Problem(path=clean.path, reason=f"has no noisy partner ({at.key}.noisy)"))
     rows, faults = _read_pairs(at, claimed, cache)
     matched = {file.path for file in (*clean_files, *noisy_files)}
-    return Found(rows, problems + faults, paths_below(root, files), matched - unruled)
+    return SourceScan(rows, problems + faults, paths_below(root, files), matched - unruled)
 
 
 def _joint_groups(source: PairSource) -> tuple[str, ...]:
-    """The groups that a clean and a noisy file must share to be a pair."""
+    """The groups whose values must agree for a clean and a noisy file to form a pair."""
     both = ("split" in re.compile(expression).groupindex for expression in (source.clean, source.noisy))
     return ("pair", "split") if all(both) else ("pair",)
 
 
 def _keyed(
-    files: list[File], joint: tuple[str, ...]
-) -> tuple[dict[tuple[str | None, ...], File], list[Problem]]:
-    keyed: dict[tuple[str | None, ...], File] = {}
+    files: list[MatchedFile], joint: tuple[str, ...]
+) -> tuple[dict[tuple[str | None, ...], MatchedFile], list[Problem]]:
+    keyed: dict[tuple[str | None, ...], MatchedFile] = {}
     problems = []
     for file in files:
         first = keyed.setdefault(tuple(file.labels[group] for group in joint), file)
         if first is not file:
             problems.append(
-                Problem(path=file.path, reason=f"is a clean target like {first.path}; exclude one")
+                Problem(path=file.path, reason=f"is the same clean target as {first.path}; exclude one")
             )
     return keyed, problems
 
 
 def _read_pairs(
-    at: At, claimed: list[tuple[File, File, Split]], cache: FileCache | None
-) -> tuple[list[Pair], list[Problem]]:
-    rows: list[Pair] = []
+    at: CardSource, claimed: list[tuple[MatchedFile, MatchedFile, Split]], cache: FileCache | None
+) -> tuple[list[ClipPair], list[Problem]]:
+    rows: list[ClipPair] = []
     problems: list[Problem] = []
     headers = iter(read_headers([file.path for pair in claimed for file in pair[:2]], cache))
     for clean, noisy, split in claimed:
@@ -87,7 +97,7 @@ def _read_pairs(
         problems += faults
         if not faults:
             rows.append(
-                Pair(
+                ClipPair(
                     clip_id=clip_id(at.card, noisy.below),
                     clean=clean.path,
                     noisy=noisy.path,
@@ -101,12 +111,12 @@ def _read_pairs(
     return rows, problems
 
 
-def _unfit_half(info: AudioInfo, at: At) -> str | None:
+def _unfit_half(info: AudioInfo, at: CardSource) -> str | None:
     if info.channels > 1:
-        return f"has {info.channels} channels where a pair must be mono; mix it down"
+        return f"has {info.channels} channels, but a pair must be mono; mix it down"
     if info.sample_rate_hz != at.card.sample_rate_hz:
         return (
-            f"is at {info.sample_rate_hz} Hz where card {at.card.name} says {at.card.sample_rate_hz} Hz; "
+            f"is at {info.sample_rate_hz} Hz but card {at.card.name} requires {at.card.sample_rate_hz} Hz; "
             "resample the pair, or correct sample_rate_hz"
         )
     return None

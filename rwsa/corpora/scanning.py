@@ -1,6 +1,6 @@
-"""Scanning a corpus card: which clips of speech and noise, and which ready-made pairs, are there.
+"""Scanning a corpus card: list its clips of speech, noise and rooms and its ready-made pairs.
 
-Only headers are read, so damage inside a file's body surfaces where the file is mixed or scored.
+Only headers are read; a damaged body is detected when the file is mixed or scored.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from rwsa.audio import SUFFIXES, AudioInfo
-from rwsa.corpora.cards import (
-    CorpusCard,
-    Source,
-    Split,
-    check_card,
-    places,
+from rwsa.corpora.audio_files import audio_below, read_headers
+from rwsa.corpora.card_source import (
+    CardSource,
+    MatchedFile,
+    SourceScan,
+    checked_split,
+    clip_id,
+    matched_files,
+    paths_below,
 )
-from rwsa.corpora.files import audio_below, read_headers
-from rwsa.corpora.manifest import Clip, Kind, Manifest, Pair, Problem, check_disjoint
+from rwsa.corpora.cards import CorpusCard, Source, Split, check_card, sources
+from rwsa.corpora.manifest import Clip, ClipPair, Kind, Manifest, Problem, check_disjoint
 from rwsa.corpora.pairs import scan_pairs
-from rwsa.corpora.source_folder import At, File, Found, clip_id, matching, paths_below, split_in
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 
-# What tells two splits' files apart: who speaks, which recording the noise was cut from, or which room.
+# The label that must not be in two splits.
 _UNIT = {"speech": "speaker", "noise": "recording", "rooms": "recording", "pairs": "speaker"}
 _KIND: dict[str, Kind] = {"speech": "speech", "noise": "noise", "rooms": "room"}
 
@@ -35,31 +37,34 @@ def scan(
 ) -> Manifest:
     """Find a card's files and read their headers.
 
-    The order depends on the paths alone. A file that cannot be used becomes a `Problem`: not readable,
-    empty, several channels and no `channel`, a rate below the card's (above it is fine: mixing
-    resamples); for pairs any other rate, a partner missing or of another length. So does a split
-    whose number of clips is not that of `clips_expected`.
+    The order depends only on the paths. A file that cannot be used becomes a `Problem`: unreadable,
+    empty, several channels and no `channel`, a rate below the card's (a higher one is resampled when
+    mixing); for pairs any other rate, a missing partner, or a partner of another length. A split whose
+    number of clips differs from `clips_expected` is a problem too.
 
     Args:
         strict: raise on the first problem.
-        cache: where headers are kept; a second scan then only looks for files that are new or changed.
-        leaks_raise: false leaves leaks for the caller to find, by `rwsa.corpora.manifest.leaks`.
+        cache: cache of headers; a second scan opens only new or changed files.
+        leaks_raise: raise on leaks; if false, the caller checks `rwsa.corpora.manifest.leaks`.
 
     Raises:
-        InputError: the card contradicts itself; a root is missing; a source has no file that matches or
-            none that can be used; a split gets no file; a leak (see `check_disjoint`). The message names
-            card, key and remedy.
+        InputError: the card contradicts itself; a root is missing; no file of a source matches or can be
+            used; a split gets no file; there is a leak (see `check_disjoint`). The message names card, key
+            and remedy.
     """
     check_card(card, where=card.name)
-    found = [_scan_place(At(card=card, key=key, place=place), cache) for key, place in places(card)]
-    clips, repeated_clips = _unique([row for one in found for row in one.rows if isinstance(row, Clip)])
-    pairs, repeated_pairs = _unique([row for one in found for row in one.rows if isinstance(row, Pair)])
-    problems = [problem for one in found for problem in one.problems] + repeated_clips + repeated_pairs
+    scans = [
+        _scan_card_source(CardSource(card=card, key=key, source=source), cache)
+        for key, source in sources(card)
+    ]
+    clips, repeated_clips = _unique([row for one in scans for row in one.rows if isinstance(row, Clip)])
+    pairs, repeated_pairs = _unique([row for one in scans for row in one.rows if isinstance(row, ClipPair)])
+    problems = [problem for one in scans for problem in one.problems] + repeated_clips + repeated_pairs
     speech = [clip for clip in clips if clip.kind == "speech"]
     problems += _short_splits(card, Counter([clip.split for clip in speech] + [pair.split for pair in pairs]))
     if strict and problems:
         raise InputError(f"{problems[0].path}: {problems[0].reason} (card {card.name}, strict)")
-    left_out = set[str]().union(*(one.audio for one in found)).difference(*(one.claimed for one in found))
+    left_out = set[str]().union(*(one.audio for one in scans)).difference(*(one.claimed for one in scans))
     manifest = Manifest(
         card=card.name,
         clips=tuple(clips),
@@ -72,26 +77,28 @@ def scan(
     return manifest
 
 
-def _scan_place(at: At, cache: FileCache | None) -> Found:
-    root = Path(at.place.root).expanduser().resolve()
+def _scan_card_source(at: CardSource, cache: FileCache | None) -> SourceScan:
+    root = Path(at.source.root).expanduser().resolve()
     if not root.is_dir():
-        raise at.error(f".root is {at.place.root}: there is no folder {root}", absent=True)
+        raise at.error(f".root is {at.source.root}: no folder {root}", absent=True)
     files = audio_below(root)
     if not files:
         raise at.error(f".root is {root}, which holds no audio ({', '.join(sorted(SUFFIXES))})", absent=True)
-    if isinstance(at.place, Source):
-        found = _scan_source(at, at.place, root, files, cache)
+    if isinstance(at.source, Source):
+        scanned = _scan_source(at, at.source, root, files, cache)
     else:
-        found = scan_pairs(at, at.place, root, files, cache)
-    _check_rows(at, found)
-    return found
+        scanned = scan_pairs(at, at.source, root, files, cache)
+    _check_rows(at, scanned)
+    return scanned
 
 
-def _scan_source(at: At, source: Source, root: Path, files: list[str], cache: FileCache | None) -> Found:
+def _scan_source(
+    at: CardSource, source: Source, root: Path, files: list[str], cache: FileCache | None
+) -> SourceScan:
     claimed = [
         (file, split)
-        for file in matching(at, root, files, "pattern")
-        if (split := split_in(at, file.labels)) is not None
+        for file in matched_files(at, root, files, "pattern")
+        if (split := checked_split(at, file.labels)) is not None
     ]
     rows: list[Clip] = []
     problems: list[Problem] = []
@@ -102,10 +109,10 @@ def _scan_source(at: At, source: Source, root: Path, files: list[str], cache: Fi
             problems.append(Problem(path=file.path, reason=fault))
         else:
             rows.append(_clip(at, source, file, split, cast(AudioInfo, header)))
-    return Found(rows, problems, paths_below(root, files), {file.path for file, _ in claimed})
+    return SourceScan(rows, problems, paths_below(root, files), {file.path for file, _ in claimed})
 
 
-def _clip(at: At, source: Source, file: File, split: Split, info: AudioInfo) -> Clip:
+def _clip(at: CardSource, source: Source, file: MatchedFile, split: Split, info: AudioInfo) -> Clip:
     return Clip(
         clip_id=clip_id(at.card, file.below),
         kind=_KIND[at.key.partition("[")[0]],
@@ -121,7 +128,7 @@ def _clip(at: At, source: Source, file: File, split: Split, info: AudioInfo) -> 
     )
 
 
-def _unfit_clip(info: AudioInfo, source: Source, at: At) -> str | None:
+def _unfit_clip(info: AudioInfo, source: Source, at: CardSource) -> str | None:
     if info.channels > 1 and source.channel is None:
         return f"has {info.channels} channels; choose one by `channel: 0` under {at.key}, or mix it down"
     if source.channel is not None and not 0 <= source.channel < info.channels:
@@ -136,29 +143,31 @@ def _unfit_clip(info: AudioInfo, source: Source, at: At) -> str | None:
     return None
 
 
-def _check_rows(at: At, found: Found) -> None:
-    """Raise where a source gives nothing, lacks a promised split, or may leak from one split to another."""
-    if not found.rows:
-        first = f"; the first: {found.problems[0].path}: {found.problems[0].reason}" if found.problems else ""
-        raise at.error(f": none of its files can be used ({len(found.problems)} have problems{first})")
-    splits = {row.split for row in found.rows}
-    for split in at.place.splits:
+def _check_rows(at: CardSource, scanned: SourceScan) -> None:
+    """Raise if a source yields no rows, lacks a split of its `splits`, or may leak between splits."""
+    if not scanned.rows:
+        problems = scanned.problems
+        first = f"; the first: {problems[0].path}: {problems[0].reason}" if problems else ""
+        raise at.error(f": none of its files can be used ({len(problems)} have problems{first})")
+    splits = {row.split for row in scanned.rows}
+    for split in at.source.splits:
         if split not in splits:
-            raise at.error(f".splits.{split} takes no usable file; correct or remove it")
+            raise at.error(f".splits.{split} matches no usable file; correct or remove it")
     unit = _UNIT[at.key.partition("[")[0]]
-    nameless = any(getattr(row, unit) is None for row in found.rows)
-    if len(splits) > 1 and nameless and not at.place.published_split:
+    nameless = any(getattr(row, unit) is None for row in scanned.rows)
+    if len(splits) > 1 and nameless and not at.source.published_split:
         raise at.error(
-            f" has files in {' and '.join(sorted(splits))} that name no {unit}, so nobody can check that "
-            f"they are apart; add a group (?P<{unit}>…), or `published_split: true` if its publisher says so"
+            f" has files in {' and '.join(sorted(splits))} that name no {unit}, so it cannot be checked "
+            f"that they are disjoint; add a group (?P<{unit}>…), or `published_split: true` if the publisher "
+            "vouches for it"
         )
 
 
-Row = TypeVar("Row", Clip, Pair)
+Row = TypeVar("Row", Clip, ClipPair)
 
 
 def _unique(rows: Iterable[Row]) -> tuple[list[Row], list[Problem]]:
-    """Rows whose id is new, and a problem for every other."""
+    """The rows with distinct ids, and a problem for every repeated id."""
     kept: dict[str, Row] = {}
     problems: list[Problem] = []
     for row in rows:
@@ -173,8 +182,8 @@ def _unique(rows: Iterable[Row]) -> tuple[list[Row], list[Problem]]:
 def _short_splits(card: CorpusCard, counts: Counter[Split]) -> list[Problem]:
     return [
         Problem(
-            path=" ".join(place.root for _, place in places(card)),
-            reason=f"{split} has {counts[split]} usable clips, clips_expected says {expected}; complete it",
+            path=" ".join(source.root for _, source in sources(card)),
+            reason=f"{split} has {counts[split]} usable clips, clips_expected is {expected}; complete it",
         )
         for split, expected in card.clips_expected.items()
         if counts[split] != expected

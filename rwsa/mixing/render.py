@@ -18,7 +18,7 @@ from rwsa.mixing.mixture import Mixture, describe
 from rwsa.mixing.noises import at_level, long_term_power, speech_shaped
 from rwsa.mixing.plan_audio import NoiseSources, Sources, fit, load_sources
 from rwsa.mixing.plans import MixPlan, Noise, SourceRange
-from rwsa.mixing.rooms import reverberate
+from rwsa.mixing.reverberation import reverberate
 from rwsa.mixing.transforms import apply_transforms
 from rwsa.shards import Example
 

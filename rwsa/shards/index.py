@@ -114,7 +114,7 @@ class ShardIndex:
         """
         return tuple(entry.planned for entry in self.entries)
 
-    def place(self, number: int) -> tuple[int, int]:
+    def locate(self, number: int) -> tuple[int, int]:
         """Shard, and place in it, of an example counted through all shards; for `ShardReader.read`."""
         sizes = self.shard_sizes
         ends = np.cumsum(sizes)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rwsa.corpora import scan
-from rwsa.corpora.cards import CorpusCard, Place, Split, read_card
+from rwsa.corpora.cards import CorpusCard, SourceFolder, Split, read_card
 from rwsa.errors import InputError
 from rwsa.files import is_remote, location
 from rwsa.mixing.plans import MixPlan, plan_hash, plan_split
@@ -203,7 +203,7 @@ def self_contained(config: DataConfig) -> DataConfig:
     roots: dict[str, Any] = {
         field.name: tuple(_at_absolute_root(place) for place in getattr(card, field.name))
         for field in dataclasses.fields(card)
-        if _holds_places(getattr(card, field.name))
+        if _holds_sources(getattr(card, field.name))
     }
     mix = dataclasses.replace(
         config.mix, card=dataclasses.replace(card, **roots), recipe=recipe_of(config.mix)
@@ -211,9 +211,9 @@ def self_contained(config: DataConfig) -> DataConfig:
     return dataclasses.replace(config, mix=mix)
 
 
-def _holds_places(value: object) -> bool:
-    return isinstance(value, tuple) and all(isinstance(one, Place) for one in value)
+def _holds_sources(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, SourceFolder) for one in value)
 
 
-def _at_absolute_root(place: Place) -> Place:
-    return dataclasses.replace(place, root=str(Path(place.root).expanduser().absolute()))
+def _at_absolute_root(source: SourceFolder) -> SourceFolder:
+    return dataclasses.replace(source, root=str(Path(source.root).expanduser().absolute()))

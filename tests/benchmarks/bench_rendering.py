@@ -24,8 +24,7 @@ import soundfile
 
 from pipelines.mix_shards import write_plans
 from pipelines.mixing.plan_table import PlanTable, plan_path
-from pipelines.mixing.rendering import rendered
-from pipelines.mixing.shard_jobs import ShardJobs
+from pipelines.mixing.shard_jobs import ShardJobs, make_shards
 from rwsa.corpora import scan
 from rwsa.corpora.cards import read_card
 from rwsa.mixing import render_example
@@ -128,7 +127,7 @@ def _peak_mib(jobs: ShardJobs) -> float:
 
 def _make(jobs: ShardJobs, job: int) -> None:
     outcome = jobs.make(job)
-    if outcome.error is not None or outcome.kept:
+    if outcome.error is not None or outcome.reused:
         raise RuntimeError(f"{jobs.folder}: shard {job} was not rendered ({outcome})")
 
 
@@ -194,7 +193,7 @@ def _against_bare(plan: Callable[[str, int], ShardJobs], hours: float) -> None:
 
 
 def _on_ray(jobs: ShardJobs) -> None:
-    made = sum(not outcome.kept for outcome in rendered(jobs, range(len(jobs)), WORKERS))
+    made = sum(not outcome.reused for outcome in make_shards(jobs, range(len(jobs)), WORKERS))
     if made != len(jobs):
         raise SystemExit(f"{jobs.folder}: only {made} of {len(jobs)} shards were rendered")
 

@@ -51,10 +51,10 @@ def test_one_and_two_workers_give_the_same_bytes(card: CorpusCard, recipe: Recip
     one = mix_shards(card, recipe, tmp_path / "one", workers=1, shard_examples=4, report=said.append)
     two = mix_shards(card, recipe, tmp_path / "two", workers=2, shard_examples=4, report=quiet)
     assert checksums(tmp_path / "one") == checksums(tmp_path / "two")
-    assert (one.examples, one.shards, one.kept, one.failures) == (26, 8, 0, 0)
+    assert (one.examples, one.shards, one.reused, one.failures) == (26, 8, 0, 0)
     assert one.hours == two.hours == pytest.approx(26 * 0.5 / 3600)
     assert re.fullmatch(
-        r"0\.00 of 0\.00 h · [\d.]+ h/min · left 0:00 · shards 8/8 \(0 kept\) · failures 0", said[-1]
+        r"0\.00 of 0\.00 h · [\d.]+ h/min · left 0:00 · shards 8/8 \(0 reused\) · failures 0", said[-1]
     )
     for split, sizes in (("train", (4, 4, 4, 4, 4, 1)), ("valid", (4, 1))):
         index = read_index(tmp_path / "one", split)
@@ -73,7 +73,7 @@ def test_running_again_makes_only_what_is_not_whole(card: CorpusCard, recipe: Re
     (out / ".train-000004.0123abcd.tar").write_bytes(b"half-written")
     (out / "index.json").unlink()
     summary = mix_shards(card, recipe, out, shard_examples=4, report=quiet)
-    assert summary.kept == 4
+    assert summary.reused == 4
     assert checksums(out) == undisturbed
 
 
@@ -82,7 +82,7 @@ def test_more_examples_keep_the_shards_made_before(card: CorpusCard, recipe: Rec
     mix_shards(card, recipe, out, splits=["train"], shard_examples=4, report=quiet)
     more = read_recipe(corpus / "recipe.yaml", ["examples.train=30"])
     summary = mix_shards(card, more, out, splits=["train"], shard_examples=4, report=quiet)
-    assert (summary.shards, summary.kept, summary.examples) == (8, 5, 30)
+    assert (summary.shards, summary.reused, summary.examples) == (8, 5, 30)
 
 
 def test_a_killed_run_is_completed_to_the_same_bytes(corpus: Path, ray_address: str, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_repaired_source_is_taken_in_on_the_next_run(
 def test_nothing_usable_in_a_split_is_an_error(card: CorpusCard, recipe: Recipe, corpus: Path) -> None:
     for path in (corpus / "noise/valid").iterdir():
         soundfile.write(path, np.zeros(2 * RATE_HZ), RATE_HZ)
-    with pytest.raises(InputError, match=r"split 'valid': no example could be made; the first, .*silent"):
+    with pytest.raises(InputError, match=r"split 'valid': no example could be rendered; the first: .*silent"):
         mix_shards(card, recipe, corpus / "out", report=quiet)
     assert not (corpus / "out" / "index.json").exists()
 
@@ -201,12 +201,12 @@ def test_unusable_arguments_get_one_error_line(corpus: Path, capsys: pytest.Capt
     (corpus / "file").write_text("")
     given = {"--card": f"{corpus}/card.yaml", "--recipe": f"{corpus}/recipe.yaml", "--out": f"{corpus}/out"}
     cases = [
-        ({"--out": f"{corpus}/file"}, "file: is a file; name a folder"),
+        ({"--out": f"{corpus}/file"}, "file: is a file; choose a folder"),
         ({"--out": "/proc/nowhere"}, "cannot be written"),
         ({"--card": f"{corpus}/none.yaml"}, "none.yaml"),
         ({"--recipe": f"{corpus}/none.yaml"}, "none.yaml"),
         ({"--set": "min_snr=3"}, "did you mean 'min_snr_db'"),
-        ({"--splits": "test"}, "wants no examples of ['test']"),
+        ({"--splits": "test"}, "has no examples for ['test']"),
         ({"--set": "examples.test=3"}, "has no speech in split 'test'"),
         ({"--shard-examples": "0"}, "--shard-examples 0: must be at least 1"),
         ({"--workers": "-1"}, "--workers -1: must be at least 1"),

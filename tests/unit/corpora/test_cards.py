@@ -115,12 +115,12 @@ def test_a_relative_root_is_relative_to_the_current_directory(
             r"speech\[0\]\.exclude",
         ),
         ({"noise": [{"root": ".", "pattern": "(?P<room>.)", "split": "test"}]}, "group 'room'; valid: split"),
-        ({"noise": [{"root": ".", "pattern": "."}]}, r"noise\[0\]: says no split"),
-        ({"noise": [{"root": ".", "pattern": "(?P<split>.)", "split": "test"}]}, "says split twice"),
+        ({"noise": [{"root": ".", "pattern": "."}]}, r"noise\[0\]: gives no split"),
+        ({"noise": [{"root": ".", "pattern": "(?P<split>.)", "split": "test"}]}, "gives split twice"),
         ({"noise": [{"root": ".", "pattern": ".", "split": "dev"}]}, "'train', 'valid' or 'test'"),
         (
             {"noise": [{"root": ".", "pattern": "(?P<clip>.)", "splits": {"test": {"speaker": ["a"]}}}]},
-            r"noise\[0\]\.splits\.test: 'speaker' is no group",
+            r"noise\[0\]\.splits\.test: the pattern has no group 'speaker'",
         ),
         (
             {"pairs": [{"root": ".", "clean": "(?P<pair>.)", "noisy": ".", "split": "test"}]},

@@ -132,12 +132,12 @@ class TestSplits:
     def test_a_rule_that_takes_nothing_is_an_error(self, tmp_path: Path) -> None:
         write_wavs(tmp_path, self.NAMES)
         rules = {"valid": {"speaker": ["p9"]}, "train": {}}
-        with pytest.raises(InputError, match=r"toy: speech\[0\]\.splits\.valid takes no usable file"):
+        with pytest.raises(InputError, match=r"toy: speech\[0\]\.splits\.valid matches no usable file"):
             scan(speech(tmp_path, r"(?P<speaker>\w+)/.+", splits=rules))
 
     def test_a_folder_that_is_no_split_is_an_error(self, tmp_path: Path) -> None:
         write_wavs(tmp_path, ["dev-clean/a/1.wav"])
-        with pytest.raises(InputError, match="split 'dev-clean'; say under splits"):
+        with pytest.raises(InputError, match="split 'dev-clean'; map it under splits"):
             scan(speech(tmp_path, r"(?P<split>[\w-]+)/(?P<speaker>\w+)/.+"))
 
 
@@ -262,13 +262,13 @@ class TestPairs:
         write_wavs(tmp_path, ["clean/clean_fileid_9.wav"])
         soundfile.write(tmp_path / "noisy/x_fileid_9.wav", np.zeros(799), RATE_HZ)
         reasons = " ".join(problem.reason for problem in scan(self.dns(tmp_path)).problems)
-        assert "is at 48000 Hz where card toy says 16000 Hz" in reasons
+        assert "is at 48000 Hz but card toy requires 16000 Hz" in reasons
         assert "has 799 samples and its clean partner 800" in reasons
 
     def test_an_incomplete_copy_is_reported(self, tmp_path: Path) -> None:
         write_wavs(tmp_path, DNS_NAMES)
         card = self.dns(tmp_path, clips_expected={"test": 150})
-        assert "test has 1 usable clips, clips_expected says 150" in scan(card).problems[0].reason
+        assert "test has 1 usable clips, clips_expected is 150" in scan(card).problems[0].reason
         with pytest.raises(InputError, match="150"):
             scan(card, strict=True)
 
@@ -331,7 +331,7 @@ class TestCache:
         def refuse(path: Path) -> None:
             raise AssertionError(f"{path} was opened")
 
-        monkeypatch.setattr("rwsa.corpora.files.read_info", refuse)
+        monkeypatch.setattr("rwsa.corpora.audio_files.read_info", refuse)
         assert scan(card, cache=cache) == first
 
     def test_what_changed_is_read_again_and_faults_are_not_kept(self, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class TestDns2020:
     def test_a_part_is_said_to_be_one(self, root: Path) -> None:
         write(root, [self.NOISY[0], "clean/clean_fileid_44.wav"])
         (problem,) = scan(card("dns2020")).problems
-        assert problem.reason == "test has 1 usable clips, clips_expected says 150; complete it"
+        assert problem.reason == "test has 1 usable clips, clips_expected is 150; complete it"
 
     def test_all_150_are_complete(self, root: Path) -> None:
         names = [f"clean/clean_fileid_{number}.wav" for number in range(150)]
@@ -123,7 +123,7 @@ class TestEarsWhamV2:
     def test_886_test_clips_are_expected(self, root: Path) -> None:
         write(root, self.NAMES)
         (problem,) = scan(card("ears_wham_v2")).problems
-        assert problem.reason == "test has 2 usable clips, clips_expected says 886; complete it"
+        assert problem.reason == "test has 2 usable clips, clips_expected is 886; complete it"
 
     def test_the_published_speakers_in_another_split_are_a_leak(self, root: Path) -> None:
         write(root, [*self.NAMES, "train/clean/p107/00009.wav", "train/noisy/p107/00009_1.0dB.wav"])

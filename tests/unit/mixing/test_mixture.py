@@ -23,7 +23,7 @@ from rwsa.mixing import MixPlan, load_sources, plan_split, read_recipe, render_e
 from rwsa.mixing.codecs import CODECS
 from rwsa.mixing.levels import level_db
 from rwsa.mixing.plans import from_row, to_row
-from rwsa.mixing.rooms import reverberate
+from rwsa.mixing.reverberation import reverberate
 from rwsa.mixing.transforms import Transform
 from tests.clips import RATE_HZ, every_choice, noise, recipe, wave, written
 

@@ -265,7 +265,7 @@ class TestPublishedRow:
     def test_a_part_is_said_to_be_one_and_not_judged(self, card: Any, check: Any) -> None:
         status, shown = check("--card", card(expected=150, pesq=0.4))
         assert status == 1
-        assert "test has 3 usable clips, clips_expected says 150" in shown
+        assert "test has 3 usable clips, clips_expected is 150" in shown
         assert "note   published  partial, not compared with the published row: 3 of 150 clips" in shown
 
     def test_headers_only_scores_nothing(self, card: Any, check: Any) -> None:

@@ -27,7 +27,7 @@ from pipelines.evaluation.clip_scores import (
     with_table1,
 )
 from pipelines.evaluation.clips import EvaluationClip, load_clip
-from rwsa.corpora.manifest import Pair
+from rwsa.corpora.manifest import ClipPair
 from rwsa.enhancement import enhance, enhance_phases
 from rwsa.errors import InputError
 from rwsa.metrics import Failure, reference, score
@@ -64,7 +64,7 @@ def write_pair(folder: Path, seconds: float = 1.5, rate_hz: int = RATE_HZ) -> Ev
     noisy = clean + np.random.default_rng(0).normal(scale=0.02, size=len(clean)).astype(np.float32)
     for name, wav in (("clean", clean), ("noisy", noisy)):
         soundfile.write(folder / f"{name}.wav", wav, rate_hz, subtype="FLOAT")
-    pair = Pair(
+    pair = ClipPair(
         clip_id="toy/noisy",
         clean=str(folder / "clean.wav"),
         noisy=str(folder / "noisy.wav"),

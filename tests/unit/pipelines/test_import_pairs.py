@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.import_pairs import Imported, import_pairs, main
+from pipelines.import_pairs import ImportSummary, import_pairs, main
 from rwsa.corpora.cards import read_card
 from rwsa.errors import InputError
 from rwsa.files import sha256_of
@@ -36,7 +36,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def run(out: Path, **keys: Any) -> Imported:
+def run(out: Path, **keys: Any) -> ImportSummary:
     card = read_card(CARDS / "vb_demandex.yaml")
     return import_pairs(card, out, shard_examples=2, workers=0, report=lambda _: None, **keys)
 
@@ -47,7 +47,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def test_the_samples_are_the_published_ones(corpus: Path, tmp_path: Path) -> None:
     done = run(tmp_path / "s")
-    assert (done.examples, done.shards, done.kept, done.failures) == (7, 4, 0, ())
+    assert (done.examples, done.shards, done.reused, done.failures) == (7, 4, 0, ())
     index = read_index(tmp_path / "s", "train")
     assert verify(index) == []
     with ShardReader(index) as reader:
@@ -68,7 +68,7 @@ def test_the_bytes_repeat_and_whole_shards_are_kept(corpus: Path, tmp_path: Path
     assert checksums(tmp_path / "two") == first
     (tmp_path / "two/train-000001.tar").write_bytes(b"cut short")
     (tmp_path / "two/test-000000.json").unlink()
-    assert run(tmp_path / "two").kept == 2
+    assert run(tmp_path / "two").reused == 2
     assert checksums(tmp_path / "two") == first
 
 
@@ -77,7 +77,7 @@ def test_a_file_of_other_samples_makes_its_shard_anew(corpus: Path, tmp_path: Pa
     path = corpus / "noisy_train/p0_1.wav"
     wav, _ = soundfile.read(path, dtype="int16")
     soundfile.write(path, wav[::-1], RATE_HZ)
-    assert run(tmp_path / "s").kept == 3
+    assert run(tmp_path / "s").reused == 3
     with ShardReader(read_index(tmp_path / "s", "train")) as reader:
         np.testing.assert_array_equal(reader.read(0, 0).noisy * 32768, wav[::-1])
 
@@ -96,7 +96,7 @@ def test_a_damaged_pair_is_counted_and_made_up_for_later(corpus: Path, tmp_path:
     assert "NaN" in done.failures[0].reason
     soundfile.write(path, np.ones(1600) * 0.1, RATE_HZ)
     done = run(tmp_path / "s")
-    assert (done.examples, done.kept, done.failures) == (7, 3, ())
+    assert (done.examples, done.reused, done.failures) == (7, 3, ())
 
 
 def test_beyond_full_scale_is_no_silent_clipping(corpus: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_another_corpus_is_not_overwritten(corpus: Path, tmp_path: Path) -> None
     before = checksums(tmp_path / "s")
     for pair in corpus.glob("*_test/p1_1.wav"):
         pair.unlink()
-    assert run(tmp_path / "s", splits=["train"]).kept == 3
+    assert run(tmp_path / "s", splits=["train"]).reused == 3
     with pytest.raises(InputError, match="no pairs in split 'valid'"):
         run(tmp_path / "s", splits=["valid"])
     for number in range(1, 5):

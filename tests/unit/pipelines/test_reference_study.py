@@ -31,7 +31,7 @@ from pipelines.studies.reference_results import (
     study_clip,
 )
 from rwsa.audio import rms, round_to_int16
-from rwsa.corpora.manifest import Pair
+from rwsa.corpora.manifest import ClipPair
 from rwsa.errors import InputError
 from rwsa.metrics import METRICS, Failure, score
 from rwsa.models import build_model, save_model
@@ -123,7 +123,7 @@ def studied(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ref
 
 
 def test_the_estimates_stay_and_the_reference_varies(corpus: Path) -> None:
-    pair = Pair(
+    pair = ClipPair(
         clip_id="toy/0",
         clean=str(corpus.parent / "clean/0.wav"),
         noisy=str(corpus.parent / "noisy/0.wav"),

@@ -17,7 +17,7 @@ from pipelines.evaluation.fingerprint import code_version, modules_reached
 from pipelines.evaluation.score_cache import ScoreCache
 from rwsa.corpora import scan
 from rwsa.corpora.cards import read_card
-from rwsa.corpora.manifest import Pair
+from rwsa.corpora.manifest import ClipPair
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import location
@@ -98,7 +98,7 @@ def clip(folder: Path, noisy: bytes = b"noisy", clean: bytes = b"clean") -> Eval
     folder.mkdir(exist_ok=True)
     for name, content in (("noisy", noisy), ("clean", clean)):
         (folder / f"{name}.wav").write_bytes(content)
-    pair = Pair(
+    pair = ClipPair(
         clip_id="toy/noisy",
         clean=str(folder / "clean.wav"),
         noisy=str(folder / "noisy.wav"),
@@ -197,7 +197,7 @@ def test_code_is_known_by_what_it_imports() -> None:
         "rwsa.stft",
     } <= enhancing
     assert not {"rwsa.metrics", "rwsa.enhancement.files"} & enhancing
-    assert "rwsa.mixing.rooms" in modules_reached(("rwsa.mixing",))
+    assert "rwsa.mixing.reverberation" in modules_reached(("rwsa.mixing",))
 
 
 def test_code_version_sees_code_and_packages_but_no_comments(

@@ -12,7 +12,7 @@ from pipelines.evaluation.clips import EvaluationClip, EvaluationSet
 from pipelines.evaluation.published import TABLE1, read_published
 from pipelines.evaluation.systems import Model, Outputs, match_outputs, read_systems
 from rwsa.corpora.cards import read_card
-from rwsa.corpora.manifest import Pair
+from rwsa.corpora.manifest import ClipPair
 from rwsa.errors import InputError
 from rwsa.files import sha256_of
 from rwsa.models import ModelConfig, build_model, save_model
@@ -92,7 +92,7 @@ def evaluation_set(*ids: str, whole: bool = True) -> EvaluationSet:
             seconds=1.0,
             speaker=None,
             environment=None,
-            source=Pair(
+            source=ClipPair(
                 clip_id=f"toy/{name}", clean="c", noisy="n", split="test", samples=1, sample_rate_hz=16000,
                 speaker=None, licence="",
             ),

@@ -99,10 +99,10 @@ def test_mixing_into_a_store_gives_the_bytes_of_a_folder_and_goes_on(folder: Pat
         return mix_shards(card, recipe, out, workers=0, shard_examples=8, report=lambda _: None)
 
     mixed(tmp_path / "here")
-    assert mixed(folder).kept == 0
+    assert mixed(folder).reused == 0
     assert checksums(folder) == checksums(tmp_path / "here")
     (folder / "train-000001.json").unlink()
-    assert mixed(folder).kept == 3
+    assert mixed(folder).reused == 3
     assert checksums(folder) == checksums(tmp_path / "here")
 
 

@@ -1,4 +1,4 @@
-"""One source of a card while it is scanned: its files, their labels and splits, and what was found."""
+"""One source of a card while it is scanned: its files, their labels and splits, and the result."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import cast
 
 from rwsa.corpora.cards import SPLITS, CorpusCard, PairSource, Source, Split, split_of
-from rwsa.corpora.manifest import Clip, Pair, Problem
+from rwsa.corpora.manifest import Clip, ClipPair, Problem
 from rwsa.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class At:
-    """Where in which card: what an error has to say."""
+class CardSource:
+    """A source with its card and its key in the card, for error messages."""
 
     card: CorpusCard
     key: str
-    place: Source | PairSource
+    source: Source | PairSource
 
     @property
     def licence(self) -> str:
-        return self.place.licence or self.card.licence
+        return self.source.licence or self.card.licence
 
     def error(self, what: str, *, absent: bool = False) -> InputError:
         remedy = f". {' '.join(self.card.get.split())}" if absent and self.card.get else ""
@@ -31,7 +31,7 @@ class At:
 
 
 @dataclass(frozen=True)
-class File:
+class MatchedFile:
     """A file that a pattern matched, before its header is read."""
 
     path: str
@@ -40,17 +40,17 @@ class File:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a source gives: rows and problems, and the paths of all audio there and of what it claims."""
+class SourceScan:
+    """The result of scanning a source: rows, problems, and the paths of all audio and of claimed files."""
 
-    rows: Sequence[Clip | Pair]
+    rows: Sequence[Clip | ClipPair]
     problems: list[Problem]
     audio: set[str]
     claimed: set[str]
 
 
 def paths_below(root: Path, files: Sequence[str]) -> set[str]:
-    """Absolute paths of relative ones."""
+    """Absolute paths of files given relative to `root`."""
     prefix = _prefix(root)
     return {prefix + file for file in files}
 
@@ -60,26 +60,33 @@ def _prefix(root: Path) -> str:
     return str(root).rstrip("/") + "/"
 
 
-def matching(at: At, root: Path, files: list[str], key: str) -> list[File]:
-    """The files that the expression under `key` matches and that are not excluded."""
-    pattern, prefix = re.compile(getattr(at.place, key)), _prefix(root)
-    excluded = [re.compile(expression) for expression in at.place.exclude]
+def matched_files(at: CardSource, root: Path, files: list[str], key: str) -> list[MatchedFile]:
+    """The files that match the expression under `key` and are not excluded."""
+    pattern, prefix = re.compile(getattr(at.source, key)), _prefix(root)
+    excluded = [re.compile(expression) for expression in at.source.exclude]
     kept = [file for file in files if not any(expression.search(file) for expression in excluded)]
-    found = [File(prefix + file, file, m.groupdict()) for file in kept if (m := pattern.fullmatch(file))]
-    if not found:
+    matched = [
+        MatchedFile(prefix + file, file, match.groupdict())
+        for file in kept
+        if (match := pattern.fullmatch(file))
+    ]
+    if not matched:
         example = f"; the first is {kept[0]}" if kept else " (exclude leaves none)"
         raise at.error(
             f".{key} '{pattern.pattern}' matches none of the {len(files)} audio files below {root}{example}"
         )
-    return found
+    return matched
 
 
-def split_in(at: At, labels: dict[str, str | None]) -> Split | None:
-    split = split_of(at.place, labels)
+def checked_split(at: CardSource, labels: dict[str, str | None]) -> Split | None:
+    """The split of a file with these labels, None if no rule matches.
+
+    Raises:
+        InputError: the split is not train, valid or test.
+    """
+    split = split_of(at.source, labels)
     if split is not None and split not in SPLITS:
-        raise at.error(
-            f" finds files of a split '{split}'; say under splits which of {', '.join(SPLITS)} it is"
-        )
+        raise at.error(f" has files with split '{split}'; map it under splits to one of {', '.join(SPLITS)}")
     return cast("Split | None", split)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rwsa.errors import InputError
-from rwsa.mixing.rooms import reverberate
+from rwsa.mixing.reverberation import reverberate
 from tests.clips import RATE_HZ, wave
 
 

@@ -1,4 +1,4 @@
-"""Says how far rendering is, every few seconds and at its end."""
+"""Progress of a mixing run, reported every few seconds and at the end."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pipelines.core.progress import Ticker, duration
 from pipelines.mixing.shard_jobs import ShardOutcome
 from rwsa.shards.index import Failure
 
-_FAILURES_KEPT = 10
+_FAILURES_LISTED = 10
 
 
-class RenderProgress:
-    """Counts outcomes.
+class MixProgress:
+    """Sums up shard outcomes.
 
     Attributes:
-        examples, hours: in shards now.
-        shards: done.
-        kept: of them, whole from an earlier run.
-        failures: examples that could not be rendered.
-        first_failures: of them, the first few by id; all are in the shards' entries.
-        empty: for each split of which no example could be made so far, the first failure by id.
+        examples, hours: in the shards so far.
+        shards: shards done.
+        reused: shards that were up to date already.
+        failures: number of examples that could not be rendered.
+        first_failures: the first ten failures by id; the shard entries have all of them.
+        empty: for each split without any example so far, its first failure by id.
     """
 
     def __init__(self, shards: int, hours: float, report: Callable[[str], None]) -> None:
         self._all_shards, self._all_hours, self._report = shards, hours, report
-        self.examples = self.shards = self.kept = self.failures = 0
+        self.examples = self.shards = self.reused = self.failures = 0
         self.hours = self._planned_hours = self._rendered_hours = 0.0
         self.first_failures: tuple[Failure, ...] = ()
         self._made = set[str]()
@@ -35,16 +35,16 @@ class RenderProgress:
         self._started, self._ticker = time.monotonic(), Ticker()
 
     def add(self, outcome: ShardOutcome) -> None:
-        """Count one more."""
+        """Add the outcome of one shard."""
         self.shards += 1
-        self.kept += outcome.kept
+        self.reused += outcome.reused
         self.examples += outcome.examples
         self.hours += outcome.seconds / 3600
         self._planned_hours += outcome.planned_seconds / 3600
-        self._rendered_hours += 0 if outcome.kept else outcome.planned_seconds / 3600
+        self._rendered_hours += 0 if outcome.reused else outcome.planned_seconds / 3600
         self.failures += len(outcome.failures)
         self.first_failures = tuple(
-            heapq.nsmallest(_FAILURES_KEPT, (*self.first_failures, *outcome.failures), key=_id_of)
+            heapq.nsmallest(_FAILURES_LISTED, (*self.first_failures, *outcome.failures), key=_id_of)
         )
         if outcome.examples:
             self._made.add(outcome.split)
@@ -58,12 +58,12 @@ class RenderProgress:
         return {split: first for split, first in self._first.items() if split not in self._made}
 
     def _line(self, minutes: float) -> str:
-        # What was kept cost next to nothing, and says nothing about what is left.
+        # Reused shards take almost no time, so they would make the estimate too short.
         hours_per_minute = (self._rendered_hours or self._planned_hours) / minutes
         left = 60 * (self._all_hours - self._planned_hours) / hours_per_minute
         return (
             f"{self._planned_hours:.2f} of {self._all_hours:.2f} h · {hours_per_minute:.2f} h/min"
-            f" · left {duration(left)} · shards {self.shards}/{self._all_shards} ({self.kept} kept)"
+            f" · left {duration(left)} · shards {self.shards}/{self._all_shards} ({self.reused} reused)"
             f" · failures {self.failures}"
         )
 

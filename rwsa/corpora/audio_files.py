@@ -1,4 +1,4 @@
-"""The files of a corpus: found below a folder, their headers read, or taken from a cache."""
+"""Listing the audio files below a folder and reading their headers, with a cache."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from rwsa.audio import SUFFIXES, AudioInfo, read_info
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache, stamp_or_none
 
-# A header is a few system calls and little Python: threads hide the latency of a disk or a network
-# folder, and a chunk of files each keeps their hand-over cheap.
+# Reading a header is a few system calls and little Python: threads hide the latency of a disk or a network
+# folder; chunks keep the overhead per file low.
 _THREADS = 8
-_FILES_A_CHUNK = 256
+_CHUNK_FILES = 256
 _HEADERS = "header-1"
 
 
 def audio_below(root: Path) -> list[str]:
-    """Audio files below `root` as sorted relative POSIX paths; hidden ones (half-written) left out.
+    """Audio files below `root` as sorted relative POSIX paths; hidden (partly written) files are skipped.
 
-    Linked folders are followed, since corpora are often assembled from links, each real folder once.
+    Follows linked folders, since corpora are often assembled from links, but visits each real folder once.
 
     Raises:
         InputError: a folder cannot be listed.
     """
-    found: list[str] = []
+    files: list[str] = []
     seen: set[str] = set()
     suffixes = tuple(SUFFIXES)
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise_unreadable):
@@ -37,11 +37,11 @@ def audio_below(root: Path) -> list[str]:
             subfolders.clear()
             continue
         seen.add(real)
-        # In place, so that os.walk does not enter hidden folders, and walks in one order everywhere.
+        # In place, so that os.walk skips hidden folders and walks in the same order everywhere.
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         below = "" if folder == str(root) else Path(folder).relative_to(root).as_posix() + "/"
-        found += [below + name for name in names if name[0] != "." and name.lower().endswith(suffixes)]
-    return sorted(found)
+        files += [below + name for name in names if name[0] != "." and name.lower().endswith(suffixes)]
+    return sorted(files)
 
 
 def _raise_unreadable(error: OSError) -> None:
@@ -51,17 +51,17 @@ def _raise_unreadable(error: OSError) -> None:
 
 
 def read_headers(paths: Sequence[str], cache: FileCache | None = None) -> list[AudioInfo | str]:
-    """The header of each file, or what is wrong with it, in words.
+    """The header of each file, or a message that says why it cannot be read.
 
-    With a cache, files that have not changed since are only looked at (one `stat` each), not opened.
-    What is wrong is never kept: permissions or a mount may be all that was.
+    With a cache, unchanged files cost one `stat` each and are not opened. Failures are not cached, since
+    their cause may be temporary (permissions, a mount).
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         if cache is None:
             return _in_chunks(pool, _header, paths)
         stamps = dict(zip(paths, _in_chunks(pool, stamp_or_none, paths), strict=True))
-        known = cache.get(_HEADERS, filter(None, stamps.values()))
-        fresh = [path for path in paths if path not in known]
+        cached = cache.get(_HEADERS, filter(None, stamps.values()))
+        fresh = [path for path in paths if path not in cached]
         read = dict(zip(fresh, _in_chunks(pool, _header, fresh), strict=True))
     new = {
         stamp: dataclasses.asdict(info)
@@ -70,14 +70,14 @@ def read_headers(paths: Sequence[str], cache: FileCache | None = None) -> list[A
     }
     if new:
         cache.put(_HEADERS, new)
-    return [AudioInfo(**known[path]) if path in known else read[path] for path in paths]
+    return [AudioInfo(**cached[path]) if path in cached else read[path] for path in paths]
 
 
 Result = TypeVar("Result")
 
 
 def _in_chunks(pool: ThreadPoolExecutor, work: Callable[[str], Result], paths: Sequence[str]) -> list[Result]:
-    chunks = [paths[at : at + _FILES_A_CHUNK] for at in range(0, len(paths), _FILES_A_CHUNK)]
+    chunks = [paths[at : at + _CHUNK_FILES] for at in range(0, len(paths), _CHUNK_FILES)]
     return [result for done in pool.map(lambda chunk: list(map(work, chunk)), chunks) for result in done]
 
 
