@@ -24,8 +24,8 @@ from pipelines.inspection.card_check import (
     repeats_finding,
 )
 from pipelines.inspection.check_report import CheckReport, Counts, Finding, Mark, Part, counted
+from pipelines.inspection.duplicates import repeats, repeats_between
 from pipelines.inspection.recording_facts import Facts, Recording, read_facts, recordings_of
-from pipelines.inspection.repeats import repeats, repeats_between
 from pipelines.inspection.shard_check import ShardCheck, check_shards
 from rwsa.corpora import scan
 from rwsa.corpora.cards import CorpusCard, read_card

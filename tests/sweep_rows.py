@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from rwsa.config import build
-from tune.results import Evaluated, TrialResult
 from tune.sweep_config import SweepConfig
+from tune.trial_results import EvaluationSettings, TrialResult
 
 CORPORA = ("home", "away", "far")
 METRICS = ("pesq", "ssnr", "estoi", "si_sdr")
@@ -53,7 +53,7 @@ def row_of(point: dict[str, Any], seed: int, score: float, **changes: Any) -> Tr
         "seconds": 60.0,
         "parameters": 1000 + 100 * len(str(next(iter(point.values())))),
         "multiply_accumulates": 5 * 10**8,
-        "evaluated": Evaluated(corpora=tuple(f"{name}.yaml" for name in CORPORA), examples=None),
+        "evaluated": EvaluationSettings(corpora=tuple(f"{name}.yaml" for name in CORPORA), examples=None),
         "means": means,
         "clips": clips,
     }

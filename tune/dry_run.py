@@ -1,4 +1,4 @@
-"""What a sweep would run: its trials, how many at once, and about how long."""
+"""Dry run of a sweep: its trials, how many run at once, and an estimate of the training time."""
 
 from __future__ import annotations
 
@@ -8,71 +8,57 @@ from pipelines.core.progress import duration
 from pipelines.training.dry_run import training_seconds
 from rwsa.models import build_model
 from rwsa.models.cost import cost
-from tune.matching import count_parameters
-from tune.results import ResultFolder
-from tune.spaces import Trial
+from tune.capacity_matching import count_parameters
+from tune.schedulers import concurrent_trials
+from tune.search_space import Trial
 from tune.sweep_config import SweepConfig
-
-
-def concurrent_trials(sweep: SweepConfig, resources: Mapping[str, float]) -> int:
-    """How many trials the cluster has room for at once, or as many as the sweep allows.
-
-    Args:
-        sweep: the sweep.
-        resources: of the cluster, as Ray names them.
-    """
-    workers = max(sweep.workers, 1)
-    room = resources.get("CPU", 1) // (workers * sweep.cpus_per_worker)
-    if gpus := resources.get("GPU", 0):
-        room = min(room, gpus // workers)
-    return max(1, min(int(room), sweep.concurrent_trials or int(room)))
+from tune.trial_results import ResultFolder
 
 
 def format_plan(
     sweep: SweepConfig, planned: Sequence[Trial], files: ResultFolder, resources: Mapping[str, float]
 ) -> str:
-    """A line a trial, then the share of the cluster, and the time.
+    """One line per trial, then the share of the cluster and the total time.
 
-    The first trial is timed by a few steps of its own, the others from it, by their multiply-accumulates.
+    The first trial is timed over a few of its steps; the others are estimated from it by their
+    multiply-accumulates.
 
     Raises:
-        InputError: what training the first trial would raise at its start.
+        InputError: as training the first trial would at its start.
     """
     if not planned:
         return f"{sweep.search.trials} trials, whose points Optuna chooses one by one"
     macs = [cost(build_model(trial.train.model)).total for trial in planned]
     work = [
-        each * trial.train.max_steps * trial.train.global_batch_size
-        for each, trial in zip(macs, planned, strict=True)
+        trial_macs * trial.train.max_steps * trial.train.global_batch_size
+        for trial_macs, trial in zip(macs, planned, strict=True)
     ]
-    first = training_seconds(planned[0].train, workers=sweep.workers, threads=sweep.cpus_per_worker)
+    first_seconds = training_seconds(planned[0].train, workers=sweep.workers, threads=sweep.cpus_per_worker)
     width = max(len(trial.name) for trial in planned)
     lines = [f"{'trial':{width}}  parameters  10⁹ MACs   steps  training"]
-    for trial, each, much in zip(planned, macs, work, strict=True):
-        done = files.result(trial.name)
+    for trial, trial_macs, trial_work in zip(planned, macs, work, strict=True):
+        result = files.result(trial.name)
         lines.append(
-            f"{trial.name:{width}}  {count_parameters(trial.train.model):>10,}  {each / 1e9:8.2f}"
-            f"  {trial.train.max_steps:>6,}  {duration(first * much / work[0]):>8}"
-            f"{'' if done is None else f'  {done.status} already'}"
+            f"{trial.name:{width}}  {count_parameters(trial.train.model):>10,}  {trial_macs / 1e9:8.2f}"
+            f"  {trial.train.max_steps:>6,}  {duration(first_seconds * trial_work / work[0]):>8}"
+            f"{'' if result is None else f'  already {result.status}'}"
         )
     at_once = concurrent_trials(sweep, resources)
-    whole = first * sum(work) / work[0] / at_once
-    return "\n".join([*lines, _share(sweep, len(planned), at_once, resources), _time(whole)])
+    total_seconds = first_seconds * sum(work) / work[0] / at_once
+    lines.append(_cluster_share(sweep, len(planned), at_once, resources))
+    lines.append(
+        f"about {duration(total_seconds)} of training in total, estimated from a few steps of the first trial"
+        " on this machine and the other trials' multiply-accumulates; evaluation is not included"
+    )
+    return "\n".join(lines)
 
 
-def _share(sweep: SweepConfig, count: int, at_once: int, resources: Mapping[str, float]) -> str:
+def _cluster_share(sweep: SweepConfig, count: int, at_once: int, resources: Mapping[str, float]) -> str:
     workers = max(sweep.workers, 1)
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     used = at_once * workers * sweep.cpus_per_worker
     return (
-        f"{count} trials, {at_once} at once, each {workers} worker{'s' * (workers > 1)} of"
+        f"{count} trials, {at_once} at once, each with {workers} worker{'s' * (workers > 1)} of"
         f" {sweep.cpus_per_worker} CPU{'s' * (sweep.cpus_per_worker > 1)}: {used} of the cluster's {cpus:g}"
         " CPUs" + (f" and {at_once * workers} of its {gpus:g} GPUs" if gpus else "")
-    )
-
-
-def _time(seconds: float) -> str:
-    return (
-        f"about {duration(seconds)} of training in all, from a few steps of the first trial on this machine"
-        " and the others' multiply-accumulates; evaluation comes on top"
     )

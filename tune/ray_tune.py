@@ -1,4 +1,4 @@
-"""Ray Tune: which trials run when, and what becomes of those that it stops."""
+"""Runs a sweep's trials on Ray Tune and saves the results of those that it stops or loses."""
 
 from __future__ import annotations
 
@@ -14,87 +14,80 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from rwsa.config import as_mapping
 from rwsa.files import is_remote
-from tune.dry_run import concurrent_trials
-from tune.schedulers import scheduler_of, search_of, space_of
-from tune.spaces import Trial
-from tune.trial import Common, ended, run_trial
+from tune.schedulers import concurrent_trials, make_scheduler, make_search_algorithm, param_space
+from tune.search_space import Trial
+from tune.trial import TrialContext, run_trial, unfinished_result
 
-# No CPU: a trial only waits for its workers, which hold CPUs and GPUs, and were it to hold some, trials could
-# wait for each other's for ever. Ray Tune wants something, so a byte of memory.
-_HELD_BY_A_TRIAL: dict[str, float] = {"CPU": 0, "memory": 1}
-# One that trains on workers elsewhere is on the head: were its node lost, its workers' CPUs would be held for
-# ever, since what frees them would be lost with it (Ray Train 2.60).
+# A trial's own process reserves no CPU: it waits for workers that do, and if trials held CPUs too, they could
+# deadlock. Ray Tune requires some resource, so it is one byte of memory.
+_TRIAL_RESOURCES: dict[str, float] = {"CPU": 0, "memory": 1}
+# A trial whose workers are on other nodes runs on the head: if it were lost with a node, Ray Train 2.60 would
+# never release its workers' CPUs.
 _ON_THE_HEAD = {"node:__internal_head__": 0.001}
 _HOUR = 3600.0
 EndedBy = Literal["end", "budget", "interrupt"]
 
 
-def run_trials(common: Common, planned: Sequence[Trial], *, max_steps: int) -> EndedBy:
-    """Run on the Ray that this process has joined what has not ended yet; returns why this ended.
+def run_trials(context: TrialContext, planned: Sequence[Trial], *, max_steps: int) -> EndedBy:
+    """Run all trials that have not ended, on the Ray cluster that this process is connected to.
 
-    What becomes of each trial is written to its own file, by the trial itself, or here where it was stopped
-    or lost.
+    Each trial saves its own result; the results of stopped and lost trials are saved here.
 
     Args:
-        common: of all trials.
-        planned: those that are known beforehand.
+        context: shared by all trials.
+        planned: the trials that are known in advance.
         max_steps: of a trial.
+
+    Returns:
+        `end` if all trials have ended, else what ended the sweep early.
     """
-    sweep, files = common.sweep, common.files
-    waiting = [trial for trial in planned if common.ended(trial.name) is None]
+    sweep, files = context.sweep, context.files
+    waiting = [trial for trial in planned if context.result(trial.name) is None]
     if planned and not waiting:
         return "end"
-    # Schedulers and searches are to see all trials again; those that have ended only tell what they scored.
-    given = planned if sweep.scheduler.kind == "asha" else waiting
-    there = ray.cluster_resources()
-    at_once = concurrent_trials(sweep, there)
+    # ASHA needs the scores of all trials again; those that have ended only report theirs.
+    trials = planned if sweep.scheduler.kind == "asha" else waiting
+    resources = ray.cluster_resources()
+    concurrent = concurrent_trials(sweep, resources)
     if not is_remote(files.folder):
-        # Ray Tune's own notes of a start before, of which nothing is needed.
+        # Ray Tune's own state of an earlier start, which is not needed.
         shutil.rmtree(files.folder / "ray", ignore_errors=True)
-    watch = _Watch(common)
-    random.seed(sweep.search.seed)  # Ray Tune's populations draw from the process's own generator
+    recorder = _ResultRecorder(context)
+    random.seed(sweep.search.seed)  # Ray Tune's population-based training draws from the global generator
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(
-            ray.tune.with_parameters(run_trial, common=as_mapping(common)),
-            _HELD_BY_A_TRIAL | (_ON_THE_HEAD if sweep.workers or there.get("GPU") else {}),
+            ray.tune.with_parameters(run_trial, context=as_mapping(context)),
+            _TRIAL_RESOURCES | (_ON_THE_HEAD if sweep.workers or resources.get("GPU") else {}),
         ),
-        param_space=space_of(sweep, given, files),
+        param_space=param_space(sweep, trials, files),
         tune_config=ray.tune.TuneConfig(
-            max_concurrent_trials=None if sweep.search.kind == "optuna" else at_once,
+            max_concurrent_trials=None if sweep.search.kind == "optuna" else concurrent,
             num_samples=sweep.search.trials or 1 if sweep.search.kind == "optuna" else 1,
-            scheduler=scheduler_of(sweep, max_steps),
-            search_alg=search_of(sweep, at_once),
+            scheduler=make_scheduler(sweep, max_steps),
+            search_alg=make_search_algorithm(sweep, concurrent),
             time_budget_s=None if sweep.budget_hours is None else sweep.budget_hours * _HOUR,
             reuse_actors=True,
-            trial_name_creator=_name,
-            trial_dirname_creator=_directory,
+            trial_name_creator=lambda trial: str(trial.config["trial"].get("name", trial.trial_id)),
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
         run_config=ray.tune.RunConfig(
             name="ray",
             storage_path=str(files.folder),
             failure_config=ray.tune.FailureConfig(max_failures=sweep.max_failures),
-            callbacks=[watch],
+            callbacks=[recorder],
             verbose=0,
         ),
     )
     tuner.fit()
-    watch.keep_lost()
-    return watch.ended_by(planned)
+    recorder.save_lost_trials()
+    return recorder.ended_by(planned)
 
 
-def _name(trial: TuneTrial) -> str:
-    return str(trial.config["place"].get("name", trial.trial_id))
+class _ResultRecorder(ray.tune.Callback):
+    """Prints results as trials end, and saves those of trials that could not do so themselves."""
 
-
-def _directory(trial: TuneTrial) -> str:
-    return str(trial.trial_id)
-
-
-class _Watch(ray.tune.Callback):
-    """Says what has ended, and keeps what the scheduler stopped, as that has no time to say so itself."""
-
-    def __init__(self, common: Common) -> None:
-        self._common, self._began = common, time.monotonic()
+    def __init__(self, context: TrialContext) -> None:
+        self._context, self._started_at = context, time.monotonic()
         self._started = dict[str, TuneTrial]()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -103,38 +96,39 @@ class _Watch(ray.tune.Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
     ) -> None:
-        files, kind, one = self._common.files, self._common.sweep.scheduler.kind, self._own(trial)
-        if kind != "none" and files.result(one.name) is None and not self._over_budget():
-            files.put(ended(one, files, "stopped", f"early, by {kind}"))
-        result = files.result(one.name)
+        files, kind, ours = self._context.files, self._context.sweep.scheduler.kind, self._our_trial(trial)
+        if kind != "none" and files.result(ours.name) is None and not self._over_budget():
+            files.save_result(unfinished_result(ours, files, "stopped", f"early, by {kind}"))
+        result = files.result(ours.name)
         if result is not None:
             reason = f": {result.reason}" if result.reason else ""
-            print(f"{one.name} {result.status} at step {result.step}{reason}", flush=True)
+            print(f"{ours.name} {result.status} at step {result.step}{reason}", flush=True)
 
-    def keep_lost(self) -> None:
-        """Keep why trials failed whose processes could not say it themselves."""
-        files = self._common.files
+    def save_lost_trials(self) -> None:
+        """Save why trials failed whose processes were lost."""
+        files = self._context.files
         for trial in self._started.values():
-            one = self._own(trial)
-            if trial.status == TuneTrial.ERROR and files.result(one.name) is None:
+            ours = self._our_trial(trial)
+            if trial.status == TuneTrial.ERROR and files.result(ours.name) is None:
                 reason = str(trial.get_error() or "its process was lost").strip().splitlines()[-1]
-                files.put(ended(one, files, "failed", reason))
+                files.save_result(unfinished_result(ours, files, "failed", reason))
 
     def ended_by(self, planned: Sequence[Trial]) -> EndedBy:
-        """Whether all trials came to an end, and what cut them short if not."""
-        names = [trial.name for trial in planned] or [self._own(one).name for one in self._started.values()]
-        wanted = len(planned) or self._common.sweep.search.trials or 0
-        if len(names) >= wanted and all(self._common.ended(name) is not None for name in names):
+        """Whether all trials have ended, and what ended the sweep if not."""
+        names = [trial.name for trial in planned]
+        names = names or [self._our_trial(trial).name for trial in self._started.values()]
+        expected = len(planned) or self._context.sweep.search.trials or 0
+        if len(names) >= expected and all(self._context.result(name) is not None for name in names):
             return "end"
         return "budget" if self._over_budget() else "interrupt"
 
-    def _own(self, trial: TuneTrial) -> Trial:
-        """Ours; after an exchange in a population the settings are the donor's, its name included."""
-        place = dict(trial.config["place"])
-        if self._common.sweep.scheduler.kind == "pbt":
-            place["name"] = str(trial)
-        return self._common.trial(place)
+    def _our_trial(self, trial: TuneTrial) -> Trial:
+        """The sweep's trial behind one of Ray Tune's."""
+        settings = dict(trial.config["trial"])
+        if self._context.sweep.scheduler.kind == "pbt":
+            settings["name"] = str(trial)  # after an exchange the settings hold the donor's name
+        return self._context.trial(settings)
 
     def _over_budget(self) -> bool:
-        hours = self._common.sweep.budget_hours
-        return hours is not None and time.monotonic() - self._began >= hours * _HOUR
+        hours = self._context.sweep.budget_hours
+        return hours is not None and time.monotonic() - self._started_at >= hours * _HOUR

@@ -1,35 +1,42 @@
-"""Make a sweep's answer page anew from what its run in MLflow holds; nothing is trained.
+"""Write the report of a sweep again from its MLflow run, without training.
 
-python -m tune.report PARENT_RUN_ID --out answer
+python -m tune.report PARENT_RUN_ID --out report
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlflow.exceptions import MlflowException
 
 from pipelines.core.cli import add_storage_arguments, storage_of, verb
 from pipelines.core.storage import StorageConfig
-from pipelines.core.tracking import TrackedRun, Tracker
-from rwsa.config import build
+from pipelines.core.tracking import TrackedRun, Tracker, commit
+from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
-from rwsa.files import read_json
-from tune.report_log import DATA, log_answer
-from tune.results import TrialResult
+from rwsa.files import atomic_write, read_json
+from tune.report_page import render_report
 from tune.sweep_config import SweepConfig
-from tune.sweep_report import answer
+from tune.sweep_report import SweepReport, make_report
+from tune.trial import axis_name, flat_means
+from tune.trial_results import TrialResult
+
+PAGE, DATA, TABLE = "report.html", "sweep.json", "trials.json"
+# Keys of `sweep.json` that earlier versions wrote under other names.
+_EARLIER_KEYS = {"results": "rows", "preregistered_rule": "stated"}
 
 
 def report(parent: str, out: Path, *, storage: StorageConfig) -> Path:
-    """Render the page of a sweep's run again, log it there, and write it to a folder.
+    """Write the report of a sweep's run again, to a folder and to the run; returns the page's path.
 
     Args:
-        parent: id of the run.
+        parent: id of the sweep's MLflow run.
         out: folder for the page.
         storage: of MLflow.
 
@@ -42,25 +49,84 @@ def report(parent: str, out: Path, *, storage: StorageConfig) -> Path:
             path = Path(tracker.client.download_artifacts(parent, DATA, folder))
         except (MlflowException, OSError) as error:
             raise InputError(
-                f"{parent}: MLflow at {storage.tracking_uri} has no sweep of this id ({error}); take the id"
-                " that tune.sweep names at its end"
+                f"{parent}: MLflow at {storage.tracking_uri} has no sweep with this run id ({error}); use the"
+                " id that tune.sweep prints at its end"
             ) from error
         data = read_json(path)
+    data |= {key: data[earlier] for key, earlier in _EARLIER_KEYS.items() if earlier in data}
     sweep = build(SweepConfig, data["sweep"], where=f"{parent}: sweep")
-    rows = [build(TrialResult, row, where=f"{parent}: {row['trial']}") for row in data["rows"]]
+    results = [build(TrialResult, row, where=f"{parent}: {row['trial']}") for row in data["results"]]
     run = TrackedRun(storage, parent)
-    found = answer(sweep, rows, stated=data.get("stated"))
-    page = log_answer(run, sweep, rows, found, out, about=data["about"])
+    summary = make_report(sweep, results, preregistered_rule=data.get("preregistered_rule"))
+    page = log_report(run, sweep, results, summary, out, about=data["about"])
     run.close(status=None)
     return page
+
+
+def log_report(
+    run: TrackedRun,
+    sweep: SweepConfig,
+    results: Sequence[TrialResult],
+    summary: SweepReport,
+    folder: Path,
+    *,
+    about: Mapping[str, str],
+) -> Path:
+    """Write and log the page, its data and a table of the trials; returns the page's path.
+
+    Args:
+        run: of the sweep.
+        sweep: the sweep.
+        results: of its trials.
+        summary: of the results.
+        folder: of the sweep.
+        about: details at the end of the page.
+    """
+    page = render_report(sweep, results, summary, {"commit": commit(), "MLflow run": run.run_id, **about})
+    data = json.dumps(
+        {
+            "sweep": as_mapping(sweep),
+            "results": [as_mapping(row) for row in results],
+            "preregistered_rule": summary.preregistered_rule,
+            "about": dict(about),
+        },
+        indent=1,
+    )
+    for name, text in ((PAGE, page), (DATA, data)):
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    run.contents({PAGE: page.encode(), DATA: data.encode()})
+    run.table(TABLE, _columns(results))
+    run.tag(rwsa__verdict=summary.verdict, rwsa__winner=summary.winner or "none")
+    run.log(0, {f"trials.{status}": count for status, count in summary.counts.items()})
+    return folder / PAGE
+
+
+def _columns(results: Sequence[TrialResult]) -> dict[str, list[Any]]:
+    """Table of trials, by column; names have no dots, as MLflow shows such columns empty."""
+    rows = [
+        {
+            **{axis_name(name).replace(".", "_"): str(value) for name, value in row.point.items()},
+            "seed": row.seed,
+            "status": row.status,
+            **{name.replace(".", " "): round(value, 4) for name, value in flat_means(row.means).items()},
+            "parameters": row.parameters,
+            "training_seconds": round(row.seconds, 1),
+            "reason": row.reason or "",
+            "trial": row.trial,
+        }
+        for row in results
+    ]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 @verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tune.report", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("parent", metavar="PARENT_RUN_ID", help="the sweep's run in MLflow")
-    parser.add_argument("--out", type=Path, default=Path("answer"), help="folder for the page")
+    parser.add_argument("parent", metavar="PARENT_RUN_ID", help="MLflow run of the sweep")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder for the page")
     add_storage_arguments(parser)
     options = parser.parse_args(argv)
     print(report(options.parent, options.out, storage=storage_of(options)))

@@ -11,26 +11,26 @@ from matplotlib.figure import Figure
 from pipelines.evaluation.metric_labels import heading
 from pipelines.media.figures import COLOURS, GREY, VERMILION, themed_svg
 from pipelines.reports.corpus_figure import MARKS
-from tune.results import TrialResult
-from tune.scores import OverSeeds, deciding_of
-from tune.spaces import point_label
+from tune.axis_tables import OverSeeds
+from tune.search_space import point_label
 from tune.sweep_config import SweepConfig
-from tune.sweep_report import Answer, Configuration
+from tune.sweep_report import Configuration, SweepReport
+from tune.trial_results import TrialResult
 
 _LABELLED = 12  # more would cover each other
 _MARGINS: dict[str, Any] = {"left": 0.06, "right": 0.99, "bottom": 0.15, "top": 0.9, "wspace": 0.24}
 
 
-def overview(sweep: SweepConfig, found: Answer) -> bytes:
+def overview(sweep: SweepConfig, found: SweepReport) -> bytes:
     """Out of domain, if there is such a thing, against in domain; and what decides against parameters."""
     scored = [one for one in found.configurations if one.deciding is not None]
 
     def draw(figure: Figure) -> None:
-        abroad = all(one.abroad is not None for one in scored)
-        grid = figure.subplots(1, 2 if abroad else 1, squeeze=False)[0]
+        out_of_domain = all(one.out_of_domain is not None for one in scored)
+        grid = figure.subplots(1, 2 if out_of_domain else 1, squeeze=False)[0]
         figure.subplots_adjust(**_MARGINS)
-        if abroad:
-            _home_against_abroad(grid[0], sweep, found, scored)
+        if out_of_domain:
+            _in_domain_against_out_of_domain(grid[0], sweep, found, scored)
         _size_against_score(grid[-1], sweep, scored)
 
     return themed_svg(draw, height_inches=4.4)
@@ -45,22 +45,22 @@ def _bars(one: OverSeeds | None) -> float:
     return 0.0 if one is None or one.std is None else one.std
 
 
-def _home_against_abroad(
-    axes: Axes, sweep: SweepConfig, found: Answer, scored: Sequence[Configuration]
+def _in_domain_against_out_of_domain(
+    axes: Axes, sweep: SweepConfig, found: SweepReport, scored: Sequence[Configuration]
 ) -> None:
     for number, one in enumerate(scored):
-        assert one.home is not None
-        assert one.abroad is not None
+        assert one.in_domain is not None
+        assert one.out_of_domain is not None
         axes.errorbar(
-            [one.home.mean],
-            [one.abroad.mean],
-            xerr=[_bars(one.home)],
-            yerr=[_bars(one.abroad)],
+            [one.in_domain.mean],
+            [one.out_of_domain.mean],
+            xerr=[_bars(one.in_domain)],
+            yerr=[_bars(one.out_of_domain)],
             linestyle="none",
             markersize=7,
             **_style(number),
         )
-        _name(axes, number, len(scored), (one.home.mean, one.abroad.mean))
+        _name(axes, number, len(scored), (one.in_domain.mean, one.out_of_domain.mean))
     noisy = [found.noisy[corpus][sweep.metric] for corpus in found.corpora]
     if None not in noisy:
         values = [value for value in noisy if value is not None]
@@ -87,7 +87,7 @@ def _size_against_score(axes: Axes, sweep: SweepConfig, scored: Sequence[Configu
     front = sorted(
         (one.parameters, one.deciding.mean)
         for one in scored
-        if one.smallest and one.deciding is not None and one.parameters is not None
+        if one.on_pareto_front and one.deciding is not None and one.parameters is not None
     )
     axes.step(*zip(*front, strict=True), where="post", color=VERMILION, linewidth=1, alpha=0.6)
     axes.set_xlabel("parameters", fontsize=9)
@@ -113,7 +113,7 @@ def by_value(sweep: SweepConfig, rows: Sequence[TrialResult]) -> bytes:
     scored = [
         (row, score)
         for row in rows
-        if row.status == "finished" and (score := deciding_of(row, sweep.metric)) is not None
+        if row.status == "finished" and (score := row.deciding_score(sweep.metric)) is not None
     ]
 
     def draw(figure: Figure) -> None:

@@ -10,13 +10,12 @@ from pipelines.evaluation.metric_labels import label
 from pipelines.reports.page import details, page, picture, table
 from pipelines.reports.score_table import MISSING, number, signed
 from rwsa.statistics import Comparison, Interval, PairedDifference
-from tune.axis_tables import AxisTable, ValueRow
+from tune.axis_tables import AxisTable, OverSeeds, ValueRow
 from tune.report_figures import by_value, curves, overview
-from tune.results import TrialResult
-from tune.scores import OverSeeds
-from tune.spaces import point_label
+from tune.search_space import point_label
 from tune.sweep_config import SweepConfig
-from tune.sweep_report import Answer, Configuration
+from tune.sweep_report import Configuration, SweepReport
+from tune.trial_results import TrialResult
 
 _STYLE = """
 .verdict { font-size: 18px; border-left: 4px solid #0072B2; padding: 4px 14px; margin: 16px 0; }
@@ -33,8 +32,8 @@ _OVER_CLIPS = (
 )
 
 
-def render_answer(
-    sweep: SweepConfig, rows: Sequence[TrialResult], found: Answer, about: Mapping[str, str]
+def render_report(
+    sweep: SweepConfig, rows: Sequence[TrialResult], found: SweepReport, about: Mapping[str, str]
 ) -> str:
     """The whole page; `about` is small print."""
     body = [
@@ -53,26 +52,26 @@ def render_answer(
     return page(sweep.name, "\n".join(body), style=_STYLE)
 
 
-def _rule(found: Answer) -> str:
-    if found.rule == found.stated:
+def _rule(found: SweepReport) -> str:
+    if found.rule == found.preregistered_rule:
         return f'<p class="quiet">Fixed before the first trial: {escape(found.rule)}</p>'
     return (
         f"<p><strong>The rule was changed after trials had begun.</strong> Now: {escape(found.rule)}</p>"
-        f'<p class="quiet">Before the first trial it was: {escape(found.stated)}</p>'
+        f'<p class="quiet">Before the first trial it was: {escape(found.preregistered_rule)}</p>'
     )
 
 
 def _front(one: Configuration) -> str:
-    if not one.smallest or one.deciding is None:
+    if not one.on_pareto_front or one.deciding is None:
         return ""
     return "Pareto front" if one.deciding.runs > 1 else "Pareto front, or chance"
 
 
-def _counts(found: Answer) -> str:
+def _counts(found: SweepReport) -> str:
     return ", ".join(f"{count} {status}" for status, count in found.counts.items()) or "none"
 
 
-def _overview(sweep: SweepConfig, found: Answer) -> str:
+def _overview(sweep: SweepConfig, found: SweepReport) -> str:
     heads = ["configuration", "seeds", "parameters", "10⁹ MACs", "in domain", "out of domain", ""]
     cells = [
         [
@@ -80,8 +79,8 @@ def _overview(sweep: SweepConfig, found: Answer) -> str:
             str(one.deciding.runs),
             _count(one.parameters),
             _macs(one.multiply_accumulates),
-            _over_seeds(sweep.metric, one.home),
-            _over_seeds(sweep.metric, one.abroad),
+            _over_seeds(sweep.metric, one.in_domain),
+            _over_seeds(sweep.metric, one.out_of_domain),
             _front(one),
         ]
         for at, one in enumerate((one for one in found.configurations if one.deciding is not None), 1)
@@ -99,7 +98,7 @@ def _overview(sweep: SweepConfig, found: Answer) -> str:
     )
 
 
-def _axis(sweep: SweepConfig, one: AxisTable, found: Answer) -> str:
+def _axis(sweep: SweepConfig, one: AxisTable, found: SweepReport) -> str:
     over = f" ({one.over})" if one.over else ""
     parts = [f"<h2>{escape(one.axis)}{escape(over)}</h2>\n", _seeds_table(sweep, one)]
     if any(row.clips for row in one.rows):
@@ -128,8 +127,8 @@ def _seeds_table(sweep: SweepConfig, one: AxisTable) -> str:
             _count(row.parameters),
             _macs(row.multiply_accumulates),
             MISSING if row.seconds is None else duration(row.seconds),
-            _over_seeds(metric, row.home),
-            _over_seeds(metric, row.abroad),
+            _over_seeds(metric, row.in_domain),
+            _over_seeds(metric, row.out_of_domain),
             *_against(metric, row.against),
         ]
         for row in one.rows
@@ -179,7 +178,7 @@ def _shares(one: AxisTable) -> str:
     return f'<h3>Blended attention</h3>\n{table(["", *levels], cells)}<p class="quiet">{escape(told)}</p>\n'
 
 
-def _trials(sweep: SweepConfig, rows: Sequence[TrialResult], found: Answer) -> str:
+def _trials(sweep: SweepConfig, rows: Sequence[TrialResult], found: SweepReport) -> str:
     heads = ["trial", "seed", "status", "step", "best validation", "training", "evaluation", "why"]
     cells = [
         [

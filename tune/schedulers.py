@@ -1,9 +1,14 @@
-"""A sweep's search and scheduler, as Ray Tune has them."""
+"""Search algorithms, schedulers and the number of concurrent trials, as Ray Tune expects them.
+
+To add a scheduler: its name and settings in `tune.sweep_config.SchedulerConfig`, its construction in
+`make_scheduler`. To add a search algorithm: `SearchConfig`, and `make_search_algorithm`, or
+`tune.search_space.search_points` if all points are known in advance.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray.tune
@@ -11,14 +16,62 @@ from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialSch
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from rwsa.errors import InputError
-from tune.results import ResultFolder
-from tune.spaces import Trial, domain
+from tune.search_space import Trial, sampling_domain
 from tune.sweep_config import SweepConfig
 from tune.trial import SCORE, STEP
+from tune.trial_results import ResultFolder
+
+
+def concurrent_trials(sweep: SweepConfig, resources: Mapping[str, float]) -> int:
+    """Number of trials that run at once: as many as the cluster has room for, up to the sweep's limit.
+
+    Args:
+        sweep: the sweep.
+        resources: of the cluster, by Ray's names.
+    """
+    workers = max(sweep.workers, 1)
+    capacity = resources.get("CPU", 1) // (workers * sweep.cpus_per_worker)
+    if gpus := resources.get("GPU", 0):
+        capacity = min(capacity, gpus // workers)
+    return max(1, min(int(capacity), sweep.concurrent_trials or int(capacity)))
+
+
+def make_scheduler(sweep: SweepConfig, max_steps: int) -> TrialScheduler | None:
+    """Scheduler that stops or changes trials during training; None trains all to the last step.
+
+    Args:
+        sweep: the sweep.
+        max_steps: of a trial.
+    """
+    settings = sweep.scheduler
+    if settings.kind == "asha":
+        return _Asha(
+            max_steps,
+            time_attr=STEP,
+            metric=SCORE,
+            mode="max",
+            max_t=max_steps,
+            grace_period=min(settings.grace_steps or 1, max_steps),
+            reduction_factor=settings.reduction_factor,
+        )
+    if settings.kind == "pbt":
+        return _PopulationBasedTraining(
+            max_steps,
+            time_attr=STEP,
+            metric=SCORE,
+            mode="max",
+            perturbation_interval=float(settings.interval_steps or 1),
+            # Trials are compared at the same step, so that their speeds and start times matter little.
+            synch=True,
+            hyperparam_mutations={
+                "trial": {"point": {name: sampling_domain(axis) for name, axis in sweep.axes.items()}}
+            },
+        )
+    return None
 
 
 class _Asha(ASHAScheduler):
-    """Stops no trial that has taken all its steps: it is yet to be evaluated."""
+    """ASHA that lets a trial at its last step continue: it has yet to be evaluated."""
 
     def __init__(self, max_steps: int, **settings: Any) -> None:
         super().__init__(**settings)
@@ -29,8 +82,8 @@ class _Asha(ASHAScheduler):
         return self.CONTINUE if result[STEP] >= self._max_steps else decision
 
 
-class _Population(PopulationBasedTraining):
-    """Exchanges nothing at the last step, from which nobody trains on."""
+class _PopulationBasedTraining(PopulationBasedTraining):
+    """Population-based training that exchanges nothing at the last step, after which no trial trains."""
 
     def __init__(self, max_steps: int, **settings: Any) -> None:
         super().__init__(**settings)
@@ -42,58 +95,12 @@ class _Population(PopulationBasedTraining):
         return super().on_trial_result(tune_controller, trial, result)
 
 
-def scheduler_of(sweep: SweepConfig, max_steps: int) -> TrialScheduler | None:
-    """What stops or changes trials on the way; None where all are trained to their end.
+def make_search_algorithm(sweep: SweepConfig, concurrent: int) -> Searcher | None:
+    """Searcher that chooses points by the scores of earlier trials; None if all points are known in advance.
 
     Args:
         sweep: the sweep.
-        max_steps: of a trial.
-    """
-    about = sweep.scheduler
-    if about.kind == "asha":
-        return _Asha(
-            max_steps,
-            time_attr=STEP,
-            metric=SCORE,
-            mode="max",
-            max_t=max_steps,
-            grace_period=min(about.grace_steps or 1, max_steps),
-            reduction_factor=about.reduction_factor,
-        )
-    if about.kind == "pbt":
-        return _Population(
-            max_steps,
-            time_attr=STEP,
-            metric=SCORE,
-            mode="max",
-            perturbation_interval=float(about.interval_steps or 1),
-            # All at the same step, so that it matters little who is fast, or has room to run.
-            synch=True,
-            hyperparam_mutations={
-                "place": {"point": {name: domain(axis) for name, axis in sweep.axes.items()}}
-            },
-        )
-    return None
-
-
-def space_of(sweep: SweepConfig, waiting: Sequence[Trial], files: ResultFolder) -> dict[str, Any]:
-    """What Ray Tune makes trials of: those that are known, or, of `optuna`, distributions."""
-    if sweep.search.kind == "optuna":
-        axes = {name: domain(axis) for name, axis in sweep.axes.items()}
-        return {"place": {"point": axes, "seed": sweep.seeds[0]}}
-    return {"place": ray.tune.grid_search([_place(sweep, trial, files) for trial in waiting])}
-
-
-def _place(sweep: SweepConfig, trial: Trial, files: ResultFolder) -> dict[str, Any]:
-    point = trial.point
-    if sweep.scheduler.kind == "pbt":
-        # It goes on with the values that it had come to.
-        point = files.progress(trial.name).point or point
-    return {"point": point, "seed": trial.seed, "name": trial.name}
-
-
-def search_of(sweep: SweepConfig, concurrent_trials: int) -> Searcher | None:
-    """What chooses the points by the scores of those before; None where they are known.
+        concurrent: number of concurrent trials.
 
     Raises:
         InputError: Optuna is not installed.
@@ -105,4 +112,19 @@ def search_of(sweep: SweepConfig, concurrent_trials: int) -> Searcher | None:
     from ray.tune.search.optuna import OptunaSearch
 
     search = OptunaSearch(metric=SCORE, mode="max", seed=sweep.search.seed)
-    return ConcurrencyLimiter(search, max_concurrent=concurrent_trials)
+    return ConcurrencyLimiter(search, max_concurrent=concurrent)
+
+
+def param_space(sweep: SweepConfig, trials: Sequence[Trial], files: ResultFolder) -> dict[str, Any]:
+    """Ray Tune's parameter space: a grid of the planned trials, or for `optuna` the axes' distributions."""
+    if sweep.search.kind == "optuna":
+        axes = {name: sampling_domain(axis) for name, axis in sweep.axes.items()}
+        return {"trial": {"point": axes, "seed": sweep.seeds[0]}}
+    settings = []
+    for trial in trials:
+        point = trial.point
+        if sweep.scheduler.kind == "pbt":
+            # A resumed trial continues with the values that the scheduler had given it.
+            point = files.progress(trial.name).point or point
+        settings.append({"point": point, "seed": trial.seed, "name": trial.name})
+    return {"trial": ray.tune.grid_search(settings)}

@@ -1,9 +1,9 @@
-"""Turn a question into a table with error bars: trials on Ray Tune, and a page that answers.
+"""Run a sweep: trials on Ray Tune, and a report with a verdict and error bars.
 
     python -m tune.sweep tune/ablations/sharing.yaml [--smoke]
 
-A trial is the same `pipelines.train` and `pipelines.evaluate` that a person runs. The same command resumes:
-what has ended is not run again, what was interrupted goes on from its checkpoint.
+A trial is an ordinary run of `pipelines.train` and `pipelines.evaluate`. The same command resumes a sweep:
+trials that have ended do not run again, interrupted ones resume from their checkpoints.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from rwsa.training.context import StopSignal
 from rwsa.training.loop import PreemptedError
 from tune.dry_run import format_plan
 from tune.ray_tune import run_trials
-from tune.report_log import log_answer
-from tune.results import ResultFolder, TrialResult, ended_on
-from tune.spaces import Trial, base_values, trial_at, trials
+from tune.report import log_report
+from tune.search_space import Trial, base_values, make_trial, plan_trials
 from tune.sweep_config import SweepConfig, read_sweep
-from tune.sweep_report import Answer, answer, rule_of
-from tune.trial import Common, axis_name
+from tune.sweep_report import SweepReport, make_report, winner_rule
+from tune.trial import TrialContext, axis_name
+from tune.trial_results import ResultFolder, TrialResult, if_current
 
 _TAGS = {"rwsa.kind": "sweep"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSummary:
-    """What a sweep came to.
+    """Outcome of a sweep.
 
     Attributes:
-        rows: one a trial, in the order of the sweep.
-        answer: what follows from them.
-        run_id: the parent run in MLflow.
-        page: the answer page.
-        seconds: that this call took to run trials.
+        results: one per trial, in the order of the sweep.
+        report: statistics and verdict.
+        run_id: of the parent run in MLflow.
+        page: path of the report page.
+        seconds: that this call ran trials.
     """
 
-    rows: list[TrialResult]
-    answer: Answer
+    results: list[TrialResult]
+    report: SweepReport
     run_id: str
     page: Path
     seconds: float
@@ -68,75 +68,69 @@ def sweep(
     retry_failed: bool = False,
     stop: StopSignal | None = None,
 ) -> SweepSummary:
-    """Run every trial that has not ended yet, and answer the sweep's question by those that have.
+    """Run every trial that has not ended, then write the report.
 
     Args:
         config: the sweep.
-        settings: `a.b=v` over the trials' training configuration.
-        retry_failed: run failed trials again, too.
-        stop: ends the sweep early, with an answer of what there is.
+        settings: `a.b=v` overrides of the trials' training configuration.
+        retry_failed: run failed trials again.
+        stop: interrupts the sweep; the report then covers the trials that have finished.
 
     Raises:
         InputError: the sweep, its data or MLflow cannot be used.
-        PreemptedError: somebody ended it; the answer so far is written, and the same call goes on.
+        PreemptedError: the sweep was interrupted; the report is written, and the same call resumes.
     """
-    config, values, planned, one = _prepared(config, settings)
-    files = _files(config, one)
+    config, values, planned, example = _prepare(config, settings)
+    files = _result_folder(config, example)
     if retry_failed:
-        _forget_failed(files, planned)
-    tracker = Tracker(one.storage)
+        for name in [trial.name for trial in planned] or files.trial_names():
+            result = files.result(name)
+            if result is not None and result.status == "failed":
+                files.delete_result(name)
+    tracker = Tracker(example.storage)
     key = f"sweep {files.folder}"
     params = _params(config, planned)
     with (
         exclusive_lock(files.folder),
         tracker.run(config.name, key=key, params=params, tags=_TAGS) as run,
     ):
-        # Before any trial, and kept, so that nobody can say that it was made to fit.
-        stated = files.stated_rule(rule_of(config))
-        run.tag(rwsa__rule=stated, mlflow__note__content=config.question)
-        common = Common(
+        rule = files.preregister_rule(winner_rule(config))
+        run.tag(rwsa__rule=rule, mlflow__note__content=config.question)
+        context = TrialContext(
             sweep=config, values=values, folder=str(files.folder), cwd=str(Path.cwd()), parent=run.run_id
         )
         start_ray()
         if stop is not None:
-            stop.arm()  # Ray has a handler of its own, which ends the process
-            # What Ray Tune takes, beside Ctrl-C, as the word to end.
+            stop.arm()  # after Ray has installed its own handler, which would end the process
+            # Besides Ctrl-C, Ray Tune stops on SIGUSR1.
             stop.then(lambda: signal.raise_signal(signal.SIGUSR1))
         started = time.monotonic()
-        ended_by = run_trials(common, planned, max_steps=one.max_steps)
+        ended_by = run_trials(context, planned, max_steps=example.max_steps)
         seconds = time.monotonic() - started
-        rows = _rows(common, planned)
-        _close_unfinished(tracker, config, values, rows)
-        found = answer(config, rows, stated=stated)
-        page = log_answer(run, config, rows, found, files.folder, about=_about(rows, seconds))
+        results = _results(context, planned)
+        _close_unfinished(tracker, config, values, results)
+        report = make_report(config, results, preregistered_rule=rule)
+        page = log_report(run, config, results, report, files.folder, about=_about(results, seconds))
         if ended_by == "interrupt":
-            raise PreemptedError(f"interrupted; the same command goes on from there. So far: {page}")
-    return SweepSummary(rows=rows, answer=found, run_id=run.run_id, page=page, seconds=seconds)
+            raise PreemptedError(f"interrupted; the same command resumes the sweep. Report so far: {page}")
+    return SweepSummary(results=results, report=report, run_id=run.run_id, page=page, seconds=seconds)
 
 
-def _prepared(
+def _prepare(
     config: SweepConfig, settings: Sequence[str]
 ) -> tuple[SweepConfig, dict[str, Any], list[Trial], TrainRunConfig]:
-    """The sweep with absolute cards, what its trials have in common, the trials, and one training of them."""
+    """The sweep with absolute card paths, its `base_values`, its planned trials, and one trial's training."""
     values = base_values(config, settings)
     config = dataclasses.replace(config, corpora=tuple(absolute_location(card) for card in config.corpora))
-    planned = trials(config, values)
+    planned = plan_trials(config, values)
     if planned:
         return config, values, planned, planned[0].train
     point = {name: axis.range[0] if axis.range else axis.choices[0] for name, axis in config.axes.items()}
-    return config, values, planned, trial_at(config, values, point, config.seeds[0]).train
+    return config, values, planned, make_trial(config, values, point, config.seeds[0]).train
 
 
-def _files(config: SweepConfig, one: TrainRunConfig) -> ResultFolder:
-    """Where the sweep's results are; `one` is a training of it."""
-    return ResultFolder(f"{one.storage.root}/sweeps/{config.name}")
-
-
-def _forget_failed(files: ResultFolder, planned: Sequence[Trial]) -> None:
-    for name in [trial.name for trial in planned] or files.names():
-        result = files.result(name)
-        if result is not None and result.status == "failed":
-            files.forget(name)
+def _result_folder(config: SweepConfig, train: TrainRunConfig) -> ResultFolder:
+    return ResultFolder(f"{train.storage.root}/sweeps/{config.name}")
 
 
 def _params(config: SweepConfig, planned: Sequence[Trial]) -> dict[str, Any]:
@@ -155,56 +149,62 @@ def _params(config: SweepConfig, planned: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def _rows(common: Common, planned: Sequence[Trial]) -> list[TrialResult]:
-    """In the order of the sweep; of points that were chosen on the way, by their names."""
-    files, evaluated, found = common.files, common.evaluated, list[TrialResult]()
+def _results(context: TrialContext, planned: Sequence[Trial]) -> list[TrialResult]:
+    """Results in the order of the sweep; of points that Optuna chose, sorted by name."""
+    files, settings = context.files, context.evaluation_settings
     if planned:
-        return files.rows(planned, evaluated)
-    for name in files.names():
-        row, point = files.result(name), files.progress(name).point
-        point = point if row is None else row.point
-        if point is None or set(point) != set(common.sweep.axes):
+        return files.results(planned, settings)
+    results = []
+    for name in files.trial_names():
+        result = files.result(name)
+        point = files.progress(name).point if result is None else result.point
+        if point is None or set(point) != set(context.sweep.axes):
             continue
-        seed = common.sweep.seeds[0]
-        # Others are of a sweep of this name that was configured otherwise.
-        if trial_at(common.sweep, common.values, point, seed).name == name:
-            found.append(ended_on(row, evaluated) or files.waiting(name, point, seed))
-    return found
+        seed = context.sweep.seeds[0]
+        # Other names belong to a sweep of the same name with another configuration.
+        if make_trial(context.sweep, context.values, point, seed).name == name:
+            results.append(if_current(result, settings) or files.waiting_result(name, point, seed))
+    return results
 
 
 def _close_unfinished(
-    tracker: Tracker, config: SweepConfig, values: dict[str, Any], rows: Sequence[TrialResult]
+    tracker: Tracker, config: SweepConfig, values: dict[str, Any], results: Sequence[TrialResult]
 ) -> None:
-    """End the runs of trials that were stopped or failed: their processes may have had no time for it."""
-    for row in rows:
+    """Close the MLflow runs of stopped and failed trials, which their processes may not have done."""
+    for row in results:
         if row.status in ("stopped", "failed"):
-            train = trial_at(config, values, row.point, row.seed).train
+            train = make_trial(config, values, row.point, row.seed).train
             run = tracker.run(row.trial, key=run_key(dataclasses.replace(train, name=row.trial)))
             run.tag(rwsa__ended=row.status, rwsa__reason=row.reason or "")
             run.close("KILLED" if row.status == "stopped" else "FAILED")
 
 
-def _about(rows: Sequence[TrialResult], seconds: float) -> dict[str, str]:
-    training = sum(row.seconds for row in rows)
-    evaluation = sum(row.evaluation_seconds for row in rows)
+def _about(results: Sequence[TrialResult], seconds: float) -> dict[str, str]:
+    training = sum(row.seconds for row in results)
+    evaluation = sum(row.evaluation_seconds for row in results)
     return {
         "took": f"training {duration(training)} and evaluation {duration(evaluation)}, summed over trials;"
         f" the last start of the sweep ran for {duration(seconds)}"
     }
 
 
-def format_rows(summary: SweepSummary) -> str:
-    """The verdict, and a line a configuration, for a terminal."""
-    lines = [summary.answer.verdict, ""]
-    width = max((len(one.label) for one in summary.answer.configurations), default=0)
-    for one in summary.answer.configurations:
-        cells = [
-            "–" if mean is None else f"{mean.mean:.3f}{'' if mean.std is None else f' ± {mean.std:.3f}'}"
-            for mean in (one.home, one.abroad)
-        ]
-        lines.append(f"{one.label:{width}}  in domain {cells[0]:>15}  out of domain {cells[1]:>15}")
-    lines += [f"{row.trial}: {row.status}: {row.reason}" for row in summary.rows if row.status != "finished"]
-    counts = ", ".join(f"{count} {status}" for status, count in summary.answer.counts.items())
+def format_summary(summary: SweepSummary) -> str:
+    """The verdict, one line per configuration, and one per trial that did not finish."""
+    configurations = summary.report.configurations
+    lines = [summary.report.verdict, ""]
+    width = max((len(configuration.label) for configuration in configurations), default=0)
+    for configuration in configurations:
+        in_domain, out_of_domain = (
+            "–" if score is None else f"{score.mean:.3f}{'' if score.std is None else f' ± {score.std:.3f}'}"
+            for score in (configuration.in_domain, configuration.out_of_domain)
+        )
+        lines.append(
+            f"{configuration.label:{width}}  in domain {in_domain:>15}  out of domain {out_of_domain:>15}"
+        )
+    lines += [
+        f"{row.trial}: {row.status}: {row.reason}" for row in summary.results if row.status != "finished"
+    ]
+    counts = ", ".join(f"{count} {status}" for status, count in summary.report.counts.items())
     return "\n".join(
         [*lines, f"{counts} in {duration(summary.seconds)}; {summary.page}; MLflow run {summary.run_id}"]
     )
@@ -237,14 +237,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         except PreemptedError as interrupted:
             print(interrupted, file=sys.stderr)
             return 128 + (stop.number or signal.SIGINT)
-    print(format_rows(summary))
-    return 1 if any(row.status == "failed" for row in summary.rows) else 0
+    print(format_summary(summary))
+    return 1 if any(row.status == "failed" for row in summary.results) else 0
 
 
 def _dry_run(config: SweepConfig, settings: Sequence[str]) -> str:
-    config, _, planned, one = _prepared(config, settings)
+    config, _, planned, example = _prepare(config, settings)
     start_ray()
-    return format_plan(config, planned, _files(config, one), ray.cluster_resources())
+    return format_plan(config, planned, _result_folder(config, example), ray.cluster_resources())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A sweep as configuration: a small YAML that asks a question."""
+"""Configuration of a sweep, read from YAML."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Range = tuple[float, float]
 
 
 @config
-class Axis:
-    """What one axis varies; exactly one of `values`, `named`, `uniform`, `log_uniform`.
+class SweepAxis:
+    """One axis of the search space; exactly one of `values`, `named`, `uniform`, `log_uniform`.
 
     Attributes:
-        values: of the configuration key that the axis is called by (`model.sharing`).
-        named: name to configuration keys laid over the base, for what takes several keys. Beside them,
-            `match` says that the model's widths are to be searched; see `tune.matching.Match`.
-        uniform, log_uniform: lower and upper end of a distribution of such a key.
-        baseline: the value that the others are compared with; the first by default.
+        values: values of the configuration key that is the axis's name (`model.sharing`).
+        named: names of values, each with the configuration keys that it overrides. Its key `match` requests
+            a search for the model's widths; see `tune.capacity_matching.CapacityMatch`.
+        uniform, log_uniform: lower and upper bound of a distribution of such a key.
+        baseline: the value that the others are compared with; by default the first.
     """
 
     values: tuple[Any, ...] | None = None
@@ -39,29 +39,29 @@ class Axis:
         kinds = (self.values, self.named, self.uniform, self.log_uniform)
         given = [kind for kind in kinds if kind is not None]
         if len(given) != 1:
-            raise ValueError("an axis takes exactly one of values, named, uniform, log_uniform")
+            raise ValueError("an axis accepts exactly one of values, named, uniform, log_uniform")
         if not given[0]:
             raise ValueError("an axis needs at least one value")
         if self.range is not None and not self.range[0] < self.range[1]:
-            raise ValueError(f"{list(self.range)}: the lower end must come first")
+            raise ValueError(f"{list(self.range)}: the lower bound must come first")
         if self.log_uniform is not None and self.log_uniform[0] <= 0:
-            raise ValueError("log_uniform needs ends above 0")
+            raise ValueError("log_uniform needs bounds above 0")
         if self.baseline is not None and self.baseline not in self.choices:
             raise ValueError(f"baseline {self.baseline!r} is not among {list(self.choices)}")
 
     @property
     def range(self) -> Range | None:
-        """Of a distribution."""
+        """Bounds of a distribution; None for an axis with values."""
         return self.uniform or self.log_uniform
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The values, or the names of them; of a distribution none."""
+        """The values or their names; empty for a distribution."""
         return self.values if self.values is not None else tuple(self.named or ())
 
     @property
-    def compared_with(self) -> Any:
-        """The value that the others are compared with; None for a distribution."""
+    def baseline_value(self) -> Any:
+        """Value that the others are compared with; None for a distribution."""
         if self.range is not None:
             return None
         return self.choices[0] if self.baseline is None else self.baseline
@@ -69,13 +69,13 @@ class Axis:
 
 @config
 class SearchConfig:
-    """Which points of the axes become trials.
+    """Search algorithm: which points of the search space become trials.
 
     Attributes:
-        kind: `grid`, every combination; `star`, the baseline and what differs from it on one axis;
-            `random`, so many draws; `optuna`, so many, chosen by Optuna's TPE by the scores of those before.
-        trials: how many, of `random` and `optuna`.
-        seed: of the draws.
+        kind: `grid`, every combination; `star`, the baseline and all points that differ from it on one
+            axis; `random`, random points; `optuna`, points that Optuna's TPE chooses from earlier scores.
+        trials: number of trials of `random` and `optuna`.
+        seed: of `random` and `optuna`.
     """
 
     kind: Literal["grid", "star", "random", "optuna"] = "grid"
@@ -84,19 +84,20 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if (self.trials is None) == (self.kind in ("random", "optuna")):
-            raise ValueError("search.trials goes with the kinds random and optuna, and with no other")
+            raise ValueError("search.trials belongs to the kinds random and optuna only")
 
 
 @config
 class SchedulerConfig:
-    """What happens to trials on the way, by their validation scores.
+    """Scheduler: which trials stop or change during training, by their validation scores.
 
     Attributes:
-        kind: `none`, all are trained to their end; `asha` stops the worse part of them early; `pbt` lets the
-            worst go on from the checkpoints of the best, with changed values (of the optimiser alone).
-        grace_steps: `asha` stops none before.
-        reduction_factor: of `asha`: of so many, one goes on at every rung.
-        interval_steps: `pbt` changes trials so often.
+        kind: `none` trains all trials to the last step; `asha` stops the worse ones early; `pbt`
+            (population-based training) lets the worst continue from checkpoints of the best, with changed
+            values of the optimiser.
+        grace_steps: `asha` stops no trial before this step.
+        reduction_factor: `asha` continues one of so many trials at every rung.
+        interval_steps: `pbt` compares trials every so many steps.
     """
 
     kind: Literal["none", "asha", "pbt"] = "none"
@@ -107,36 +108,38 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         for kind, name in (("asha", "grace_steps"), ("pbt", "interval_steps")):
             if (self.kind == kind) != (getattr(self, name) is not None):
-                raise ValueError(f"scheduler.{name} goes with the kind {kind}, and with no other")
+                raise ValueError(f"scheduler.{name} belongs to the kind {kind} only")
 
 
 @config
 class SweepConfig:
-    """What to vary, over what, how far, and where to look.
+    """A sweep.
 
     Attributes:
-        name: of the sweep, of its folder and of its parent run.
-        question: that the page answers, in a sentence.
-        base: training configurations laid over each other (names from pipelines/configs, or paths).
-        set: keys over those, as nested mappings.
-        axes: what to vary, by configuration keys or by names of one's own.
-        seeds: each point once a seed.
-        corpora: cards to evaluate the trials on, in-domain first.
-        examples: clips a corpus; each card's own number by default.
-        audio_clips: clips a corpus that each trial's evaluation lets one hear.
-        metric: that decides; trials choose their best checkpoints by it, too.
-        workers: Ray Train workers a trial; 0 trains in the trial's own process, if its node has the CPUs.
-        cpus_per_worker: threads of each.
-        concurrent_trials: at the most so many at once; by default as many as the cluster has room for.
-        budget_hours: after which no trial goes on; the same command continues with as many again.
-        max_failures: lost processes or nodes after which a trial is given up.
+        name: of the sweep, its folder and its parent run in MLflow.
+        question: one sentence, which the report answers.
+        base: training configurations merged in order (names from pipelines/configs, or paths).
+        set: keys that override `base`, as nested mappings.
+        axes: what to vary, by configuration keys or, for `named` values, by any name.
+        search: which points become trials.
+        scheduler: which trials stop early.
+        seeds: each point is one trial per seed.
+        corpora: cards of the corpora to evaluate on, in-domain first.
+        examples: clips per corpus; by default the number in each card.
+        audio_clips: audio samples per corpus that each trial's evaluation logs.
+        metric: ranks configurations and selects each trial's best checkpoint.
+        workers: Ray Train workers per trial; 0 trains in the trial's own process if its node has enough CPUs.
+        cpus_per_worker: CPUs, and so threads, per worker.
+        concurrent_trials: limit of trials at once; by default as many as the cluster has room for.
+        budget_hours: time limit of one start of the sweep; the next start has as many hours again.
+        max_failures: retries of a trial whose process or node is lost.
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     question: str
     base: tuple[str, ...]
     set: dict[str, Any] = field(default_factory=dict)
-    axes: dict[str, Axis]
+    axes: dict[str, SweepAxis]
     search: SearchConfig = SearchConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
@@ -152,12 +155,12 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds {list(self.seeds)}: one is there twice")
+            raise ValueError(f"seeds {list(self.seeds)}: one is listed twice")
         kinds = {name for name, axis in self.axes.items() if axis.range is not None}
         if kinds and self.search.kind in ("grid", "star"):
             raise ValueError(f"axis '{min(kinds)}' is a distribution; set search.kind to random or optuna")
         if self.search.kind == "optuna" and len(self.seeds) > 1:
-            raise ValueError("search.kind optuna takes one seed; run the best points again with several")
+            raise ValueError("search.kind optuna accepts one seed; run the best points again with several")
         if self.scheduler.kind == "pbt":
             self._check_population()
 
@@ -167,27 +170,28 @@ class SweepConfig:
         fixed = [name for name in self.axes if not name.startswith("optimiser.")]
         if fixed:
             raise ValueError(
-                f"scheduler.kind pbt changes values while a trial trains, which axis '{fixed[0]}' does not"
-                " bear; keep to keys of optimiser"
+                f"scheduler.kind pbt changes values during training, which axis '{fixed[0]}' does not"
+                " allow; vary keys of optimiser only"
             )
 
 
 def read_sweep(path: Path, *, smoke: bool = False) -> SweepConfig:
-    """Read a sweep.
+    """Read a sweep from YAML.
 
     Args:
-        path: its YAML. An axis may be a bare list, which stands for `values`.
-        smoke: lay tune/scales/smoke.yaml over it, then what stands under its own key `smoke`: minutes on two
-            cores, to see that it works.
+        path: the YAML file. An axis may be a plain list, short for `values`.
+        smoke: apply the smoke scale, a run of minutes: merge tune/scales/smoke.yaml over the sweep, then the
+            sweep's own key `smoke`.
 
     Raises:
-        InputError: it cannot be read, a key is unknown, missing or ill-typed; or it has no smoke scale.
+        InputError: the file cannot be read, a key is unknown, missing or ill-typed, or the sweep has no key
+            `smoke`.
     """
     values = read_yaml(path)
     own = values.pop("smoke", None)
     if smoke:
         if own is None:
-            raise InputError(f"{path}: has no smoke scale; write one under the key 'smoke' ({{}} will do)")
+            raise InputError(f"{path}: has no smoke scale; add the key 'smoke' ({{}} is enough)")
         values = merge(merge(values, read_yaml(SMOKE)), own)
         values["name"] = f"{values.get('name')}-smoke"
     axes = values.get("axes")

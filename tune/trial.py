@@ -1,6 +1,6 @@
-"""What one trial does, in a process of Ray Tune's: it trains and evaluates as a person would.
+"""One trial, run in a process of Ray Tune: train, evaluate, save the result.
 
-What comes of it goes to files of the sweep; Ray Tune is told of validation scores alone.
+Results are files in the sweep's folder; Ray Tune receives the validation scores only.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from rwsa.models.cost import cost
 from rwsa.training.checkpoints import ABOUT, local
 from rwsa.training.loop import DivergedError
 from rwsa.training.memory import enough_memory
-from tune.results import Evaluated, ResultFolder, TrialResult, ended_on
-from tune.spaces import Trial, trial_at
+from tune.search_space import Trial, make_trial
 from tune.sweep_config import SweepConfig
+from tune.trial_results import EvaluationSettings, ResultFolder, TrialResult, if_current
 
-# What Ray Tune is told of a trial.
+# Keys of what a trial reports to Ray Tune.
 STEP, SCORE = "step", "score"
 _DONOR = "donor.json"
 
 
 @config
-class Common:
-    """What all trials of a sweep share.
+class TrialContext:
+    """Everything that the trials of a sweep share.
 
     Attributes:
-        sweep: it.
-        values: what their configurations have in common, from `tune.spaces.base_values`.
+        sweep: configuration of the sweep.
+        values: training configuration shared by all trials, from `tune.search_space.base_values`.
         folder: of the sweep.
-        cwd: where it was started; cards name their recordings relative to that.
-        parent: its run in MLflow.
+        cwd: directory in which the sweep was started; cards name their recordings relative to it.
+        parent: id of the sweep's MLflow run.
     """
 
     sweep: SweepConfig
@@ -64,60 +64,60 @@ class Common:
 
     @property
     def files(self) -> ResultFolder:
-        """Where results are kept."""
+        """Files of the sweep."""
         return ResultFolder(self.folder)
 
     @property
-    def evaluated(self) -> Evaluated:
-        """What finished trials were evaluated on."""
-        return Evaluated(corpora=self.sweep.corpora, examples=self.sweep.examples)
+    def evaluation_settings(self) -> EvaluationSettings:
+        """What finished trials are evaluated on."""
+        return EvaluationSettings(corpora=self.sweep.corpora, examples=self.sweep.examples)
 
-    def ended(self, trial: str) -> TrialResult | None:
-        """What became of a trial; None where it has not ended, or was evaluated on something else."""
-        return ended_on(self.files.result(trial), self.evaluated)
+    def result(self, trial: str) -> TrialResult | None:
+        """Result of a trial; None if it has not ended or was evaluated with other settings."""
+        return if_current(self.files.result(trial), self.evaluation_settings)
 
-    def trial(self, place: Mapping[str, Any]) -> Trial:
-        """The trial that a place in Ray Tune's space stands for; one of a population keeps its name."""
-        trial = trial_at(self.sweep, self.values, place["point"], place["seed"])
-        name = place.get("name", trial.name)
+    def trial(self, settings: Mapping[str, Any]) -> Trial:
+        """The trial of one entry in Ray Tune's parameter space: `point`, `seed` and, if known, `name`."""
+        trial = make_trial(self.sweep, self.values, settings["point"], settings["seed"])
+        name = settings.get("name", trial.name)
         return dataclasses.replace(trial, name=name, train=dataclasses.replace(trial.train, name=name))
 
 
-def run_trial(settings: dict[str, Any], common: Mapping[str, Any]) -> None:
-    """Run a trial, or go on with it.
+def run_trial(settings: dict[str, Any], context: Mapping[str, Any]) -> None:
+    """Run or resume a trial.
 
     Args:
-        settings: `place`, with `point` and `seed`, and with `name` where it is known beforehand.
-        common: `Common` as a plain mapping.
+        settings: `trial`, with `point`, `seed` and, if known in advance, `name`.
+        context: `TrialContext` as a plain mapping.
     """
-    shared = build(Common, common, where="common")
-    os.chdir(shared.cwd)  # Tune starts trials elsewhere
+    shared = build(TrialContext, context, where="context")
+    os.chdir(shared.cwd)  # Ray Tune starts trials in a directory of its own
     population = shared.sweep.scheduler.kind == "pbt"
-    place = settings["place"]
+    trial_settings = settings["trial"]
     if population:
-        # After an exchange the settings are the donor's, its name included.
-        place = {**place, "name": ray.tune.get_context().get_trial_name()}
-    trial, files = shared.trial(place), shared.files
-    reporter = _Reporter(trial, files, shared.sweep.metric, population=population)
+        # After an exchange the settings are the donor's, including its name.
+        trial_settings = {**trial_settings, "name": ray.tune.get_context().get_trial_name()}
+    trial, files = shared.trial(trial_settings), shared.files
+    reporter = _ScoreReporter(trial, files, shared.sweep.metric, population=population)
     if population:
-        _adopt(trial)
+        _load_donor_checkpoint(trial)
     else:
-        reporter.tell_again()
-    if shared.ended(trial.name) is not None:
+        reporter.report_earlier_scores()
+    if shared.result(trial.name) is not None:
         return
     try:
-        with enough_memory():  # for what follows training, too
-            files.put(_finished(shared, trial, reporter))
+        with enough_memory():  # for evaluation, too
+            files.save_result(_train_and_evaluate(shared, trial, reporter))
     except UnreachableError:
-        raise  # it may be back when Ray Tune tries again
+        raise  # Ray Tune retries, when the service may be back
     except (InputError, DivergedError) as error:
         if files.result(trial.name) is not None:
-            raise  # what is known of it stays; it was only to be evaluated anew
-        files.put(ended(trial, files, "failed", str(error)))
+            raise  # only its repeated evaluation failed; keep the earlier result
+        files.save_result(unfinished_result(trial, files, "failed", str(error)))
 
 
-def ended(trial: Trial, files: ResultFolder, status: Any, reason: str) -> TrialResult:
-    """The row of a trial that was not trained to its end."""
+def unfinished_result(trial: Trial, files: ResultFolder, status: Any, reason: str) -> TrialResult:
+    """Result of a trial that stopped or failed before its last step."""
     progress = files.progress(trial.name)
     return TrialResult(
         trial=trial.name,
@@ -132,8 +132,8 @@ def ended(trial: Trial, files: ResultFolder, status: Any, reason: str) -> TrialR
     )
 
 
-class _Reporter:
-    """Keeps what each checkpoint scored, and tells Ray Tune."""
+class _ScoreReporter:
+    """Callback after each checkpoint: saves its validation score and reports it to Ray Tune."""
 
     def __init__(self, trial: Trial, files: ResultFolder, metric: str, *, population: bool) -> None:
         self._trial, self._files, self._metric, self._population = trial, files, metric, population
@@ -141,53 +141,56 @@ class _Reporter:
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         score = values.get(f"valid_{self._metric}")
-        if score is None:  # saved because it was asked to end, without a validation
+        if score is None:  # a checkpoint saved on SIGTERM, without validation
             return
-        self.note(step, score)
+        self._save(step, score)
         if not self._population:
             ray.tune.report({STEP: step, SCORE: score})
             return
         with tempfile.TemporaryDirectory(prefix="rwsa-member-") as folder:
-            given = self._copied(step, Path(folder))
-            checkpoint = ray.tune.Checkpoint.from_directory(folder) if given else None
+            copied = self._copy_checkpoint(step, Path(folder))
+            checkpoint = ray.tune.Checkpoint.from_directory(folder) if copied else None
             ray.tune.report({STEP: step, SCORE: score}, checkpoint=checkpoint)
 
-    def tell_again(self) -> None:
-        """Tell what was told before an interruption, and what was only saved, to schedulers and searches."""
+    def report_earlier_scores(self) -> None:
+        """Report scores from before an interruption to the scheduler and the search algorithm.
+
+        Includes the score of a checkpoint that was saved but not reported.
+        """
         progress = self._files.progress(self._trial.name)
         latest = checkpoints_of(self._trial.train).latest()
         if latest is not None:
             about = read_json(latest / ABOUT)
-            told = progress.reports[-1][0] if progress.reports else 0
-            if about["step"] > told and about.get("score") is not None:
-                self.note(about["step"], about["score"])
+            reported = progress.reports[-1][0] if progress.reports else 0
+            if about["step"] > reported and about.get("score") is not None:
+                self._save(about["step"], about["score"])
         for step, score in self._files.progress(self._trial.name).reports:
             ray.tune.report({STEP: step, SCORE: score})
 
-    def _copied(self, step: int, folder: Path) -> bool:
-        """Copy the checkpoint of a step; workers may be far ahead, and have dropped it."""
+    def _copy_checkpoint(self, step: int, folder: Path) -> bool:
+        """Copy the checkpoint of a step; False if workers, far ahead, have already deleted it."""
         checkpoint = checkpoints_of(self._trial.train).at(step)
         if checkpoint is None:
             return False
         try:
             with local(checkpoint) as files:
                 shutil.copytree(files, folder, dirs_exist_ok=True)
-        except (OSError, shutil.Error):  # dropped meanwhile
+        except (OSError, shutil.Error):  # deleted while copying
             return False
         write_json(folder / _DONOR, {"name": self._trial.name, "step": step})
         return True
 
-    def note(self, step: int, score: float) -> None:
-        """Keep a score and the time that it took since the last."""
+    def _save(self, step: int, score: float) -> None:
+        """Save a score and the time since the last one."""
         now = time.monotonic()
         progress = self._files.progress(self._trial.name)
         progress = progress.with_report(step, score, now - self._since, point=self._trial.point)
-        self._files.put_progress(self._trial.name, progress)
+        self._files.save_progress(self._trial.name, progress)
         self._since = now
 
 
-def _adopt(trial: Trial) -> None:
-    """Go on from another trial's checkpoint where the population's scheduler has chosen so."""
+def _load_donor_checkpoint(trial: Trial) -> None:
+    """Replace a trial's checkpoints with that of another trial if population-based training chose so."""
     checkpoint = ray.tune.get_checkpoint()
     if checkpoint is None:
         return
@@ -197,11 +200,10 @@ def _adopt(trial: Trial) -> None:
             checkpoints_of(trial.train).replace_all(donor["step"], Path(folder), leave_out=(_DONOR,))
 
 
-def _finished(shared: Common, trial: Trial, reporter: _Reporter) -> TrialResult:
-    """Train, evaluate, and say what came of it."""
-    sweep = shared.sweep
-    trained = _trained(sweep, trial, reporter, shared.parent)
-    began = time.monotonic()
+def _train_and_evaluate(context: TrialContext, trial: Trial, reporter: _ScoreReporter) -> TrialResult:
+    sweep = context.sweep
+    trained = _train(sweep, trial, reporter, context.parent)
+    started = time.monotonic()
     evaluated = evaluate(
         [trained.weights],
         [Path(card) for card in sweep.corpora],
@@ -221,7 +223,7 @@ def _finished(shared: Common, trial: Trial, reporter: _Reporter) -> TrialResult:
     run.close()
     network = load_model(trained.weights)
     shares = network.shared_shares() if isinstance(network, RWSAMambaUNet) else {}
-    progress = shared.files.progress(trial.name)
+    progress = context.files.progress(trial.name)
     return TrialResult(
         trial=trial.name,
         point=trial.point,
@@ -231,71 +233,68 @@ def _finished(shared: Common, trial: Trial, reporter: _Reporter) -> TrialResult:
         score=trained.best_score,
         reports=progress.reports,
         seconds=progress.seconds,
-        evaluation_seconds=time.monotonic() - began,
+        evaluation_seconds=time.monotonic() - started,
         parameters=system.parameters,
         multiply_accumulates=cost(network).total,
         run_id=trained.run_id,
         weights=str(trained.weights),
-        evaluated=shared.evaluated,
+        evaluated=context.evaluation_settings,
         means=means,
         clips={corpus.name: _clips(corpus) for corpus in evaluated.corpora},
         shared_shares={level: round(share.item(), 4) for level, share in shares.items()},
     )
 
 
-def _trained(sweep: SweepConfig, trial: Trial, reporter: _Reporter, parent: str) -> TrainSummary:
+def _train(sweep: SweepConfig, trial: Trial, reporter: _ScoreReporter, parent: str) -> TrainSummary:
     settings: dict[str, Any] = {
         "cpus_per_worker": sweep.cpus_per_worker,
         "parent": parent,
         "params": {axis_name(name): value for name, value in trial.point.items()},
         "tags": {"rwsa.kind": "trial", "rwsa.sweep": sweep.name},
         "on_saved": reporter,
-        # Those of a driver that was killed end a little later than it; Optuna may choose a point twice.
+        # A killed driver's trials end a little later than the driver; Optuna may choose a point twice.
         "wait_seconds": 60.0 if sweep.search.kind != "optuna" else math.inf,
     }
-    # A cluster's head may have no CPUs, and a trial holds no GPU: then a worker elsewhere trains.
-    here = _cpus_of_this_node() >= sweep.cpus_per_worker and not ray.cluster_resources().get("GPU")
-    if sweep.workers or not here:
+    # The head may have no CPUs for Ray, and a trial's process holds no GPU: then a worker trains.
+    node_id = ray.get_runtime_context().get_node_id()
+    node = next(node for node in ray.nodes() if node["NodeID"] == node_id)
+    enough_cpus = node["Resources"].get("CPU", 0) >= sweep.cpus_per_worker
+    if sweep.workers or not enough_cpus or ray.cluster_resources().get("GPU"):
         return train(trial.train, workers=max(sweep.workers, 1), **settings)
-    with _cpus_here(sweep.cpus_per_worker):
+    with _reserve_cpus(node_id, sweep.cpus_per_worker):
         return train(trial.train, workers=0, **settings)
 
 
-def _cpus_of_this_node() -> float:
-    own = ray.get_runtime_context().get_node_id()
-    return float(next(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == own))
-
-
 @contextmanager
-def _cpus_here(count: int) -> Iterator[None]:
-    """Hold CPUs of this node meanwhile, and no longer: evaluations, which follow, take them as tasks.
+def _reserve_cpus(node_id: str, count: int) -> Iterator[None]:
+    """Reserve CPUs of a node during training; the evaluation that follows requests them for its own tasks.
 
-    An actor holds them, since it ends with this process, however that ends; a placement group would not.
+    An actor reserves them, as it ends with this process even if that is killed; a placement group would not.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    holder = _Holder.options(num_cpus=count, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    reservation = _CpuReservation.options(num_cpus=count, scheduling_strategy=on_node).remote()  # type: ignore[attr-defined]
     try:
-        ray.get(holder.holds.remote())
+        ray.get(reservation.wait_until_placed.remote())
         yield
     finally:
-        ray.kill(holder)
+        ray.kill(reservation)
 
 
 @ray.remote
-class _Holder:
-    """Does nothing but be there."""
+class _CpuReservation:
+    """Idle actor that occupies CPUs."""
 
-    def holds(self) -> None:
-        """Return when it is."""
+    def wait_until_placed(self) -> None:
+        """Return once the actor runs."""
 
 
 def axis_name(name: str) -> str:
-    """What an axis is called in MLflow: short, and sorted together."""
+    """Name of an axis in MLflow, with a prefix that sorts axes together."""
     return f"axis.{name.rpartition('.')[2]}"
 
 
 def flat_means(means: Mapping[str, Any]) -> dict[str, float]:
-    """`CORPUS.METRIC` of what the network made of the input."""
+    """Mean scores of the enhanced output as `CORPUS.METRIC`."""
     return {
         f"{corpus}.{metric}": value
         for corpus, signals in means.items()
@@ -306,10 +305,10 @@ def flat_means(means: Mapping[str, Any]) -> dict[str, float]:
 
 def _means(corpus: CorpusScores) -> dict[str, dict[str, float | None]]:
     means = {signal: corpus.means(signal) for signal in (NOISY, ENHANCED)}
-    return {signal: {name: of.get(name) for name in METRICS} for signal, of in means.items()}
+    return {signal: {name: scores.get(name) for name in METRICS} for signal, scores in means.items()}
 
 
 def _clips(corpus: CorpusScores) -> dict[str, list[Any]]:
-    """What paired tests need."""
+    """Scores of every clip, for paired tests."""
     scores: dict[str, list[Any]] = {"clip": [clip.clip_id for clip in corpus.clips]}
     return scores | {metric: corpus.values(ENHANCED, metric) for metric in METRICS}

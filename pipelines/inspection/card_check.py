@@ -9,8 +9,8 @@ from pipelines.evaluation.metric_labels import label
 from pipelines.evaluation.noisy_row import VERIFIED, tolerances
 from pipelines.evaluation.noisy_scores import NoisyScores
 from pipelines.inspection.check_report import Counts, Finding, Mark, counted
+from pipelines.inspection.duplicates import Repeat
 from pipelines.inspection.recording_facts import Facts, Recording
-from pipelines.inspection.repeats import Repeat
 from rwsa.audio_facts import CLIPPED_RUN_SAMPLES, CLIPPED_SHARE, AudioFacts
 from rwsa.corpora.cards import SPLITS, CorpusCard
 from rwsa.corpora.manifest import Clip, ClipPair, Manifest, leaks

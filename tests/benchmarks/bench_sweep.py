@@ -22,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="rwsa-bench-") as folder:
         storage = [f"storage.root={folder}", f"storage.tracking_uri=sqlite:///{folder}/mlflow.db"]
         summary = sweep(read_sweep(path, smoke=True), settings=storage)
-    trials = sum(row.seconds + row.evaluation_seconds for row in summary.rows)
-    count = len(summary.rows)
+    trials = sum(row.seconds + row.evaluation_seconds for row in summary.results)
+    count = len(summary.results)
     print(
         f"{path.stem} --smoke: {count} trials in {summary.seconds:.0f} s,"
         f" {60 * count / summary.seconds:.2f} a minute (load {os.getloadavg()[0]:.1f})"

@@ -15,8 +15,8 @@ from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from tests.mlflow_server import tracking_server
 from tests.sweep_rows import rows_of, sweep_of
-from tune.report_log import log_answer
-from tune.sweep_report import answer
+from tune.report import log_report
+from tune.sweep_report import make_report
 from tune.trial import axis_name, flat_means
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
             with tracker.run(row.trial, parent=parent.run_id, params=params) as child:
                 child.log(row.step, flat_means(row.means))
             children.append(child.run_id)
-        found = answer(sweep, rows)
-        page = log_answer(parent, sweep, rows, found, folder, about={})
+        found = make_report(sweep, rows)
+        page = log_report(parent, sweep, rows, found, folder, about={})
     return Logged(
         experiment_id=tracker.experiment_id,
         parent=parent.run_id,
@@ -86,7 +86,7 @@ def test_trials_compare_in_parallel_coordinates(
 
 def test_the_answer_page_opens_in_mlflow(page: Page, address: str, logged: Logged, tmp_path: Path) -> None:
     page.goto(f"{address}/#/experiments/{logged.experiment_id}/runs/{logged.parent}/artifacts")
-    page.get_by_text("answer.html").first.click()
+    page.get_by_text("report.html").first.click()
     frame = page.frame_locator("iframe")
     frame.locator(".verdict").wait_for()
     assert frame.locator(".verdict").inner_text() == logged.verdict

@@ -28,9 +28,9 @@ from rwsa.errors import InputError
 from rwsa.shards import Example, write_shard
 from rwsa.shards.index import merge_index
 from tune.report import main as report_main
-from tune.results import ResultFolder, TrialResult
 from tune.sweep import SweepSummary, sweep
 from tune.sweep_config import SweepConfig
+from tune.trial_results import ResultFolder, TrialResult
 
 pytestmark = [pytest.mark.usefixtures("ray_address"), pytest.mark.full]
 RATE_HZ = 16000
@@ -111,7 +111,7 @@ def _what_counts(rows: list[TrialResult]) -> list[Any]:
 
 
 def _finished(summary: SweepSummary) -> list[TrialResult]:
-    return [row for row in summary.rows if row.status == "finished"]
+    return [row for row in summary.results if row.status == "finished"]
 
 
 def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(
@@ -125,8 +125,8 @@ def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(
     }
     config = _config(data, "tiny", axes={"case": {"named": cases}})
     summary = sweep(config)
-    finished, without_data, diverging, too_large = summary.rows
-    assert [row.status for row in summary.rows] == ["finished", "failed", "failed", "failed"]
+    finished, without_data, diverging, too_large = summary.results
+    assert [row.status for row in summary.results] == ["finished", "failed", "failed", "failed"]
     assert "no split 'test'" in (without_data.reason or "")
     assert "NaN or infinite" in (diverging.reason or "")
     assert "out of memory; let each worker take" in (too_large.reason or "")
@@ -139,10 +139,10 @@ def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(
     assert (child.info.status, parent.info.status) == ("FINISHED", "FINISHED")
     assert child.data.params["axis.case"] == "good"
     assert child.data.metrics["pairs.si_sdr"] == finished.means["pairs"]["enhanced"]["si_sdr"]
-    assert "highest SI-SDR on the one corpus" in parent.data.tags["rwsa.rule"]
+    assert "highest SI-SDR on the only corpus" in parent.data.tags["rwsa.rule"]
     assert parent.data.metrics["trials.failed"] == 3
     assert {one.path for one in client.list_artifacts(summary.run_id)} == {
-        "answer.html",
+        "report.html",
         "sweep.json",
         "trials.json",
     }
@@ -150,25 +150,25 @@ def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(
 
     again = sweep(config)
     assert again.run_id == summary.run_id
-    assert again.rows == summary.rows
+    assert again.results == summary.results
     once_more = sweep(config, retry_failed=True)
-    assert once_more.rows[0] == finished
-    assert [row.reason for row in once_more.rows] == [row.reason for row in summary.rows]
+    assert once_more.results[0] == finished
+    assert [row.reason for row in once_more.results] == [row.reason for row in summary.results]
 
     settings = ["--set", f"storage.tracking_uri=sqlite:///{data}/mlflow.db", f"storage.root={data}"]
-    assert report_main([summary.run_id, "--out", str(tmp_path / "answer"), *settings]) == 0
-    assert str(tmp_path / "answer" / "answer.html") in capsys.readouterr().out
-    assert "Does it work?" in (tmp_path / "answer" / "answer.html").read_text()
+    assert report_main([summary.run_id, "--out", str(tmp_path / "report"), *settings]) == 0
+    assert str(tmp_path / "report" / "report.html") in capsys.readouterr().out
+    assert "Does it work?" in (tmp_path / "report" / "report.html").read_text()
     assert report_main(["nothing", *settings]) == 2
     assert "has no sweep of this id" in capsys.readouterr().err
 
 
 def test_another_corpus_is_evaluated_without_training_again(data: Path) -> None:
     axes = {"seed": {"values": [3]}}
-    (before,) = sweep(_config(data, "again", axes=axes)).rows
+    (before,) = sweep(_config(data, "again", axes=axes)).results
     card = data / "other.yaml"
     card.write_text((data / "card.yaml").read_text().replace("name: pairs", "name: others"))
-    (after,) = sweep(_config(data, "again", axes=axes, corpora=[str(data / "card.yaml"), str(card)])).rows
+    (after,) = sweep(_config(data, "again", axes=axes, corpora=[str(data / "card.yaml"), str(card)])).results
     assert list(after.means) == ["pairs", "others"]
     assert (after.seconds, after.reports) == (before.seconds, before.reports)
 
@@ -185,19 +185,19 @@ def test_bad_trials_are_stopped_early_and_a_second_start_stops_them_again(data: 
         set={"max_steps": 4},
     )
     summary = sweep(config)
-    assert [(row.status, row.step) for row in summary.rows] == [
+    assert [(row.status, row.step) for row in summary.results] == [
         ("finished", 4),
         ("stopped", 1),
         ("stopped", 1),
     ]
-    stopped = summary.rows[1:]
+    stopped = summary.results[1:]
     assert all(row.reason == "early, by asha" and not row.means for row in stopped)
-    assert summary.answer.configurations[0].home is not None
-    assert summary.answer.configurations[0].home.runs == 1
+    assert summary.report.configurations[0].in_domain is not None
+    assert summary.report.configurations[0].in_domain.runs == 1
     # Had the driver been lost after the first trial, the others would come to the same.
     files = ResultFolder(data / "sweeps" / "early")
-    files.forget(stopped[-1].trial)
-    assert _what_counts(sweep(config).rows) == _what_counts(summary.rows)
+    files.delete_result(stopped[-1].trial)
+    assert _what_counts(sweep(config).results) == _what_counts(summary.results)
 
 
 def test_optuna_chooses_points_and_knows_them_again(data: Path) -> None:
@@ -213,7 +213,7 @@ def test_optuna_chooses_points_and_knows_them_again(data: Path) -> None:
     rates = [row.point["optimiser.learning_rate"] for row in _finished(summary)]
     assert len(set(rates)) == 3
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
-    assert sweep(config).rows == summary.rows
+    assert sweep(config).results == summary.results
 
 
 def test_a_population_goes_on_from_its_best(data: Path) -> None:
@@ -226,11 +226,11 @@ def test_a_population_goes_on_from_its_best(data: Path) -> None:
         set={"max_steps": 4},
     )
     summary = sweep(config)
-    assert [row.status for row in summary.rows] == ["finished", "finished"]
-    assert all(row.step == 4 for row in summary.rows)
+    assert [row.status for row in summary.results] == ["finished", "finished"]
+    assert all(row.step == 4 for row in summary.results)
     files = ResultFolder(data / "sweeps" / "population")
-    begun = {row.trial: row.trial.split("learning_rate_")[1].split("-seed")[0] for row in summary.rows}
-    now = {row.trial: files.progress(row.trial).point for row in summary.rows}
+    begun = {row.trial: row.trial.split("learning_rate_")[1].split("-seed")[0] for row in summary.results}
+    now = {row.trial: files.progress(row.trial).point for row in summary.results}
     changed = [name for name in begun if f"{now[name]['optimiser.learning_rate']}" != begun[name]]
     # One of two is always the worse one; at the last step nothing is exchanged.
     assert len(changed) == 1
@@ -238,7 +238,7 @@ def test_a_population_goes_on_from_its_best(data: Path) -> None:
 
 def test_trials_train_on_workers_and_tell_what_they_scored(data: Path) -> None:
     config = _config(data, "workers", axes={"seed": {"values": [0]}}, workers=1)
-    (row,) = sweep(config).rows
+    (row,) = sweep(config).results
     assert (row.status, row.reason) == ("finished", None)
     assert [step for step, _ in row.reports] == [1, 2]
 
@@ -271,12 +271,12 @@ def test_a_driver_killed_three_times_comes_to_the_same_table(data: Path) -> None
     assert ended.returncode == 0, ended.stdout + ended.stderr
     rows = [
         dataclasses.replace(row, trial=row.trial.replace("killed", "undisturbed").rsplit("-", 1)[0])
-        for name in files.names()
+        for name in files.trial_names()
         if (row := files.result(name)) is not None
     ]
     expected = [
         dataclasses.replace(row, trial=row.trial.rsplit("-", 1)[0])
-        for row in sorted(undisturbed.rows, key=lambda row: row.trial)
+        for row in sorted(undisturbed.results, key=lambda row: row.trial)
     ]
     assert _what_counts(rows) == _what_counts(expected)
 
@@ -294,13 +294,13 @@ def test_a_sweep_that_is_ended_answers_with_what_there_is(data: Path, number: si
     assert _within(120, lambda: bool(_saved(ResultFolder(data / "sweeps" / name))))
     process.send_signal(number)
     assert process.wait(timeout=90) == 128 + number
-    page = (data / "sweeps" / name / "answer.html").read_text()
+    page = (data / "sweeps" / name / "report.html").read_text()
     assert "2 waiting" in page
     assert "interrupted after step" in page
 
 
 def _saved(files: ResultFolder) -> list[tuple[str, int]]:
-    return [(name, step) for name in files.names() for step, _ in files.progress(name).reports]
+    return [(name, step) for name in files.trial_names() for step, _ in files.progress(name).reports]
 
 
 def _within(seconds: float, true: Callable[[], bool]) -> bool:
@@ -329,7 +329,7 @@ def test_a_trial_goes_on_when_its_process_or_its_worker_is_killed(
 
     thread = threading.Thread(target=kill)
     thread.start()
-    (row,) = sweep(config).rows
+    (row,) = sweep(config).results
     thread.join()
     assert killed
     assert (row.status, row.step) == ("finished", 15)
@@ -349,7 +349,7 @@ def test_a_budget_ends_a_sweep_and_the_same_command_goes_on(data: Path) -> None:
     for _ in range(2):
         subprocess.run([sys.executable, "-m", "tune.sweep", str(path)], env=environment, check=True)
         saved.append(_saved(ResultFolder(data / "sweeps" / "budget")))
-        assert "1 waiting" in (data / "sweeps" / "budget" / "answer.html").read_text()
+        assert "1 waiting" in (data / "sweeps" / "budget" / "report.html").read_text()
     first, both = saved
     assert 0 < len(first) < len(both)
     assert both[: len(first)] == first

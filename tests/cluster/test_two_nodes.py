@@ -24,7 +24,7 @@ from tests.object_store import set_faults
 from tests.ray_nodes import Driver, RayNodes, ray_nodes, reached_from_here
 from tests.toy_corpus import write_corpus
 from tests.training_runs import RATE_HZ, example
-from tune.results import ResultFolder, TrialResult
+from tune.trial_results import ResultFolder, TrialResult
 
 pytestmark = pytest.mark.full
 ROOT = "s3://rwsa"
@@ -117,7 +117,7 @@ def sweeping(nodes: RayNodes, name: str) -> list[str]:
 def rows(sweep: str) -> dict[str, TrialResult]:
     """What became of trials, by their points, without what no two runs have in common."""
     files = ResultFolder(f"{ROOT}/sweeps/{sweep}")
-    found = [row for name in files.names() if (row := files.result(name)) is not None]
+    found = [row for name in files.trial_names() if (row := files.result(name)) is not None]
     apart = {"trial": "", "seconds": 0, "evaluation_seconds": 0, "run_id": None, "weights": None}
     return {str(row.point): dataclasses.replace(row, **apart) for row in found}
 
@@ -199,7 +199,7 @@ def test_a_node_lost_while_evaluating(nodes: RayNodes) -> None:
 def test_a_node_lost_in_a_sweep_and_come_back(nodes: RayNodes) -> None:
     sweep = nodes.drive("tune.sweep", *sweeping(nodes, "lost-node"))
     files = ResultFolder(f"{ROOT}/sweeps/lost-node")
-    wait_until(lambda: any(files.progress(name).reports for name in files.names()), lambda: sweep.said)
+    wait_until(lambda: any(files.progress(name).reports for name in files.trial_names()), lambda: sweep.said)
     nodes.net["b"].kill()
     assert sweep.under_way
     nodes.start_ray("b")

@@ -1,4 +1,4 @@
-"""Sweeps are read strictly: every wrong key and every combination that makes no sense is named."""
+"""Sweep YAML is read strictly: errors name unknown keys and invalid combinations."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def write(folder: Path, changes: dict[str, Any]) -> Path:
     return path
 
 
-def test_a_bare_list_stands_for_values_of_which_the_first_is_the_baseline(tmp_path: Path) -> None:
+def test_a_plain_list_is_short_for_values_with_the_first_as_baseline(tmp_path: Path) -> None:
     axis = read_sweep(write(tmp_path, {})).axes["model.sharing"]
-    assert (axis.choices, axis.compared_with) == (("resolution", "off"), "resolution")
+    assert (axis.choices, axis.baseline_value) == (("resolution", "off"), "resolution")
 
 
-def test_the_smoke_scale_is_laid_over_and_has_its_own_name(tmp_path: Path) -> None:
+def test_the_smoke_scale_overrides_the_sweep_and_its_name(tmp_path: Path) -> None:
     path = write(tmp_path, {})
     paper, smoke = read_sweep(path), read_sweep(path, smoke=True)
     assert (paper.name, paper.examples, paper.seeds) == ("plain", None, (0,))
@@ -47,34 +47,37 @@ def test_the_smoke_scale_is_laid_over_and_has_its_own_name(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"seed": [1]}, "unknown key 'seed'; did you mean 'seeds'"),
         ({"axes": {"model.sharing": {"valuse": [1]}}}, "unknown key 'axes.model.sharing.valuse'"),
         ({"axes": {"model.sharing": {"values": [1], "uniform": [0, 1]}}}, "exactly one of values, named"),
         ({"axes": {"model.sharing": []}}, "needs at least one value"),
         ({"axes": {"model.sharing": {"values": [1, 2], "baseline": 3}}}, "baseline 3 is not among"),
-        ({"axes": {"a": {"log_uniform": [0, 1]}}, "search": {"kind": "random", "trials": 1}}, "ends above 0"),
-        ({"axes": {"a": {"uniform": [2, 1]}}}, "the lower end must come first"),
+        (
+            {"axes": {"a": {"log_uniform": [0, 1]}}, "search": {"kind": "random", "trials": 1}},
+            "bounds above 0",
+        ),
+        ({"axes": {"a": {"uniform": [2, 1]}}}, "the lower bound must come first"),
         ({"axes": {"a": {"uniform": [1, 2]}}}, "axis 'a' is a distribution; set search.kind"),
-        ({"search": {"kind": "random"}}, "search.trials goes with"),
-        ({"search": {"trials": 3}}, "search.trials goes with"),
-        ({"scheduler": {"kind": "asha"}}, "scheduler.grace_steps goes with the kind asha"),
-        ({"scheduler": {"interval_steps": 3}}, "scheduler.interval_steps goes with the kind pbt"),
-        ({"scheduler": {"kind": "pbt", "interval_steps": 3}}, "'model.sharing' does not bear"),
-        ({"search": {"kind": "optuna", "trials": 3}, "seeds": [0, 1]}, "optuna takes one seed"),
-        ({"seeds": [1, 1]}, "one is there twice"),
+        ({"search": {"kind": "random"}}, "search.trials belongs to"),
+        ({"search": {"trials": 3}}, "search.trials belongs to"),
+        ({"scheduler": {"kind": "asha"}}, "scheduler.grace_steps belongs to the kind asha"),
+        ({"scheduler": {"interval_steps": 3}}, "scheduler.interval_steps belongs to the kind pbt"),
+        ({"scheduler": {"kind": "pbt", "interval_steps": 3}}, "axis 'model.sharing' does not"),
+        ({"search": {"kind": "optuna", "trials": 3}, "seeds": [0, 1]}, "optuna accepts one seed"),
+        ({"seeds": [1, 1]}, "one is listed twice"),
         ({"name": "no/name"}, "'name' is 'no/name'"),
     ],
 )
-def test_what_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+def test_invalid_sweeps_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as raised:
         read_sweep(write(tmp_path, changes))
-    assert says in str(raised.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
-def test_every_ready_sweep_is_read_at_both_scales(path: Path) -> None:
+def test_every_ablation_is_read_at_both_scales(path: Path) -> None:
     assert read_sweep(path).question
     if path.stem != "demo":
         assert read_sweep(path, smoke=True).base == ("base", "nano", "demo")

@@ -1,4 +1,4 @@
-"""Conclusions of sweeps: winners where seeds allow one, none by noise, unfinished trials left out."""
+"""Reports of sweeps: a winner only if seeds show one, unfinished trials left out, rules read on."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import pytest
 
 from rwsa.statistics import paired_difference
 from tests.sweep_rows import row_of, rows_of, sweep_of
-from tune.sweep_report import answer, rule_of
+from tune.sweep_report import make_report, winner_rule
 
 
-def test_a_winner_is_told_from_every_other_by_its_seeds() -> None:
+def test_a_winner_is_significantly_better_than_every_other() -> None:
     rows = rows_of({"resolution": [5.0, 5.1, 5.2], "none": [4.0, 4.11, 4.2], "off": [3.0, 3.1, 3.21]})
-    found = answer(sweep_of(), rows)
-    assert found.winner == "sharing resolution"
-    assert "sharing resolution wins, with 3.600" in found.verdict
-    (table,) = found.tables
+    report = make_report(sweep_of(), rows)
+    assert report.winner == "sharing resolution"
+    assert "sharing resolution wins with 3.600" in report.verdict
+    (table,) = report.tables
     assert (table.axis, table.baseline, table.over) == ("model.sharing", "resolution", "")
     base, none, off = table.rows
     assert base.against is None
     assert base.clips == {}
-    # Out of domain is the mean over the corpora after the first: 1.5 less than at home.
-    assert base.home is not None
-    assert base.abroad is not None
-    assert (base.home.mean, base.abroad.mean, base.abroad.std) == pytest.approx((5.1, 3.6, 0.1))
+    # Out of domain is the mean over the corpora after the first: 1.5 less than in domain.
+    assert base.in_domain is not None
+    assert base.out_of_domain is not None
+    assert (base.in_domain.mean, base.out_of_domain.mean, base.out_of_domain.std) == pytest.approx(
+        (5.1, 3.6, 0.1)
+    )
     expected = paired_difference([2.5, 2.61, 2.7], [3.5, 3.6, 3.7])
     assert none.against is not None
     assert off.against is not None
@@ -34,91 +36,91 @@ def test_a_winner_is_told_from_every_other_by_its_seeds() -> None:
     assert none.clips["home"].losses == 8
 
 
-def test_what_seeds_do_not_tell_apart_has_no_winner() -> None:
+def test_there_is_no_winner_without_a_significant_difference() -> None:
     rows = rows_of({"resolution": [5.0, 4.0, 6.0], "none": [4.9, 5.0, 4.8], "off": [1.0, 1.1, 1.2]})
-    found = answer(sweep_of(), rows)
-    assert found.winner is None
-    assert found.verdict.startswith("No winner: sharing resolution has the highest mean, 3.500")
-    assert "1 of 2 others (sharing none)" in found.verdict
+    report = make_report(sweep_of(), rows)
+    assert report.winner is None
+    assert report.verdict.startswith("No winner: sharing resolution has the highest mean, 3.500")
+    assert "1 of 2 others (sharing none)" in report.verdict
 
 
-def test_configurations_are_ranked_on_seeds_that_all_have() -> None:
-    # By their own means the first would lead: its other seeds are luckier ones.
+def test_configurations_are_ranked_on_common_seeds() -> None:
+    # Over all its seeds the first would lead, as its additional seeds are luckier.
     rows = rows_of({"resolution": [5.0, 5.001, 9.0, 9.0], "none": [5.5, 5.502]})
-    found = answer(sweep_of(), rows)
-    assert found.winner == "sharing none"
-    assert "4.001" in found.verdict
+    report = make_report(sweep_of(), rows)
+    assert report.winner == "sharing none"
+    assert "4.001" in report.verdict
 
 
-def test_no_winner_before_all_trials_have_ended_and_what_never_finished_is_named() -> None:
+def test_no_winner_before_all_trials_have_ended_and_failed_configurations_are_named() -> None:
     rows = rows_of({"resolution": [5.0, 5.1, 5.2], "none": [4.0, 4.11, 4.2]})
     off = [row_of({"model.sharing": "off"}, seed, 9.0, status="waiting", means={}) for seed in range(3)]
-    found = answer(sweep_of(), [*rows, *off])
-    assert found.winner is None
-    assert found.verdict == "Not complete, so no winner yet: 3 of 9 trials are still to come."
+    report = make_report(sweep_of(), [*rows, *off])
+    assert report.winner is None
+    assert report.verdict == "Incomplete, so no winner yet: 3 of 9 trials have not ended."
     off = [row_of({"model.sharing": "off"}, seed, 9.0, status="failed", means={}) for seed in range(3)]
-    found = answer(sweep_of(), [*rows, *off])
-    assert found.winner == "sharing resolution"
-    assert "Not compared, since none of it finished: sharing off." in found.verdict
+    report = make_report(sweep_of(), [*rows, *off])
+    assert report.winner == "sharing resolution"
+    assert "Not compared, as no trial of it finished: sharing off." in report.verdict
 
 
-def test_without_a_score_abroad_the_one_at_home_does_not_stand_in() -> None:
+def test_an_in_domain_score_does_not_replace_a_missing_out_of_domain_score() -> None:
     rows = rows_of({"resolution": [5.0, 5.1], "none": [4.0, 4.1]})
     rows[0].means["far"]["enhanced"]["si_sdr"] = None
-    found = answer(sweep_of(seeds=[0, 1]), rows)
-    assert found.winner is None
-    assert found.configurations[0].home is not None
-    assert found.configurations[0].deciding is None
-    assert "some runs of sharing resolution have no score" in found.verdict
+    report = make_report(sweep_of(seeds=[0, 1]), rows)
+    assert report.winner is None
+    assert report.configurations[0].in_domain is not None
+    assert report.configurations[0].deciding is None
+    assert "some runs of sharing resolution have no score" in report.verdict
 
 
-def test_clips_pair_by_their_names() -> None:
+def test_clips_are_paired_by_id() -> None:
     rows = rows_of({"resolution": [5.0], "none": [4.0]})
     clips = rows[1].clips["home"]
     for values in {id(values): values for values in clips.values()}.values():
         values.reverse()
-    (table,) = answer(sweep_of(seeds=[0]), rows).tables
+    (table,) = make_report(sweep_of(seeds=[0]), rows).tables
     assert (table.rows[1].clips["home"].losses, table.rows[1].clips["home"].pairs) == (8, 8)
 
 
-def test_one_seed_ranks_nothing() -> None:
-    found = answer(sweep_of(seeds=[0]), rows_of({"resolution": [5.0], "none": [1.0]}))
-    assert found.winner is None
-    assert found.verdict.startswith("No ranking and no winner: with one seed")
-    for one in found.configurations:
-        assert one.abroad is not None
-        assert (one.abroad.std, one.abroad.interval) == (None, None)
-    assert found.tables[0].rows[1].against is not None
-    assert found.tables[0].rows[1].against.p is None
+def test_one_seed_gives_no_ranking() -> None:
+    report = make_report(sweep_of(seeds=[0]), rows_of({"resolution": [5.0], "none": [1.0]}))
+    assert report.winner is None
+    assert report.verdict.startswith("No ranking and no winner: with one seed")
+    for one in report.configurations:
+        assert one.out_of_domain is not None
+        assert (one.out_of_domain.std, one.out_of_domain.interval) == (None, None)
+    assert report.tables[0].rows[1].against is not None
+    assert report.tables[0].rows[1].against.p is None
 
 
-def test_what_did_not_finish_is_counted_and_in_no_mean() -> None:
+def test_unfinished_trials_are_counted_and_in_no_mean() -> None:
     rows = rows_of({"resolution": [5.0, 5.1], "none": [4.0, 4.1]})
     stopped = row_of({"model.sharing": "none"}, 2, 99.0, status="stopped", reason="early, by asha")
     failed = row_of({"model.sharing": "off"}, 0, 99.0, status="failed", reason="not finite")
-    found = answer(sweep_of(), [*rows, stopped, failed])
-    assert found.counts == {"finished": 4, "stopped": 1, "failed": 1}
-    assert [one.label for one in found.configurations] == ["sharing resolution", "sharing none"]
-    assert [row.value for row in found.tables[0].rows] == ["resolution", "none"]
-    assert found.configurations[1].home is not None
-    assert found.configurations[1].home.mean == pytest.approx(4.05)
+    report = make_report(sweep_of(), [*rows, stopped, failed])
+    assert report.counts == {"finished": 4, "stopped": 1, "failed": 1}
+    assert [one.label for one in report.configurations] == ["sharing resolution", "sharing none"]
+    assert [row.value for row in report.tables[0].rows] == ["resolution", "none"]
+    assert report.configurations[1].in_domain is not None
+    assert report.configurations[1].in_domain.mean == pytest.approx(4.05)
 
 
 def test_nothing_finished_and_one_configuration_alone() -> None:
-    assert answer(sweep_of(), []).verdict == "Nothing yet: no trial has finished."
-    alone = answer(sweep_of(), rows_of({"none": [1.0, 2.0]}))
+    assert make_report(sweep_of(), []).verdict == "No results yet: no trial has finished."
+    alone = make_report(sweep_of(), rows_of({"none": [1.0, 2.0]}))
     assert alone.winner is None
     assert "nothing to compare it with" in alone.verdict
 
 
-def test_the_front_has_what_no_smaller_network_beats() -> None:
+def test_the_pareto_front_has_networks_that_no_smaller_one_beats() -> None:
     rows = [
         row_of({"size": name}, 0, score, parameters=parameters)
         for name, score, parameters in (("s", 2.0, 100), ("m", 1.5, 200), ("l", 3.0, 300), ("xl", 3.0, 400))
     ]
     named = {name: {} for name in ("s", "m", "l", "xl")}
-    found = answer(sweep_of(axes={"size": {"named": named}}, seeds=[0]), rows)
-    assert {one.label: one.smallest for one in found.configurations} == {
+    report = make_report(sweep_of(axes={"size": {"named": named}}, seeds=[0]), rows)
+    assert {one.label: one.on_pareto_front for one in report.configurations} == {
         "size s": True,
         "size m": False,
         "size l": True,
@@ -126,7 +128,7 @@ def test_the_front_has_what_no_smaller_network_beats() -> None:
     }
 
 
-def test_an_axis_is_judged_where_all_its_values_are() -> None:
+def test_an_axis_is_compared_at_settings_that_all_its_values_have() -> None:
     axes = {"a": {"values": [1, 2]}, "b": {"values": ["x", "y"]}}
     rows = [
         row_of({"a": a, "b": b}, seed, 10.0 * a + (b == "y") + 0.1 * seed)
@@ -134,20 +136,20 @@ def test_an_axis_is_judged_where_all_its_values_are() -> None:
         for b in ("x", "y")
         for seed in (0, 1)
     ]
-    of_a, of_b = answer(sweep_of(axes=axes, seeds=[0, 1]), rows).tables
+    of_a, of_b = make_report(sweep_of(axes=axes, seeds=[0, 1]), rows).tables
     assert of_a.over == "means over 2 settings of the other axes"
     assert of_a.rows[1].against is not None
     assert of_a.rows[1].against.difference == pytest.approx(10.0)
     assert of_b.rows[1].against is not None
     assert of_b.rows[1].against.difference == pytest.approx(1.0)
-    # A star has the values of one axis at the baseline of the others alone.
+    # A star varies one axis at a time, with the others at their baselines.
     star = [row for row in rows if row.point != {"a": 2, "b": "y"}]
-    of_a, of_b = answer(sweep_of(axes=axes, seeds=[0, 1], search={"kind": "star"}), star).tables
+    of_a, of_b = make_report(sweep_of(axes=axes, seeds=[0, 1], search={"kind": "star"}), star).tables
     assert (of_a.over, of_b.over) == ("at b x", "at a 1")
     assert of_b.rows[1].against is not None
     assert of_b.rows[1].against.difference == pytest.approx(1.0)
 
 
-def test_the_rule_says_where_and_how() -> None:
-    assert "averaged over the 2 out-of-domain corpora" in rule_of(sweep_of())
-    assert "on the one corpus there is" in rule_of(sweep_of(corpora=["home.yaml"]))
+def test_the_rule_names_the_corpora() -> None:
+    assert "averaged over the 2 out-of-domain corpora" in winner_rule(sweep_of())
+    assert "on the only corpus" in winner_rule(sweep_of(corpora=["home.yaml"]))

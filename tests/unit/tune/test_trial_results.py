@@ -1,4 +1,4 @@
-"""Rows of a sweep come back as they were put, from folders and stores; how many trials a cluster takes."""
+"""Results of trials are saved and read, in folders and object stores; the number of concurrent trials."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from rwsa.errors import InputError
 from tests.sweep_rows import row_of, sweep_of
-from tune.dry_run import concurrent_trials
-from tune.results import Progress, ResultFolder
-from tune.spaces import base_values, trials
+from tune.schedulers import concurrent_trials
+from tune.search_space import base_values, plan_trials
+from tune.trial_results import Progress, ResultFolder
 
 POINT = {"model.sharing": "none"}
 
@@ -23,47 +23,47 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> ResultFolder:
     return ResultFolder(where)
 
 
-def test_the_rule_is_the_one_that_was_stated_first(files: ResultFolder) -> None:
-    assert files.stated_rule("the highest") == "the highest"
-    assert files.stated_rule("the lowest") == "the highest"
+def test_the_first_rule_is_the_preregistered_one(files: ResultFolder) -> None:
+    assert files.preregister_rule("the highest") == "the highest"
+    assert files.preregister_rule("the lowest") == "the highest"
 
 
-def test_rows_come_back_in_the_order_of_the_sweep(files: ResultFolder) -> None:
+def test_results_are_in_the_order_of_the_sweep(files: ResultFolder) -> None:
     sweep = sweep_of(seeds=[0])
-    planned = trials(sweep, base_values(sweep, ["data.shards=x"]))
+    planned = plan_trials(sweep, base_values(sweep, ["data.shards=x"]))
     first, second, third = planned
     done = row_of(third.point, 0, 3.0, trial=third.name)
-    files.put(done)
-    files.put_progress(second.name, Progress().with_report(5, 1.5, 10.0, point=second.point))
+    files.save_result(done)
+    files.save_progress(second.name, Progress().with_report(5, 1.5, 10.0, point=second.point))
     evaluated = done.evaluated
     assert evaluated is not None
-    rows = files.rows(planned, evaluated)
+    rows = files.results(planned, evaluated)
     assert rows[2] == done
-    # The first corpus is the in-domain one: their order is kept.
+    # Corpora keep their order: the first is the in-domain one.
     assert list(rows[2].means) == ["home", "away", "far"]
     assert [(row.status, row.reason, row.step) for row in rows[:2]] == [
-        ("waiting", "not begun", 0),
+        ("waiting", "not started", 0),
         ("waiting", "interrupted after step 5", 5),
     ]
-    assert files.names() == sorted([second.name, third.name])
-    (other,) = files.rows([third], dataclasses.replace(evaluated, examples=3))
+    assert files.trial_names() == sorted([second.name, third.name])
+    (other,) = files.results([third], dataclasses.replace(evaluated, examples=3))
     assert (other.status, other.means) == ("waiting", {})
-    assert "evaluated on something else" in (other.reason or "")
-    files.forget(third.name)
+    assert "evaluated with other corpora" in (other.reason or "")
+    files.delete_result(third.name)
     assert files.result(third.name) is None
-    assert first.name not in files.names()
+    assert first.name not in files.trial_names()
 
 
-def test_a_damaged_row_is_named(tmp_path: Path) -> None:
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     files = ResultFolder(tmp_path)
-    files.put(row_of(POINT, 0, 1.0, trial="one"))
+    files.save_result(row_of(POINT, 0, 1.0, trial="one"))
     path = tmp_path / "trials" / "one.json"
     path.write_text(path.read_text().replace('"finished"', '"done"'))
     with pytest.raises(InputError, match=r"one\.json: 'status' is 'done'"):
         files.result("one")
 
 
-def test_steps_that_are_taken_again_count_once_and_their_time_twice() -> None:
+def test_repeated_steps_count_once_and_their_time_twice() -> None:
     progress = Progress()
     for step, score in ((10, 1.0), (20, 2.0), (20, 2.5), (30, 3.0)):
         progress = progress.with_report(step, score, 4.0, point=POINT)
@@ -81,7 +81,7 @@ def test_steps_that_are_taken_again_count_once_and_their_time_twice() -> None:
         ({"workers": 4}, {"CPU": 2}, 1),
     ],
 )
-def test_as_many_trials_as_there_is_room_for(
+def test_concurrent_trials_fill_the_cluster(
     changes: dict[str, int], resources: dict[str, float], expected: int
 ) -> None:
     assert concurrent_trials(sweep_of(**changes), resources) == expected

@@ -1,4 +1,4 @@
-"""Sweeps expand to the trials that their axes and seeds say."""
+"""Sweeps expand to trials: every point of the search space with every seed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from rwsa.config import build
 from rwsa.errors import InputError
-from tune.matching import count_parameters
-from tune.spaces import Trial, base_values, points, trial_at, trials
+from tune.capacity_matching import count_parameters
+from tune.search_space import Trial, base_values, make_trial, plan_trials, search_points
 from tune.sweep_config import SweepConfig, read_sweep
 
 ABLATIONS = sorted((Path(__file__).parents[3] / "tune" / "ablations").glob("*.yaml"))
@@ -34,10 +34,10 @@ def sweep_of(**changes: Any) -> SweepConfig:
 
 
 def expand(sweep: SweepConfig, settings: list[str] = SETTINGS) -> list[Trial]:
-    return trials(sweep, base_values(sweep, settings))
+    return plan_trials(sweep, base_values(sweep, settings))
 
 
-def test_every_combination_once_a_seed() -> None:
+def test_a_grid_has_every_combination_with_every_seed() -> None:
     expanded = expand(sweep_of())
     found = {(t.train.model.sharing, t.train.optimiser.learning_rate, t.train.seed) for t in expanded}
     assert found == set(itertools.product(("resolution", "off"), (1e-3, 1e-4), (0, 1)))
@@ -48,7 +48,7 @@ def test_every_combination_once_a_seed() -> None:
 
 def test_a_star_changes_one_axis_at_a_time() -> None:
     axes = {"a": {"values": [1, 2, 3], "baseline": 2}, "b": {"values": ["x", "y"]}}
-    assert list(points(sweep_of(axes=axes, search={"kind": "star"}))) == [
+    assert list(search_points(sweep_of(axes=axes, search={"kind": "star"}))) == [
         {"a": 2, "b": "x"},
         {"a": 1, "b": "x"},
         {"a": 3, "b": "x"},
@@ -60,17 +60,17 @@ def test_random_points_are_the_same_for_the_same_seed() -> None:
     axes = {"a": {"log_uniform": [1e-4, 1e-2]}, "b": {"uniform": [0, 1]}, "c": {"values": [1, 2]}}
 
     def drawn(seed: int) -> list[dict[str, Any]]:
-        return list(points(sweep_of(axes=axes, search={"kind": "random", "trials": 40, "seed": seed})))
+        return list(search_points(sweep_of(axes=axes, search={"kind": "random", "trials": 40, "seed": seed})))
 
     found = drawn(0)
     assert found == drawn(0) != drawn(1)
     assert all(1e-4 <= point["a"] <= 1e-2 and 0 <= point["b"] <= 1 for point in found)
     assert {point["c"] for point in found} == {1, 2}
-    # Evenly over the logarithm: of forty about half lie below the middle of it.
+    # Log-uniform: about half of the forty are below the geometric middle.
     assert 10 < sum(point["a"] < 1e-3 for point in found) < 30
 
 
-def test_a_named_value_takes_several_keys() -> None:
+def test_a_named_value_sets_several_keys() -> None:
     named = {"small": {"model": {"channels": 8}}, "large": {"model": {"channels": 16, "blocks": 2}}}
     small, large = expand(sweep_of(axes={"size": {"named": named}}, seeds=[0]))
     assert (small.point, large.point) == ({"size": "small"}, {"size": "large"})
@@ -78,7 +78,7 @@ def test_a_named_value_takes_several_keys() -> None:
     assert small.train.model.blocks == 1
 
 
-def test_widths_are_searched_until_the_numbers_of_parameters_agree() -> None:
+def test_widths_are_searched_to_match_the_number_of_parameters() -> None:
     named = {"shared": {}, "own": {"model": {"sharing": "none"}, "match": {"parameters_of": "shared"}}}
     shared, own = expand(sweep_of(axes={"network": {"named": named}}, seeds=[0]))
     counts = [count_parameters(trial.train.model) for trial in (shared, own)]
@@ -92,7 +92,7 @@ def test_widths_are_searched_until_the_numbers_of_parameters_agree() -> None:
         expand(sweep_of(axes={"network": {"named": named}}))
 
 
-def test_the_name_changes_with_what_is_trained_and_with_nothing_else() -> None:
+def test_the_name_changes_with_the_training_configuration_only() -> None:
     sweep = sweep_of(axes={"model.sharing": {"values": ["off"]}}, seeds=[0])
     (before,), (after,) = expand(sweep), expand(sweep, ["data.shards=shards", "max_steps=8"])
     assert before.name != after.name
@@ -104,10 +104,10 @@ def test_the_name_changes_with_what_is_trained_and_with_nothing_else() -> None:
     )
 
 
-def test_a_trial_at_a_point_is_the_one_that_was_planned() -> None:
+def test_make_trial_gives_the_planned_trial() -> None:
     sweep = sweep_of()
     planned = expand(sweep)[5]
-    assert trial_at(sweep, base_values(sweep, SETTINGS), planned.point, planned.seed) == planned
+    assert make_trial(sweep, base_values(sweep, SETTINGS), planned.point, planned.seed) == planned
 
 
 def test_an_axis_over_an_unknown_key_names_the_nearest() -> None:
@@ -115,20 +115,20 @@ def test_an_axis_over_an_unknown_key_names_the_nearest() -> None:
         expand(sweep_of(axes={"model.sharin": {"values": ["off"]}}))
 
 
-def test_two_points_that_are_one_trial_are_refused() -> None:
+def test_two_points_that_give_the_same_trial_are_refused() -> None:
     with pytest.raises(InputError, match="two points are the same trial"):
         expand(sweep_of(axes={"model.sharing": {"values": ["off", "off"]}}))
 
 
 @pytest.mark.parametrize("smoke", [False, True], ids=["paper", "smoke"])
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
-def test_every_ready_sweep_expands(path: Path, smoke: bool) -> None:
+def test_every_ablation_expands(path: Path, smoke: bool) -> None:
     if smoke and path.stem == "demo":
         return
     sweep = read_sweep(path, smoke=smoke)
     settings = [] if smoke else SETTINGS
     expanded = expand(sweep, settings)
-    assert len(expanded) == len(list(points(sweep))) * len(sweep.seeds)
+    assert len(expanded) == len(list(search_points(sweep))) * len(sweep.seeds)
     if smoke:
         assert {trial.train.max_steps for trial in expanded} == {12}
         assert len(expanded) <= 8
