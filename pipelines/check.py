@@ -1,6 +1,6 @@
 """Check corpora and shards: leaks, repeats, bad audio, and whether a corpus is the published one.
 
-    python -m pipelines.mix_shards check --card datasets/A.yaml [datasets/B.yaml …] [--shards FOLDER …]
+    python -m pipelines.check --card datasets/A.yaml [datasets/B.yaml …] [--shards FOLDER …]
 
 Exit status: 0 if there are no faults, 1 if there are, 2 if the check could not be made.
 """
@@ -12,7 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipelines.core.cli import add_cluster_arguments, at_address, place, verb
+from pipelines.core.cli import (
+    cache_argument,
+    cluster_argument,
+    corpora_arguments,
+    verb,
+    workers_argument,
+)
 from pipelines.core.pool import check_workers
 from pipelines.evaluation.noisy_scores import score_noisy
 from pipelines.inspection.card_check import (
@@ -127,44 +133,32 @@ def _shards_part(found: ShardCheck, *, with_recordings: bool) -> Part:
     return Part(title=f"shards {found.folder}", counts=counts, findings=(whole, apart))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.mix_shards check",
-        description=__doc__.split("\n")[0],
-        epilog="exit status: 0 no faults, 1 faults, 2 the check could not be made",
-    )
-    parser.add_argument("--card", type=Path, nargs="+", action="extend", default=[], help="corpus cards")
-    parser.add_argument(
-        "--shards", type=place, nargs="+", action="extend", default=[], help="folders of shards"
-    )
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        default=Path("outputs/cache"),
-        metavar="FOLDER",
-        help="where headers, facts of files and scores are kept (default: outputs/cache)",
-    )
-    parser.add_argument("--headers-only", action="store_true", help="decode and score nothing")
-    parser.add_argument("--workers", type=int, help="0: in this process, without Ray; default: all CPUs")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 for notes too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was found here too")
-    add_cluster_arguments(parser)
-    return parser
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    corpora_arguments(parser)
+    parser.add_argument("--headers-only", action="store_true", help="neither decode nor score audio")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 on notes as well as on faults")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report to this file")
 
 
-@verb
-def main(argv: Sequence[str] | None = None) -> int:
+@verb(
+    "pipelines.check",
+    __doc__,
+    _arguments,
+    cache_argument,
+    workers_argument,
+    cluster_argument,
+    failure="faults in the data",
+)
+def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    options = _parser().parse_args(argv)
-    with at_address(options.address):
-        found = check(
-            [read_card(path) for path in options.card],
-            shards=options.shards,
-            cache=FileCache(options.cache),
-            headers_only=options.headers_only,
-            workers=options.workers,
-            report=lambda line: print(line, file=sys.stderr),
-        )
+    found = check(
+        [read_card(path) for path in options.card],
+        shards=options.shards,
+        cache=FileCache(options.cache),
+        headers_only=options.headers_only,
+        workers=options.workers,
+        report=lambda line: print(line, file=sys.stderr),
+    )
     # First, so that a finished check is not lost where the file cannot be written.
     print(found.as_text(), flush=True)
     if options.json is not None:

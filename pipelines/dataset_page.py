@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet
 import yaml
 
-from pipelines.core.cli import add_storage_arguments, place, storage_of, verb
+from pipelines.core.cli import as_location, mlflow_argument, storage_arguments, storage_of, verb
 from pipelines.core.progress import Ticker
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
@@ -151,24 +151,27 @@ def _read(shards: Path, split: SplitFacts, numbers: Sequence[int]) -> Iterator[E
             yield reader.read(*index.locate(number))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.dataset_page", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--shards", type=place, required=True, help="folder of shards")
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=place, help=f"default: {PAGE} in the folder of shards", metavar="FILE.html"
+        "--shards", type=as_location, required=True, metavar="FOLDER", help="folder of shards"
     )
-    parser.add_argument("--recipe", type=Path, help="that made them; default: as their plan says")
-    parser.add_argument("--mlflow", action="store_true", help="log it as a run too")
-    add_storage_arguments(parser)
-    return parser
+    parser.add_argument(
+        "--out",
+        type=as_location,
+        metavar="FILE.html",
+        help=f"page to write (default: {PAGE} in the folder of shards)",
+    )
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="FILE.yaml",
+        help="recipe that the shards were mixed by (default: the one in their plan)",
+    )
 
 
-@verb
-def main(argv: Sequence[str] | None = None) -> int:
+@verb("pipelines.dataset_page", __doc__, _arguments, mlflow_argument, storage_arguments)
+def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    options = _parser().parse_args(argv)
     out = options.out or options.shards / PAGE
     storage = storage_of(options)
     recipe = None if options.recipe is None else read_recipe(options.recipe)

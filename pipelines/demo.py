@@ -16,12 +16,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import ray
 
-from pipelines.core.cli import ADDRESS, add_cluster_arguments, at_address, verb
+from pipelines.core.cli import ADDRESS, cluster_argument, verb
 from pipelines.core.ray_cluster import CHECKOUT, start_ray
 from rwsa.errors import InputError
 from rwsa.files import read_json, write_json
@@ -35,10 +34,6 @@ MARK = ".rwsa-demo"
 _UNMARKED = ("summary.json", "shards/index.json")
 
 
-class FailedStepError(RuntimeError):
-    """A verb ended with an error, which it has printed itself."""
-
-
 class Demo:
     """The steps, and the seconds that each took. On a cluster, all nodes must see the checkout."""
 
@@ -50,8 +45,7 @@ class Demo:
         """Run every step and write `summary.json`.
 
         Raises:
-            FailedStepError: a step failed.
-            InputError: `out` cannot be emptied, see `start_afresh`.
+            InputError: a step failed, or `out` cannot be emptied (see `start_afresh`).
         """
         start_afresh(self.out)
         # Relative, as a person would type them: the commands run in the checkout.
@@ -113,7 +107,7 @@ class Demo:
         status = subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
         self.seconds[name] = time.monotonic() - started
         if status:
-            raise FailedStepError(f"the step '{name}' failed with status {status}; its message is above")
+            raise InputError(f"the step '{name}' failed with status {status}; its message is above")
 
 
 def start_afresh(out: Path) -> None:
@@ -144,24 +138,23 @@ def start_afresh(out: Path) -> None:
         raise InputError(f"--out {out}: {error.strerror}; name a folder that can be written") from error
 
 
-@verb
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.demo", description="Every part of the project, in minutes."
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/demo"),
+        metavar="FOLDER",
+        help="folder for the results, relative to the checkout (default: outputs/demo)",
     )
-    parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="relative to the checkout")
-    add_cluster_arguments(parser)
-    options = parser.parse_args(argv)
+
+
+@verb("pipelines.demo", __doc__, _arguments, cluster_argument)
+def main(options: argparse.Namespace) -> int:
+    """Command line; returns the exit status."""
     os.chdir(CHECKOUT)
-    out, demo = options.out, Demo(options.out)
-    try:
-        with at_address(options.address):
-            demo.run()
-    except FailedStepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(_where_to_look(out, demo.seconds))
+    demo = Demo(options.out)
+    demo.run()
+    print(_where_to_look(demo.out, demo.seconds))
     return 0
 
 

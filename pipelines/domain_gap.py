@@ -11,16 +11,25 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from pipelines.core.cli import add_storage_arguments, place, storage_of, verb
+from pipelines.core.cli import (
+    corpora_arguments,
+    mlflow_argument,
+    out_argument,
+    out_of,
+    storage_arguments,
+    storage_of,
+    verb,
+)
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
 from pipelines.reports.domain_gap_report import markdown, matrix_rows, render_page
 from pipelines.studies.gap_results import NAMES, GapResults, GapSettings, compare
 from pipelines.studies.gap_sources import SHARD_EXAMPLES, GapSource, measure, read_sources
 from rwsa.errors import InputError
-from rwsa.files import atomic_write, location, write_json
+from rwsa.files import atomic_write, write_json
 
 FOLDER, PAGE, TABLE, FIGURES = "domain_gap", "domain_gap.html", "domain_gap.md", "domain_gap.json"
 
@@ -100,44 +109,37 @@ def _metrics(results: GapResults) -> dict[str, float]:
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.domain_gap", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--card", type=Path, nargs="+", action="extend", default=[], help="corpus cards")
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    corpora_arguments(parser)
+    parser.add_argument("--split", default="train", help="split of the shards to compare (default: train)")
     parser.add_argument(
-        "--shards", type=place, nargs="+", action="extend", default=[], help="folders of shards"
-    )
-    parser.add_argument("--split", default="train", help="of the shards; default: train")
-    parser.add_argument(
-        "--examples", type=int, help=f"clips a corpus; default: as its card says, {SHARD_EXAMPLES} of shards"
+        "--examples",
+        type=int,
+        metavar="N",
+        help=f"clips per corpus (default: as its card says; {SHARD_EXAMPLES} for shards)",
     )
     parser.add_argument(
         "--reference",
-        help="the in-domain corpus; default: the first, if all are cards or all folders",
         metavar="NAME",
+        help="in-domain corpus (default: the first; required with both --card and --shards)",
     )
-    parser.add_argument("--resamples", type=int, default=500, help="of the bootstrap; default: 500")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default: 0")
-    parser.add_argument(
-        "--out", type=location, metavar="FOLDER", help=f"to write into; default: ROOT/{FOLDER}"
-    )
-    parser.add_argument("--mlflow", action="store_true", help="log it as a run too")
-    add_storage_arguments(parser)
-    return parser
+    parser.add_argument("--resamples", type=int, default=500, help="bootstrap resamples (default: 500)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
 
 
-@verb
-def main(argv: Sequence[str] | None = None) -> int:
+@verb(
+    "pipelines.domain_gap",
+    __doc__,
+    _arguments,
+    partial(out_argument, name=FOLDER),
+    mlflow_argument,
+    storage_arguments,
+)
+def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    options = _parser().parse_args(argv)
     if options.card and options.shards and options.reference is None:
-        raise InputError(
-            "--reference: name the in-domain corpus; of cards and folders of shards together neither is"
-            " the first"
-        )
-    storage = storage_of(options)
-    out = options.out or location(storage.root) / FOLDER
+        raise InputError("--reference: missing; with both --card and --shards, name the in-domain corpus")
+    storage, out = storage_of(options), out_of(options, name=FOLDER)
     results = domain_gap(
         read_sources(options.card, options.shards, split=options.split, examples=options.examples),
         out,

@@ -15,14 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.core.cli import (
-    add_cluster_arguments,
-    add_storage_arguments,
-    at_address,
-    place,
-    storage_of,
-    verb,
-)
+from pipelines.core.cli import as_location, cluster_argument, storage_arguments, storage_of, verb
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.evaluation.clip_scores import METRICS, with_table1
@@ -186,17 +179,14 @@ def _check_writable(path: Path | None) -> None:
     check_writable(path)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.evaluate", description=(__doc__ or "").split("\n")[0]
-    )
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         nargs="+",
         action="extend",
         default=[],
         metavar="[NAME=]FILE",
-        help="model weights; one NAME for several files says that they differ by seed alone",
+        help="model weights; files of one NAME are one system trained with several seeds",
     )
     parser.add_argument(
         "--system",
@@ -205,10 +195,16 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="NAME=FOLDER",
-        help="another system's outputs, named as the noisy files; for several corpora, in a folder for each",
+        help="enhanced files of another system, named like the noisy files; with several corpora, in one"
+        " subfolder per corpus",
     )
     parser.add_argument(
-        "--corpora", type=Path, nargs="+", required=True, metavar="CARD", help="the in-domain one first"
+        "--corpora",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="CARD",
+        help="corpus cards, the in-domain one first",
     )
     parser.add_argument(
         "--metrics",
@@ -216,33 +212,34 @@ def _parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="NAME",
-        help=f"metrics besides {', '.join(METRICS)}, which are always scored; those of `rwsa score`",
+        help=f"metrics of `rwsa score` to add to {', '.join(METRICS)}, which are always scored",
     )
-    parser.add_argument("--name", help="name of the MLflow run; default: from the systems")
-    parser.add_argument("--examples", type=int, help="clips a corpus; default: as its card says", metavar="N")
-    parser.add_argument("--workers", type=int, help="CPUs to use; default: all that Ray has", metavar="N")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default): a GPU if there is one")
-    parser.add_argument("--audio-clips", type=int, default=3, help="clips a corpus to listen to", metavar="N")
-    parser.add_argument(
-        "--json", type=place, dest="json_path", help="write the means here too", metavar="FILE"
-    )
+    parser.add_argument("--name", help="name of the MLflow run (default: from the systems)")
     parser.add_argument("--parent", help="id of the MLflow run to nest this one under", metavar="RUN_ID")
-    add_cluster_arguments(parser)
-    add_storage_arguments(parser)
     parser.add_argument(
-        "--strict", action="store_true", help="end at the first damaged clip or failed metric"
+        "--examples", type=int, help="clips per corpus (default: as its card says)", metavar="N"
     )
-    return parser
+    parser.add_argument(
+        "--audio-clips", type=int, default=3, help="audio samples per corpus to log (default: 3)", metavar="N"
+    )
+    parser.add_argument(
+        "--json", type=as_location, dest="json_path", help="also write the means to this file", metavar="FILE"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at the first damaged clip or failed metric"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda or auto (default: auto, a GPU if this machine has one)"
+    )
+    parser.add_argument("--workers", type=int, help="CPUs to use (default: all that Ray has)", metavar="N")
 
 
-@verb
-def main(argv: Sequence[str] | None = None) -> int:
+@verb("pipelines.evaluate", __doc__, _arguments, cluster_argument, storage_arguments)
+def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    parsed = _parser().parse_args(argv)
-    storage, options = storage_of(parsed), vars(parsed)
-    del options["settings"]
-    with at_address(options.pop("address")):
-        summary = evaluate(storage=storage, **options)
+    storage, values = storage_of(options), vars(options)
+    del values["settings"], values["address"]
+    summary = evaluate(storage=storage, **values)
     print(format_table(summary, statistics_of(summary)))
     print(_last_line(summary, storage))
     return 0

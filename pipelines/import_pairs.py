@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.core.cli import add_cluster_arguments, add_shards_arguments, at_address, shards_of, verb
+from pipelines.core.cli import cluster_argument, shards_arguments, shards_of, verb, workers_argument
 from pipelines.core.pool import check_workers, unordered
 from pipelines.mixing.output_folder import remove_index
 from rwsa.audio import read_mono, rms, round_to_int16
@@ -244,32 +244,23 @@ def _meta(pair: ClipPair, noisy: np.ndarray, clean: np.ndarray) -> dict[str, Any
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.import_pairs", description=__doc__.split("\n")[0]
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--card", type=Path, required=True, metavar="FILE.yaml", help="corpus card with pairs"
     )
-    parser.add_argument("--card", type=Path, required=True, help="corpus card with pairs")
-    add_shards_arguments(parser)
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, help="default: all that there are")
-    parser.add_argument("--shard-examples", type=int, default=64, metavar="N")
-    parser.add_argument("--workers", type=int, help="0: in this process, without Ray; default: all CPUs")
-    add_cluster_arguments(parser)
-    return parser
 
 
-@verb
-def main(argv: Sequence[str] | None = None) -> int:
+@verb("pipelines.import_pairs", __doc__, _arguments, shards_arguments, workers_argument, cluster_argument)
+def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    options = _parser().parse_args(argv)
     out = shards_of(options)
-    with at_address(options.address):
-        summary = import_pairs(
-            read_card(options.card),
-            out,
-            splits=options.splits,
-            shard_examples=options.shard_examples,
-            workers=options.workers,
-        )
+    summary = import_pairs(
+        read_card(options.card),
+        out,
+        splits=options.splits,
+        shard_examples=options.shard_examples,
+        workers=options.workers,
+    )
     for failure in summary.failures[:_SHOWN]:
         print(f"failed {failure.example_id}: {failure.reason}", file=sys.stderr)
     print(

@@ -2,7 +2,7 @@
 
     python -m pipelines.mix_shards --card datasets/X.yaml --recipe datasets/recipes/Y.yaml --out FOLDER
     python -m pipelines.mix_shards plan …     write the plans only, SPLIT.plan.parquet
-    python -m pipelines.mix_shards check …    check corpora
+    python -m pipelines.mix_shards check …    the same as `python -m pipelines.check`
 
 Shards do not depend on the number of workers. A second run after a crash reuses complete shards
 (verified by size and checksum) and makes the rest.
@@ -19,7 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines import check
-from pipelines.core.cli import add_cluster_arguments, add_shards_arguments, at_address, shards_of, verb
+from pipelines.core.cli import (
+    cache_argument,
+    cluster_argument,
+    shards_arguments,
+    shards_of,
+    verb,
+    workers_argument,
+)
 from pipelines.mixing.mix_progress import MixProgress
 from pipelines.mixing.output_folder import (
     check_folder,
@@ -31,7 +38,7 @@ from pipelines.mixing.output_folder import (
 from pipelines.mixing.plan_table import PlanInfo, plan_path, write_plan
 from pipelines.mixing.shard_jobs import ShardJobs, make_shards
 from rwsa.corpora import scan
-from rwsa.corpora.cards import SPLITS, CorpusCard, Split, read_card
+from rwsa.corpora.cards import CorpusCard, Split, read_card
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
@@ -196,43 +203,36 @@ def _render(
     return progress
 
 
-def _parser(name: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m pipelines.mix_shards {name}".rstrip(),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--card", type=Path, required=True, help="corpus card with speech and noise")
-    parser.add_argument("--recipe", type=Path, required=True, help="mixing recipe")
-    add_shards_arguments(parser)
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, help="default: all that the recipe names")
-    parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--shard-examples", type=int, default=64, metavar="N")
-    parser.add_argument("--strict", action="store_true", help="end at the first unusable source file")
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--cache", type=Path, default=Path("outputs/cache"), help="where headers are kept, by size and time"
+        "--card", type=Path, required=True, metavar="FILE.yaml", help="corpus card with speech and noise"
     )
-    if not name:
-        add_cluster_arguments(parser)
-        parser.add_argument(
-            "--workers", type=int, help="shards made at a time; default: as many as CPUs; 0: without Ray"
-        )
-    return parser
+    parser.add_argument("--recipe", type=Path, required=True, metavar="FILE.yaml", help="mixing recipe")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change values of the recipe",
+    )
+    parser.add_argument("--strict", action="store_true", help="stop at the first unusable source file")
+    shards_arguments(parser)
+    cache_argument(parser)
 
 
-@verb
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["check"]:
         return check.main(arguments[1:])
     if arguments[:1] == ["plan"]:
-        return _plan(_parser("plan").parse_args(arguments[1:]))
-    options = _parser("").parse_args(arguments)
-    with at_address(options.address):
-        return _mix(options)
+        return _plan(arguments[1:])
+    return _mix(arguments)
 
 
+@verb("pipelines.mix_shards plan", "Write the mixing plan of every example, without audio.", _arguments)
 def _plan(options: argparse.Namespace) -> int:
     recipe = read_recipe(options.recipe, options.settings)
     manifest, out = (
@@ -248,6 +248,13 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+@verb(
+    "pipelines.mix_shards",
+    "Mix a corpus into shards on Ray. With `plan` as the first argument: write the plans only.",
+    _arguments,
+    workers_argument,
+    cluster_argument,
+)
 def _mix(options: argparse.Namespace) -> int:
     out = shards_of(options)
     summary = mix_shards(

@@ -11,15 +11,19 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pipelines.core.cli import (
-    add_cluster_arguments,
-    add_storage_arguments,
-    at_address,
-    place,
+    as_location,
+    cluster_argument,
+    mlflow_argument,
+    out_argument,
+    out_of,
+    storage_arguments,
     storage_of,
     verb,
+    workers_argument,
 )
 from pipelines.core.pool import check_workers, unordered
 from pipelines.core.progress import Ticker, duration
@@ -38,7 +42,7 @@ from pipelines.studies.reference_results import (
     study_clip,
 )
 from rwsa.errors import InputError
-from rwsa.files import absolute, atomic_write, location, sha256_of, write_json
+from rwsa.files import absolute, atomic_write, sha256_of, write_json
 from rwsa.metrics import check, version
 from rwsa.models import weights_file
 
@@ -132,41 +136,38 @@ def log_study(storage: StorageConfig, study: ReferenceStudy, out: Path) -> str:
     return run.run_id
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.reference_study", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("--card", type=Path, required=True, help="corpus card")
-    parser.add_argument("--weights", type=place, help="of a model whose output is scored too")
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--card", type=Path, required=True, metavar="FILE.yaml", help="corpus card")
     parser.add_argument(
-        "--examples", type=int, default=_EXAMPLES, help=f"clips; default: {_EXAMPLES}", metavar="N"
+        "--weights", type=as_location, metavar="FILE", help="model whose output is scored as well"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the noises and rooms; default: 0")
     parser.add_argument(
-        "--workers", type=int, help="tasks at a time; 0: without Ray; default: one a CPU", metavar="N"
+        "--examples", type=int, default=_EXAMPLES, metavar="N", help=f"clips (default: {_EXAMPLES})"
     )
-    parser.add_argument("--out", type=place, metavar="FOLDER", help=f"to write into; default: ROOT/{FOLDER}")
-    parser.add_argument("--mlflow", action="store_true", help="log it as a run too")
-    add_cluster_arguments(parser)
-    add_storage_arguments(parser)
-    return parser
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noises and rooms (default: 0)")
 
 
-@verb
-def main(argv: Sequence[str] | None = None) -> int:
+@verb(
+    "pipelines.reference_study",
+    __doc__,
+    _arguments,
+    partial(out_argument, name=FOLDER),
+    mlflow_argument,
+    workers_argument,
+    cluster_argument,
+    storage_arguments,
+)
+def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    options = _parser().parse_args(argv)
-    storage = storage_of(options)
-    out = options.out or location(storage.root) / FOLDER
-    with at_address(options.address):
-        study = reference_study(
-            options.card,
-            out,
-            weights=options.weights,
-            examples=options.examples,
-            seed=options.seed,
-            workers=options.workers,
-        )
+    storage, out = storage_of(options), out_of(options, name=FOLDER)
+    study = reference_study(
+        options.card,
+        out,
+        weights=options.weights,
+        examples=options.examples,
+        seed=options.seed,
+        workers=options.workers,
+    )
     run_id = log_study(storage, study, out) if options.mlflow else None
     for estimate in study.estimates:
         print(f"{estimate:<32}{''.join(f'{head:>16}' for head in heads()[1:])}")

@@ -12,11 +12,10 @@ import argparse
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipelines.core.cli import add_storage_arguments, place, storage_of, verb
+from pipelines.core.cli import as_location, storage_arguments, storage_of, verb
 from pipelines.core.model_registry import RegisteredVersion, register_model
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
@@ -67,19 +66,19 @@ def _quieten() -> None:
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.register", description=__doc__.split("\n")[0])
-    parser.add_argument("--weights", type=place, required=True, help="model weights")
-    parser.add_argument("--name", help="of the registered model; default: rwsa- and the size")
-    parser.add_argument("--alias", default=ALIAS, help=f"moved to the new version; default: {ALIAS}")
-    add_storage_arguments(parser)
-    return parser
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights", type=as_location, required=True, metavar="FILE", help="weights to register"
+    )
+    parser.add_argument("--name", help="registered model's name (default: rwsa- and the size, e.g. rwsa-xs)")
+    parser.add_argument(
+        "--alias", default=ALIAS, help=f"alias that moves to the new version (default: {ALIAS})"
+    )
 
 
-@verb
-def main(argv: Sequence[str] | None = None) -> int:
+@verb("pipelines.register", __doc__, _arguments, storage_arguments)
+def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    options = _parser().parse_args(argv)
     _quieten()
     storage = storage_of(options)
     registered = register(options.weights, storage=storage, name=options.name, alias=options.alias)

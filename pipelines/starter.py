@@ -26,6 +26,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from pipelines.core.cli import verb
 from rwsa.audio import write_audio
 from rwsa.errors import InputError
 from rwsa.files import atomic_write, read_json, write_json
@@ -243,17 +244,22 @@ def _say(what: str) -> None:
     print(f"starter: {what}", file=sys.stderr, flush=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/starter"),
+        metavar="FOLDER",
+        help="folder to write (default: outputs/starter)",
+    )
+
+
+@verb("pipelines.starter", __doc__, _arguments)
+def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.starter", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("outputs/starter"), help="folder to make")
-    try:
-        print(fetch_starter(parser.parse_args(arguments).out))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(fetch_starter(options.out))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -9,16 +9,16 @@ which systems no other one beats at both.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from pipelines.core.cli import add_storage_arguments, place, storage_of, verb
+from pipelines.core.cli import out_argument, out_of, storage_arguments, storage_of, verb
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.reports.trade_off_report import render_page
 from pipelines.studies.trade_off_scores import Panel, panels, read_scores
 from rwsa.errors import InputError
-from rwsa.files import atomic_write, location
+from rwsa.files import atomic_write
 
 PAGE = "trade-off.html"
 
@@ -41,18 +41,16 @@ def trade_off(storage: StorageConfig, out: Path) -> list[Panel]:
     return found
 
 
-@verb
-def main(argv: Sequence[str] | None = None) -> int:
+@verb(
+    "pipelines.trade_off",
+    __doc__,
+    partial(out_argument, name=PAGE, metavar="FILE.html"),
+    storage_arguments,
+)
+def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.trade_off", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--out", type=place, help=f"default: ROOT/{PAGE}", metavar="FILE")
-    add_storage_arguments(parser)
-    options = parser.parse_args(argv)
-    storage = storage_of(options)
-    out = options.out or location(storage.root) / PAGE
-    found = trade_off(storage, out)
+    out = out_of(options, name=PAGE)
+    found = trade_off(storage_of(options), out)
     for panel in found:
         print(_line(panel))
     print(f"page: {out}")

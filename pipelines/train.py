@@ -12,17 +12,17 @@ import argparse
 import dataclasses
 import math
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipelines.core.cli import add_cluster_arguments, add_storage_arguments, at_address
+from pipelines.core.cli import cluster_argument, storage_arguments, verb
 from pipelines.core.ray_cluster import CHECKOUT
 from pipelines.core.storage import absolute_storage
 from pipelines.core.tracking import Tracker
@@ -37,7 +37,6 @@ from rwsa.shards.index import INDEX_NAME, read_index
 from rwsa.training.checkpoints import ABOUT, local
 from rwsa.training.config import DataConfig
 from rwsa.training.context import StopSignal
-from rwsa.training.loop import DivergedError, PreemptedError
 from rwsa.training.sources import recipe_of
 from rwsa.training.state import check_files, published_weights
 
@@ -185,73 +184,77 @@ def config_paths(names: Sequence[str]) -> list[Path]:
     return paths
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines.train", description=__doc__.split("\n")[0])
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "configs", nargs="+", help="names from pipelines/configs or paths, laid over each other"
+        "configs",
+        nargs="+",
+        metavar="CONFIG",
+        help="names from pipelines/configs, or paths; later ones override earlier ones",
     )
-    add_storage_arguments(parser, metavar="KEY=VALUE", help="over all of them")
-    parser.add_argument("--workers", type=int, default=0, help="Ray Train workers; 0: this process, no Ray")
-    parser.add_argument("--cpus-per-worker", type=int, default=1, help="threads of each worker")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Ray Train workers; 0 trains in this process, without Ray (default: 0)",
+    )
+    parser.add_argument(
+        "--cpus-per-worker", type=int, default=1, metavar="N", help="threads per worker (default: 1)"
+    )
     parser.add_argument(
         "--gpu",
         action=argparse.BooleanOptionalAction,
-        help="a GPU for each worker; default: where the cluster has one now (say so where it grows by them)",
+        help="use one GPU per worker (default: if the cluster has GPUs now; an autoscaling cluster that has"
+        " none yet needs --gpu)",
     )
-    add_cluster_arguments(parser)
     parser.add_argument(
-        "--overfit", type=int, metavar="N", help="train on the first N examples alone, and validate by them"
+        "--overfit", type=int, metavar="N", help="train and validate on the first N examples only"
     )
-    parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what it would take, by a few steps that leave nothing"
+        "--print-config", action="store_true", help="print the resulting configuration and exit"
     )
-    return parser
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run a few steps, print the estimated time and memory, and leave nothing behind",
+    )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@verb(
+    "pipelines.train",
+    __doc__,
+    _arguments,
+    partial(storage_arguments, metavar="KEY=VALUE", help="change values of the configuration"),
+    cluster_argument,
+)
+def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
-    settings = [
-        *arguments.settings,
-        *([] if arguments.overfit is None else [f"data.overfit={arguments.overfit}"]),
-    ]
-    stop = StopSignal()
-    try:
-        config = read_config(TrainRunConfig, config_paths(arguments.configs), settings)
-        if arguments.overfit is not None:
-            config = dataclasses.replace(config, name=f"{config.name}-overfit-{arguments.overfit}")
-        if arguments.print_config:
-            print(yaml.safe_dump(as_mapping(config), sort_keys=False), end="")
-            return 0
-        if arguments.dry_run:
-            print(dry_run(absolute(config), workers=arguments.workers, threads=arguments.cpus_per_worker))
-            return 0
-        with stop, at_address(arguments.address):
-            stop.then(_say_that_it_stops)
-            summary = train(
-                config,
-                workers=arguments.workers,
-                cpus_per_worker=arguments.cpus_per_worker,
-                gpu=arguments.gpu,
-                stop=stop,
-            )
-    except (InputError, DivergedError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except PreemptedError as preempted:
-        print(preempted, file=sys.stderr)
-        return 128 + (stop.number or signal.SIGTERM)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 128 + signal.SIGINT
+    overfit = [] if options.overfit is None else [f"data.overfit={options.overfit}"]
+    config = read_config(TrainRunConfig, config_paths(options.configs), [*options.settings, *overfit])
+    if options.overfit is not None:
+        config = dataclasses.replace(config, name=f"{config.name}-overfit-{options.overfit}")
+    if options.print_config:
+        print(yaml.safe_dump(as_mapping(config), sort_keys=False), end="")
+        return 0
+    if options.dry_run:
+        print(dry_run(absolute(config), workers=options.workers, threads=options.cpus_per_worker))
+        return 0
+    with StopSignal() as stop:
+        stop.then(_report_stopping)
+        summary = train(
+            config,
+            workers=options.workers,
+            cpus_per_worker=options.cpus_per_worker,
+            gpu=options.gpu,
+            stop=stop,
+        )
     print(f"best {config.best_metric} {summary.best_score:.3f} · {summary.seconds:.0f} s · {summary.weights}")
     return 0
 
 
-def _say_that_it_stops() -> None:
-    print("asked to end: saving after this step (Ctrl-C again ends at once)", file=sys.stderr, flush=True)
+def _report_stopping() -> None:
+    print("stopping: saving after this step (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

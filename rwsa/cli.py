@@ -6,19 +6,18 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwsa import process
+from rwsa.command_line import OK, SOME_FAILED, verb
 from rwsa.errors import InputError
 
 if TYPE_CHECKING:
     from rwsa.models import Network
 
 PIPE = Path("-")
-STATUS_BAD_INPUT = 2
-STATUS_SOME_FAILED = 1
 
 # Heading to field of `rwsa.models.cost.Cost`.
 _COSTS = {
@@ -36,23 +35,7 @@ without norms and activations. paper counts as its table does (thop): convolutio
 Mamba only its convolution, x_proj and out_proj; of scans and attention nothing."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns 0, 1 where some files failed, or 2 where the input cannot be used."""
-    arguments = _parser().parse_args(argv)
-    process.prepare()
-    try:
-        status: int = arguments.verb(arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return STATUS_BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; files already written are whole", file=sys.stderr)
-        return 130
-    return status
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rwsa", description="Speech enhancement with RWSA-MambaUNet.")
+def _arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     enhance = verbs.add_parser("enhance", help="remove noise from files, folders or a pipe")
     enhance.set_defaults(verb=_enhance)
@@ -61,29 +44,35 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="FILE_OR_FOLDER",
-        help="or - alone: stdin to stdout, once it ends",
+        help="recordings to enhance; - alone reads stdin to its end and writes to stdout",
     )
-    enhance.add_argument("--out", type=Path, help="folder to write to; folders keep their structure")
+    enhance.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where to write; folders keep their structure"
+    )
     model = enhance.add_mutually_exclusive_group(required=True)
     model.add_argument("--weights", help="trained weights: safetensors of this project, or published weights")
     model.add_argument(
-        "--untrained",
-        metavar="SIZE",
-        help="random weights of a named size, to try things out",
+        "--untrained", metavar="SIZE", help="random weights of a named size, for trying things out"
     )
     enhance.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, …; default: a GPU if there is one"
+        "--device", default="auto", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)"
     )
     enhance.add_argument(
-        "--crossfade", type=float, default=0.1, help="overlap of segments, as a share of one"
+        "--crossfade",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="overlap of segments, as a share of a segment (default: 0.1)",
     )
-    enhance.add_argument("--batch-size", type=int, default=4, help="segments enhanced at once")
-    enhance.add_argument("--strict", action="store_true", help="stop at the first bad file")
-    score = verbs.add_parser("score", help="score enhanced files against clean ones of the same names")
+    enhance.add_argument(
+        "--batch-size", type=int, default=4, metavar="N", help="segments enhanced at once (default: 4)"
+    )
+    enhance.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
+    score = verbs.add_parser("score", help="score enhanced files against clean files of the same names")
     score.set_defaults(verb=_score)
-    score.add_argument("--clean", type=Path, required=True, metavar="DIR")
-    score.add_argument("--enhanced", type=Path, required=True, metavar="DIR")
-    score.add_argument("--json", type=Path, metavar="FILE", help="write every clip's scores here")
+    score.add_argument("--clean", type=Path, required=True, metavar="FOLDER", help="clean files")
+    score.add_argument("--enhanced", type=Path, required=True, metavar="FOLDER", help="files to score")
+    score.add_argument("--json", type=Path, metavar="FILE", help="also write the scores of every clip here")
     score.add_argument(
         "--metrics",
         nargs="+",
@@ -91,12 +80,25 @@ def _parser() -> argparse.ArgumentParser:
         help="default: pesq ssnr estoi si_sdr csig cbak covl; also stoi, and with the extra rwsa[dnsmos]"
         " dnsmos_sig dnsmos_bak dnsmos_ovrl",
     )
-    score.add_argument("--workers", type=int, help="processes; default: one a core")
-    score.add_argument("--strict", action="store_true", help="stop at the first bad file")
-    info = verbs.add_parser("info", help="what is installed, which scan runs here, and what the models cost")
+    score.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    score.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
+    info = verbs.add_parser("info", help="show what is installed, which scan runs here, and the models' cost")
     info.set_defaults(verb=_info)
     info.add_argument("--weights", help="describe these weights instead of the named sizes")
-    return parser
+
+
+@verb(
+    "rwsa",
+    "Speech enhancement with RWSA-MambaUNet.",
+    _arguments,
+    failure="some files failed",
+    interrupted="files already written are complete",
+)
+def main(arguments: argparse.Namespace) -> int:
+    """Run one verb; returns the exit status."""
+    process.prepare()
+    status: int = arguments.verb(arguments)
+    return status
 
 
 def _enhance(arguments: argparse.Namespace) -> int:
@@ -143,7 +145,7 @@ def _enhance_files(arguments: argparse.Namespace) -> int:
         print(f"skipped: {failure}", file=sys.stderr)
     if failures:
         print(f"{len(failures)} file(s) skipped", file=sys.stderr)
-    return STATUS_SOME_FAILED if failures else 0
+    return SOME_FAILED if failures else OK
 
 
 def _model(arguments: argparse.Namespace) -> Network:
@@ -178,7 +180,7 @@ def _score(arguments: argparse.Namespace) -> int:
     print(format_table(scores), flush=True)
     if arguments.json is not None:
         write_json(arguments.json, scores.as_json())
-    return STATUS_SOME_FAILED if scores.failures else 0
+    return SOME_FAILED if scores.failures else OK
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -218,4 +220,4 @@ def _cost_table(models: Mapping[str, Network]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,15 +1,33 @@
-"""The one exception that means: what the user gave is wrong, and here is the remedy."""
+"""The errors that end a command in one line; `rwsa.command_line` gives each its exit status."""
 
 from __future__ import annotations
 
+import signal
+
 
 class InputError(ValueError):
-    """A file, key or value that the user gave cannot be used.
+    """A file, key or value from the user is invalid.
 
-    The message names the file or key, says what is wrong with it and what to do. Command-line
-    verbs print it as one line and exit with status 2; anything else that escapes is a bug.
+    The message names the file or key, says what is wrong with it and what to do. Commands print it as one
+    line and exit with status 2; any other exception that escapes is a bug.
     """
 
 
 class UnreachableError(InputError):
-    """A store refused or is away: whether what was looked for is there, and whole, is not known."""
+    """A store is unreachable or denies access: whether the object exists and is intact is unknown."""
+
+
+class DivergedError(RuntimeError):
+    """A loss is no longer finite; raised on all ranks at the same step, with the same message."""
+
+
+class PreemptedError(RuntimeError):
+    """Training or a sweep was stopped, has saved and can be resumed; training raises it on all ranks.
+
+    Attributes:
+        signal_number: the signal that stopped it; SIGTERM where only another process received it.
+    """
+
+    def __init__(self, message: str, signal_number: int = signal.SIGTERM) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from pipelines.core.cli import add_storage_arguments, storage_of, verb
+from pipelines.core.cli import storage_arguments, storage_of, verb
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import TrackedRun, Tracker, commit
 from rwsa.config import as_mapping, build
@@ -121,17 +120,25 @@ def _columns(results: Sequence[TrialResult]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-@verb
-def main(argv: Sequence[str] | None = None) -> int:
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "parent", metavar="RUN_ID", help="id of the sweep's MLflow run, as tune.sweep prints it"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="FOLDER",
+        help="folder for the page (default: report)",
+    )
+
+
+@verb("tune.report", __doc__, _arguments, storage_arguments)
+def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tune.report", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("parent", metavar="PARENT_RUN_ID", help="MLflow run of the sweep")
-    parser.add_argument("--out", type=Path, default=Path("report"), help="folder for the page")
-    add_storage_arguments(parser)
-    options = parser.parse_args(argv)
     print(report(options.parent, options.out, storage=storage_of(options)))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -11,25 +11,25 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from pipelines.core.cli import add_cluster_arguments, add_storage_arguments, at_address, verb
+from pipelines.core.cli import cluster_argument, storage_arguments, verb
 from pipelines.core.progress import duration
 from pipelines.core.ray_cluster import start_ray
 from pipelines.core.tracking import Tracker
 from pipelines.train import run_key
 from pipelines.training.config import TrainRunConfig
 from pipelines.training.launch import exclusive_lock
+from rwsa.errors import PreemptedError
 from rwsa.files import absolute as absolute_location
 from rwsa.training.context import StopSignal
-from rwsa.training.loop import PreemptedError
 from tune.dry_run import format_plan
 from tune.ray_tune import run_trials
 from tune.report import log_report
@@ -112,7 +112,9 @@ def sweep(
         report = make_report(config, results, preregistered_rule=rule)
         page = log_report(run, config, results, report, files.folder, about=_about(results, seconds))
         if ended_by == "interrupt":
-            raise PreemptedError(f"interrupted; the same command resumes the sweep. Report so far: {page}")
+            raise PreemptedError(
+                f"interrupted; the same command resumes the sweep. Report so far: {page}", signal.SIGINT
+            )
     return SweepSummary(results=results, report=report, run_id=run.run_id, page=page, seconds=seconds)
 
 
@@ -210,33 +212,38 @@ def format_summary(summary: SweepSummary) -> str:
     )
 
 
-@verb
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status: 1 where a trial has failed."""
-    parser = argparse.ArgumentParser(prog="python -m tune.sweep", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("sweep", type=Path, help="a YAML like those in tune/ablations")
-    parser.add_argument("--smoke", action="store_true", help="minutes on two cores, to see that it works")
-    add_storage_arguments(parser, metavar="KEY=VALUE", help="over the trials' training configuration")
-    add_cluster_arguments(parser)
-    parser.add_argument("--corpora", nargs="+", metavar="CARD", help="evaluate on these instead")
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sweep", type=Path, metavar="SWEEP.yaml", help="sweep configuration, such as those in tune/ablations"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="shrink every trial to a minutes-long test on two cores"
+    )
+    parser.add_argument("--corpora", nargs="+", metavar="CARD", help="evaluate on these corpus cards instead")
     parser.add_argument("--retry-failed", action="store_true", help="run failed trials again")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the trials and what they take, and stop"
+        "--dry-run", action="store_true", help="print the trials and their estimated cost, and exit"
     )
-    options = parser.parse_args(argv)
+
+
+@verb(
+    "tune.sweep",
+    __doc__,
+    _arguments,
+    partial(storage_arguments, metavar="KEY=VALUE", help="change values of the training configuration"),
+    cluster_argument,
+    failure="a trial failed",
+)
+def main(options: argparse.Namespace) -> int:
+    """Command line; returns the exit status."""
     config = read_sweep(options.sweep, smoke=options.smoke)
     if options.corpora:
         config = dataclasses.replace(config, corpora=tuple(options.corpora))
-    stop = StopSignal()
-    with at_address(options.address), stop:
+    with StopSignal() as stop:
         if options.dry_run:
             print(_dry_run(config, options.settings))
             return 0
-        try:
-            summary = sweep(config, settings=options.settings, retry_failed=options.retry_failed, stop=stop)
-        except PreemptedError as interrupted:
-            print(interrupted, file=sys.stderr)
-            return 128 + (stop.number or signal.SIGINT)
+        summary = sweep(config, settings=options.settings, retry_failed=options.retry_failed, stop=stop)
     print(format_summary(summary))
     return 1 if any(row.status == "failed" for row in summary.results) else 0
 
@@ -248,4 +255,4 @@ def _dry_run(config: SweepConfig, settings: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -28,12 +28,11 @@ from pipelines.evaluation.systems import ENHANCED, Model
 from pipelines.train import TrainSummary, train
 from pipelines.training.launch import checkpoints_of
 from rwsa.config import build, config
-from rwsa.errors import InputError, UnreachableError
+from rwsa.errors import DivergedError, InputError, UnreachableError
 from rwsa.files import read_json, write_json
 from rwsa.models import RWSAMambaUNet, load_model
 from rwsa.models.cost import cost
 from rwsa.training.checkpoints import ABOUT, local
-from rwsa.training.loop import DivergedError
 from rwsa.training.memory import enough_memory
 from tune.search_space import Trial, make_trial
 from tune.sweep_config import SweepConfig

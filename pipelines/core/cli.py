@@ -1,4 +1,4 @@
-"""What the verbs have in common: the cluster to use, where results go, and how a command ends."""
+"""Command-line options shared by the verbs, and the frame that every verb runs in."""
 
 from __future__ import annotations
 
@@ -6,117 +6,42 @@ import argparse
 import functools
 import json
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipelines.core.storage import StorageConfig
+from rwsa import command_line
+from rwsa.command_line import AddArguments, Command, Main
 from rwsa.config import config, read_config
+from rwsa.corpora.cards import SPLITS
 from rwsa.errors import InputError
 from rwsa.files import location
 
 ADDRESS = "RAY_ADDRESS"
-INTERRUPTED = 130
 
 
-class _Main(Protocol):
-    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+def verb(
+    module: str, about: str | None, *arguments: AddArguments, failure: str | None = None
+) -> Callable[[Command], Main]:
+    """`rwsa.command_line.verb` for `python -m MODULE`; `--address`, if it is an option, holds meanwhile."""
+    frame = command_line.verb(f"python -m {module}", about, *arguments, failure=failure)
 
+    def decorate(command: Command) -> Main:
+        @functools.wraps(command)
+        def at_its_address(options: argparse.Namespace) -> int:
+            with at_address(getattr(options, "address", None)):
+                return command(options)
 
-@config
-class StorageSettings:
-    """What `--set` can change of a verb that has no other configuration."""
+        return frame(at_its_address)
 
-    storage: StorageConfig = StorageConfig()
-
-
-class _Root(argparse.Action):
-    """`--storage X` is `--set storage.root=X`, wherever in the command line it stands."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        options: argparse.Namespace,
-        value: Any,
-        option: str | None = None,
-    ) -> None:
-        setattr(options, self.dest, [*getattr(options, self.dest), f"storage.root={json.dumps(value)}"])
-
-
-def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--address`, for `at_address`."""
-    parser.add_argument(
-        "--address",
-        help="of a Ray cluster to use: auto, HOST:PORT or ray://HOST:PORT; default: RAY_ADDRESS, which jobs"
-        " are given, or a Ray of its own on this machine",
-    )
-
-
-def add_storage_arguments(
-    parser: argparse.ArgumentParser, *, metavar: str = "storage.KEY=VALUE", help: str | None = None
-) -> None:
-    """`--storage` and `--set`, both in `options.settings`; see `storage_of`."""
-    parser.add_argument(
-        "--storage",
-        dest="settings",
-        action=_Root,
-        default=[],
-        metavar="ROOT",
-        help="where results go: a folder, s3://… or gs://… (storage.root)",
-    )
-    parser.add_argument(
-        "--set", dest="settings", nargs="+", action="extend", default=[], metavar=metavar, help=help
-    )
-
-
-def place(text: str) -> Path:
-    """`rwsa.files.location` as an argument's type; what it refuses, argparse would print, passwords too."""
-    try:
-        return location(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def add_shards_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--out`, a location, and the `--storage` that it lies in by default."""
-    parser.add_argument(
-        "--out",
-        type=place,
-        metavar="FOLDER",
-        help="for the shards, or s3://…, gs://…; default: ROOT/shards",
-    )
-    parser.add_argument(
-        "--storage",
-        default=StorageConfig().root,
-        metavar="ROOT",
-        help=f"as other verbs have it; default: {StorageConfig().root}",
-    )
-
-
-def shards_of(options: argparse.Namespace) -> Path:
-    """Where the shards go.
-
-    Raises:
-        InputError: see `rwsa.files.location`.
-    """
-    out: Path | None = options.out
-    return out or location(options.storage) / "shards"
-
-
-def storage_of(options: argparse.Namespace) -> StorageConfig:
-    """The storage of a verb that has no other configuration.
-
-    Raises:
-        InputError: a setting is wrong.
-    """
-    return read_config(StorageSettings, [], options.settings).storage
+    return decorate
 
 
 @contextmanager
 def at_address(address: str | None) -> Iterator[None]:
-    """Have whatever starts Ray meanwhile, in this process or its children, join the cluster there."""
+    """Set `RAY_ADDRESS` for this process and its children; None changes nothing."""
     before = os.environ.get(ADDRESS)
     if address is not None:
         os.environ[ADDRESS] = address
@@ -128,21 +53,164 @@ def at_address(address: str | None) -> Iterator[None]:
             os.environ.update({} if before is None else {ADDRESS: before})
 
 
-def verb(main: _Main) -> _Main:
-    """A command line whose wrong inputs end in one line and status 2, and Ctrl-C in status 130.
+def as_location(text: str) -> Path:
+    """`rwsa.files.location` as an argument's type; argparse would print a refused URL with its password."""
+    try:
+        return location(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
-    When the process ends, Ray ends what it had under way on a cluster.
+
+def cluster_argument(parser: argparse.ArgumentParser) -> None:
+    """`--address`; `verb` applies it."""
+    parser.add_argument(
+        "--address",
+        help="Ray cluster to use: auto, HOST:PORT or ray://HOST:PORT (default: RAY_ADDRESS if set, else a new"
+        " Ray on this machine)",
+    )
+
+
+def workers_argument(parser: argparse.ArgumentParser) -> None:
+    """`--workers` of Ray tasks; see `pipelines.core.pool.unordered`."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="Ray tasks at a time; 0 runs in this process, without Ray (default: one per CPU)",
+    )
+
+
+@config
+class StorageSettings:
+    """The configuration that `--set` changes in a verb without any other."""
+
+    storage: StorageConfig = StorageConfig()
+
+
+class _Root(argparse.Action):
+    """Turns `--storage X` into `--set storage.root=X`, so that the later of the two options wins."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        options: argparse.Namespace,
+        value: Any,
+        option: str | None = None,
+    ) -> None:
+        setattr(options, self.dest, [*getattr(options, self.dest), f"storage.root={json.dumps(value)}"])
+
+
+def storage_arguments(
+    parser: argparse.ArgumentParser,
+    *,
+    metavar: str = "storage.KEY=VALUE",
+    help: str = "change where results go: root, tracking_uri, experiment, …",
+) -> None:
+    """`--storage` and `--set`, both in `options.settings`; see `storage_of`."""
+    parser.add_argument(
+        "--storage",
+        dest="settings",
+        action=_Root,
+        default=[],
+        metavar="ROOT",
+        help="folder for results, or s3://…, gs://…; short for --set storage.root=ROOT"
+        f" (default: {StorageConfig().root})",
+    )
+    parser.add_argument(
+        "--set", dest="settings", nargs="+", action="extend", default=[], metavar=metavar, help=help
+    )
+
+
+def storage_of(options: argparse.Namespace) -> StorageConfig:
+    """The storage that `storage_arguments` name.
+
+    Raises:
+        InputError: a setting is invalid.
     """
+    return read_config(StorageSettings, [], options.settings).storage
 
-    @functools.wraps(main)
-    def run(argv: Sequence[str] | None = None) -> int:
-        try:
-            return main(argv)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("stopped; what is whole is kept: the same command goes on", file=sys.stderr)
-            return INTERRUPTED
 
-    return run
+def out_argument(parser: argparse.ArgumentParser, *, name: str, metavar: str = "FOLDER") -> None:
+    """`--out`, whose default is `name` below the root of `storage_arguments`; see `out_of`."""
+    parser.add_argument(
+        "--out", type=as_location, metavar=metavar, help=f"where to write (default: ROOT/{name})"
+    )
+
+
+def out_of(options: argparse.Namespace, *, name: str) -> Path:
+    """The location that `out_argument` names.
+
+    Raises:
+        InputError: a setting is invalid.
+    """
+    out: Path | None = options.out
+    return out or location(storage_of(options).root) / name
+
+
+def mlflow_argument(parser: argparse.ArgumentParser) -> None:
+    """`--mlflow`."""
+    parser.add_argument("--mlflow", action="store_true", help="also log the results as an MLflow run")
+
+
+def corpora_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--card` and `--shards`, any number of each."""
+    parser.add_argument(
+        "--card",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE.yaml",
+        help="corpus cards",
+    )
+    parser.add_argument(
+        "--shards",
+        type=as_location,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FOLDER",
+        help="folders of shards",
+    )
+
+
+def cache_argument(parser: argparse.ArgumentParser) -> None:
+    """`--cache` of what is known about audio files; see `rwsa.file_cache`."""
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("outputs/cache"),
+        metavar="FOLDER",
+        help="cache of what is known about audio files, by path, size and time (default: outputs/cache)",
+    )
+
+
+def shards_arguments(parser: argparse.ArgumentParser) -> None:
+    """What verbs that write shards share; see `shards_of`."""
+    root = StorageConfig().root
+    parser.add_argument(
+        "--out",
+        type=as_location,
+        metavar="FOLDER",
+        help="folder for the shards, or s3://…, gs://… (default: ROOT/shards)",
+    )
+    parser.add_argument(
+        "--storage",
+        default=root,
+        metavar="ROOT",
+        help=f"folder for results, or s3://…, gs://… (default: {root})",
+    )
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, help="splits to write (default: all)")
+    parser.add_argument(
+        "--shard-examples", type=int, default=64, metavar="N", help="examples per shard (default: 64)"
+    )
+
+
+def shards_of(options: argparse.Namespace) -> Path:
+    """The folder that `shards_arguments` name.
+
+    Raises:
+        InputError: see `rwsa.files.location`.
+    """
+    out: Path | None = options.out
+    return out or location(options.storage) / "shards"

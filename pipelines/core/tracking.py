@@ -25,9 +25,8 @@ from PIL import Image
 from pipelines.core.ray_cluster import CHECKOUT
 from pipelines.core.record_queue import SPOOLED, Journal, Record, waiting_keys
 from pipelines.core.storage import StorageConfig
-from rwsa.errors import InputError, UnreachableError
+from rwsa.errors import InputError, PreemptedError, UnreachableError
 from rwsa.files import fetched, location, on_this_machine
-from rwsa.training.loop import PreemptedError
 
 _BATCH = 1000  # MLflow's own limit of metrics in one call
 _PARAMS_BATCH = 100

@@ -20,11 +20,11 @@ from pipelines.core.tracking import TrackedRun, commit
 from pipelines.training.config import TrainRunConfig
 from pipelines.training.run_log import RunLog
 from rwsa.config import as_mapping, build
-from rwsa.errors import InputError
+from rwsa.errors import DivergedError, InputError, PreemptedError
 from rwsa.files import is_remote, location
 from rwsa.training.checkpoints import Checkpoints
 from rwsa.training.context import LocalContext, StopSignal
-from rwsa.training.loop import DivergedError, PreemptedError, fit
+from rwsa.training.loop import fit
 from rwsa.training.sources import self_contained
 
 _RELAY_SECONDS, _SECONDS_BETWEEN_TRIES = 0.5, 0.5

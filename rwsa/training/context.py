@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 
+from rwsa.errors import PreemptedError
 from rwsa.training.checkpoints import Checkpoints
 
 
@@ -106,6 +107,8 @@ class StopSignal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, PreemptedError) and self.number is not None:
+            error.signal_number = self.number
         for number, before in self._before.items():
             signal.signal(number, before)
 

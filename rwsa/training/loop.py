@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rwsa.errors import InputError
+from rwsa.errors import DivergedError, InputError, PreemptedError
 from rwsa.models.unet import RWSAMambaUNet
 from rwsa.training import ranks
 from rwsa.training.adversary import Adversary
@@ -22,14 +22,6 @@ from rwsa.training.state import TrainState
 from rwsa.training.step import TrainStep
 from rwsa.training.throughput import ThroughputMeter
 from rwsa.training.validation import Validation
-
-
-class DivergedError(RuntimeError):
-    """A loss is no longer finite; raised on all ranks at the same step, with the same message."""
-
-
-class PreemptedError(RuntimeError):
-    """Training was asked to end, has saved and can be resumed; raised on all ranks alike."""
 
 
 def fit(config: TrainConfig, context: WorkerContext) -> TrainState:

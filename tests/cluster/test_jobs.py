@@ -190,7 +190,7 @@ def test_over_rays_client_shards_are_those_of_one_machine(cluster: Cluster, tmp_
 def test_wrong_addresses_and_tokens_are_one_line(cluster: Cluster, tmp_path: Path) -> None:
     script = (
         "from pipelines.core.ray_cluster import start_ray\nfrom pipelines.core.cli import verb\n"
-        "@verb\ndef main(argv=None):\n    start_ray()\n    return 0\nraise SystemExit(main())"
+        "@verb('none', None)\ndef main(options):\n    start_ray()\n    return 0\nraise SystemExit(main())"
     )
     cases = {
         f"127.0.0.1:{free_port()}": SECRETS["RAY_AUTH_TOKEN"],

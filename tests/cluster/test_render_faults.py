@@ -200,7 +200,7 @@ def test_an_interrupt_stops_cleanly(
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert said.endswith("stopped; what is whole is kept: the same command goes on\n")
+    assert said.endswith("interrupted; run the same command again to resume\n")
     assert 3 <= entries(out) < SHARDS
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
     assert main(command[3:]) == 0

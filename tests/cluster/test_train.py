@@ -21,14 +21,13 @@ from pipelines.training.config import TrainRunConfig
 from pipelines.training.launch import exclusive_lock
 from rwsa.audio import read_audio, round_to_int16, write_audio
 from rwsa.config import read_config
-from rwsa.errors import InputError
+from rwsa.errors import InputError, PreemptedError
 from rwsa.files import location, read_json
 from rwsa.models import load_model
 from rwsa.models.weights import read_weights
 from rwsa.shards import Example, write_shard
 from rwsa.shards.index import merge_index
 from rwsa.training.context import StopSignal
-from rwsa.training.loop import PreemptedError
 from tests.object_store import environment, served
 
 RATE = 16000

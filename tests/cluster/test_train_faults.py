@@ -20,9 +20,8 @@ from pipelines.core.tracking import Tracker
 from pipelines.train import config_paths, train
 from pipelines.training.config import TrainRunConfig
 from rwsa.config import read_config
-from rwsa.errors import InputError
+from rwsa.errors import DivergedError, InputError
 from rwsa.models.weights import read_weights
-from rwsa.training.loop import DivergedError
 from tests.mlflow_server import free_port, tracking_server
 from tests.training_runs import write_shards
 

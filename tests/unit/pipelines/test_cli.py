@@ -1,37 +1,45 @@
-"""What the verbs share on the command line."""
+"""Options that the verbs share."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from pipelines import check, mix_shards
 from pipelines.core.cli import (
     ADDRESS,
-    add_cluster_arguments,
-    add_shards_arguments,
-    add_storage_arguments,
     at_address,
-    place,
+    cluster_argument,
+    out_argument,
+    out_of,
+    shards_arguments,
     shards_of,
+    storage_arguments,
     storage_of,
     verb,
 )
-from rwsa.errors import InputError
+from pipelines.core.ray_cluster import CHECKOUT
+
+VERBS = [
+    ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
+    for folder in ("pipelines", "tune")
+    for path in sorted((CHECKOUT / folder).glob("*.py"))
+    if "__main__" in path.read_text()
+]
 
 
 def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_cluster_arguments(parser)
-    add_storage_arguments(parser)
-    parser.add_argument("--out", type=place)
+    storage_arguments(parser)
+    out_argument(parser, name="page.html")
     return parser.parse_args(words)
 
 
-def test_the_storage_is_where_the_last_word_says() -> None:
+def test_the_last_storage_option_wins() -> None:
     uri = "storage.tracking_uri=http://server:5000"
     assert storage_of(parsed()).root == "outputs"
     assert storage_of(parsed("--storage", "s3://bucket/a")).root == "s3://bucket/a"
@@ -41,15 +49,20 @@ def test_the_storage_is_where_the_last_word_says() -> None:
     assert storage_of(parsed("--storage", "a", "--set", uri)).tracking_uri == "http://server:5000"
 
 
-def test_shards_go_into_the_storage_unless_told_otherwise() -> None:
+def test_shards_go_below_the_storage_root_by_default() -> None:
     parser = argparse.ArgumentParser()
-    add_shards_arguments(parser)
+    shards_arguments(parser)
     assert shards_of(parser.parse_args([])) == Path("outputs/shards")
     assert str(shards_of(parser.parse_args(["--storage", "memory://a/b/"]))) == "memory://a/b/shards"
     assert shards_of(parser.parse_args(["--storage", "a", "--out", "b"])) == Path("b")
 
 
-def test_a_place_with_a_password_is_refused_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_goes_below_the_storage_root_by_default() -> None:
+    assert out_of(parsed("--storage", "a"), name="page.html") == Path("a/page.html")
+    assert out_of(parsed("--storage", "a", "--out", "b.html"), name="page.html") == Path("b.html")
+
+
+def test_a_location_with_a_password_is_refused_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parsed("--out", "s3://somebody:hunter2@bucket/a")
     said = capsys.readouterr().err
@@ -70,19 +83,31 @@ def test_the_address_holds_for_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ADDRESS not in os.environ
 
 
-def test_a_verb_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    raised: BaseException | None = None
+def test_an_address_given_as_an_option_holds_while_the_verb_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ADDRESS, "before:1")
+    seen = []
 
-    @verb
-    def main(argv: Sequence[str] | None = None) -> int:
-        if raised is not None:
-            raise raised
-        return len(argv or ())
+    @verb("pipelines.try", None, cluster_argument)
+    def main(options: argparse.Namespace) -> int:
+        seen.append(os.environ[ADDRESS])
+        return 0
 
-    assert main(["a", "b"]) == 2
-    raised = InputError("the file is none")
-    assert main() == 2
-    assert capsys.readouterr().err == "error: the file is none\n"
-    raised = KeyboardInterrupt()
-    assert main() == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert main(["--address", "auto"]) == main([]) == 0
+    assert seen == ["auto", "before:1"]
+    assert os.environ[ADDRESS] == "before:1"
+
+
+@pytest.mark.parametrize("module", VERBS)
+def test_every_verb_explains_itself(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module(module).main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith(f"usage: python -m {module} ")
+    assert "exit status: 0 success" in shown
+
+
+def test_checking_is_a_verb_of_its_own_and_one_of_mix_shards(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main([]) == mix_shards.main(["check"]) == 2
+    one, other = capsys.readouterr().err.splitlines()
+    assert one == other
+    assert one.startswith("error: nothing to check")

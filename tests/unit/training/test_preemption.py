@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from rwsa.errors import PreemptedError
 from rwsa.training.context import LocalContext, StopSignal
-from rwsa.training.loop import PreemptedError, fit
+from rwsa.training.loop import fit
 from tests.training_runs import Log, assert_same_bits, config_of, trained, write_shards
 
 

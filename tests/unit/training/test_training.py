@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rwsa.audio import rms
 from rwsa.config import merge
-from rwsa.errors import InputError
+from rwsa.errors import DivergedError, InputError
 from rwsa.files import read_json, sha256_of, write_json
 from rwsa.models import load_model
 from rwsa.shards import Example
@@ -25,7 +25,6 @@ from rwsa.shards.sampling import Cursor, sample_rng
 from rwsa.training.checkpoints import ABOUT, Checkpoints
 from rwsa.training.config import OptimiserConfig
 from rwsa.training.data import TrainData, ValidData, crop_or_pad, normalised
-from rwsa.training.loop import DivergedError
 from rwsa.training.state import TrainState, learning_rate
 from tests.training_runs import (
     AUDIBLE,

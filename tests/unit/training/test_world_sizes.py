@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rwsa.errors import InputError
+from rwsa.errors import DivergedError, InputError
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import LocalContext
-from rwsa.training.loop import DivergedError, fit
+from rwsa.training.loop import fit
 from tests.golden_curve import assert_golden
 from tests.training_runs import (
     Log,

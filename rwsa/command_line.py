@@ -1,0 +1,79 @@
+"""The frame of every command: its parser, its exit status, and one line for an error."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from rwsa.errors import DivergedError, InputError, PreemptedError
+
+OK, SOME_FAILED, BAD_INPUT = 0, 1, 2
+INTERRUPTED = 128 + signal.SIGINT
+
+AddArguments = Callable[[argparse.ArgumentParser], object]
+Command = Callable[[argparse.Namespace], int]
+
+
+class Main(Protocol):
+    """A command line: `argv` is that of the process by default; returns the exit status."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
+def verb(
+    prog: str,
+    about: str | None,
+    *arguments: AddArguments,
+    failure: str | None = None,
+    interrupted: str = "run the same command again to resume",
+) -> Callable[[Command], Main]:
+    """Make a command line of a function that takes parsed options and returns an exit status.
+
+    Args:
+        prog: how the command is called.
+        about: text whose first paragraph describes it in `--help`.
+        arguments: each adds options to the parser.
+        failure: what status 1 means, for `--help`; None where the command never returns it.
+        interrupted: what to print after Ctrl-C.
+
+    Returns:
+        A `main` that turns errors into one line on stderr and an exit status: 2 for `InputError` and
+        `DivergedError`, 130 for Ctrl-C, 128 + signal for `PreemptedError`.
+    """
+
+    def decorate(command: Command) -> Main:
+        @functools.wraps(command)
+        def main(argv: Sequence[str] | None = None) -> int:
+            try:
+                return command(_parser(prog, about, arguments, failure).parse_args(argv))
+            except (InputError, DivergedError) as error:
+                print(f"error: {error}", file=sys.stderr)
+                return BAD_INPUT
+            except PreemptedError as preempted:
+                print(preempted, file=sys.stderr)
+                return 128 + preempted.signal_number
+            except KeyboardInterrupt:
+                print(f"interrupted; {interrupted}", file=sys.stderr)
+                return INTERRUPTED
+
+        return main
+
+    return decorate
+
+
+def _parser(
+    prog: str, about: str | None, arguments: Sequence[AddArguments], failure: str | None
+) -> argparse.ArgumentParser:
+    status = f"{SOME_FAILED} {failure}, " if failure else ""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=(about or "").partition("\n\n")[0],
+        epilog=f"exit status: {OK} success, {status}{BAD_INPUT} invalid input, {INTERRUPTED} Ctrl-C",
+    )
+    for add in arguments:
+        add(parser)
+    return parser
