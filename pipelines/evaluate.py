@@ -21,10 +21,8 @@ from pipelines.core.tracking import Tracker
 from pipelines.evaluation.clip_scores import METRICS, with_table1
 from pipelines.evaluation.clips import EvaluationSet, read_sets
 from pipelines.evaluation.corpus_statistics import corpus_statistics
-from pipelines.evaluation.fingerprint import code_version
 from pipelines.evaluation.results import EvaluationSummary
-from pipelines.evaluation.score_cache import SCORES, ScoreCache
-from pipelines.evaluation.score_keys import digest
+from pipelines.evaluation.score_cache import SCORES, ScoreCache, digest
 from pipelines.evaluation.scored_sets import Scoring, SetScorer
 from pipelines.evaluation.systems import System, read_systems
 from pipelines.reports.evaluation_log import finished_run, hear_chosen, log_evaluation
@@ -32,11 +30,18 @@ from pipelines.reports.score_table import Statistics, format_table
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import check_writable, location, on_this_machine, write_json
+from rwsa.fingerprint import code_fingerprint
 from rwsa.metrics import check
 
 __all__ = ["EvaluationSummary", "evaluate"]
 
 _BOOTSTRAP_SEED = 20251001
+# What `code_fingerprint` covers of an evaluation's run: what is made of the scores.
+LOGGING = (
+    ("pipelines.reports.evaluation_log",),
+    ("matplotlib", "numpy", "scipy"),
+    ("pipelines.evaluation", "pipelines.reports", "pipelines.media", "rwsa.statistics"),
+)
 
 
 def evaluate(
@@ -147,9 +152,9 @@ def _run_name(systems: Sequence[System]) -> str:
 def _key(
     scorer: SetScorer, sets: Sequence[EvaluationSet], name: str, parent: str | None, audio_clips: int
 ) -> str:
-    """Of all that decides what MLflow is told, this code included."""
+    """Hash of all that decides what is logged, the code included."""
     about = [[one.name, str(one.noisy_row), [str(problem) for problem in one.problems]] for one in sets]
-    code = code_version(("pipelines.evaluate",))
+    code = code_fingerprint(*LOGGING)
     return digest([scorer.key, about, name, parent, audio_clips, code])
 
 

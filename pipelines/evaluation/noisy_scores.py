@@ -13,8 +13,7 @@ from pipelines.core.progress import Ticker, duration
 from pipelines.evaluation.clip_scores import METRICS, NOISY, ClipScorer, Row, SignalScores
 from pipelines.evaluation.clips import EvaluationClip, load_clip, pairs_to_score
 from pipelines.evaluation.noisy_row import verdict
-from pipelines.evaluation.score_cache import ScoreCache, beside
-from pipelines.evaluation.score_keys import clip_keys, score_key
+from pipelines.evaluation.score_cache import ScoreCache, beside, clip_keys, score_key
 from rwsa.corpora.cards import CorpusCard, Scores
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError

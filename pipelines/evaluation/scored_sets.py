@@ -22,8 +22,8 @@ from pipelines.evaluation.clip_scores import (
 )
 from pipelines.evaluation.clips import EvaluationClip, EvaluationSet, load_clip
 from pipelines.evaluation.results import CorpusScores
-from pipelines.evaluation.score_cache import ScoreCache
-from pipelines.evaluation.score_keys import (
+from pipelines.evaluation.score_cache import (
+    ScoreCache,
     clip_keys,
     digest,
     file_hashes,

@@ -15,7 +15,7 @@ from pipelines.evaluation.clip_scores import NOISY, ClipAudio, ClipScores
 from pipelines.evaluation.clips import EvaluationSet, load_clip
 from pipelines.evaluation.corpus_statistics import CorpusStatistics
 from pipelines.evaluation.results import CHILD_KIND, KIND, CorpusScores, EvaluationSummary
-from pipelines.evaluation.score_keys import scoring_version
+from pipelines.evaluation.score_cache import scoring_version
 from pipelines.evaluation.scored_sets import SetScorer
 from pipelines.evaluation.systems import Model, Outputs, System
 from pipelines.reports.clip_spectrograms import spectrogram_rows

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 
 from rwsa.errors import InputError
-from rwsa.metrics.registry import METRICS, STEPS, check, roots
+from rwsa.metrics.registry import METRICS, STEPS, TABLE1_METRICS, check, roots
 from rwsa.metrics.values import Failure, Metric, Part, UndefinedError
-
-_USUAL = ("pesq", "ssnr", "estoi", "si_sdr")
 
 
 def score(
-    clean: np.ndarray | None, enhanced: np.ndarray, metrics: Sequence[str] = _USUAL
+    clean: np.ndarray | None, enhanced: np.ndarray, metrics: Sequence[str] = TABLE1_METRICS
 ) -> dict[str, float | Failure]:
     """Score one clip. What several metrics share (PESQ, LLR, WSS, SSNR) is computed once.
 
@@ -57,7 +55,7 @@ class Reference:
     def score(
         self,
         enhanced: np.ndarray,
-        metrics: Sequence[str] = _USUAL,
+        metrics: Sequence[str] = TABLE1_METRICS,
         *,
         known: Mapping[str, float | Failure] | None = None,
     ) -> dict[str, float | Failure]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import difflib
 import functools
-import hashlib
-import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from pathlib import Path
 from types import MappingProxyType
 
 from rwsa.errors import InputError
+from rwsa.fingerprint import code_fingerprint, installed_version
 from rwsa.metrics.composite import bands, cbak, covl, csig, envelopes, llr, wss
 from rwsa.metrics.dnsmos import dnsmos
 from rwsa.metrics.intelligibility import estoi, segments, stoi
@@ -55,6 +53,8 @@ _PARTS = (
     Part(name="clean segments", measure=segments, needs=("clean",)),
     Part(name="dnsmos", measure=dnsmos, needs=("enhanced",)),
 )
+# Those of the paper's Table 1.
+TABLE1_METRICS = ("pesq", "ssnr", "estoi", "si_sdr")
 METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _LISTED})
 STEPS: Mapping[str, Part] = MappingProxyType({step.name: step for step in (*_LISTED, *_PARTS)})
 _PACKAGES = {
@@ -90,13 +90,13 @@ def version(metrics: Sequence[str] = tuple(METRICS)) -> str:
         metrics: those that are of interest, so that an update of a package leaves the others' alone.
 
     Returns:
-        A line such as `3f2a91c0b7de numpy-2.4.6 pesq-0.0.4`: twelve digits of the SHA-256 of the modules
-        in this folder, then packages by name; one that is not installed is left out.
+        A line such as `3f2a91c0b7de numpy-2.4.6 pesq-0.0.4`: twelve digits of
+        `rwsa.fingerprint.code_fingerprint`, then packages by name, without those that are not installed.
 
     Raises:
         InputError: an unknown metric.
     """
-    return " ".join([_code(), *package_versions(metrics)])
+    return " ".join([code_fingerprint(("rwsa.metrics",))[:12], *package_versions(metrics)])
 
 
 def package_versions(metrics: Sequence[str] = tuple(METRICS)) -> list[str]:
@@ -109,23 +109,7 @@ def package_versions(metrics: Sequence[str] = tuple(METRICS)) -> list[str]:
         if name not in METRICS:
             check((name,))
     needed = {"numpy"}.union(*(_packages(name) for name in metrics))
-    return [f"{name}-{found}" for name in sorted(needed) if (found := _installed(name)) is not None]
-
-
-@functools.cache
-def _code() -> str:
-    """Of the modules' bytes: who has to raise a number by hand forgets it."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return [f"{name}-{found}" for name in sorted(needed) if (found := installed_version(name)) is not None]
 
 
 def _packages(name: str) -> tuple[str, ...]:

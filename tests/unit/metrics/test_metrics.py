@@ -1,5 +1,6 @@
 import dataclasses
 import importlib
+import importlib.metadata
 import math
 import re
 import sys
@@ -119,7 +120,7 @@ def test_the_version_names_the_code_and_only_the_packages_that_are_used(monkeypa
     assert re.search(r" numpy-\S+ pesq-\S+ pystoi-\S+ scipy-\S+$", version(("covl", "estoi")))
     assert "speechmos-" in version()
     before = version(("pesq",))
-    monkeypatch.setattr(registry.importlib.metadata, "version", lambda package: "0")
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "0")
     assert version(("pesq",)) == f"{before.split()[0]} numpy-0 pesq-0"
     with pytest.raises(InputError, match="did you mean 'pesq'"):
         version(("pesk",))

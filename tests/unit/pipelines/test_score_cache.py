@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 import uuid
 from pathlib import Path
 
@@ -10,21 +12,24 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.evaluation import score_keys as keys
+from pipelines.evaluation import score_cache as keys
 from pipelines.evaluation.clip_scores import NOISY_PHASE, SignalScores
-from pipelines.evaluation.clips import EvaluationClip
-from pipelines.evaluation.fingerprint import code_version, modules_reached
+from pipelines.evaluation.clips import EvaluationClip, read_sets
 from pipelines.evaluation.score_cache import ScoreCache
+from pipelines.evaluation.scored_sets import Scoring, SetScorer
+from pipelines.evaluation.systems import read_systems
 from rwsa.corpora import scan
 from rwsa.corpora.cards import read_card
 from rwsa.corpora.manifest import ClipPair
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import location
+from rwsa.fingerprint import installed_version
 from rwsa.metrics import Failure
 from rwsa.mixing import plan_split, read_recipe
 from tests.toy_corpus import write_corpus
 
+BEFORE = Path(__file__).parents[2] / "fixtures/before/score_cache"
 SCORES = SignalScores(
     values={"pesq": 1.1234567890123456, "estoi": Failure("too short")},
     snr_db=None,
@@ -64,9 +69,9 @@ def test_metrics_are_added_to_those_kept(tmp_path: Path, monkeypatch: pytest.Mon
     kept = cache.get("ab12")
     assert kept == dataclasses.replace(SCORES, values={**SCORES.values, "csig": 2.0}, floored=True)
     # A new version of PESQ's package makes only what rests on PESQ anew.
+    packages = keys.metric_packages
     monkeypatch.setattr(
-        "pipelines.evaluation.score_cache.metric_packages",
-        lambda name: "another" if name in ("pesq", "csig") else keys.metric_packages(name),
+        keys, "metric_packages", lambda name: "another" if name in ("pesq", "csig") else packages(name)
     )
     kept = cache.get("ab12")
     assert kept is not None
@@ -172,7 +177,7 @@ def test_scores_of_other_weights_devices_clips_or_code_lie_apart(monkeypatch: py
     before = four()
     assert len(set(before)) == 8
     assert four() == before
-    monkeypatch.setattr(keys, "_scoring_code", lambda: "another")
+    monkeypatch.setattr(keys, "code_fingerprint", lambda *covered: "another")
     assert not set(four()) & set(before)
 
 
@@ -185,37 +190,36 @@ def test_a_metric_rests_on_its_own_packages_alone() -> None:
     assert packages("si_sdr") == packages(NOISY_PHASE) == {"numpy"}
 
 
-def test_code_is_known_by_what_it_imports() -> None:
-    scoring = modules_reached(("rwsa.metrics",))
-    assert {"rwsa.metrics", "rwsa.metrics.ratios", "rwsa.metrics.composite"} <= scoring
-    assert "rwsa.models.unet" not in scoring
-    enhancing = modules_reached(("rwsa.enhancement.arrays",))
-    assert {
-        "rwsa.models.unet",
-        "rwsa.kernels.scan_cpu_loops",
-        "rwsa.enhancement.segments",
-        "rwsa.stft",
-    } <= enhancing
-    assert not {"rwsa.metrics", "rwsa.enhancement.files"} & enhancing
-    assert "rwsa.mixing.reverberation" in modules_reached(("rwsa.mixing",))
-
-
-def test_code_version_sees_code_and_packages_but_no_comments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pipelines.evaluation import fingerprint as module
-
-    def version(text: str, packages: tuple[str, ...] = ()) -> str:
-        (tmp_path / "ratios.py").write_text(text)
-        module.code_version.cache_clear()
-        return code_version(("rwsa.metrics.ratios",), packages)
-
-    monkeypatch.setattr(
-        module, "_path", lambda name: tmp_path / "ratios.py" if name.endswith("ratios") else None
+def test_scores_cached_by_an_earlier_commit_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cb9c508 wrote the fixture: a pair and two mixtures, noisy and enhanced by tiny.safetensors on a CPU."""
+    versions = [installed_version(package) for package in ("torch", "numpy", "numba", "pesq")]
+    if [str(one).partition("+")[0] for one in versions] != ["2.13.0", "2.4.6", "0.68.1", "0.0.4"]:
+        pytest.skip("the scores are by other versions of packages")
+    monkeypatch.setenv("SCORE_CACHE_FIXTURE", str(BEFORE))
+    shutil.copytree(BEFORE / "scores", tmp_path / "scores")
+    systems, networks = read_systems([BEFORE / "tiny.safetensors"], ())
+    files = FileCache(tmp_path / "cache")
+    scorer = SetScorer(
+        Scoring(
+            systems=systems,
+            networks=networks,
+            sets=read_sets([BEFORE / "pairs.yaml", BEFORE / "mixed.yaml"], cache=files),
+            workers=None,
+            device="cpu",
+            scores=ScoreCache(tmp_path / "scores"),
+            files=files,
+            report=print,
+        )
     )
-    first = version("x = 1  # one\n")
-    assert version("# two\nx = (1)\n") == first
-    assert version("x = 2\n") != first
-    assert version("x = 1\n", ("numpy",)) != first
-    assert version("x = 1\n", ("no-such-package",)) != version("x = 1\n", ("numpy",))
-    module.code_version.cache_clear()
+    assert scorer.kept == (6, 6)
+    found = {
+        corpus.name: {
+            "data_sha256": corpus.data_sha256,
+            "clips": {
+                clip.clip_id: {name: dict(one.values) for name, one in clip.signals.items()}
+                for clip in corpus.clips
+            },
+        }
+        for corpus in scorer.score()
+    }
+    assert found == json.loads((BEFORE / "expected.json").read_text())
