@@ -17,7 +17,6 @@ import pyarrow.parquet
 import yaml
 
 from pipelines.core.cli import as_location, mlflow_argument, storage_arguments, storage_of, verb
-from pipelines.core.progress import Ticker
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, read_facts
@@ -54,13 +53,7 @@ def write_page(
         InputError: the folder cannot be read, a shard is damaged, the recipe is another, or `out` is
             not writable.
     """
-    ticker = Ticker()
-
-    def progress(done: int, of: int) -> None:
-        if ticker.due():
-            report(f"dataset page: {done}/{of} shards read")
-
-    facts = read_facts(shards, progress)
+    facts = read_facts(shards, report)
     values = _checked(recipe, facts) if recipe is not None else _planned_recipe(shards)
     levels_dbfs = {split.split: _levels_dbfs(shards, split) for split in facts.splits}
     heard = _heard(shards, next(split for split in facts.splits if split.examples), HEARD_EXAMPLES)

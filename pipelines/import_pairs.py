@@ -22,6 +22,7 @@ import numpy as np
 
 from pipelines.core.cli import cluster_argument, shards_arguments, shards_of, verb, workers_argument
 from pipelines.core.pool import check_workers, unordered
+from pipelines.core.progress import Progress
 from pipelines.mixing.output_folder import remove_index
 from rwsa.audio import read_mono, rms, round_to_int16
 from rwsa.corpora import scan
@@ -98,11 +99,12 @@ def import_pairs(
     _check_folder(out, jobs)
     remove_index(out)
     entries: list[tuple[ShardEntry, bool]] = []
-    for _, outcome in unordered(_make, jobs, workers=workers):
-        if isinstance(outcome, str):
-            raise InputError(outcome)
-        entries.append(outcome)
-        report(f"shards {len(entries)}/{len(jobs)}")
+    with Progress(len(jobs), "import pairs", "shards", report) as progress:
+        for _, outcome in unordered(_make, jobs, workers=workers):
+            if isinstance(outcome, str):
+                raise InputError(outcome)
+            entries.append(outcome)
+            progress.update()
     failures = sorted((one for entry, _ in entries for one in entry.failures), key=lambda one: one.example_id)
     summary = ImportSummary(
         examples=sum(len(entry.examples) for entry, _ in entries),

@@ -197,6 +197,7 @@ def _render(
             for _ in make_shards(jobs, lost, workers):
                 pass
     finally:
+        progress.close()
         clear_leftovers(out, splits)
     for split, first in progress.empty.items():
         raise InputError(f"split '{split}': no example could be rendered; the first: {first.reason}")

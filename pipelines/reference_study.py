@@ -26,7 +26,7 @@ from pipelines.core.cli import (
     workers_argument,
 )
 from pipelines.core.pool import check_workers, unordered
-from pipelines.core.progress import Ticker, duration
+from pipelines.core.progress import Progress
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
 from pipelines.evaluation.clips import read_sets
@@ -112,13 +112,13 @@ def _studied(
     items: Sequence[StudyClip], workers: int | None, report: Callable[[str], None]
 ) -> list[ClipStudy]:
     done: dict[int, ClipStudy] = {}
-    started, ticker = time.monotonic(), Ticker()
-    for number, clip in unordered(study_clip, items, workers=workers):
-        done[number] = clip
-        if ticker.due():
-            left = (time.monotonic() - started) / len(done) * (len(items) - len(done))
-            failed = sum(one.error is not None for one in done.values())
-            report(f"clips {len(done)}/{len(items)}, failures {failed}, {duration(left)} left")
+    failed = 0
+    with Progress(len(items), "reference study", "clips", report) as progress:
+        for number, clip in unordered(study_clip, items, workers=workers):
+            done[number] = clip
+            failed += clip.error is not None
+            progress.set_postfix_str(f"failures {failed}", refresh=False)
+            progress.update()
     return [done[number] for number in range(len(items))]
 
 

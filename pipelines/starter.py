@@ -24,9 +24,9 @@ from pathlib import Path
 
 import av
 import numpy as np
-from tqdm import tqdm
 
 from pipelines.core.cli import verb
+from pipelines.core.progress import tracked
 from rwsa.audio import write_audio
 from rwsa.errors import InputError
 from rwsa.files import atomic_write, read_json, write_json
@@ -164,10 +164,10 @@ def build_starter(sounds: Path, out: Path) -> None:
     ]
     prompts = [
         Prompt(voice=below.parts[0], name="_".join(below.with_suffix("").parts[1:]), wav=decode_g722(path))
-        for path, below in tqdm(paths, desc="starter: decoding", unit="prompt")
+        for path, below in tracked(paths, "decode", "prompts", _say)
     ]
     targets = [prompt for prompt in prompts if prompt.is_target]
-    for prompt in tqdm(targets, desc="starter: writing speech", unit="clip"):
+    for prompt in tracked(targets, "write speech", "clips", _say):
         path = out / "speech" / prompt.voice / f"{prompt.name}.flac"
         write_audio(path, prompt.wav, SAMPLE_RATE_HZ, subtype="PCM_16")
     write_noises(prompts, out / "noise")
@@ -195,7 +195,7 @@ def write_noises(prompts: list[Prompt], out: Path) -> None:
         for kind, count in kinds.items()
         for number in range(count)
     ]
-    for split, kind, number in tqdm(jobs, desc="starter: making noise", unit="clip"):
+    for split, kind, number in tracked(jobs, "make noise", "clips", _say):
         name = f"{kind}_{split}_{number:02d}"
         rng = np.random.default_rng([_SEED, zlib.crc32(name.encode())])
         wav = _noise(rng, kind, short.get(split, []))

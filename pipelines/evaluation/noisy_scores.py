@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from threadpoolctl import threadpool_limits
 
 from pipelines.core.pool import unordered
-from pipelines.core.progress import Ticker, duration
+from pipelines.core.progress import Progress
 from pipelines.evaluation.clip_scores import METRICS, NOISY, ClipScorer, Row, SignalScores
 from pipelines.evaluation.clips import EvaluationClip, load_clip, pairs_to_score
 from pipelines.evaluation.noisy_row import verdict
@@ -71,21 +70,17 @@ def score_noisy(
     cache = beside(files)
     rows = _kept(cache, keys)
     missing = [number for number in range(len(clips)) if number not in rows]
-    started, ticker = time.monotonic(), Ticker()
-    for done, (place, scores) in enumerate(
-        unordered(_score, [clips[number] for number in missing], workers=workers), 1
-    ):
-        number = missing[place]
-        if isinstance(scores, Failure):
-            # Not kept: a repaired file differs.
-            rows[number] = dict.fromkeys(METRICS, scores)
-        else:
-            rows[number] = scores.values
-            if (key := keys[number]) is not None:
-                cache.put(key, scores)
-        if ticker.due():
-            left = (time.monotonic() - started) / done * (len(missing) - done)
-            report(f"{card.name}: noisy files scored {len(rows)}/{len(clips)}, {duration(left)} left")
+    with Progress(len(missing), f"{card.name}: score noisy files", "files", report) as progress:
+        for place, scores in unordered(_score, [clips[number] for number in missing], workers=workers):
+            number = missing[place]
+            if isinstance(scores, Failure):
+                # Not kept: a repaired file differs.
+                rows[number] = dict.fromkeys(METRICS, scores)
+            else:
+                rows[number] = scores.values
+                if (key := keys[number]) is not None:
+                    cache.put(key, scores)
+            progress.update()
     # In the order of the clips, so that the sums do not depend on who finished first.
     ordered = [rows[number] for number in range(len(clips))]
     failures = [

@@ -6,7 +6,6 @@ each holding one, and the CPUs score what they give.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import ray
 import ray.exceptions
 
 from pipelines.core.pool import wait_for_the_rest
-from pipelines.core.progress import Ticker, duration
+from pipelines.core.progress import Progress
 from pipelines.evaluation.clips import EvaluationClip
 from pipelines.evaluation.scoring_tasks import Enhancing, GpuEnhancer, Scored, Work, enhance, score
 from rwsa.errors import InputError
@@ -130,7 +129,6 @@ class ScorerPool:
         Raises:
             InputError: a process was killed twice.
         """
-        progress = _Progress(len(works), self._report)
         order = sorted(range(len(works)), key=lambda number: -works[number].clip.seconds)
         waiting = deque(
             _Begun(number=number, work=works[number], waiting=deque(works[number].models)) for number in order
@@ -138,11 +136,15 @@ class ScorerPool:
         # Those that have models left to start, and those to be scored, in the order begun.
         begun: deque[_Begun] = deque()
         ready: deque[_Begun] = deque()
-        while waiting or begun or ready or self._running:
-            self._fill(waiting, begun, ready)
-            for one, scored in self._finished(self._wait(), ready):
-                progress.add(failed=scored.failed)
-                yield one.number, scored
+        failures = 0
+        with Progress(len(works), "score", "clips", self._report) as progress:
+            while waiting or begun or ready or self._running:
+                self._fill(waiting, begun, ready)
+                for one, scored in self._finished(self._wait(), ready):
+                    failures += scored.failed
+                    progress.set_postfix_str(f"failures {failures}", refresh=False)
+                    progress.update()
+                    yield one.number, scored
 
     def hear(self, clips: Sequence[tuple[str, EvaluationClip]]) -> Iterator[tuple[int, np.ndarray]]:
         """(number, enhanced signal `[samples]`) of each (model, clip), in the order of completion.
@@ -258,23 +260,3 @@ def _fetched(reference: Any) -> Any:
             f"a scoring process or its machine was lost ({type(error).__name__}), most likely for memory; use"
             " fewer --workers, and run again: what was scored is kept"
         ) from error
-
-
-class _Progress:
-    """Says how far scoring is, every few seconds and at its end."""
-
-    def __init__(self, clips: int, report: Callable[[str], None]) -> None:
-        self._clips, self._report = clips, report
-        self._done, self._failed = 0, 0
-        self._started, self._ticker = time.monotonic(), Ticker()
-
-    def add(self, *, failed: bool) -> None:
-        self._done += 1
-        self._failed += failed
-        if self._ticker.due() or self._done == self._clips:
-            a_second = self._done / (time.monotonic() - self._started)
-            left = (self._clips - self._done) / a_second
-            self._report(
-                f"clips {self._done}/{self._clips} ({a_second:.1f}/s), failures {self._failed},"
-                f" {duration(left)} left"
-            )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from pipelines.core.progress import Progress
 from rwsa.corpora.cards import SPLITS
 from rwsa.errors import InputError
 from rwsa.files import read_json, sha256_of
@@ -93,29 +94,29 @@ class DatasetFacts:
         return sum(split.hours for split in self.splits)
 
 
-def read_facts(folder: Path, report: Callable[[int, int], None] = lambda done, shards: None) -> DatasetFacts:
+def read_facts(folder: Path, report: Callable[[str], None] = lambda line: None) -> DatasetFacts:
     """Read the index and every example's JSON, once.
 
     Args:
         folder: of shards, with `index.json`.
-        report: told (shards done, shards in all) after each.
+        report: called with progress lines.
 
     Raises:
         InputError: there is no index, or a shard is missing or damaged.
     """
     index = folder / INDEX_NAME
     indexes = [read_index(folder, split) for split in _splits(folder)]
-    shards, done = sum(len(one.entries) for one in indexes), 0
+    shards = sum(len(one.entries) for one in indexes)
     splits, made_with = list[SplitFacts](), dict[str, set[str]]()
-    for one in indexes:
-        facts = SplitFacts(split=one.split, sample_rate_hz=one.sample_rate_hz)
-        for entry in one.entries:
-            _add_shard(facts, folder, entry)
-            for package, version in entry.made_with.items():
-                made_with.setdefault(package, set()).add(version)
-            done += 1
-            report(done, shards)
-        splits.append(facts)
+    with Progress(shards, "dataset page", "shards", report) as progress:
+        for one in indexes:
+            facts = SplitFacts(split=one.split, sample_rate_hz=one.sample_rate_hz)
+            for entry in one.entries:
+                _add_shard(facts, folder, entry)
+                for package, version in entry.made_with.items():
+                    made_with.setdefault(package, set()).add(version)
+                progress.update()
+            splits.append(facts)
     entries = [entry for one in indexes for entry in one.entries]
     return DatasetFacts(
         folder=folder.name,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.core.pool import unordered
-from pipelines.core.progress import Ticker, duration
+from pipelines.core.progress import Progress
 from rwsa.audio_facts import AudioFacts, audio_facts
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
@@ -90,15 +89,16 @@ def read_facts(
             facts[path, channel] = AudioFacts(**values)
     missing = [recording for key, recording in wanted.items() if key not in facts]
     chunks = list(_chunks(missing))
-    progress = _Progress(missing, report)
-    for number, results in unordered(
-        _facts_of, [[one.key for one in chunk] for chunk in chunks], workers=workers
-    ):
-        chunk = chunks[number]
-        found = dict(zip((one.key for one in chunk), results, strict=True))
-        _keep(cache, found, stamps)
-        facts |= found
-        progress.add(chunk)
+    hours = sum(one.seconds for one in missing) / 3600
+    with Progress(hours, "decode", "h", report) as progress:
+        for number, results in unordered(
+            _facts_of, [[one.key for one in chunk] for chunk in chunks], workers=workers
+        ):
+            chunk = chunks[number]
+            found = dict(zip((one.key for one in chunk), results, strict=True))
+            _keep(cache, found, stamps)
+            facts |= found
+            progress.update(sum(one.seconds for one in chunk) / 3600)
     return facts
 
 
@@ -144,22 +144,3 @@ def _fact(path: str, channel: int | None) -> AudioFacts | str:
         return str(error).removeprefix(f"{path}: ")
     except OSError as error:
         return f"cannot be read ({error.strerror}); check its permissions"
-
-
-class _Progress:
-    """Says how far decoding is, every few seconds."""
-
-    def __init__(self, recordings: Sequence[Recording], report: Callable[[str], None]) -> None:
-        self._files, self._hours = len(recordings), sum(one.seconds for one in recordings) / 3600
-        self._report, self._done_files, self._done_hours = report, 0, 0.0
-        self._started, self._ticker = time.monotonic(), Ticker()
-
-    def add(self, chunk: Sequence[Recording]) -> None:
-        self._done_files += len(chunk)
-        self._done_hours += sum(one.seconds for one in chunk) / 3600
-        if self._ticker.due():
-            a_second = self._done_hours / (time.monotonic() - self._started)
-            self._report(
-                f"audio {self._done_files}/{self._files} files, {self._done_hours:.2f} h"
-                f" ({60 * a_second:.2f} h/min), {duration((self._hours - self._done_hours) / a_second)} left"
-            )

@@ -1,12 +1,11 @@
-"""Progress of a mixing run, reported every few seconds and at the end."""
+"""Sums and progress of a mixing run."""
 
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Callable
 
-from pipelines.core.progress import Ticker, duration
+from pipelines.core.progress import Progress
 from pipelines.mixing.shard_jobs import ShardOutcome
 from rwsa.shards.index import Failure
 
@@ -26,13 +25,12 @@ class MixProgress:
     """
 
     def __init__(self, shards: int, hours: float, report: Callable[[str], None]) -> None:
-        self._all_shards, self._all_hours, self._report = shards, hours, report
+        self._all_shards, self._bar = shards, Progress(float(hours), "mix", "h", report)
         self.examples = self.shards = self.reused = self.failures = 0
-        self.hours = self._planned_hours = self._rendered_hours = 0.0
+        self.hours = 0.0
         self.first_failures: tuple[Failure, ...] = ()
         self._made = set[str]()
         self._first: dict[str, Failure] = {}
-        self._started, self._ticker = time.monotonic(), Ticker()
 
     def add(self, outcome: ShardOutcome) -> None:
         """Add the outcome of one shard."""
@@ -40,8 +38,6 @@ class MixProgress:
         self.reused += outcome.reused
         self.examples += outcome.examples
         self.hours += outcome.seconds / 3600
-        self._planned_hours += outcome.planned_seconds / 3600
-        self._rendered_hours += 0 if outcome.reused else outcome.planned_seconds / 3600
         self.failures += len(outcome.failures)
         self.first_failures = tuple(
             heapq.nsmallest(_FAILURES_LISTED, (*self.first_failures, *outcome.failures), key=_id_of)
@@ -50,22 +46,20 @@ class MixProgress:
             self._made.add(outcome.split)
         for failure in outcome.failures:
             self._first[outcome.split] = min(failure, self._first.get(outcome.split, failure), key=_id_of)
-        if self._ticker.due() or self.shards == self._all_shards:
-            self._report(self._line((time.monotonic() - self._started) / 60))
+        self._bar.set_postfix_str(
+            f"shards {self.shards}/{self._all_shards} ({self.reused} reused), failures {self.failures}",
+            refresh=False,
+        )
+        count = self._bar.reused if outcome.reused else self._bar.update
+        count(outcome.planned_seconds / 3600)
+
+    def close(self) -> None:
+        """Report the last line."""
+        self._bar.close()
 
     @property
     def empty(self) -> dict[str, Failure]:
         return {split: first for split, first in self._first.items() if split not in self._made}
-
-    def _line(self, minutes: float) -> str:
-        # Reused shards take almost no time, so they would make the estimate too short.
-        hours_per_minute = (self._rendered_hours or self._planned_hours) / minutes
-        left = 60 * (self._all_hours - self._planned_hours) / hours_per_minute
-        return (
-            f"{self._planned_hours:.2f} of {self._all_hours:.2f} h · {hours_per_minute:.2f} h/min"
-            f" · left {duration(left)} · shards {self.shards}/{self._all_shards} ({self.reused} reused)"
-            f" · failures {self.failures}"
-        )
 
 
 def _id_of(failure: Failure) -> str:

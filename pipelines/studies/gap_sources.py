@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.core.progress import Ticker, duration
+from pipelines.core.progress import Progress
 from pipelines.evaluation.clips import EvaluationClip, EvaluationSet, load_clip, read_sets
 from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ, clip_features
 from rwsa.audio import resample
@@ -109,23 +108,19 @@ def measure(source: GapSource, report: Callable[[str], None]) -> MeasuredCorpus:
     """
     rows, failures = list[dict[str, np.ndarray]](), list[tuple[str, str]]()
     speakers, noises = list[str | None](), list[str | None]()
-    started, ticker = time.monotonic(), Ticker()
-    for done, load in enumerate(source.loaders, start=1):
-        name = f"clip {done}"
-        try:
-            clip = load()
-            name = clip.clip_id
-            rows.append(clip_features(clip.noisy, clip.clean))
-            speakers.append(clip.speaker)
-            noises.append(clip.noise)
-        except InputError as error:
-            failures.append((name, str(error)))
-        if ticker.due() or done == len(source.loaders):
-            left = (time.monotonic() - started) / done * (len(source.loaders) - done)
-            report(
-                f"{source.name}: clips {done}/{len(source.loaders)}, failures {len(failures)},"
-                f" {duration(left)} left"
-            )
+    with Progress(len(source.loaders), source.name, "clips", report) as progress:
+        for number, load in enumerate(source.loaders, start=1):
+            name = f"clip {number}"
+            try:
+                clip = load()
+                name = clip.clip_id
+                rows.append(clip_features(clip.noisy, clip.clean))
+                speakers.append(clip.speaker)
+                noises.append(clip.noise)
+            except InputError as error:
+                failures.append((name, str(error)))
+            progress.set_postfix_str(f"failures {len(failures)}", refresh=False)
+            progress.update()
     if len(rows) < 4:
         reason = f"; the first that failed, {': '.join(failures[0])}" if failures else ""
         raise InputError(f"{source.name}: only {len(rows)} clips can be measured, of four needed{reason}")
