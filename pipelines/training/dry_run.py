@@ -81,7 +81,7 @@ def dry_run(config: TrainRunConfig, *, workers: int, threads: int) -> str:
         "run": f"{config.name}, configuration {config_hash(config)}; {_beginning(config)}",
         "data": _data(config, data, validation),
         "model": f"{config.model.summary}, {_count(state.generator):,} parameters;"
-        f" scan by {scan.resolve(rehearsal.device)}",
+        f" scan by {scan.resolve_backend(rehearsal.device)}",
         "losses": _losses(config, state, measured),
         "step": f"{config.global_batch_size} segments of"
         f" {config.model.segment_samples / SAMPLE_RATE_HZ:.2f} s over {world} worker{'s' * (world > 1)},"

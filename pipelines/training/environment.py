@@ -24,7 +24,7 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
-        "scan": scan.resolve(device),
+        "scan": scan.resolve_backend(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": dict(_versions()),

@@ -1,16 +1,13 @@
-"""The model's inner operations: each in torch, for any device, and compiled for the CPU."""
+"""The model's inner operations, in torch for any device and compiled where that is faster.
 
-from __future__ import annotations
+- `scan.py`: the selective scan of Mamba-1 and the choice of its backend: `scan_reference.py` (a torch loop,
+  the definition), `scan_cpu.py` with `scan_loops.py` (numba), `scan_triton.py` with
+  `scan_triton_kernels.py` (GPU), `scan_mamba_ssm.py` (the mamba-ssm package's CUDA kernel).
+- `mixer.py`: RMSNorm, Mamba mixer and residual; on a CPU `mixer_loops.py` and `mixer_loops_backward.py`.
+- `attention.py`: axial self-attention; on a CPU `attention_loops.py`.
+- `deformable.py`: depthwise deformable convolution; on a CPU `deformable_loops.py`.
 
-import torch
-from torch import Tensor
-
-
-def is_compiled_for(x: Tensor) -> bool:
-    """Whether the compiled form takes `x`: on a CPU, but not in float64, which would lose its precision."""
-    return x.device.type == "cpu" and x.dtype is not torch.float64
-
-
-def needs_gradients(*tensors: Tensor | None) -> bool:
-    """Whether an operation on `tensors` must keep what its gradients will want."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+`*_loops.py` are numba kernels over flat float32 arrays. They share `simd.py` (a 16-float vector type),
+`layout.py` (tensors as flat, padded arrays), `threads.py` (work split among threads) and `dispatch.py`
+(compiled or torch).
+"""

@@ -1,4 +1,4 @@
-"""Self-attention along one axis of `[B, T, F, C]`: torch's, and a compiled one for the CPU.
+"""Self-attention along one axis of `[B, T, F, C]`, by torch or compiled for the CPU.
 
 Legend: B batch, T frames, F frequency bins, C channels, H heads, W width of a head, L length.
 """
@@ -11,57 +11,56 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rwsa.kernels import attention_cpu as kernels
-from rwsa.kernels import is_compiled_for
-from rwsa.kernels.arrays import flat
-from rwsa.kernels.axes import Axis, lines
-from rwsa.kernels.threads import in_parts
+from rwsa.kernels import attention_loops as loops
+from rwsa.kernels.dispatch import has_cpu_kernel
+from rwsa.kernels.layout import SequenceAxis, as_sequences, flat
+from rwsa.kernels.threads import run_in_parts
 
 
-def attend(qkv_BTF3C: Tensor, heads: int, axis: Axis) -> Tensor:
-    """Scaled dot-product attention of every line along `axis`, without a mask.
+def attend(qkv_BTF3C: Tensor, heads: int, axis: SequenceAxis) -> Tensor:
+    """Scaled dot-product attention along `axis`, without a mask.
 
     Args:
-        qkv_BTF3C: queries, keys and values one after another, each H heads of W.
+        qkv_BTF3C: queries, keys and values concatenated, each of H heads of W.
         heads: H.
-        axis: along which positions attend to one another.
+        axis: the axis along which positions attend to one another.
 
     Returns:
-        `[B, T, F, C]`, where it lay; on a CPU computed in float32, unless in float64.
+        `[B, T, F, C]` in the dtype of the input; on a CPU computed in float32 unless the input is float64.
     """
-    if is_compiled_for(qkv_BTF3C):
+    if has_cpu_kernel(qkv_BTF3C):
         return _attend_compiled(qkv_BTF3C, heads, axis)
     return attend_reference(qkv_BTF3C, heads, axis)
 
 
-def attend_reference(qkv_BTF3C: Tensor, heads: int, axis: Axis) -> Tensor:
-    """`attend` by torch's own attention, on any device and in any dtype."""
+def attend_reference(qkv_BTF3C: Tensor, heads: int, axis: SequenceAxis) -> Tensor:
+    """`attend` by torch's scaled_dot_product_attention, on any device and in any dtype."""
     qkv = qkv_BTF3C.unflatten(-1, (3, heads, -1))
-    if axis is Axis.TIME:
+    if axis is SequenceAxis.TIME:
         qkv = qkv.transpose(1, 2)
     batch, rows = qkv.shape[:2]
     q, k, v = qkv.flatten(0, 1).permute(2, 0, 3, 1, 4)  # each (B rows) H L W
     attended = F.scaled_dot_product_attention(q, k, v)
     attended = attended.transpose(1, 2).flatten(2).unflatten(0, (batch, rows))
-    return attended.transpose(1, 2) if axis is Axis.TIME else attended
+    return attended.transpose(1, 2) if axis is SequenceAxis.TIME else attended
 
 
-def _attend_compiled(qkv_BTF3C: Tensor, heads: int, axis: Axis) -> Tensor:
-    qkv = lines(qkv_BTF3C.float().contiguous(), axis)
+def _attend_compiled(qkv_BTF3C: Tensor, heads: int, axis: SequenceAxis) -> Tensor:
+    qkv = as_sequences(qkv_BTF3C.float().contiguous(), axis)
     y, _, _ = _attention(qkv, heads)
     return y.view(*qkv_BTF3C.shape[:-1], -1).to(qkv_BTF3C.dtype)
 
 
 @torch.library.custom_op("rwsa::attention_cpu", mutates_args=())
 def _attention(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """y, and every query's peak and total: shapes as in `attention_kernels.attention_forward`."""
+    """y, and each query's peak score and normalizer, shaped as in `attention_loops.attention_forward`."""
     outer, length, inner, triple = qkv.shape
     y = qkv.new_empty(outer, length, inner, triple // 3)
-    peaks, totals = (qkv.new_empty(outer * inner, heads, length) for _ in range(2))
-    arrays = [flat(x) for x in (y, peaks, totals)]
-    forward: Callable[..., None] = kernels.attention_forward
-    in_parts(outer * inner, lambda _, *span: forward(flat(qkv), _shape(qkv, heads), *arrays, *span))
-    return y, peaks, totals
+    peaks, normalizers = (qkv.new_empty(outer * inner, heads, length) for _ in range(2))
+    arrays = [flat(x) for x in (y, peaks, normalizers)]
+    forward: Callable[..., None] = loops.attention_forward
+    run_in_parts(outer * inner, lambda _, *span: forward(flat(qkv), _shape(qkv, heads), *arrays, *span))
+    return y, peaks, normalizers
 
 
 @_attention.register_fake
@@ -73,33 +72,33 @@ def _(qkv, heads):  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("rwsa::attention_cpu_backward", mutates_args=())
 def _attention_backward(
-    qkv: Tensor, y: Tensor, dy: Tensor, peaks: Tensor, totals: Tensor, heads: int
+    qkv: Tensor, y: Tensor, dy: Tensor, peaks: Tensor, normalizers: Tensor, heads: int
 ) -> Tensor:
     dqkv = torch.empty_like(qkv)
-    before, after = [flat(x) for x in (qkv, y, dy)], [flat(x) for x in (peaks, totals, dqkv)]
-    backward: Callable[..., None] = kernels.attention_backward
-    in_parts(
-        qkv.shape[0] * qkv.shape[2], lambda _, *span: backward(*before, _shape(qkv, heads), *after, *span)
+    inputs, outputs = [flat(x) for x in (qkv, y, dy)], [flat(x) for x in (peaks, normalizers, dqkv)]
+    backward: Callable[..., None] = loops.attention_backward
+    run_in_parts(
+        qkv.shape[0] * qkv.shape[2], lambda _, *span: backward(*inputs, _shape(qkv, heads), *outputs, *span)
     )
     return dqkv
 
 
 @_attention_backward.register_fake
-def _(qkv, y, dy, peaks, totals, heads):  # type: ignore[no-untyped-def]
+def _(qkv, y, dy, peaks, normalizers, heads):  # type: ignore[no-untyped-def]
     return torch.empty_like(qkv)
 
 
-def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
+def _save_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
     qkv, ctx.heads = inputs
     ctx.save_for_backward(qkv, *output)
 
 
-def _differentiate(ctx, dy, *_):  # type: ignore[no-untyped-def]
-    qkv, y, peaks, totals = ctx.saved_tensors
-    return _attention_backward(qkv, y, dy.contiguous(), peaks, totals, ctx.heads), None
+def _gradients(ctx, dy, *_):  # type: ignore[no-untyped-def]
+    qkv, y, peaks, normalizers = ctx.saved_tensors
+    return _attention_backward(qkv, y, dy.contiguous(), peaks, normalizers, ctx.heads), None
 
 
-_attention.register_autograd(_differentiate, setup_context=_keep)
+_attention.register_autograd(_gradients, setup_context=_save_context)
 
 
 def _shape(qkv: Tensor, heads: int) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Depthwise deformable 3×3 convolution: by torch's grid_sample, and compiled for the CPU.
+"""Depthwise deformable 3×3 convolution, by torch's grid_sample or compiled for the CPU.
 
 Legend: B batch, C channels, T frames, F frequency bins.
 """
@@ -12,34 +12,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rwsa.kernels import deformable_cpu as kernels
-from rwsa.kernels import is_compiled_for
-from rwsa.kernels.arrays import flat, in_vectors, spread
+from rwsa.kernels import deformable_loops as loops
+from rwsa.kernels.dispatch import has_cpu_kernel
+from rwsa.kernels.layout import flat, padded_size, zero_padded
 from rwsa.kernels.simd import LANES
-from rwsa.kernels.threads import in_parts
+from rwsa.kernels.threads import run_in_parts
 
 
 def deform_conv(x_BCTF: Tensor, offset_BKTF: Tensor, weight_C9: Tensor) -> Tensor:
-    """Convolve, each tap of each position looking where its offset says.
+    """Depthwise 3×3 convolution whose taps are displaced by an offset at every position.
 
     Source: Dai et al. 2017, "Deformable Convolutional Networks".
 
     Args:
-        x_BCTF: what is sampled, bilinearly; zeros lie outside.
+        x_BCTF: input, sampled bilinearly and zero outside.
         offset_BKTF: channels 2k and 2k+1 are dy (along T) and dx (along F) of tap k, taps in row-major order.
-        weight_C9: one 3×3 kernel a channel.
+        weight_C9: one 3×3 kernel per channel.
 
     Returns:
-        Shaped as x. On a CPU in `torch.channels_last`, and computed in float32 unless in float64.
+        `[B, C, T, F]`; on a CPU in `torch.channels_last`, and computed in float32 unless the input is
+        float64.
     """
-    if is_compiled_for(x_BCTF):
+    if has_cpu_kernel(x_BCTF):
         x, offsets = (_channels_last(t.float()) for t in (x_BCTF, offset_BKTF))
         return _deform(x, offsets, weight_C9.float()).permute(0, 3, 1, 2).to(x_BCTF.dtype)
     return deform_conv_reference(x_BCTF, offset_BKTF, weight_C9)
 
 
 def deform_conv_reference(x_BCTF: Tensor, offset_BKTF: Tensor, weight_C9: Tensor) -> Tensor:
-    """`deform_conv` on any device and in any dtype, by way of nine times x."""
+    """`deform_conv` on any device and in any dtype; materializes nine copies of x."""
     batch, channels, frames, bins = x_BCTF.shape
     grid = _sampling_grid(offset_BKTF, frames, bins)
     taps = F.grid_sample(x_BCTF, grid, padding_mode="zeros", align_corners=False)
@@ -47,7 +48,7 @@ def deform_conv_reference(x_BCTF: Tensor, offset_BKTF: Tensor, weight_C9: Tensor
 
 
 def _sampling_grid(offset_BKTF: Tensor, frames: int, bins: int) -> Tensor:
-    """Where each tap of each position looks, in grid_sample's ±1 coordinates: `[B, T·9, F, 2]`."""
+    """Sampling positions of all taps in grid_sample's ±1 coordinates: `[B, T·9, F, 2]`."""
     device, dtype = offset_BKTF.device, offset_BKTF.dtype
     reach = torch.arange(-1, 2, device=device, dtype=dtype)
     t = torch.arange(frames, device=device, dtype=dtype).view(-1, 1, 1)
@@ -55,7 +56,7 @@ def _sampling_grid(offset_BKTF: Tensor, frames: int, bins: int) -> Tensor:
     offset = offset_BKTF.unflatten(1, (9, 2)).permute(0, 3, 1, 4, 2)  # B T 9 F (dy, dx)
     t = t + reach.repeat_interleave(3).view(1, 9, 1) + offset[..., 0]
     f = f + reach.repeat(3).view(1, 9, 1) + offset[..., 1]
-    # ±1 are the outer edges of the first and last position: so a single frame has an outside too.
+    # ±1 are the outer edges of the first and last position, so that a single frame works too.
     grid = torch.stack(((2 * f + 1) / bins - 1, (2 * t + 1) / frames - 1), dim=-1)
     return grid.flatten(1, 2)
 
@@ -68,9 +69,13 @@ def _channels_last(x_BCTF: Tensor) -> Tensor:
 def _deform(x_BTFC: Tensor, offset_BTFK: Tensor, weight_C9: Tensor) -> Tensor:
     batch, *shape = x_BTFC.shape
     out = torch.empty_like(x_BTFC)
-    arrays = _roomy(x_BTFC), flat(offset_BTFK), spread(weight_C9.t(), in_vectors(weight_C9.shape[0]))
-    forward: Callable[..., None] = kernels.deform_forward
-    in_parts(batch * shape[0], lambda _, *span: forward(*arrays, tuple(shape), flat(out), *span))
+    arrays = (
+        _flat_with_spare_vector(x_BTFC),
+        flat(offset_BTFK),
+        zero_padded(weight_C9.t(), padded_size(weight_C9.shape[0])),
+    )
+    forward: Callable[..., None] = loops.deform_forward
+    run_in_parts(batch * shape[0], lambda _, *span: forward(*arrays, tuple(shape), flat(out), *span))
     return out
 
 
@@ -84,20 +89,20 @@ def _deform_backward(
     dout_BTFC: Tensor, x_BTFC: Tensor, offset_BTFK: Tensor, weight_C9: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, *shape = x_BTFC.shape
-    weight = spread(weight_C9.t(), in_vectors(weight_C9.shape[0]))
+    weight = zero_padded(weight_C9.t(), padded_size(weight_C9.shape[0]))
     doffset = torch.empty_like(offset_BTFK)
     dx = np.zeros(x_BTFC.numel() + LANES, np.float32)
-    # One part an image: what looks at a position lies in the same image. Each fills its own row.
+    # Parallel over images, since taps stay within one; each image has its own row of dweight.
     dweight = np.zeros((batch, weight.size), np.float32)
-    inputs = _roomy(x_BTFC), flat(offset_BTFK), weight, flat(dout_BTFC), tuple(shape)
-    backward: Callable[..., None] = kernels.deform_backward
+    inputs = _flat_with_spare_vector(x_BTFC), flat(offset_BTFK), weight, flat(dout_BTFC), tuple(shape)
+    backward: Callable[..., None] = loops.deform_backward
 
-    def work(_: int, first: int, last: int) -> None:
+    def run(_: int, first: int, last: int) -> None:
         for image in range(first, last):
             backward(*inputs, dx, flat(doffset), dweight[image], image, image + 1)
 
-    in_parts(batch, work)
-    summed = torch.from_numpy(dweight.sum(axis=0)).view(kernels.TAPS, -1)
+    run_in_parts(batch, run)
+    summed = torch.from_numpy(dweight.sum(axis=0)).view(loops.TAPS, -1)
     dx_BTFC = torch.from_numpy(dx)[: x_BTFC.numel()].view(x_BTFC.shape)
     return dx_BTFC.clone(), doffset, summed[:, : x_BTFC.shape[-1]].t().contiguous()
 
@@ -107,17 +112,17 @@ def _(dout_BTFC, x_BTFC, offset_BTFK, weight_C9):  # type: ignore[no-untyped-def
     return tuple(torch.empty_like(t) for t in (x_BTFC, offset_BTFK, weight_C9))
 
 
-def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
+def _save_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx, dout):  # type: ignore[no-untyped-def]
+def _gradients(ctx, dout):  # type: ignore[no-untyped-def]
     return _deform_backward(dout.contiguous(), *ctx.saved_tensors)
 
 
-_deform.register_autograd(_differentiate, setup_context=_keep)
+_deform.register_autograd(_gradients, setup_context=_save_context)
 
 
-def _roomy(x: Tensor) -> np.ndarray:
-    """Flat, with a spare vector of zeros at its end."""
+def _flat_with_spare_vector(x: Tensor) -> np.ndarray:
+    """Flat, with one vector of zeros appended, since loads of the last position read past it."""
     return F.pad(x.detach().reshape(-1), (0, LANES)).numpy()

@@ -1,8 +1,8 @@
-"""The selective scan of Mamba-1: one function, several backends.
+"""The selective scan of Mamba-1 and the choice of its backend.
 
-`reference` is a plain torch loop and defines the truth; `cpu` is compiled by numba at its first use;
-`triton` is compiled by Triton for the GPU, and comes with torch's CUDA wheels; `mamba_ssm` is the CUDA
-kernel of the mamba-ssm package, where it is installed.
+`reference` is a plain torch loop and the definition; `cpu` is compiled by numba at its first use; `triton`
+is compiled by Triton for the GPU (part of torch's CUDA wheels); `mamba_ssm` is the CUDA kernel of the
+mamba-ssm package.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def selective_scan(
     Source: Gu & Dao 2023, "Mamba", Algorithm 2, with zero-order hold for A and Euler's rule for B.
 
     Args:
-        u: input `[..., length, channel]`. Any leading batch dimensions; an axis that lies second to
-            last but one in memory (a time axis seen through `transpose`) is scanned where it lies.
+        u: input `[..., length, channel]` with any leading batch dimensions. A time axis seen through
+            `transpose` (third from last in memory) is scanned without a copy.
         delta: step sizes, after their softplus, shaped as u.
         A: `[channel, state]`, negative.
         B, C: `[..., length, state]`.
@@ -49,20 +49,20 @@ def selective_scan(
         z: gate, shaped as u.
         reverse: scan from the last step to the first (the same as flip, scan, flip).
         backend: `auto`, `reference`, `cpu`, `triton` or `mamba_ssm`. With TRITON_INTERPRET=1 in the
-            environment before torch is imported, `triton` runs on the CPU as well, slowly, for tests.
+            environment before torch is imported, `triton` also runs on the CPU, slowly, for tests.
 
     Returns:
         y, shaped as u.
 
     Raises:
-        InputError: the backend is unknown, or is not available here.
+        InputError: the backend is unknown or not available here.
     """
-    return _load(resolve(u.device, backend))(u, delta, A, B, C, D, z, reverse)
+    return _load(resolve_backend(u.device, backend))(u, delta, A, B, C, D, z, reverse)
 
 
 @contextmanager
-def using(backend: str) -> Iterator[None]:
-    """What `auto` means inside this block, in every thread: to run a whole model on one backend."""
+def use_backend(backend: str) -> Iterator[None]:
+    """Run every `auto` scan inside this block, in every thread, on one backend."""
     before, _auto["backend"] = _auto["backend"], backend
     try:
         yield
@@ -70,14 +70,14 @@ def using(backend: str) -> Iterator[None]:
         _auto["backend"] = before
 
 
-def resolve(device: torch.device, backend: str = "auto") -> str:
-    """The backend that `backend` stands for on `device`.
+def resolve_backend(device: torch.device, backend: str = "auto") -> str:
+    """The backend that `backend` selects on `device`.
 
     Raises:
-        InputError: it is unknown, or is not available here.
+        InputError: it is unknown or not available here.
     """
-    wanted = _auto["backend"] if backend == "auto" else backend
-    return choose_backend(device) if wanted == "auto" else _named(wanted, device)
+    requested = _auto["backend"] if backend == "auto" else backend
+    return choose_backend(device) if requested == "auto" else _checked(requested, device)
 
 
 def choose_backend(device: torch.device) -> str:
@@ -87,7 +87,7 @@ def choose_backend(device: torch.device) -> str:
 
 
 def missing_backends(device: torch.device) -> dict[str, str]:
-    """Backends that cannot run on `device`, with the reason."""
+    """Backends that cannot run on `device`, with the reason for each."""
     missing = {}
     if device.type != "cpu":
         missing["cpu"] = f"runs on the CPU, not on {device.type}"
@@ -106,7 +106,7 @@ def missing_backends(device: torch.device) -> dict[str, str]:
 
 BACKENDS = ("reference", "cpu", "triton", "mamba_ssm")
 _FASTEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("triton", "mamba_ssm", "reference")}
-# Looked up once: a scan is called often, and torch.compile need not follow the search.
+# Looked up once, since scans are frequent and torch.compile would trace the search.
 _INSTALLED = frozenset(name for name in ("triton", "selective_scan_cuda") if find_spec(name) is not None)
 _CAN_BUILD = (
     bool(os.environ.get("CC") or which("gcc") or which("clang"))
@@ -119,7 +119,7 @@ def _triton_is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _named(backend: str, device: torch.device) -> str:
+def _checked(backend: str, device: torch.device) -> str:
     if backend not in BACKENDS:
         raise InputError(f"scan backend '{backend}' is unknown; choose auto, {', '.join(BACKENDS)}")
     missing = missing_backends(device)

@@ -1,6 +1,6 @@
-"""The scan of the mamba-ssm package (CUDA), where its Mamba-1 kernel is installed.
+"""The CUDA scan of the mamba-ssm package.
 
-Releases since 2.3.2 leave that kernel out unless they are built with `MAMBA_KEEP_CUDA_BUILD=TRUE`.
+Releases since 2.3.2 contain the Mamba-1 kernel only if built with `MAMBA_KEEP_CUDA_BUILD=TRUE`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 def selective_scan_mamba_ssm(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, reverse: bool
 ) -> Tensor:
-    """See `rwsa.kernels.scan.selective_scan`. Copies, since the kernel wants `[batch, channel, length]`."""
+    """See `rwsa.kernels.scan.selective_scan`. Copies to the kernel's `[batch, channel, length]`."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     shape = u.shape

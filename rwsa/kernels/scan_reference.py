@@ -1,4 +1,4 @@
-"""The selective scan as a plain loop over time. Slow, differentiable, any dtype: it defines the truth."""
+"""The selective scan as a plain loop over time: slow, differentiable, any dtype; the definition."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn import functional as F
 def selective_scan_reference(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, reverse: bool
 ) -> Tensor:
-    """See `rwsa.kernels.scan.selective_scan`; every shape there holds here."""
+    """See `rwsa.kernels.scan.selective_scan`; accepts the same shapes."""
     if reverse:
         u, delta, B, C = (x.flip(-2) for x in (u, delta, B, C))
-    # unbind, not select: select's gradient is as large as the whole sequence, once a step.
+    # unbind rather than select, whose gradient is as large as the whole sequence at every step.
     decay = torch.exp(delta.unsqueeze(-1) * A).unbind(-3)
     drive = ((delta * u).unsqueeze(-1) * B.unsqueeze(-2)).unbind(-3)
     state = torch.zeros_like(decay[0])

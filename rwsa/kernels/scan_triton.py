@@ -1,4 +1,4 @@
-"""The Triton scan as a torch operator: views, scratch and autograd around `triton_kernels`.
+"""The Triton scan as a torch operator: views, scratch memory and autograd around `scan_triton_kernels`.
 
 Legend: D channels, N states.
 """
@@ -11,27 +11,27 @@ import torch
 from torch import Tensor
 from triton import next_power_of_2
 
-from rwsa.kernels import needs_gradients
 from rwsa.kernels import scan_triton_kernels as kernels
+from rwsa.kernels.dispatch import needs_gradients
 
-# One warp a program: sums over channels and states are shuffles between its threads, without barriers.
-# Sizes are from the instructions that ptxas makes for sm_90: with 512 states a warp and 4 steps unrolled
-# the backward pass spills little, and takes two thirds of the instructions that 256 states and 8 steps do.
-WARPS, TILE_STATES, UNROLLED_STEPS, UNROLLED_BLOCKS_A_STATE = 1, 512, 4, 4
-# Sequences are summed into at most so many parts of dA and dD, whatever the device: same bits always.
+# One warp per program: sums over channels and states are shuffles between its threads, without barriers.
+# Sizes follow from ptxas's instructions for sm_90: with 512 states per warp and 4 unrolled steps, the
+# backward pass spills little and needs two thirds of the instructions of 256 states and 8 steps.
+WARPS, TILE_STATES, UNROLLED_STEPS, BLOCKS_PER_SAVED_STATE = 1, 512, 4, 4
+# dA and dD are summed over at most this many groups of sequences on any device, so that bits are
+# reproducible.
 GROUPS = 2048
 
 
 def selective_scan_triton(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None, reverse: bool
 ) -> Tensor:
-    """See `rwsa.kernels.scan.selective_scan`. States are float32 whatever the dtype; returns u's dtype.
+    """See `rwsa.kernels.scan.selective_scan`. States are float32 for any dtype; returns u's dtype.
 
-    Tensors are read through their strides; only more than two batch dimensions that cannot be seen as
-    two are copied.
+    Tensors are read through their strides; only batch dimensions that cannot be viewed as two are copied.
 
     Raises:
-        ValueError: a shape does not fit; the kernels would read beyond the tensor.
+        ValueError: a shape does not match; the kernels would read out of bounds.
     """
     _check_shapes(u, delta, A, B, C, D, z)
     save = needs_gradients(u, delta, A, B, C, D, z)
@@ -50,7 +50,7 @@ def _check_shapes(
     expected |= {"B": (B, of_states), "C": (C, of_states)} | ({} if z is None else {"z": (z, u.shape)})
     for name, (x, shape) in expected.items():
         if tuple(x.shape) != tuple(shape):
-            raise ValueError(f"{name} is {list(x.shape)}, not {list(shape)} as u and A want it")
+            raise ValueError(f"{name} is {list(x.shape)}, not {list(shape)} as u and A require")
 
 
 def _outer_inner(x: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def _scan(
     reverse: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """y in u's order in memory, and every so many steps the state before them (empty unless `save`)."""
+    """y in u's memory order, and the states saved at regular steps (empty unless `save`)."""
     y, states = torch.empty_like(u), A.new_empty(_state_shape(u, A) if save else (0,))
     outer, inner, length, channels = u.shape
     sequences = [_strided(x) for x in (u, delta, u if z is None else z, B, C, y)]
@@ -108,17 +108,17 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, B, C, A, D and z (empty without a gate).
 
-    Blocks of channels and groups of sequences write their shares of dB, dC, dA and dD apart; torch sums
-    them, in the same order always.
+    Blocks of channels and groups of sequences write their partial sums of dB, dC, dA and dD separately; torch
+    adds them in a fixed order.
     """
     outer, inner, length, channels = u.shape
     groups = min(GROUPS, outer * inner)
     du, ddelta, dz = torch.empty_like(u), torch.empty_like(delta), _gradient_of_gate(z, u)
-    dB, dC = (_shares(x, _channel_blocks(A)) for x in (B, C))
+    dB, dC = (_partial_sums(x, _channel_blocks(A)) for x in (B, C))
     dA, dD = A.new_empty(groups, *A.shape), D.new_empty(groups, channels)
     inputs = [_strided(x) for x in (u, delta, u if z is None else z, B, C, dy)]
     outputs = [_strided(x) for x in (du, ddelta, du if z is None else dz)]
-    outputs += [(*_strided(share[0]), share.stride(0)) for share in (dB, dC)]
+    outputs += [(*_strided(part[0]), part.stride(0)) for part in (dB, dC)]
     with torch.cuda.device_of(u):
         kernels.scan_backward[(groups * _channel_blocks(A),)](
             *inputs,
@@ -138,22 +138,22 @@ def _(dy, u, delta, B, C, A, D, z, states, reverse):  # type: ignore[no-untyped-
     return *sequences, A.new_empty(A.shape), D.new_empty(D.shape), _gradient_of_gate(z, u)
 
 
-def _keep(ctx, inputs, output):  # type: ignore[no-untyped-def]
+def _save_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
     *tensors, ctx.reverse, _ = inputs
     ctx.save_for_backward(*tensors, output[1])
 
 
-def _differentiate(ctx, dy, _):  # type: ignore[no-untyped-def]
+def _gradients(ctx, dy, _):  # type: ignore[no-untyped-def]
     *gradients, dz = _scan_backward(dy, *ctx.saved_tensors, ctx.reverse)
     gate = ctx.saved_tensors[6]
     return (*gradients, None if gate is None else dz, None, None)
 
 
-_scan.register_autograd(_differentiate, setup_context=_keep)
+_scan.register_autograd(_gradients, setup_context=_save_context)
 
 
 def _strided(x: Tensor) -> tuple[Tensor | int, ...]:
-    """A sequence as the kernels take it."""
+    """A sequence as the kernels accept it: the tensor and its strides."""
     return x, *x.stride()
 
 
@@ -171,12 +171,12 @@ def _channel_blocks(A: Tensor) -> int:
 
 
 def _tile(A: Tensor) -> dict[str, int | bool]:
-    """The kernels' constants, and how they are compiled."""
+    """Compile-time constants and options of the kernels."""
     return {
         "BLOCK_D": _block_channels(A),
         "N": next_power_of_2(A.shape[1]),
         "K": UNROLLED_STEPS,
-        "J": UNROLLED_BLOCKS_A_STATE,
+        "J": BLOCKS_PER_SAVED_STATE,
         "num_warps": WARPS,
         "enable_fp_fusion": True,
     }
@@ -184,20 +184,20 @@ def _tile(A: Tensor) -> dict[str, int | bool]:
 
 def _state_shape(u: Tensor, A: Tensor) -> tuple[int, ...]:
     outer, inner, length, _ = u.shape
-    return outer * inner, -(-length // (UNROLLED_STEPS * UNROLLED_BLOCKS_A_STATE)), *A.shape
+    return outer * inner, -(-length // (UNROLLED_STEPS * BLOCKS_PER_SAVED_STATE)), *A.shape
 
 
 def _gradient_of_gate(z: Tensor | None, u: Tensor) -> Tensor:
     return u.new_empty(0) if z is None else torch.empty_like(z)
 
 
-def _shares(x: Tensor, count: int) -> Tensor:
-    """`count` tensors laid out as x, one after another; float32 where there is something to sum."""
+def _partial_sums(x: Tensor, count: int) -> Tensor:
+    """`count` consecutive tensors laid out as x; float32 if there are several to sum."""
     strides = torch.empty_like(x, device="meta").stride()
     dtype = x.dtype if count == 1 else torch.float32
     return torch.empty_strided((count, *x.shape), (x.numel(), *strides), dtype=dtype, device=x.device)
 
 
-def _summed(shares: Tensor, x: Tensor) -> Tensor:
-    """The sum of `_shares`, laid out and typed as x."""
-    return shares[0] if len(shares) == 1 else torch.empty_like(x).copy_(shares.sum(0))
+def _summed(parts: Tensor, x: Tensor) -> Tensor:
+    """The sum of `_partial_sums`, laid out and typed as x."""
+    return parts[0] if len(parts) == 1 else torch.empty_like(x).copy_(parts.sum(0))

@@ -1,20 +1,18 @@
-"""Triton kernels of the scan: a program takes one block of channels of a sequence through all its steps.
+"""Triton kernels of the scan: one program processes one block of channels of a sequence.
 
-The states `[BLOCK_D, N]` stay in registers. Steps are taken K at a time and unrolled: what K steps read
-is loaded first, so that loads overlap. For the backward pass the state is saved before every J·K steps;
-that pass goes from the saved state to the K steps it is at, computes their K states once more and holds
-them in registers, as its steps are unrolled too. A scratch buffer in global memory would let K be larger,
-but need a barrier between writing and reading; what K states exceed in registers, the compiler puts into
-the threads' own local memory.
+The states `[BLOCK_D, N]` stay in registers. K steps at a time are unrolled, and their inputs are loaded
+first, so that loads overlap. For the backward pass the state is saved before every J·K steps; that pass
+recomputes the K states of its current steps from the saved state and holds them in registers. A scratch
+buffer in global memory would allow a larger K but need a barrier between writing and reading; states that
+exceed the registers spill to thread-local memory.
 
-A sequence comes as `(pointer, strides of outer, inner, length, last)` of a view `[outer, inner, length,
-last]`, and is read and written there; offsets are 64 bits, as such a view may be large. Steps beyond the
-end load zeros, which leave the state as it is and add nothing to a gradient. All arithmetic is float32,
-whatever is loaded and stored.
+A sequence is passed as `(pointer, strides of outer, inner, length, last)` of a view `[outer, inner, length,
+last]`, without a copy; offsets are 64 bits, since such a view may be large. Steps beyond the end load zeros,
+which change neither the state nor a gradient. All arithmetic is float32, for any dtype loaded and stored.
 
 Legend: S sequences (outer·inner), T length, D channels, BLOCK_D channels of a program (a power of two),
-N states padded to a power of two, `count` of them real, K steps unrolled, J·K steps a saved state.
-Names end in `_DN` (tile), `_D`, `_N` (block of channels, states) and `_K` (one such for each of K steps).
+N states padded to a power of two, `count` of them real, K unrolled steps, J·K steps per saved state.
+Suffixes: `_DN` (tile), `_D`, `_N` (block of channels, states), `_K` (one of these per step).
 """
 
 # mypy: disable-error-code="no-untyped-def, assignment, var-annotated"
@@ -31,9 +29,9 @@ def scan_forward(
     BLOCK_D: tl.constexpr, N: tl.constexpr, K: tl.constexpr, J: tl.constexpr,
     REVERSE: tl.constexpr, GATE: tl.constexpr, SAVE: tl.constexpr,
 ):  # fmt: skip
-    """Scan one block of channels of one sequence into `y`; a program each, the channel blocks innermost.
+    """Scan one block of channels of one sequence, written to `y`; one program each, channel blocks innermost.
 
-    u, delta, z, y, B, C: sequences, z anything where there is no GATE; A2 `[D, count]`, A times log2 e;
+    u, delta, z, y, B, C: sequences, z unused without GATE; A2 `[D, count]`, A times log2 e;
     D `[D]`; states `[S, ceil(T/JK), D, count]`, the state before every J·K steps, written where SAVE.
     """
     blocks, slots, channel_blocks = tl.cdiv(length, K), tl.cdiv(length, J * K), tl.cdiv(channels, BLOCK_D)

@@ -1,11 +1,10 @@
-"""Sixteen float32 at a time, for numba: a vector type with loads, stores and arithmetic.
+"""A vector of 16 float32 for numba, with loads, stores and arithmetic.
 
-Numba vectorises simple loops by itself, but those of scan and attention carry sums through memory, read
-and write many arrays, and run over few channels; what it then makes is several times slower than the
-machine. Numba keeps compiled kernels by the file that defines them: after a change here, change or touch
-those that use it (`*_kernels.py`) too.
+Numba vectorizes simple loops itself, but scan and attention loops carry sums through memory, access many
+arrays and run over few channels; its code for them is several times slower. Numba caches compiled functions
+per defining file: after a change here, touch the files that use it (`*_loops*.py`).
 
-One `Vector` is two AVX2 registers, one of AVX-512 or four of NEON: LLVM splits it as it must.
+LLVM maps one vector to two AVX2 registers, one AVX-512 register or four NEON registers.
 """
 
 from __future__ import annotations
@@ -22,11 +21,12 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
 _FLOATS, _INTS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(32), LANES)
-# Everything but reassociation, which would undo the rounding in `exp2`.
+# All but reassociation, which would remove the rounding step of `exp2`.
 FAST_MATH = {"nnan", "ninf", "nsz", "arcp", "contract", "afn"}
 
 
-# For what Python calls; and for what only other kernels call, which needs no wrappers.
+# `kernel` for functions called from Python; `part_of_kernel` for those called only by kernels, without
+# wrappers.
 kernel = partial(
     njit,
     nogil=True,
@@ -60,7 +60,7 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -
 
 @intrinsic
 def load(typing_context: Any, array: Any, at: Any) -> Any:
-    """The vector at flat position `at` of a contiguous float32 array `[size]`."""
+    """Load the vector at flat position `at` of a contiguous float32 array `[size]`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vector = builder.load(_pointer(context, builder, signature.args[0], *arguments))
@@ -72,7 +72,7 @@ def load(typing_context: Any, array: Any, at: Any) -> Any:
 
 @intrinsic
 def store(typing_context: Any, array: Any, at: Any, vector: Any) -> Any:
-    """Write a vector to flat position `at` of a contiguous float32 array `[size]`."""
+    """Store a vector at flat position `at` of a contiguous float32 array `[size]`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         target = _pointer(context, builder, signature.args[0], *arguments[:2])
@@ -84,7 +84,7 @@ def store(typing_context: Any, array: Any, at: Any, vector: Any) -> Any:
 
 @intrinsic
 def broadcast(typing_context: Any, array: Any, at: Any) -> Any:
-    """A vector of the one float32 at flat position `at`, not checked against the array's bounds."""
+    """A vector filled with the float32 at flat position `at`; the bounds are not checked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -95,7 +95,7 @@ def broadcast(typing_context: Any, array: Any, at: Any) -> Any:
 
 @intrinsic
 def splat(typing_context: Any, value: Any) -> Any:
-    """A vector of one float32, sixteen times."""
+    """A vector filled with one float32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _repeated(builder, arguments[0])
@@ -133,7 +133,7 @@ def _int(value: int) -> ir.Constant:
 
 
 def _define(symbol: Any, instruction: str) -> None:
-    # By numba's lower-level interface: through `overload`, kernels compile for twice as long.
+    # By numba's low-level interface, since `overload` doubles compile times.
     @infer_global(symbol)
     class Arithmetic(ConcreteTemplate):
         cases = (signature(VECTOR, VECTOR, VECTOR),)
@@ -151,7 +151,7 @@ _define(operator.truediv, "fdiv")
 
 @intrinsic
 def maximum(typing_context: Any, a: Any, b: Any) -> Any:
-    """The larger of two vectors, element by element; b where a is NaN."""
+    """Elementwise maximum; b where a is NaN."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
@@ -181,10 +181,10 @@ _C3, _C4, _C5 = np.float32(0.0555071327287539), np.float32(0.0096755413310214), 
 
 @njit(inline="always")
 def exp2(x):  # type: ignore[no-untyped-def]
-    """2^x, element by element, for x ≤ 126; below -126 it stays at 2^-126.
+    """Elementwise 2^x for x ≤ 126; 2^-126 below -126.
 
-    Adding 1.5·2^23 rounds x to an integer and leaves that integer in the low bits of the sum, whence
-    it is added to the exponent of the polynomial's value.
+    Adding 1.5·2^23 rounds x to an integer, which is then in the low bits of the sum and is added to the
+    exponent of the polynomial's value.
     """
     x = maximum(x, splat(LOWEST))
     shifted = x + splat(_ROUNDER)
@@ -197,14 +197,14 @@ def exp2(x):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def sigmoid(x):  # type: ignore[no-untyped-def]
-    """1 / (1 + e^-x), element by element; below -87 it stays at 2^-126."""
-    held = maximum(x * splat(LOG2_E), splat(LOWEST))
-    return splat(_ONE) / (splat(_ONE) + exp2(splat(_ZERO) - held))
+    """Elementwise 1 / (1 + e^-x); 2^-126 below -87."""
+    clamped = maximum(x * splat(LOG2_E), splat(LOWEST))
+    return splat(_ONE) / (splat(_ONE) + exp2(splat(_ZERO) - clamped))
 
 
 @njit(inline="always")
 def softplus(x):  # type: ignore[no-untyped-def]
-    """log(1 + e^x), element by element, precise to float32 also where it is small.
+    """Elementwise log(1 + e^x), accurate in float32 also where it is small.
 
     It is max(x, 0) + log(1 + v), v = e^-|x|, and log(1 + v) = 2 artanh(s) = 2 (s + s³/3 + s⁵/5 + …) with
     s = v / (2 + v), at most 1/3.

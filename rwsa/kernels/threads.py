@@ -1,4 +1,4 @@
-"""Share compiled work among threads, in parts that do not depend on how many there are."""
+"""A thread pool for compiled loops; work is split into parts independently of the number of threads."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from functools import cache
 
 import torch
 
-# Sums over parts are taken in this many, whatever the number of threads: same bits always.
+# Partial sums are formed over this many parts whatever the number of threads, so that bits are reproducible.
 PARTS = 16
 
 
-def in_parts(size: int, work: Callable[[int, int, int], None]) -> None:
+def run_in_parts(size: int, work: Callable[[int, int, int], None]) -> None:
     """Run `work(part, first, last)` over range(size) on torch's number of threads, this one included."""
     parts = min(PARTS, size)
     bounds = [size * part // parts for part in range(parts + 1)]
     threads = min(torch.get_num_threads(), parts)
-    waiting = iter(range(parts))
+    pending_parts = iter(range(parts))
 
-    def share() -> None:
-        for part in waiting:  # taken by whoever is free: other processes slow some threads down
+    def take_parts() -> None:
+        for part in pending_parts:  # dynamic, since other processes may slow some threads down
             work(part, bounds[part], bounds[part + 1])
 
-    pending = [_pool(os.getpid()).submit(share) for _ in range(1, threads)]
-    share()
-    for future in pending:
+    futures = [_pool(os.getpid()).submit(take_parts) for _ in range(1, threads)]
+    take_parts()
+    for future in futures:
         future.result()
 
 
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
-    """Threads that sleep when idle, where OpenMP's would spin against torch's; made anew after a fork."""
+    """A pool per process (threads do not survive a fork); idle threads sleep, where OpenMP would spin."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix=f"rwsa-{process}")

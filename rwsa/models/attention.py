@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rwsa.kernels.attention import attend
-from rwsa.kernels.axes import Axis
+from rwsa.kernels.layout import SequenceAxis
 
 
 class AxialAttention(nn.Module):
@@ -28,7 +28,7 @@ class AxialAttention(nn.Module):
         nn.init.zeros_(self.qkv.bias)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x_BTFC: Tensor, axis: Axis) -> Tensor:
+    def forward(self, x_BTFC: Tensor, axis: SequenceAxis) -> Tensor:
         return self.out(attend(self.qkv(self.norm(x_BTFC)), self.heads, axis))
 
 
@@ -48,5 +48,5 @@ class BlendedAttention(nn.Module):
         """g, a scalar from 0 (its own alone) to 1 (the shared one alone)."""
         return self.logit.sigmoid()
 
-    def forward(self, x_BTFC: Tensor, axis: Axis) -> Tensor:
+    def forward(self, x_BTFC: Tensor, axis: SequenceAxis) -> Tensor:
         return torch.lerp(self.own(x_BTFC, axis), self.shared(x_BTFC, axis), self.shared_share)

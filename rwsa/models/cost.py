@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rwsa.models.attention import AxialAttention, Axis
+from rwsa.models.attention import AxialAttention, SequenceAxis
 from rwsa.models.layers import DeformableConv, FrequencyUpsample
 from rwsa.models.mamba import BiMamba, MambaMixer
 from rwsa.models.unet import MambAttentionBlock
@@ -93,7 +93,7 @@ def _record(
     calls.append(rule(layer, inputs, output))
 
 
-def _unchanged(x: Tensor, _: Axis | Tensor) -> Tensor:
+def _unchanged(x: Tensor, _: SequenceAxis | Tensor) -> Tensor:
     return x
 
 
@@ -138,7 +138,7 @@ def _prelu(layer: nn.PReLU, inputs: tuple[Tensor], output: Tensor) -> Cost:
     return Cost(published=output.numel())
 
 
-def _bimamba(layer: BiMamba, inputs: tuple[Tensor, Axis], output: Tensor) -> Cost:
+def _bimamba(layer: BiMamba, inputs: tuple[Tensor, SequenceAxis], output: Tensor) -> Cost:
     x_BTFC, axis = inputs
     positions = x_BTFC[..., 0].numel()
     merge = positions * layer.merge.weight.numel()
@@ -159,7 +159,11 @@ def _bimamba(layer: BiMamba, inputs: tuple[Tensor, Axis], output: Tensor) -> Cos
 
 
 def _attention(
-    layer: AxialAttention, inputs: tuple[Tensor, Axis], output: Tensor, *, places: dict[AxialAttention, int]
+    layer: AxialAttention,
+    inputs: tuple[Tensor, SequenceAxis],
+    output: Tensor,
+    *,
+    places: dict[AxialAttention, int],
 ) -> Cost:
     x_BTFC, axis = inputs
     positions = x_BTFC[..., 0].numel()

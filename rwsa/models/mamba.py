@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rwsa.kernels.axes import Axis
+from rwsa.kernels.layout import SequenceAxis
 from rwsa.kernels.mixer import NORM_EPSILON, MixerWeights, mix
 
 
@@ -39,7 +39,7 @@ class MambaMixer(nn.Module):
         with torch.no_grad():
             self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))
 
-    def forward(self, x_BTFC: Tensor, norm: Tensor, axis: Axis) -> Tensor:
+    def forward(self, x_BTFC: Tensor, norm: Tensor, axis: SequenceAxis) -> Tensor:
         """x + Mamba(RMSNorm(x)), where `norm` is the norm's weight."""
         assert self.conv.bias is not None
         weights = MixerWeights(
@@ -67,7 +67,7 @@ class BiMamba(nn.Module):
         self.mixers = nn.ModuleList(MambaMixer(channels, reverse=r, **sizes) for r in (False, True))
         self.merge = nn.Linear(2 * channels, channels)
 
-    def forward(self, x_BTFC: Tensor, axis: Axis) -> Tensor:
+    def forward(self, x_BTFC: Tensor, axis: SequenceAxis) -> Tensor:
         directions = [
             mixer(x_BTFC, norm.weight, axis) for norm, mixer in zip(self.norms, self.mixers, strict=True)
         ]

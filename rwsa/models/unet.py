@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rwsa.kernels.axes import Axis
+from rwsa.kernels.layout import SequenceAxis
 from rwsa.models.attention import AxialAttention, BlendedAttention
 from rwsa.models.config import ModelConfig
 from rwsa.models.layers import (
@@ -64,8 +64,8 @@ class MambAttentionBlock(nn.Module):
     def forward(self, x_BTFC: Tensor) -> Tensor:
         x = x_BTFC
         for axis, attention, mamba in (
-            (Axis.TIME, self.time_attention, self.time_mamba),
-            (Axis.FREQUENCY, self.frequency_attention, self.frequency_mamba),
+            (SequenceAxis.TIME, self.time_attention, self.time_mamba),
+            (SequenceAxis.FREQUENCY, self.frequency_attention, self.frequency_mamba),
         ):
             if attention is not None:
                 x = x + attention(x, axis)

@@ -24,7 +24,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from rwsa.kernels.scan import choose_backend, missing_backends, selective_scan, using
+from rwsa.kernels.scan import choose_backend, missing_backends, selective_scan, use_backend
 from rwsa.losses import LossWeights, spectral_losses, weighted_total
 from rwsa.models import SIZES, build_model
 from rwsa.stft import stft
@@ -199,7 +199,7 @@ def _step_figures(figures: Figures, arguments: argparse.Namespace, device: torch
     size, batch = arguments.sizes[0], arguments.batches[0]
 
     def with_plain_loop() -> str:
-        with using("reference"):
+        with use_backend("reference"):
             return _step_figure(size, batch, "float32", "eager", device=device, runs=1)
 
     figures.line(f"step of {size}, batch {batch}, float32, eager, plain loop for a scan", with_plain_loop)

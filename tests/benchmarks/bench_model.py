@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from rwsa.kernels.attention import attend, attend_reference
-from rwsa.kernels.axes import Axis
 from rwsa.kernels.deformable import deform_conv_reference
-from rwsa.kernels.scan import using
+from rwsa.kernels.layout import SequenceAxis
+from rwsa.kernels.scan import use_backend
 from rwsa.losses import LossWeights, spectral_losses, weighted_total
 from rwsa.models import SIZES, build_model
 from rwsa.models.cost import cost
@@ -49,7 +49,7 @@ def main() -> None:
 
     for name, work in (("forward", forward), ("training step", step)):
         ours = median_seconds(work, 5)
-        with using("reference"):
+        with use_backend("reference"):
             scan = seconds(work)
             plain = _plainly(lambda work=work: seconds(work))  # type: ignore[misc]
         print(
@@ -59,7 +59,7 @@ def main() -> None:
         )
     _floor(cost(model).total)
     qkv = torch.randn(1, FRAMES, BINS, 48)
-    for axis in Axis:
+    for axis in SequenceAxis:
         _attention(qkv, axis)
     print(f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.2f}")
 
@@ -82,7 +82,7 @@ def _plainly(measure: Callable[[], float]) -> float:
         return measure()
 
 
-def _attention(qkv: Tensor, axis: Axis) -> None:
+def _attention(qkv: Tensor, axis: SequenceAxis) -> None:
     with torch.inference_mode():
         ours = median_seconds(lambda: attend(qkv, 4, axis), 7)
         torchs = median_seconds(lambda: attend_reference(qkv, 4, axis), 3)

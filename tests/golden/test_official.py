@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rwsa.files import read_json
-from rwsa.kernels.scan import BACKENDS, missing_backends, using
+from rwsa.kernels.scan import BACKENDS, missing_backends, use_backend
 from rwsa.losses import LossWeights, discriminator_losses, metric_loss, spectral_losses, weighted_total
 from rwsa.models import RWSAMambaUNet, load_model
 from rwsa.models.discriminator import MetricDiscriminator
@@ -66,7 +66,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
         pytest.skip(f"scan backend {request.param} needs a CUDA device")
     if request.param in missing_backends(on):
         pytest.skip(missing_backends(on)[request.param])
-    with using(request.param):
+    with use_backend(request.param):
         yield on
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from rwsa.kernels import is_compiled_for
 from rwsa.kernels.attention import attend, attend_reference
-from rwsa.kernels.axes import Axis
 from rwsa.kernels.deformable import deform_conv, deform_conv_reference
+from rwsa.kernels.dispatch import has_cpu_kernel
+from rwsa.kernels.layout import SequenceAxis
 from rwsa.kernels.mixer import MixerWeights, mix, mix_reference
-from rwsa.kernels.scan import using
+from rwsa.kernels.scan import use_backend
 
 Operation = Callable[..., Tensor]
 
@@ -41,19 +41,19 @@ def assert_agree(
         assert error < tolerance, f"{'value' if number == 0 else f'gradient {number}'}: {error:.1e}"
 
 
-@pytest.mark.parametrize("axis", Axis)
+@pytest.mark.parametrize("axis", SequenceAxis)
 @pytest.mark.parametrize(
     ("shape", "channels", "heads"),
     [((2, 9, 5), 8, 2), ((1, 33, 17), 12, 4), ((1, 1, 3), 24, 2), ((1, 70, 65), 36, 4), ((2, 3, 16), 7, 1)],
 )
-def test_attention(axis: Axis, shape: tuple[int, ...], channels: int, heads: int) -> None:
+def test_attention(axis: SequenceAxis, shape: tuple[int, ...], channels: int, heads: int) -> None:
     qkv = 1.5 * normal(*shape, 3 * channels)
     assert_agree(lambda x: attend(x, heads, axis), lambda x: attend_reference(x, heads, axis), [qkv])
 
 
 def test_attention_stands_large_scores() -> None:
     qkv = 60 * normal(1, 40, 2, 3 * 8)  # scores of ten thousand, which float32 rounds to a thousandth
-    forms = (lambda x: attend(x, 2, Axis.TIME), lambda x: attend_reference(x, 2, Axis.TIME))
+    forms = (lambda x: attend(x, 2, SequenceAxis.TIME), lambda x: attend_reference(x, 2, SequenceAxis.TIME))
     assert_agree(*forms, [qkv], tolerance=2e-3)
 
 
@@ -84,7 +84,7 @@ def mixer_weights(channels: int, inner: int, rank: int, states: int, taps: int) 
     )
 
 
-@pytest.mark.parametrize("axis", Axis)
+@pytest.mark.parametrize("axis", SequenceAxis)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
     ("shape", "sizes"),
@@ -96,12 +96,12 @@ def mixer_weights(channels: int, inner: int, rank: int, states: int, taps: int) 
         ((1, 33, 2), (48, 192, 3, 17, 6)),
     ],
 )
-def test_mixer(axis: Axis, reverse: bool, shape: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+def test_mixer(axis: SequenceAxis, reverse: bool, shape: tuple[int, ...], sizes: tuple[int, ...]) -> None:
     def compiled(x: Tensor, *weights: Tensor) -> Tensor:
         return mix(x, MixerWeights(*weights), axis, reverse=reverse)
 
     def reference(x: Tensor, *weights: Tensor) -> Tensor:
-        with using("reference"):
+        with use_backend("reference"):
             return mix_reference(x, MixerWeights(*weights), axis, reverse=reverse)
 
     assert_agree(compiled, reference, [normal(*shape, sizes[0]), *mixer_weights(*sizes)])
@@ -112,12 +112,12 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     threads = torch.get_num_threads()
 
     def mixed(x: Tensor, *weights: Tensor) -> Tensor:
-        return mix(x, MixerWeights(*weights), Axis.TIME, reverse=False)
+        return mix(x, MixerWeights(*weights), SequenceAxis.TIME, reverse=False)
 
     def on(count: int) -> list[Tensor]:
         torch.set_num_threads(count)
         return outcome(
-            lambda x, *w: mix(x, MixerWeights(*w), Axis.TIME, reverse=False), tensors, torch.float32
+            lambda x, *w: mix(x, MixerWeights(*w), SequenceAxis.TIME, reverse=False), tensors, torch.float32
         )
 
     try:
@@ -128,8 +128,8 @@ def test_the_number_of_threads_changes_no_bit() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "in torch"])
-@pytest.mark.parametrize("axis", Axis)
-def test_the_whole_traces_and_keeps_its_gradients(axis: Axis, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("axis", SequenceAxis)
+def test_the_whole_traces_and_keeps_its_gradients(axis: SequenceAxis, dtype: torch.dtype) -> None:
     weights = [w.to(dtype) for w in mixer_weights(8, 16, 1, 4, 4)]
     x, offset, kernel = (normal(*shape).to(dtype) for shape in ((1, 5, 4, 8), (1, 18, 5, 4), (8, 9)))
 
@@ -149,9 +149,12 @@ def test_the_whole_traces_and_keeps_its_gradients(axis: Axis, dtype: torch.dtype
 
 def test_other_dtypes_come_back_as_they_went_in() -> None:
     qkv = normal(1, 6, 3, 24)
-    assert attend(qkv.bfloat16(), 2, Axis.TIME).dtype is torch.bfloat16
-    assert attend(qkv, 2, Axis.TIME).dtype is torch.float64
-    assert not is_compiled_for(qkv)
+    assert attend(qkv.bfloat16(), 2, SequenceAxis.TIME).dtype is torch.bfloat16
+    assert attend(qkv, 2, SequenceAxis.TIME).dtype is torch.float64
+    assert not has_cpu_kernel(qkv)
     torch.testing.assert_close(
-        attend(qkv.float(), 2, Axis.TIME).double(), attend(qkv, 2, Axis.TIME), rtol=0, atol=1e-6
+        attend(qkv.float(), 2, SequenceAxis.TIME).double(),
+        attend(qkv, 2, SequenceAxis.TIME),
+        rtol=0,
+        atol=1e-6,
     )

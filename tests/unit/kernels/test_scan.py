@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rwsa.errors import InputError
-from rwsa.kernels import scan_cpu_loops
+from rwsa.kernels import scan_loops
 from rwsa.kernels.scan import choose_backend, missing_backends, selective_scan
 from rwsa.kernels.scan_mamba_ssm import selective_scan_mamba_ssm
 from rwsa.kernels.simd import LANES
@@ -131,14 +131,14 @@ def test_exp2_is_accurate_over_its_whole_range() -> None:
     halves = np.arange(-126, 126.5, 0.5, dtype=np.float32)
     x[: len(halves)] = halves
     out = np.empty_like(x)
-    scan_cpu_loops.exp2_of(x, out)
+    scan_loops.exp2_of(x, out)
     truth = np.exp2(x.astype(np.float64))
     assert np.abs(out / truth - 1).max() < 3e-7
 
 
 def test_exp2_of_less_than_its_range_stays_at_the_least() -> None:
     x, out = np.full(LANES, -1e6, np.float32), np.empty(LANES, np.float32)
-    scan_cpu_loops.exp2_of(x, out)
+    scan_loops.exp2_of(x, out)
     assert out == pytest.approx(2.0**-126, rel=1e-6)
 
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rwsa.cli import main
 from rwsa.models import SIZES, ModelConfig, build_model
-from rwsa.models.attention import AxialAttention, Axis
+from rwsa.models.attention import AxialAttention, SequenceAxis
 from rwsa.models.config import size
 from rwsa.models.cost import Cost, cost
 from rwsa.models.layers import DeformableConv
@@ -72,16 +72,16 @@ class TestPublished:
         assert shared - off == sum(norms) + 8 * (sum(norms) - norms[2])
 
 
-def plain_attention(self: AxialAttention, x: Tensor, axis: Axis) -> Tensor:
-    rows = x.transpose(1, 2) if axis is Axis.TIME else x
+def plain_attention(self: AxialAttention, x: Tensor, axis: SequenceAxis) -> Tensor:
+    rows = x.transpose(1, 2) if axis is SequenceAxis.TIME else x
     q, k, v = self.qkv(self.norm(rows)).unflatten(-1, (3, self.heads, -1)).transpose(2, 4).unbind(3)
     attended = (q @ k.transpose(-1, -2)).softmax(-1) @ v
     return self.out(attended.transpose(2, 3).flatten(3)).view_as(rows).reshape(x.shape)
 
 
-def plain_bimamba(self: BiMamba, x: Tensor, axis: Axis) -> Tensor:
+def plain_bimamba(self: BiMamba, x: Tensor, axis: SequenceAxis) -> Tensor:
     """Everything but the scan, which has no matrix product."""
-    rows = (x.transpose(1, 2) if axis is Axis.TIME else x).flatten(0, 1)
+    rows = (x.transpose(1, 2) if axis is SequenceAxis.TIME else x).flatten(0, 1)
     both = []
     for mixer in self.mixers:
         inner, rank = mixer.dt_proj.weight.shape

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from rwsa.config import build
 from rwsa.errors import InputError
-from rwsa.kernels.axes import Axis
+from rwsa.kernels.layout import SequenceAxis
 from rwsa.models import SIZES, ModelConfig, RWSAMambaUNet, build_model, load_model, save_model
 from rwsa.models.attention import AxialAttention
 from rwsa.models.config import Sharing, size
@@ -152,7 +152,9 @@ class TestSharing:
         for logit, one in ((torch.inf, attention.shared), (-torch.inf, attention.own)):
             with torch.no_grad():
                 attention.logit.fill_(logit)
-                torch.testing.assert_close(attention(x_BTFC, Axis.TIME), one(x_BTFC, Axis.TIME))
+                torch.testing.assert_close(
+                    attention(x_BTFC, SequenceAxis.TIME), one(x_BTFC, SequenceAxis.TIME)
+                )
 
     def test_official_weights_are_shared_too(self, official: Path) -> None:
         assert_shared(load_model(official / "RWSA_xs_random.pth"), "resolution")
@@ -265,9 +267,9 @@ class TestDeformableConv:
 
 
 class TestSequenceLayers:
-    @pytest.mark.parametrize("axis", Axis)
+    @pytest.mark.parametrize("axis", SequenceAxis)
     @pytest.mark.parametrize("d_conv", [1, 4])
-    def test_backward_mixer_is_the_forward_one_between_flips(self, axis: Axis, d_conv: int) -> None:
+    def test_backward_mixer_is_the_forward_one_between_flips(self, axis: SequenceAxis, d_conv: int) -> None:
         forward, backward = (
             MambaMixer(8, reverse=r, d_state=4, d_conv=d_conv, expand=2) for r in (False, True)
         )
@@ -277,8 +279,8 @@ class TestSequenceLayers:
         flipped = forward(x.flip(axis), norm, axis).flip(axis)
         torch.testing.assert_close(backward(x, norm, axis), flipped)
 
-    @pytest.mark.parametrize("axis", Axis)
-    def test_forward_mixer_is_causal(self, axis: Axis) -> None:
+    @pytest.mark.parametrize("axis", SequenceAxis)
+    def test_forward_mixer_is_causal(self, axis: SequenceAxis) -> None:
         mixer, x = MambaMixer(8, reverse=False, d_state=4, expand=2), normal(1, 6, 6, 8)
         changed = x.clone()
         changed.select(axis, 3).add_(1)
@@ -290,10 +292,12 @@ class TestSequenceLayers:
     @pytest.mark.parametrize("layer", [BiMamba(8, d_state=4, expand=2), AxialAttention(8, 2)])
     def test_one_axis_is_the_other_transposed(self, layer: nn.Module) -> None:
         x = normal(2, 5, 7, 8)
-        along_time = layer(x, Axis.TIME)
-        torch.testing.assert_close(along_time, layer(x.transpose(1, 2), Axis.FREQUENCY).transpose(1, 2))
+        along_time = layer(x, SequenceAxis.TIME)
+        torch.testing.assert_close(
+            along_time, layer(x.transpose(1, 2), SequenceAxis.FREQUENCY).transpose(1, 2)
+        )
         # And each row is a sequence of its own.
-        torch.testing.assert_close(along_time[:, :, 2:3], layer(x[:, :, 2:3], Axis.TIME))
+        torch.testing.assert_close(along_time[:, :, 2:3], layer(x[:, :, 2:3], SequenceAxis.TIME))
 
     def test_attention_is_torchs_own(self) -> None:
         ours, theirs = AxialAttention(8, 2), nn.MultiheadAttention(8, 2, batch_first=True)
@@ -309,7 +313,7 @@ class TestSequenceLayers:
         x = normal(3, 4, 6, 8)
         rows = ours.norm(x).flatten(0, 1)
         expected = theirs(rows, rows, rows, need_weights=False)[0].unflatten(0, (3, 4))
-        torch.testing.assert_close(ours(x, Axis.FREQUENCY), expected)
+        torch.testing.assert_close(ours(x, SequenceAxis.FREQUENCY), expected)
 
 
 class TestConfig:

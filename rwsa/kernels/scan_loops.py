@@ -1,11 +1,11 @@
-"""Compiled loops of the CPU scan: forward and backward over a range of sequences.
+"""Compiled scan loops for the CPU: forward and backward over a range of sequences.
 
-A sequence is one (outer, inner) pair of `[outer, length, inner, channel]`, so the same kernels scan
-the frequency axis of `[batch·time, frequency, 1, channel]` and the time axis of `[batch, time,
-frequency, channel]` where they lie. Arrays come flat (contiguous float32 `[size]`). Channels are
-taken `LANES` at a time over the whole sequence, so that a group's states stay in the first cache.
+A sequence is one (outer, inner) pair of `[outer, length, inner, channel]`, so the same loops scan the
+frequency axis of `[batch·time, frequency, 1, channel]` and the time axis of `[batch, time, frequency,
+channel]` without copies. Arrays are flat (contiguous float32 `[size]`). Channels are processed `LANES` at a
+time over the whole sequence, so that a group's states stay in the L1 cache.
 
-The kernels release the GIL and start no threads: `rwsa.kernels.threads` hands ranges to its own pool.
+The loops release the GIL and start no threads; `rwsa.kernels.threads` distributes ranges of sequences.
 
 Legend: S sequences, T length, D channels (a multiple of LANES), G groups of LANES channels, N states,
 K steps between saved states.
@@ -35,16 +35,16 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 
 @kernel()
 def exp2_of(x, out):  # type: ignore[no-untyped-def]
-    """`out[:] = 2**x` for arrays of a multiple of LANES: the approximation on its own, for its test."""
+    """`out[:] = 2**x` for sizes that are multiples of LANES; exposes the approximation to its test."""
     for at in range(0, x.size, LANES):
         store(out, at, exp2(load(x, at)))
 
 
 @kernel()
 def scan_forward(u, delta, A2, B, C, D, z, reverse, save, shape, y, states, first, last):  # type: ignore[no-untyped-def]
-    """Scan sequences first…last-1 of `u` into `y`.
+    """Scan sequences first…last-1 of `u`, written to `y`.
 
-    u, delta, z, y: [outer, T, inner, D], z empty where there is no gate; B, C: [outer, T, inner, N];
+    u, delta, z, y: [outer, T, inner, D], z empty without a gate; B, C: [outer, T, inner, N];
     A2: [G, N, LANES], A times log2 e; D: [D]; shape: (T, inner, D, N);
     states: [S, G, ceil(T/K), N, LANES], the state before each block of K steps, written where `save`.
     """
@@ -52,12 +52,12 @@ def scan_forward(u, delta, A2, B, C, D, z, reverse, save, shape, y, states, firs
     line = (length, inner, channels, count, count)
     for s in range(first, last):
         origin = (s // inner) * length * inner + s % inner
-        scan_line(u, delta, A2, B, C, D, z, reverse, save, line, origin, y, states, s)
+        scan_sequence(u, delta, A2, B, C, D, z, reverse, save, line, origin, y, states, s)
 
 
 @part_of_kernel()
-def scan_line(u, delta, A2, B, C, D, z, reverse, save, line, origin, y, states, s):  # type: ignore[no-untyped-def]
-    """Scan one sequence, number `s`, that begins at row `origin`.
+def scan_sequence(u, delta, A2, B, C, D, z, reverse, save, line, origin, y, states, s):  # type: ignore[no-untyped-def]
+    """Scan sequence number `s`, which starts at row `origin`.
 
     line: (T, rows from one step to the next, D, N, floats from one row of B and C to the next).
     """
@@ -95,28 +95,28 @@ def scan_backward(  # type: ignore[no-untyped-def]
 ):
     """Gradients of `scan_forward` for sequences first…last-1.
 
-    dy: as y; du, ddelta, dz, dB, dC are written; dA [parts, G, N, LANES] and dD [parts, D] are added
-    to at `part`; the caller sums the parts in a fixed order.
+    dy: as y; du, ddelta, dz, dB, dC are written; dA [parts, G, N, LANES] and dD [parts, D] are accumulated
+    at index `part`, and the caller sums the parts in a fixed order.
     """
     length, inner, channels, count = shape
     line = (length, inner, channels, count, count)
-    nowhere = np.empty(0, np.float32)
+    no_output = np.empty(0, np.float32)
     part_A, part_D = dA[part * channels * count :], dD[part * channels :]
     for s in range(first, last):
         origin = (s // inner) * length * inner + s % inner
-        scan_line_backward(
+        scan_sequence_backward(
             u, delta, A2, B, C, D, z, reverse, line, origin, states, s,
-            dy, du, ddelta, part_A, dB, dC, part_D, dz, nowhere,
+            dy, du, ddelta, part_A, dB, dC, part_D, dz, no_output,
         )  # fmt: skip
 
 
 @part_of_kernel()
-def scan_line_backward(  # type: ignore[no-untyped-def]
+def scan_sequence_backward(  # type: ignore[no-untyped-def]
     u, delta, A2, B, C, D, z, reverse, line, origin, states, s, dy, du, ddelta, dA, dB, dC, dD, dz, y
 ):
-    """Gradients of `scan_line`: dA [G, N, LANES] and dD [D] are added to, the others written.
+    """Gradients of `scan_sequence`: dA [G, N, LANES] and dD [D] are accumulated, the others written.
 
-    y: where the scan's output is written once more, or empty.
+    y: the scan's output is written here again, unless it is empty.
     """
     length, inner, channels, count, wide = line
     groups, block_size = channels // LANES, count * LANES
@@ -135,7 +135,7 @@ def scan_line_backward(  # type: ignore[no-untyped-def]
             slot = ((s * groups + group) * blocks + block) * block_size
             for at in range(0, block_size, LANES):
                 store(h, at, load(states, slot + at))
-            # Forward again through the block, keeping states and decays.
+            # Recompute the block forward, storing states and decays.
             for k in range(steps):
                 row = origin + (length - 1 - begin - k if reverse else begin + k) * inner
                 at_d = row * channels + at_D
@@ -156,7 +156,7 @@ def scan_line_backward(  # type: ignore[no-untyped-def]
                 store(ungated, k * LANES, dy_t)
                 if y.size > 0:
                     store(y, at_d, y_t)
-            # And back, carrying the state's gradient.
+            # Backward through the block, carrying the state's gradient.
             for k in range(steps - 1, -1, -1):
                 row = origin + (length - 1 - begin - k if reverse else begin + k) * inner
                 at_d = row * channels + at_D

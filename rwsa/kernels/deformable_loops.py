@@ -1,7 +1,8 @@
-"""Compiled loops of the depthwise deformable 3×3 convolution on a CPU, forward and backward.
+"""Compiled loops of the depthwise deformable 3×3 convolution for the CPU, forward and backward.
 
 Arrays are flat float32; x and out are `[B, T, F, C]`, offsets `[B, T, F, 18]`, weights `[9, W]`, where W is
-C in whole vectors. x has one vector of spare room at its end, since the last position is read whole.
+C padded to whole vectors. x has one spare vector at its end, since the last position is read in whole
+vectors.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 
 @part_of_kernel()
 def _corners(t, f, tap, offsets, at, shape, rows, shares):  # type: ignore[no-untyped-def]
-    """Where a tap looks: rows of the four positions around it and their bilinear shares, 0 outside.
+    """The four positions around a displaced tap and their bilinear weights, 0 outside.
 
-    rows: [4] of (upper left, upper right, lower left, lower right); shares: [6], the four, then how far down
-    and how far right of the upper left one the tap lies.
+    rows: [4], row numbers of upper left, upper right, lower left and lower right; shares: [10], their four
+    bilinear weights, the tap's offset down and right from the upper left, and per corner 1 inside or 0
+    outside.
     """
     frames, bins = shape
     y = np.float32(t + tap // 3 - 1) + offsets[at + 2 * tap]
@@ -38,7 +40,7 @@ def _corners(t, f, tap, offsets, at, shape, rows, shares):  # type: ignore[no-un
 
 @kernel()
 def deform_forward(x, offsets, weight, shape, out, first, last):  # type: ignore[no-untyped-def]
-    """Rows first…last-1 of `[B·T]` into `out`; shape: (T, F, C)."""
+    """Convolve rows first…last-1 of `[B·T]`, written to `out`; shape: (T, F, C)."""
     frames, bins, channels = shape
     width = weight.size // TAPS
     rows, shares = np.empty(4, np.int64), np.empty(10, np.float32)
@@ -46,10 +48,10 @@ def deform_forward(x, offsets, weight, shape, out, first, last):  # type: ignore
     for row in range(first, last):
         image = (row // frames) * frames * bins
         for f in range(bins):
-            place = row * bins + f
+            position = row * bins + f
             line[:] = _ZERO
             for tap in range(TAPS):
-                _corners(row % frames, f, tap, offsets, place * 2 * TAPS, (frames, bins), rows, shares)
+                _corners(row % frames, f, tap, offsets, position * 2 * TAPS, (frames, bins), rows, shares)
                 at0, at1 = (image + rows[0]) * channels, (image + rows[1]) * channels
                 at2, at3 = (image + rows[2]) * channels, (image + rows[3]) * channels
                 s0, s1 = splat(shares[0]), splat(shares[1])
@@ -59,14 +61,14 @@ def deform_forward(x, offsets, weight, shape, out, first, last):  # type: ignore
                     value = value + s2 * load(x, at2 + c) + s3 * load(x, at3 + c)
                     store(line, c, load(line, c) + load(weight, tap * width + c) * value)
             for c in range(channels):
-                out[place * channels + c] = line[c]
+                out[position * channels + c] = line[c]
 
 
 @kernel()
 def deform_backward(x, offsets, weight, dout, shape, dx, doffsets, dweight, first, last):  # type: ignore[no-untyped-def]
     """Gradients for images first…last-1: doffsets is written, dx and dweight are added to.
 
-    dout: [B, T, F, C] with a spare vector at its end, as x; dx likewise.
+    dout: [B, T, F, C]; dx has a spare vector at its end, as x.
     """
     frames, bins, channels = shape
     width = weight.size // TAPS
@@ -75,11 +77,11 @@ def deform_backward(x, offsets, weight, dout, shape, dx, doffsets, dweight, firs
     for row in range(first * frames, last * frames):
         image = (row // frames) * frames * bins
         for f in range(bins):
-            place = row * bins + f
+            position = row * bins + f
             for c in range(channels):
-                keep[c] = dout[place * channels + c]
+                keep[c] = dout[position * channels + c]
             for tap in range(TAPS):
-                _corners(row % frames, f, tap, offsets, place * 2 * TAPS, (frames, bins), rows, shares)
+                _corners(row % frames, f, tap, offsets, position * 2 * TAPS, (frames, bins), rows, shares)
                 at0, at1 = (image + rows[0]) * channels, (image + rows[1]) * channels
                 at2, at3 = (image + rows[2]) * channels, (image + rows[3]) * channels
                 down, right = splat(shares[4]), splat(shares[5])
@@ -95,11 +97,11 @@ def deform_backward(x, offsets, weight, dout, shape, dx, doffsets, dweight, firs
                     by_y = by_y + dvalue * (left * (x2 - x0) + right * (x3 - x1))
                     by_x = by_x + dvalue * (up * (x1 - x0) + down * (x3 - x2))
                     store(line, c, dvalue)
-                doffsets[place * 2 * TAPS + 2 * tap] = total(by_y)
-                doffsets[place * 2 * TAPS + 2 * tap + 1] = total(by_x)
+                doffsets[position * 2 * TAPS + 2 * tap] = total(by_y)
+                doffsets[position * 2 * TAPS + 2 * tap + 1] = total(by_x)
                 for corner in range(4):
                     if shares[corner] != _ZERO:
                         at, share = (image + rows[corner]) * channels, splat(shares[corner])
-                        # The spare lanes add zeros to what lies behind.
+                        # The padding lanes add zeros to the next position.
                         for c in range(0, width, LANES):
                             store(dx, at + c, load(dx, at + c) + share * load(line, c))
