@@ -13,7 +13,7 @@ from rwsa.statistics import (
     Comparison,
     Interval,
     PairedDifference,
-    compare,
+    compare_scores,
     holm,
     mean_interval,
     paired_difference,
@@ -193,7 +193,7 @@ def _by_clip(
         _clip_means([row for row in rows if row.seed in seeds], corpus, metric) for rows in (first, second)
     ]
     clips = [clip for clip in sides[0] if clip in sides[1]]
-    return compare(*([side[clip] for clip in clips] for side in sides))
+    return compare_scores(*([side[clip] for clip in clips] for side in sides))
 
 
 def _clip_means(rows: Sequence[TrialResult], corpus: str, metric: str) -> dict[str, float | None]:

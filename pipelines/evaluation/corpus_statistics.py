@@ -13,15 +13,15 @@ from pipelines.evaluation.clip_scores import NOISY, NOISY_PHASE, ClipScores
 from pipelines.evaluation.metric_labels import tie
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from rwsa.statistics import (
-    LEAST_UNITS,
+    MIN_UNITS,
     Comparison,
     Interval,
-    Spread,
+    SeedSpread,
     bootstrap_means,
-    compare,
+    compare_scores,
     holm,
     resampling_units,
-    spread,
+    seed_spread,
 )
 
 BAND_DB = 5.0
@@ -61,7 +61,7 @@ class CorpusStatistics:
 
     intervals: Mapping[str, Mapping[str, Interval | None]]
     units: str
-    spreads: Mapping[str, Mapping[str, Spread]]
+    spreads: Mapping[str, Mapping[str, SeedSpread]]
     comparisons: tuple[Compared, ...]
     groups: Mapping[str, tuple[Group, ...]]
     worst: Mapping[str, tuple[int, ...]]
@@ -123,16 +123,16 @@ def _units(corpus: CorpusScores) -> str:
         what = f"{nameless} clips (speakers not known)"
     else:
         what = f"{speakers} speakers" + (f" and {nameless} clips of nobody known" if nameless else "")
-    few = len(set(resampling_units(names).tolist())) < LEAST_UNITS
+    few = len(set(resampling_units(names).tolist())) < MIN_UNITS
     return f"no intervals, {what} are too few" if few else f"95% intervals by bootstrap over {what}"
 
 
-def _spreads(corpus: CorpusScores, systems: Sequence[str]) -> dict[str, Spread]:
-    found: dict[str, Spread] = {}
+def _spreads(corpus: CorpusScores, systems: Sequence[str]) -> dict[str, SeedSpread]:
+    found: dict[str, SeedSpread] = {}
     for metric in corpus.metrics:
         means = [corpus.means(system)[metric] for system in systems]
         there = [value for value in means if value is not None]
-        one = spread(there) if len(there) == len(means) else None
+        one = seed_spread(there) if len(there) == len(means) else None
         if one is not None:
             found[metric] = one
     return found
@@ -142,7 +142,7 @@ def _comparisons(corpus: CorpusScores, configurations: Mapping[str, Sequence[str
     """Every two rows in every metric; Holm's correction is over all of one corpus."""
     rows = {**configurations, NOISY: [NOISY]}
     results = {
-        (first, second, metric): compare(
+        (first, second, metric): compare_scores(
             clip_values(corpus, rows[first], metric),
             clip_values(corpus, rows[second], metric),
             tie=tie(metric),

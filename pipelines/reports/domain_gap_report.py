@@ -16,7 +16,8 @@ from pipelines.reports.page import details, page, picture, table
 from pipelines.studies.gap_results import NAMES, OVERALL, GapResults, units_for
 from pipelines.studies.gap_sources import MeasuredCorpus
 from rwsa.acoustics import GROUPS
-from rwsa.energy_distance import LEAST_UNITS, Estimate, count_units
+from rwsa.energy_distance import DistanceEstimate
+from rwsa.statistics import MIN_UNITS, count_units
 
 _READING = (
     "Energy distance in %: 0 where two corpora's clips are distributed alike, 100 where each corpus is one"
@@ -24,7 +25,7 @@ _READING = (
     " between random halves of one corpus: what zero looks like with half as many clips."
     " A star marks a distance that is above zero and above both corpora's halves."
     f" Intervals and halves are drawn by speaker for speech, by noise recording for noise, and by what"
-    f" there are fewer of for the rest; fewer than {LEAST_UNITS}, or unknown ones, allow no verdict, and"
+    f" there are fewer of for the rest; fewer than {MIN_UNITS}, or unknown ones, allow no verdict, and"
     " their distances never get a star."
 )
 
@@ -121,7 +122,7 @@ def _counted(names: Sequence[str | None], what: str) -> str:
     count = count_units(names)
     if count is None:
         return f"{what} not known"
-    return f"{count} {what}{' (too few)' if count < LEAST_UNITS else ''}"
+    return f"{count} {what}{' (too few)' if count < MIN_UNITS else ''}"
 
 
 def _without_verdict(corpus: MeasuredCorpus) -> list[str]:
@@ -160,7 +161,7 @@ def _cell(results: GapResults, group: str, row: int, column: int) -> str:
     return f"{_told(results.of(group, row, column))}{star}"
 
 
-def _told(one: Estimate) -> str:
+def _told(one: DistanceEstimate) -> str:
     return f"{100 * one.value:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
 
 

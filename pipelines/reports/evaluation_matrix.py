@@ -16,7 +16,7 @@ from pipelines.evaluation.published import Cell, PublishedRow, PublishedTable
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.evaluation.systems import Model, System
 from pipelines.reports.score_table import Statistics, cell, number, signed
-from rwsa.statistics import Interval, Spread
+from rwsa.statistics import Interval, SeedSpread
 
 # Four metrics each: as many as 1280 pixels hold without scrolling sideways.
 _CORPORA_ABREAST, _ABREAST_PIXELS = 3, 1100
@@ -220,7 +220,7 @@ def _below(name: str, interval: Interval | None, failures: int) -> str:
     return "".join(f"<small>{line}</small>" for line in lines or ["&nbsp;"])
 
 
-def _spread(name: str, one: Spread) -> str:
+def _spread(name: str, one: SeedSpread) -> str:
     return f"{number(name, one.mean)}<small>±{number(name, one.std)}</small>"
 
 

@@ -11,7 +11,7 @@ from pipelines.evaluation.metric_labels import abreast, heading
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.reports.page import table
 from pipelines.reports.score_table import MISSING, Statistics, number, signed
-from rwsa.statistics import LEAST_PAIRS
+from rwsa.statistics import MIN_PAIRS
 
 STYLE = """
 .tests small { display: block; color: var(--quiet); font-size: 12px; }
@@ -27,7 +27,7 @@ _READING = (
     "Difference of the means of first and second, over clips that both have; below, p of the two-sided"
     " Wilcoxon signed-rank test after Holm's correction over all tests of a corpus, and clips won / tied /"
     " lost by the first. Clips of one speaker are not independent: where speakers are few, p is too small."
-    f" Fewer than {LEAST_PAIRS} clips that differ allow no test."
+    f" Fewer than {MIN_PAIRS} clips that differ allow no test."
 )
 
 

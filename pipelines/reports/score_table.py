@@ -13,7 +13,7 @@ from pipelines.evaluation.metric_labels import abreast, decimals, heading
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.evaluation.systems import Model
 from rwsa.metrics import Summary
-from rwsa.statistics import Interval, Spread
+from rwsa.statistics import Interval, SeedSpread
 
 MISSING = "–"
 _LISTED = 10
@@ -43,7 +43,7 @@ def interval_cell(name: str, interval: Interval | None) -> str:
     return "" if interval is None else f"[{number(name, interval.low)}, {number(name, interval.high)}]"
 
 
-def spread_cell(name: str, one: Spread) -> str:
+def spread_cell(name: str, one: SeedSpread) -> str:
     """`mean±std` over seeds."""
     return f"{number(name, one.mean)}±{number(name, one.std)}"
 

@@ -14,12 +14,12 @@ from pipelines.media.figures import BLUE, GREY, VERMILION, themed_svg
 from pipelines.reports.page import details, page, picture, table
 from pipelines.reports.score_table import number
 from pipelines.studies.trade_off_scores import Panel, Point
-from rwsa.statistics import LEAST_RANKED
+from rwsa.statistics import MIN_RANKED
 
 _READING = (
     "A mark is a system, numbered as in the table: across, its mean on the in-domain corpus (home); up, its"
     " mean on the other one (abroad); the cross is the noisy input. Filled: no other system is at least as"
-    f" good on both. ρ is Spearman's rank correlation over systems, from {LEAST_RANKED} on: near 1, what is"
+    f" good on both. ρ is Spearman's rank correlation over systems, from {MIN_RANKED} on: near 1, what is"
     " better at home is better abroad too; near −1, one is paid for with the other. Only scores of the same"
     " clips by the same scoring code meet in a picture, and only where there are two systems."
 )

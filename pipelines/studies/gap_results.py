@@ -12,16 +12,9 @@ import numpy as np
 
 from pipelines.studies.gap_sources import MeasuredCorpus
 from rwsa.acoustics import GROUPS, FeatureGroup
-from rwsa.energy_distance import (
-    LEAST_UNITS,
-    Estimate,
-    Sample,
-    count_units,
-    energy_distance,
-    halves_distance,
-    units_of,
-)
+from rwsa.energy_distance import DistanceEstimate, FeatureSample, energy_distance, halves_distance
 from rwsa.errors import InputError
+from rwsa.statistics import MIN_UNITS, count_units, resampling_units
 
 OVERALL: Final = "all"
 NAMES: Final = (OVERALL, *(group.name for group in GROUPS))
@@ -63,7 +56,7 @@ class Units:
 
     @property
     def allow_verdict(self) -> bool:
-        return (self.count or 0) >= LEAST_UNITS
+        return (self.count or 0) >= MIN_UNITS
 
 
 def units_for(group: str, corpus: MeasuredCorpus) -> Units:
@@ -90,7 +83,7 @@ class GapResults:
 
     settings: GapSettings
     corpora: tuple[MeasuredCorpus, ...]
-    distances: dict[str, dict[tuple[int, int], Estimate]]
+    distances: dict[str, dict[tuple[int, int], DistanceEstimate]]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,14 +93,14 @@ class GapResults:
     def reference(self) -> int:
         return self.names.index(self.settings.reference)
 
-    def of(self, group: str, row: int, column: int) -> Estimate:
+    def of(self, group: str, row: int, column: int) -> DistanceEstimate:
         return self.distances[group][min(row, column), max(row, column)]
 
     def differs(self, group: str, row: int, column: int) -> bool:
         """Whether the interval lies above zero and above what halves of either corpus reach.
 
         Never where the speakers or noise recordings of either corpus are unknown, or fewer than
-        `LEAST_UNITS`: the interval is too narrow there, and equal corpora would seem to differ.
+        `MIN_UNITS`: the interval is too narrow there, and equal corpora would seem to differ.
         """
         if not all(units_for(group, self.corpora[one]).allow_verdict for one in (row, column)):
             return False
@@ -151,7 +144,7 @@ def _told(units: Units) -> dict[str, Any]:
     return {"units": units.of, "count": units.count, "allow_verdict": units.allow_verdict}
 
 
-def compare(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResults:
+def compare_scores(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResults:
     """Distances of all pairs, by group and over all groups.
 
     Features are divided by the spread that they have in the reference corpus: what training has seen
@@ -166,17 +159,21 @@ def compare(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResu
         raise InputError(f"--reference {settings.reference}: not among the corpora {names}")
     reference = corpora[names.index(settings.reference)]
     scaled = [_scaled(corpus, reference) for corpus in corpora]
-    grains = _grains(reference)
-    distances: dict[str, dict[tuple[int, int], Estimate]] = {}
+    smoothings = _smoothings(reference)
+    distances: dict[str, dict[tuple[int, int], DistanceEstimate]] = {}
     for group in NAMES:
         samples = [
-            Sample(vectors=vectors[group], units=units_of(units_for(group, corpus).names))
+            FeatureSample(
+                vectors=vectors[group], units=resampling_units(units_for(group, corpus).names, at_least=2)
+            )
             for vectors, corpus in zip(scaled, corpora, strict=True)
         ]
         found = distances.setdefault(group, {})
         for row, one in enumerate(samples):
             rng = _generator(settings.seed, group, names[row])
-            found[row, row] = halves_distance(_halvable(one), splits=_SPLITS, rng=rng, grain=grains[group])
+            found[row, row] = halves_distance(
+                _halvable(one), splits=_SPLITS, rng=rng, smoothing=smoothings[group]
+            )
             for column in range(row + 1, len(samples)):
                 rng = _generator(settings.seed, group, names[row], names[column])
                 found[row, column] = energy_distance(
@@ -184,7 +181,7 @@ def compare(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResu
                     samples[column],
                     resamples=settings.resamples,
                     rng=rng,
-                    grain=grains[group],
+                    smoothing=smoothings[group],
                 )
     return GapResults(
         settings=settings,
@@ -193,11 +190,11 @@ def compare(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResu
     )
 
 
-def _halvable(sample: Sample) -> Sample:
+def _halvable(sample: FeatureSample) -> FeatureSample:
     """With clips as units where there are too few for halves; there is no verdict on these anyway."""
     if len(np.unique(sample.units)) >= _LEAST_OF_HALVES:
         return sample
-    return Sample(vectors=sample.vectors, units=np.arange(len(sample.vectors)))
+    return FeatureSample(vectors=sample.vectors, units=np.arange(len(sample.vectors)))
 
 
 def _scaled(corpus: MeasuredCorpus, reference: MeasuredCorpus) -> dict[str, np.ndarray]:
@@ -213,13 +210,13 @@ def _spread(reference: MeasuredCorpus, group: FeatureGroup) -> np.ndarray:
     return np.maximum(reference.features[group.name].std(axis=0), group.least_spread)
 
 
-def _grains(reference: MeasuredCorpus) -> dict[str, float]:
+def _smoothings(reference: MeasuredCorpus) -> dict[str, float]:
     """What the least spread of every group's features is in the scaled vectors."""
-    grains = {
+    smoothings = {
         group.name: float(np.sqrt(np.mean((group.least_spread / _spread(reference, group)) ** 2)))
         for group in GROUPS
     }
-    return {**grains, OVERALL: math.hypot(*grains.values())}
+    return {**smoothings, OVERALL: math.hypot(*smoothings.values())}
 
 
 def _generator(seed: int, *names: str) -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""The distance between samples: its known values, its zero, and its interval."""
+"""The energy distance: known values, zero for equal distributions, coverage of its interval."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import numpy as np
 import pytest
 
 from rwsa.energy_distance import (
-    Sample,
-    count_units,
-    distances,
+    FeatureSample,
     energy_distance,
     halves_distance,
-    units_of,
+    pairwise_distances,
 )
 from rwsa.errors import InputError
 
 
-def sample(vectors: np.ndarray, units: np.ndarray | None = None) -> Sample:
-    return Sample(vectors=vectors, units=np.arange(len(vectors)) if units is None else units)
+def sample(vectors: np.ndarray, units: np.ndarray | None = None) -> FeatureSample:
+    return FeatureSample(vectors=vectors, units=np.arange(len(vectors)) if units is None else units)
 
 
-def normal(seed: int, clips: int, shift: float = 0.0, features: int = 6) -> Sample:
+def normal(seed: int, clips: int, shift: float = 0.0, features: int = 6) -> FeatureSample:
     return sample(np.random.default_rng(seed).normal(shift, size=(clips, features)))
 
 
-def voices(rng: np.random.Generator, speakers: int = 8, clips: int = 6) -> Sample:
-    """Clips of a speaker are much alike."""
+def voices(rng: np.random.Generator, speakers: int = 8, clips: int = 6) -> FeatureSample:
+    """Speakers whose clips are similar."""
     middles = np.repeat(rng.normal(size=(speakers, 6)), clips, axis=0)
     return sample(middles + 0.3 * rng.normal(size=middles.shape), np.repeat(np.arange(speakers), clips))
 
 
-def distance(one: Sample, other: Sample, *, grain: float = 0.0, seed: int = 0) -> tuple[float, float, float]:
-    found = energy_distance(one, other, resamples=200, rng=np.random.default_rng(seed), grain=grain)
+def distance(
+    one: FeatureSample, other: FeatureSample, *, smoothing: float = 0.0, seed: int = 0
+) -> tuple[float, float, float]:
+    found = energy_distance(one, other, resamples=200, rng=np.random.default_rng(seed), smoothing=smoothing)
     return found.value, found.low, found.high
 
 
-def test_two_points_are_as_far_as_can_be_and_one_point_is_not_apart() -> None:
+def test_distinct_points_are_at_distance_one_and_equal_points_at_zero() -> None:
     zeros, ones = sample(np.zeros((5, 3))), sample(np.ones((5, 3)))
     assert distance(zeros, ones) == (1.0, 1.0, 1.0)
     assert distance(zeros, zeros) == (0.0, 0.0, 0.0)
@@ -72,8 +72,8 @@ def test_the_interval_holds_the_true_value() -> None:
     assert sum(low <= truth <= high for _, low, high in found) >= 0.88 * len(found)
 
 
-def test_clips_of_one_speaker_do_not_count_as_many() -> None:
-    """With clips as units two draws of the same kind of voices would look different."""
+def test_clips_of_one_speaker_are_not_independent() -> None:
+    """With clips as units, two draws from the same distribution of speakers would seem to differ."""
     rng = np.random.default_rng(3)
     pairs = [(voices(rng), voices(rng)) for _ in range(30)]
     by_speaker = [distance(*pair) for pair in pairs]
@@ -82,39 +82,32 @@ def test_clips_of_one_speaker_do_not_count_as_many() -> None:
     assert sum(low <= 0 <= high for _, low, high in by_clip) < 15
 
 
-def test_grain_makes_small_differences_count_little() -> None:
+def test_smoothing_reduces_small_differences() -> None:
     near, far = sample(np.full((5, 1), 0.01)), sample(np.full((5, 1), 100.0))
     zero = sample(np.zeros((5, 1)))
     assert distance(zero, near)[0] == 1.0
-    assert distance(zero, near, grain=1.0)[0] < 1e-4
-    assert distance(zero, far, grain=1.0)[0] == pytest.approx(0.99)
+    assert distance(zero, near, smoothing=1.0)[0] < 1e-4
+    assert distance(zero, far, smoothing=1.0)[0] == pytest.approx(0.99)
 
 
-def test_halves_are_about_zero_apart() -> None:
+def test_the_distance_between_halves_is_about_zero() -> None:
     found = halves_distance(normal(1, 60), splits=50, rng=np.random.default_rng(0))
     assert found.low < 0 < found.high
     assert abs(found.value) < 0.01
 
 
-def test_the_seed_decides() -> None:
+def test_the_interval_depends_on_the_seed_alone() -> None:
     pair = normal(1, 20), normal(2, 20, 0.3)
     assert distance(*pair, seed=5) == distance(*pair, seed=5)
     assert distance(*pair, seed=5)[1:] != distance(*pair, seed=6)[1:]
 
 
-def test_units_are_speakers_where_all_are_named_and_there_are_two() -> None:
-    assert len(np.unique(units_of(["a", "b"] * 6))) == count_units(["a", "b"] * 6) == 2
-    assert len(np.unique(units_of(["a"] * 6))) == 6
-    assert len(np.unique(units_of(["a", "b", None]))) == 3
-    assert count_units(["a", "b", None]) is None
-
-
 def test_distances_are_euclidean() -> None:
-    found = distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 1e-9]]))
+    found = pairwise_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 1e-9]]))
     np.testing.assert_allclose(found, [[5.0, 1e-9]])
 
 
-def test_too_few_clips_say_so() -> None:
+def test_too_few_units_are_refused() -> None:
     with pytest.raises(InputError, match="at least two"):
         distance(normal(1, 1), normal(2, 5))
     with pytest.raises(InputError, match="at least four"):

@@ -100,7 +100,7 @@ def test_a_docstring_of_a_real_metric_does_not_count_and_its_arithmetic_does(
             35,
             {
                 "rwsa.models.unet",
-                "rwsa.kernels.scan_cpu_loops",
+                "rwsa.kernels.scan_loops",
                 "rwsa.enhancement.segments",
                 "rwsa.stft",
             },

@@ -1,4 +1,4 @@
-"""Intervals that cover as often as they say, tests and corrections by known values, honesty at small n."""
+"""Coverage of intervals, known values of tests and corrections, and no result for small samples."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from scipy import stats
 
 from rwsa.errors import InputError
 from rwsa.statistics import (
-    LEAST_PAIRS,
-    LEAST_UNITS,
+    MIN_PAIRS,
+    MIN_UNITS,
     bootstrap_means,
-    compare,
+    compare_scores,
+    count_units,
     holm,
     mean_interval,
     paired_difference,
     rank_correlation,
     resampling_units,
-    spread,
+    seed_spread,
 )
 
 
 def coverage(speakers: int, clips_each: int, *, by_speaker: bool) -> float:
-    """How often the interval holds the true mean, 0, where half of the variance is the speaker's."""
+    """Share of intervals that contain the true mean, 0, where half of the variance is between speakers."""
     rng = np.random.default_rng(1)
     names = np.repeat(np.arange(speakers), clips_each)
     units = names if by_speaker else np.arange(len(names))
@@ -38,16 +39,16 @@ def coverage(speakers: int, clips_each: int, *, by_speaker: bool) -> float:
 
 
 @pytest.mark.parametrize("speakers", [6, 10, 30])
-def test_an_interval_by_speaker_covers_as_often_as_it_says(speakers: int) -> None:
+def test_an_interval_by_speaker_has_its_nominal_coverage(speakers: int) -> None:
     # Three standard errors of a share of 95% in 300 trials are 3.8%.
     assert coverage(speakers, 5, by_speaker=True) == pytest.approx(0.95, abs=0.038)
 
 
-def test_an_interval_by_clip_would_cover_too_seldom_where_speakers_differ() -> None:
+def test_an_interval_by_clip_undercovers_where_speakers_differ() -> None:
     assert coverage(10, 20, by_speaker=False) < 0.75
 
 
-def test_an_interval_of_many_clips_is_that_of_the_central_limit_theorem() -> None:
+def test_an_interval_of_many_clips_approaches_the_normal_interval() -> None:
     values = np.random.default_rng(0).normal(loc=3.0, scale=2.0, size=400)
     (interval,) = bootstrap_means(values[:, None], np.arange(400), np.random.default_rng(1))
     assert interval is not None
@@ -57,7 +58,7 @@ def test_an_interval_of_many_clips_is_that_of_the_central_limit_theorem() -> Non
     )
 
 
-def test_columns_share_resamples_and_missing_values_count_for_nothing() -> None:
+def test_columns_share_resamples_and_missing_values_are_ignored() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(40, 1)).repeat(3, axis=1)
     values[:, 1] += 1.0
@@ -78,57 +79,70 @@ def test_the_same_generator_gives_the_same_interval() -> None:
     assert one == other
 
 
-def test_too_few_units_allow_no_interval() -> None:
+def test_too_few_units_give_no_interval() -> None:
     values = np.ones((40, 2))
     values[:36, 1] = np.nan
-    speakers = np.arange(40) % LEAST_UNITS
-    assert bootstrap_means(values, speakers % (LEAST_UNITS - 1), np.random.default_rng(0)) == [None, None]
+    speakers = np.arange(40) % MIN_UNITS
+    assert bootstrap_means(values, speakers % (MIN_UNITS - 1), np.random.default_rng(0)) == [None, None]
     first, second = bootstrap_means(values, speakers, np.random.default_rng(0))
     assert first is not None
     assert (first.low, first.high) == (1.0, 1.0)
-    # Its four values come from four of the five.
+    # The second column has values of four units only.
     assert second is None
     assert bootstrap_means(np.ones((0, 2)), np.arange(0), np.random.default_rng(0)) == [None, None]
 
 
-def test_shapes_and_levels_that_cannot_be_are_errors() -> None:
+def test_invalid_shapes_and_levels_are_refused() -> None:
     with pytest.raises(InputError, match=r"values are \[3\]"):
         bootstrap_means(np.ones(3), np.arange(3), np.random.default_rng(0))
     with pytest.raises(InputError, match="level 1"):
         bootstrap_means(np.ones((3, 1)), np.arange(3), np.random.default_rng(0), level=1)
 
 
-def test_clips_of_nobody_known_are_units_of_their_own() -> None:
+def test_clips_of_unknown_speakers_are_units_of_their_own() -> None:
     assert resampling_units(["a", None, "b", "a", None]).tolist() == [0, 1, 2, 0, 3]
     assert resampling_units([]).tolist() == []
+    # The energy distance took every clip as a unit as soon as one speaker was unknown, as if the two clips of
+    # "a" were independent; the interval was too narrow.
+    assert resampling_units(["a", "a", None], at_least=2).tolist() == [0, 0, 1]
+
+
+def test_clips_are_the_units_where_there_are_too_few_speakers() -> None:
+    assert resampling_units(["a", "b"] * 3, at_least=2).tolist() == [0, 1] * 3
+    assert resampling_units(["a"] * 4, at_least=2).tolist() == [0, 1, 2, 3]
+
+
+def test_units_are_counted_only_where_all_are_known() -> None:
+    assert count_units(["a", "b"] * 6) == 2
+    assert count_units(["a", "b", None]) is None
 
 
 def test_signed_rank_test_by_the_tables() -> None:
     # Differences 1 … 8 but the smallest negative: W = 1, of which 2 · 2 of 2⁸ sign patterns are as extreme.
-    result = compare([0, 2, 3, 4, 5, 6, 7, 8], [1, 0, 0, 0, 0, 0, 0, 0])
+    result = compare_scores([0, 2, 3, 4, 5, 6, 7, 8], [1, 0, 0, 0, 0, 0, 0, 0])
     assert result.p == pytest.approx(2 * 2 / 2**8)
     assert (result.pairs, result.wins, result.ties, result.losses) == (8, 7, 0, 1)
     assert result.difference == pytest.approx(34 / 8)
 
 
-def test_a_test_of_equal_systems_finds_something_as_seldom_as_it_says() -> None:
+def test_the_signed_rank_test_has_its_nominal_error_rate() -> None:
     rng = np.random.default_rng(0)
-    found = sum((compare(*rng.normal(size=(2, 30)).tolist()).p or 1) < 0.05 for _ in range(400))
+    found = sum((compare_scores(*rng.normal(size=(2, 30)).tolist()).p or 1) < 0.05 for _ in range(400))
     assert found / 400 == pytest.approx(0.05, abs=0.033)
 
 
 def test_ties_and_failures_are_counted() -> None:
-    result = compare([1.0, 1.004, None, 2.0], [1.0, 1.0, 5.0, 1.0], tie=0.005)
+    result = compare_scores([1.0, 1.004, None, 2.0], [1.0, 1.0, 5.0, 1.0], tie=0.005)
     assert (result.pairs, result.wins, result.ties, result.losses) == (3, 1, 2, 0)
     assert result.p is None
 
 
-def test_too_few_clips_that_differ_allow_no_test() -> None:
-    few = [float(n) for n in range(1, LEAST_PAIRS)]
-    assert compare(few, [0.0] * len(few)).p is None
-    assert compare([*few, 7.0], [0.0] * LEAST_PAIRS).p == pytest.approx(2 / 2**LEAST_PAIRS)
-    assert compare([1.0] * 20, [1.0] * 20).p is None
-    nothing = compare([None], [1.0])
+def test_too_few_differing_clips_give_no_test() -> None:
+    few = [float(n) for n in range(1, MIN_PAIRS)]
+    assert compare_scores(few, [0.0] * len(few)).p is None
+    assert compare_scores([*few, 7.0], [0.0] * MIN_PAIRS).p == pytest.approx(2 / 2**MIN_PAIRS)
+    assert compare_scores([1.0] * 20, [1.0] * 20).p is None
+    nothing = compare_scores([None], [1.0])
     assert (nothing.pairs, nothing.difference, nothing.p) == (0, None, None)
 
 
@@ -140,7 +154,7 @@ def test_holm_by_hand() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_never_lowers_and_keeps_the_order(p_values: list[float]) -> None:
+def test_holm_never_lowers_a_p_value_and_preserves_their_order(p_values: list[float]) -> None:
     corrected = holm(dict(enumerate(p_values)))
     values = [corrected[number] for number in range(len(p_values))]
     assert all(p <= (after or 0.0) <= 1 for p, after in zip(p_values, values, strict=True))
@@ -149,10 +163,10 @@ def test_holm_never_lowers_and_keeps_the_order(p_values: list[float]) -> None:
 
 
 def test_spread_over_seeds() -> None:
-    found = spread([1.0, 2.0, 3.0])
+    found = seed_spread([1.0, 2.0, 3.0])
     assert found is not None
     assert (found.mean, found.std, found.runs) == (2.0, 1.0, 3)
-    assert spread([1.0]) is None
+    assert seed_spread([1.0]) is None
 
 
 def test_an_interval_over_seeds_by_hand() -> None:
@@ -165,7 +179,7 @@ def test_an_interval_over_seeds_by_hand() -> None:
     assert mean_interval([1.0]) is None
 
 
-def test_paired_runs_against_scipy_and_where_nothing_can_be_said() -> None:
+def test_paired_runs_against_scipy_and_too_few_of_them() -> None:
     first, second = [5.1, 5.4, 5.2, 5.9], [5.0, 5.1, 5.2, 5.3]
     found = paired_difference(first, second)
     assert found is not None
@@ -184,9 +198,9 @@ def test_paired_runs_against_scipy_and_where_nothing_can_be_said() -> None:
         paired_difference([1.0, 2.0], [1.0])
 
 
-def test_rank_correlation_by_hand_and_where_there_is_none() -> None:
+def test_rank_correlation_by_hand_and_where_undefined() -> None:
     assert rank_correlation([1, 2, 3, 4, 50], [1, 2, 3, 4, 5]) == pytest.approx(1.0)
-    # 1 − 6 · (1 + 1) / (5 · 24): two neighbours changed places.
+    # 1 − 6 · (1 + 1) / (5 · 24): two neighbours swapped.
     assert rank_correlation([1, 2, 3, 4, 5], [2, 1, 3, 4, 5]) == pytest.approx(1 - 12 / 120)
     assert rank_correlation([1, 2, 3, 4], [1, 2, 3, 4]) is None
     assert rank_correlation([1, 1, 1, 1, 1], [1, 2, 3, 4, 5]) is None
