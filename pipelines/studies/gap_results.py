@@ -144,7 +144,7 @@ def _told(units: Units) -> dict[str, Any]:
     return {"units": units.of, "count": units.count, "allow_verdict": units.allow_verdict}
 
 
-def compare_scores(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResults:
+def compare(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResults:
     """Distances of all pairs, by group and over all groups.
 
     Features are divided by the spread that they have in the reference corpus: what training has seen
