@@ -42,7 +42,7 @@ SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
         # enhancing
-        "53eda6f731eae035e9feb14c893d28c96af01c37153ff81325e975aa018dd6eb": (
+        "2671bbfb457398a94dc77ed8b2723d5e0aa7ccd812ca4265a237bdaca1269cb8": (
             "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
         ),
         # mixing
