@@ -12,7 +12,6 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from pipelines.core.cli import (
     corpora_arguments,
@@ -29,14 +28,14 @@ from pipelines.reports.domain_gap_report import markdown, matrix_rows, render_pa
 from pipelines.studies.gap_results import NAMES, GapResults, GapSettings, compare
 from pipelines.studies.gap_sources import SHARD_EXAMPLES, GapSource, measure, read_sources
 from rwsa.errors import InputError
-from rwsa.files import atomic_write, write_json
+from rwsa.files import StoragePath, atomic_write, write_json
 
 FOLDER, PAGE, TABLE, FIGURES = "domain_gap", "domain_gap.html", "domain_gap.md", "domain_gap.json"
 
 
 def domain_gap(
     sources: Sequence[GapSource],
-    out: Path,
+    out: StoragePath,
     *,
     reference: str | None = None,
     resamples: int = 500,
@@ -77,7 +76,7 @@ def domain_gap(
     return results
 
 
-def log_gap(storage: StorageConfig, results: GapResults, out: Path) -> str:
+def log_gap(storage: StorageConfig, results: GapResults, out: StoragePath) -> str:
     """Log what `domain_gap` wrote as an MLflow run; returns its id.
 
     Raises:

@@ -29,7 +29,7 @@ from pipelines.reports.evaluation_log import finished_run, hear_chosen, log_eval
 from pipelines.reports.score_table import Statistics, format_table
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.files import check_writable, location, on_this_machine, write_json
+from rwsa.files import StoragePath, check_writable, local_state_folder, location, write_json
 from rwsa.fingerprint import code_fingerprint
 from rwsa.metrics import check
 
@@ -45,7 +45,7 @@ LOGGING = (
 
 
 def evaluate(
-    weights: Sequence[str | Path],
+    weights: Sequence[str | StoragePath],
     corpora: Sequence[Path],
     *,
     storage: StorageConfig,
@@ -96,7 +96,7 @@ def evaluate(
     _check_writable(json_path)
     systems, networks = read_systems(weights, outputs)
     root = location(storage.root)
-    files = FileCache(on_this_machine(root) / "cache")
+    files = FileCache(local_state_folder(root) / "cache")
     sets = read_sets(corpora, examples=examples, strict=strict, cache=files)
     name = name or _run_name(systems)
     tracker = Tracker(storage)

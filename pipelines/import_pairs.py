@@ -30,7 +30,7 @@ from rwsa.corpora.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora.manifest import ClipPair, Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.files import absolute, location, sha256_of
+from rwsa.files import StoragePath, absolute_location, location, sha256_of
 from rwsa.shards import Example, is_up_to_date, write_shard
 from rwsa.shards.index import Failure, ShardEntry, entry_or_none, entry_path, entry_paths, merge_index
 
@@ -41,7 +41,7 @@ _SHOWN = 10
 class _Job:
     """One shard to make."""
 
-    folder: Path
+    folder: StoragePath
     corpus: str
     split: Split
     number: int
@@ -63,7 +63,7 @@ class ImportSummary:
 
 def import_pairs(
     card: CorpusCard,
-    out: Path,
+    out: StoragePath,
     *,
     splits: Sequence[Split] | None = None,
     shard_examples: int = 64,
@@ -87,7 +87,7 @@ def import_pairs(
             written; nothing could be imported.
     """
     check_workers(workers)
-    out = location(absolute(str(out)))  # Ray's workers have other current directories
+    out = location(absolute_location(str(out)))  # Ray's workers have other current directories
     if shard_examples < 1:
         raise InputError(f"--shard-examples {shard_examples}: must be at least 1")
     if not card.pairs:
@@ -129,7 +129,7 @@ def _split_names(card: CorpusCard, manifest: Manifest, splits: Sequence[Split] |
 
 
 def _jobs(
-    card: CorpusCard, manifest: Manifest, out: Path, splits: Sequence[Split], shard_examples: int
+    card: CorpusCard, manifest: Manifest, out: StoragePath, splits: Sequence[Split], shard_examples: int
 ) -> Iterator[_Job]:
     for split in splits:
         prefix = card.name.replace(".", "_")[:40]  # what an example id may contain
@@ -163,7 +163,7 @@ def _bytes_hash(path: Path) -> str:
         return f"unreadable: {error.strerror}"
 
 
-def _check_folder(out: Path, jobs: Sequence[_Job]) -> None:
+def _check_folder(out: StoragePath, jobs: Sequence[_Job]) -> None:
     """Refuse a folder with shards that this import would not make."""
     planned = {entry_path(out, job.split, job.number).name for job in jobs}
     imported = {job.split for job in jobs}

@@ -42,7 +42,7 @@ from rwsa.corpora.cards import CorpusCard, Split, read_card
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.files import absolute, location
+from rwsa.files import StoragePath, absolute_location, location
 from rwsa.mixing import Recipe, plan_split, read_recipe
 from rwsa.mixing.plans import usable_speech
 from rwsa.mixing.recipes import recipe_hash
@@ -81,7 +81,7 @@ class MixSummary:
 def mix_shards(
     card: CorpusCard,
     recipe: Recipe,
-    out: Path,
+    out: StoragePath,
     *,
     splits: Sequence[Split] | None = None,
     workers: int | None = None,
@@ -110,7 +110,7 @@ def mix_shards(
     if workers is not None and workers < 0:
         raise InputError(f"--workers {workers}: must be at least 1, or 0 to mix in this process")
     started, manifest = time.monotonic(), _scan(card, strict, cache, report)
-    out = location(absolute(str(out)))  # Ray's workers have other current directories
+    out = location(absolute_location(str(out)))  # Ray's workers have other current directories
     plans = write_plans(manifest, recipe, out, splits=splits, shard_examples=shard_examples)
     clear_leftovers(out, [plan.split for plan in plans])
     remove_index(out)
@@ -142,7 +142,12 @@ def mix_shards(
 
 
 def write_plans(
-    manifest: Manifest, recipe: Recipe, out: Path, *, splits: Sequence[Split] | None, shard_examples: int
+    manifest: Manifest,
+    recipe: Recipe,
+    out: StoragePath,
+    *,
+    splits: Sequence[Split] | None,
+    shard_examples: int,
 ) -> list[PlanInfo]:
     """Write the plan table of each split; `splits` None means all splits of the recipe.
 
@@ -178,7 +183,7 @@ def _scan(card: CorpusCard, strict: bool, cache: Path | None, report: Callable[[
 
 
 def _render(
-    out: Path,
+    out: StoragePath,
     jobs: ShardJobs,
     plans: Sequence[PlanInfo],
     workers: int | None,

@@ -42,7 +42,7 @@ from pipelines.studies.reference_results import (
     study_clip,
 )
 from rwsa.errors import InputError
-from rwsa.files import absolute, atomic_write, sha256_of, write_json
+from rwsa.files import StoragePath, absolute_location, atomic_write, sha256_of, write_json
 from rwsa.metrics import check, version
 from rwsa.models import weights_file
 
@@ -52,7 +52,7 @@ _EXAMPLES = 16
 
 def reference_study(
     card: Path,
-    out: Path,
+    out: StoragePath,
     *,
     weights: Path | None = None,
     examples: int = _EXAMPLES,
@@ -82,7 +82,7 @@ def reference_study(
     if weights is not None:
         weights_file(weights)
     (corpus,) = read_sets([card], examples=examples)
-    path = None if weights is None else absolute(str(weights))
+    path = None if weights is None else absolute_location(str(weights))
     items = [StudyClip(clip=clip, weights=path, seed=seed) for clip in corpus.clips]
     started = time.monotonic()
     clips = _studied(items, workers, report)
@@ -122,7 +122,7 @@ def _studied(
     return [done[number] for number in range(len(items))]
 
 
-def log_study(storage: StorageConfig, study: ReferenceStudy, out: Path) -> str:
+def log_study(storage: StorageConfig, study: ReferenceStudy, out: StoragePath) -> str:
     """Log what `reference_study` wrote as an MLflow run; returns its id.
 
     Raises:

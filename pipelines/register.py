@@ -21,7 +21,7 @@ from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
 from rwsa.config import as_mapping
 from rwsa.errors import InputError
-from rwsa.files import fetched, sha256_of
+from rwsa.files import local_copy, sha256_of
 from rwsa.models import SIZES, load_model, save_model
 
 ALIAS = "newest"
@@ -53,7 +53,7 @@ def register(
         tempfile.TemporaryDirectory(prefix="rwsa-weights-") as folder,
         ExitStack() as files,
     ):
-        weights = files.enter_context(fetched(weights))
+        weights = files.enter_context(local_copy(weights))
         if weights.suffix != ".safetensors":
             weights = Path(folder) / f"{weights.stem}.safetensors"
             save_model(weights, model)

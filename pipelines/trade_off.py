@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
 
 from pipelines.core.cli import out_argument, out_of, storage_arguments, storage_of, verb
 from pipelines.core.storage import StorageConfig
@@ -18,12 +17,12 @@ from pipelines.core.tracking import Tracker
 from pipelines.reports.trade_off_report import render_page
 from pipelines.studies.trade_off_scores import Panel, panels, read_scores
 from rwsa.errors import InputError
-from rwsa.files import atomic_write
+from rwsa.files import StoragePath, atomic_write
 
 PAGE = "trade-off.html"
 
 
-def trade_off(storage: StorageConfig, out: Path) -> list[Panel]:
+def trade_off(storage: StorageConfig, out: StoragePath) -> list[Panel]:
     """Write the page.
 
     Raises:

@@ -28,11 +28,19 @@ from pipelines.core.storage import absolute_storage
 from pipelines.core.tracking import Tracker
 from pipelines.training.config import TrainRunConfig
 from pipelines.training.dry_run import dry_run
-from pipelines.training.launch import alone, checkpoints_of, exclusive_lock, on_ray, run_folder
+from pipelines.training.launch import alone, checkpoints_of, on_ray, run_folder
 from rwsa.config import as_mapping, config_hash, read_config
 from rwsa.errors import InputError
-from rwsa.files import absolute as absolute_location
-from rwsa.files import atomic_write, check_writable, location, read_json, sha256_of
+from rwsa.files import (
+    StoragePath,
+    absolute_location,
+    atomic_write,
+    check_writable,
+    exclusive_lock,
+    location,
+    read_json,
+    sha256_of,
+)
 from rwsa.shards.index import INDEX_NAME, read_index
 from rwsa.training.checkpoints import ABOUT, local
 from rwsa.training.config import DataConfig
@@ -47,7 +55,7 @@ CONFIGS = CHECKOUT / "pipelines" / "configs"
 class TrainSummary:
     """What came of a run: the best weights, their validation score, and its MLflow run."""
 
-    weights: Path
+    weights: StoragePath
     best_score: float
     seconds: float
     run_id: str
@@ -124,7 +132,7 @@ def run_key(config: TrainRunConfig) -> str:
     return f"train {config.name} in {run_folder(config)}"
 
 
-def _publish(config: TrainRunConfig, weights: Path) -> float:
+def _publish(config: TrainRunConfig, weights: StoragePath) -> float:
     """Put the best checkpoint's weights there; returns their score, NaN where none was validated."""
     checkpoints = checkpoints_of(config)
     best, latest = checkpoints.best(), checkpoints.latest()

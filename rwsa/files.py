@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, in folders and in object stores."""
+"""Local and remote paths, atomic writes of files and folders, JSON, checksums and locks."""
 
 from __future__ import annotations
 
@@ -6,56 +6,66 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 from upath import UPath
 
 from rwsa.errors import InputError, UnreachableError
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+# A path in a local folder or, as a `UPath`, in a store that fsspec knows.
+StoragePath = Path | UPath
+
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GOOGLE_API_KEY")
-# Eight attempts take half a minute in all, so that a network which is away for less is not noticed.
+# Eight attempts take half a minute in all, to outlast short network failures.
 _CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 10, 60, 8
+_LOCK_POLL_SECONDS = 0.5
 
 
-def location(text: str | Path) -> Path:
-    """A path from a person's words: a local one, or a URL that fsspec knows (`s3://…`, `gs://…`).
+def location(text: str | StoragePath) -> StoragePath:
+    """Parse a local path or a URL that fsspec knows (`s3://…`, `gs://…`).
 
-    A URL's path has the methods of `pathlib.Path`, and is annotated as one here and elsewhere.
-    Credentials come from the environment, as the store's own tools take them (`AWS_ACCESS_KEY_ID`,
-    `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …), and so may the number of attempts
+    Credentials come from the environment, in the variables of the store's own tools (`AWS_ACCESS_KEY_ID`,
+    `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …), and so does the number of attempts
     (`AWS_MAX_ATTEMPTS`).
 
     Raises:
-        InputError: the URL holds a password, or is of a kind that fsspec or this installation lacks.
+        InputError: the URL contains a password, or its scheme is unknown or its driver not installed.
     """
-    scheme, separator, rest = str(text).partition("://")
-    if not isinstance(text, str) or not separator:
-        return Path(text) if isinstance(text, str) else text
+    if not isinstance(text, str):
+        return text
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return Path(text)
     if re.match(r"[^/@]*:[^/]*@", rest):
         raise InputError(
-            f"{scheme}://…: holds a password; leave it out of the URL and set it in the environment"
+            f"{scheme}://…: contains a password; remove it from the URL and set it in the environment"
         )
     if scheme in ("file", "local"):
         return Path(rest)
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
-        wanted = f"pip install 'rwsa[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else str(error)
-        raise InputError(f"{text}: this installation has no driver for {scheme}://; {wanted}") from error
+        remedy = f"pip install 'rwsa[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else str(error)
+        raise InputError(f"{text}: this installation has no driver for {scheme}://; {remedy}") from error
     except ValueError as error:
         raise InputError(f"{text}: fsspec knows no {scheme}://; use a folder, s3:// or gs://") from error
-    return cast(Path, UPath(text, **_options(scheme)))
+    return UPath(text, **_store_options(scheme))
 
 
-def _options(scheme: str) -> dict[str, Any]:
-    """What a store's driver is told: bounded retries (its own), no listings kept (others write there too)."""
+def _store_options(scheme: str) -> dict[str, Any]:
+    """Options of a store's driver: bounded retries, and no cached listings, since others write there too."""
     if scheme not in _EXTRAS:
         return {}
     options: dict[str, Any] = {"use_listings_cache": False}
@@ -68,22 +78,22 @@ def _options(scheme: str) -> dict[str, Any]:
     return options
 
 
-def is_remote(path: Path) -> bool:
-    """Whether `path` lies in a store that fsspec reaches, and not in a folder of this machine."""
+def is_remote(path: StoragePath) -> TypeIs[UPath]:
+    """Whether `path` is in a store, not in a folder of this machine."""
     return isinstance(path, UPath)
 
 
-def absolute(text: str) -> str:
-    """A location that means the same in every folder: a URL as it is, a path made absolute."""
+def absolute_location(text: str) -> str:
+    """A location independent of the current directory: a URL unchanged, a path made absolute."""
     path = location(text)
     return text if is_remote(path) else str(path.absolute())
 
 
 @contextmanager
-def reaching(path: Path) -> Iterator[None]:
-    """Turn what a store's driver raises about `path`, whatever it is, into one error that names the URL.
+def store_errors(path: StoragePath) -> Iterator[None]:
+    """Turn any error of a store's driver into an `UnreachableError` that names `path`.
 
-    What a local file system raises passes as it is, and `FileNotFoundError` always does.
+    Errors of local file systems and `FileNotFoundError` pass unchanged.
 
     Raises:
         UnreachableError: the store refused or could not be reached, after all retries.
@@ -96,26 +106,13 @@ def reaching(path: Path) -> Iterator[None]:
         if not is_remote(path):
             raise
         raise UnreachableError(
-            f"{path}: the store refused or is away ({reason_of(error)});"
+            f"{path}: the store refused or is unreachable ({error_reason(error)});"
             " check its address, your credentials in the environment, and the network"
         ) from error
 
 
-def listed(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted; nothing where it is missing, as in a store until it holds something.
-
-    Raises:
-        UnreachableError: the store refused or could not be reached.
-    """
-    with reaching(folder):
-        try:
-            return sorted(folder.iterdir(), key=lambda path: path.name)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-
-def reason_of(error: Exception) -> str:
-    """An error in one line, without the credentials that the environment holds."""
+def error_reason(error: Exception) -> str:
+    """The message of an error in one line, with the credentials of the environment masked."""
     text = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
     for name in _SECRETS:
         if secret := os.environ.get(name):
@@ -123,76 +120,32 @@ def reason_of(error: Exception) -> str:
     return text
 
 
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; when the block ends well, what was written there appears as `path`.
-
-    In a folder the temporary lies beside `path` and is renamed; it keeps the suffix (audio writers
-    choose their format by it) and starts with a dot so that no scan takes it for data. For a URL it is a
-    local file, uploaded when whole: a store shows an upload when it is complete, or not at all. It is
-    removed if the block raises. Works for a file, and in a folder for a folder too.
-
-    Raises:
-        InputError: the folder or store cannot be written to, or the disk is full.
-    """
-    with _uploaded(path) if is_remote(path) else _renamed(path) as aside:
-        yield aside
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    aside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        aside.replace(path)
-    except OSError as error:
-        if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
-            raise
-        reason = error.strerror or str(error)
-        raise InputError(
-            f"{path}: cannot be written ({reason}); choose a folder that is writable and has space"
-        ) from error
-    finally:
-        _remove(aside)
-
-
-@contextmanager
-def _uploaded(path: Path) -> Iterator[Path]:
-    store = cast(UPath, path)
-    with tempfile.TemporaryDirectory(prefix="rwsa-") as folder:
-        aside = Path(folder) / path.name
-        try:
-            yield aside
-        except OSError as error:
-            if error.filename is not None and not str(error.filename).startswith(folder):
-                raise
-            raise InputError(
-                f"{path}: cannot be written aside ({error.strerror or error});"
-                " set TMPDIR to a folder with space"
-            ) from error
-        try:
-            with reaching(path):
-                store.fs.put_file(str(aside), store.path)
-        except FileNotFoundError as error:
-            raise InputError(
-                f"{path}: cannot be written ({reason_of(error)}); make the bucket first"
-            ) from error
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file.
+def list_folder(folder: StoragePath) -> list[StoragePath]:
+    """The sorted contents of a folder; empty if it is missing, as a store has no empty folders.
 
     Raises:
         UnreachableError: the store refused or could not be reached.
     """
-    with reaching(path):
+    with store_errors(folder):
+        try:
+            return sorted(folder.iterdir(), key=lambda path: path.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def is_file(path: StoragePath) -> bool:
+    """Whether the file exists.
+
+    Raises:
+        UnreachableError: the store refused or could not be reached.
+    """
+    with store_errors(path):
         return path.is_file()
 
 
 @contextmanager
-def fetched(path: Path) -> Iterator[Path]:
-    """A file as one of this machine: itself, or a copy of what lies in a store while the block runs.
+def local_copy(path: StoragePath) -> Iterator[Path]:
+    """Yield a local file: `path` itself, or a temporary copy of a file in a store.
 
     Raises:
         FileNotFoundError: the store does not have it.
@@ -203,55 +156,187 @@ def fetched(path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="rwsa-") as folder:
         copy = Path(folder) / path.name
-        with reaching(path):
+        with store_errors(path):
             copy.write_bytes(path.read_bytes())
         yield copy
 
 
-def on_this_machine(root: Path) -> Path:
-    """Where to keep what a store cannot hold (a database, a journal): the folder itself, or a user's."""
+def local_state_folder(root: StoragePath) -> Path:
+    """The folder for files that a store cannot hold (databases, journals): `root`, or the user's cache."""
     if not is_remote(root):
         return root
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rwsa"
 
 
-def check_writable(path: Path) -> None:
-    """Find out before long work, rather than after it, whether a file can be written there.
+@contextmanager
+def atomic_write(path: StoragePath) -> Iterator[Path]:
+    """Yield a temporary path; if the block succeeds, what was written there appears as `path`.
+
+    Locally, the temporary file is in the same folder and is renamed; it keeps the suffix (audio writers
+    choose their format by it) and starts with a dot, so that no scan takes it for data. For a URL it is a
+    local file that is uploaded; a store shows an upload only when it is complete. It is removed if the
+    block raises. Works for folders too, if `path` is local.
+
+    Raises:
+        InputError: the folder or store cannot be written to, or the disk is full.
+    """
+    with _uploaded(path) if is_remote(path) else _renamed(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def atomic_folder(path: StoragePath, *, last: str) -> Iterator[Path]:
+    """Yield a temporary folder; if the block succeeds, it replaces the folder `path`.
+
+    A local folder is flushed to disk, to survive a power loss, and renamed. To a store the files are
+    uploaded one by one, the file `last` at the end: a folder without it is incomplete.
+
+    Raises:
+        InputError: the folder or store cannot be written to, or the disk is full.
+    """
+    with _uploaded(path, last=last) if is_remote(path) else _renamed(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        if not is_remote(path):
+            for file in (*temporary.iterdir(), temporary):
+                _flush(file)
+        remove_folder(path, first=last)
+    if not is_remote(path):
+        _flush(path.parent)
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
+            raise
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error});"
+            " choose a folder that is writable and has space"
+        ) from error
+    finally:
+        if temporary.is_dir() and not temporary.is_symlink():
+            shutil.rmtree(temporary)
+        else:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                temporary.unlink()
+
+
+@contextmanager
+def _uploaded(path: UPath, *, last: str = "") -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="rwsa-") as folder:
+        temporary = Path(folder) / path.name
+        try:
+            yield temporary
+        except OSError as error:
+            if error.filename is not None and not str(error.filename).startswith(folder):
+                raise
+            raise InputError(
+                f"{path}: its temporary file cannot be written ({error.strerror or error});"
+                " set TMPDIR to a folder with space"
+            ) from error
+        try:
+            with store_errors(path):
+                if temporary.is_dir():
+                    for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
+                        path.fs.put_file(str(file), (path / file.name).path)
+                else:
+                    path.fs.put_file(str(temporary), path.path)
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{path}: cannot be written ({error_reason(error)}); create the bucket first"
+            ) from error
+
+
+def remove_folder(path: StoragePath, *, first: str) -> None:
+    """Remove a folder, if it exists, so that it is never seen partly removed.
+
+    A local folder is renamed first; in a store the file `first` is deleted first, see `atomic_folder`.
+
+    Raises:
+        UnreachableError: the store refused or could not be reached.
+    """
+    if not is_remote(path):
+        if path.exists():
+            shutil.rmtree(path.rename(path.with_name(f".{path.name}.old")))
+    elif list_folder(path):
+        with store_errors(path):
+            (path / first).unlink(missing_ok=True)
+            path.fs.rm(path.path, recursive=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_writable(path: StoragePath) -> None:
+    """Check that a file can be written at `path`, before long work whose result goes there.
 
     Raises:
         InputError: it cannot.
     """
     probe = path.with_name(f"{path.name}.probe")
-    with atomic_write(probe) as aside:
-        aside.touch()
-    with reaching(probe):
+    with atomic_write(probe) as temporary:
+        temporary.touch()
+    with store_errors(probe):
         probe.unlink()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        for child in path.iterdir():
-            _remove(child)
-        path.rmdir()
-    else:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            path.unlink()
+@contextmanager
+def exclusive_lock(folder: StoragePath, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a local folder, so that one process at a time works there; stores have no lock.
+
+    Args:
+        folder: the folder; created if missing.
+        wait_seconds: how long to wait for another process to release it.
+
+    Raises:
+        InputError: another process holds the lock.
+    """
+    if is_remote(folder):
+        yield
+        return
+    import fcntl  # late, since Windows has none
+
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_seconds
+    with (folder / ".busy").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise InputError(
+                        f"{folder}: another process is using it; stop that process, or choose another name"
+                    ) from None
+            time.sleep(_LOCK_POLL_SECONDS)
+        yield
 
 
-def write_json(path: Path, value: Any, *, sort_keys: bool = True) -> None:
+def write_json(path: StoragePath, value: Any, *, sort_keys: bool = True) -> None:
     """Write `value` as JSON, indented by two spaces, atomically."""
-    with atomic_write(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, sort_keys=sort_keys) + "\n", encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=sort_keys) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: StoragePath) -> Any:
     """Read a JSON file.
 
     Raises:
         InputError: it is missing, is not JSON, or its store cannot be reached.
     """
     try:
-        with reaching(path):
+        with store_errors(path):
             data = path.read_bytes()
         return json.loads(data.decode("utf-8"))
     except FileNotFoundError:
@@ -262,7 +347,7 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not a readable JSON file ({error})") from error
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: StoragePath) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    with reaching(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with store_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import TrackedRun, Tracker, commit
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
-from rwsa.files import atomic_write, read_json
+from rwsa.files import StoragePath, atomic_write, read_json
 from tune.report_page import render_report
 from tune.sweep_config import SweepConfig
 from tune.sweep_report import SweepReport, make_report
@@ -31,7 +31,7 @@ PAGE, DATA, TABLE = "report.html", "sweep.json", "trials.json"
 _EARLIER_KEYS = {"results": "rows", "preregistered_rule": "stated"}
 
 
-def report(parent: str, out: Path, *, storage: StorageConfig) -> Path:
+def report(parent: str, out: Path, *, storage: StorageConfig) -> StoragePath:
     """Write the report of a sweep's run again, to a folder and to the run; returns the page's path.
 
     Args:
@@ -67,10 +67,10 @@ def log_report(
     sweep: SweepConfig,
     results: Sequence[TrialResult],
     summary: SweepReport,
-    folder: Path,
+    folder: StoragePath,
     *,
     about: Mapping[str, str],
-) -> Path:
+) -> StoragePath:
     """Write and log the page, its data and a table of the trials; returns the page's path.
 
     Args:

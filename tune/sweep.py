@@ -26,9 +26,8 @@ from pipelines.core.ray_cluster import start_ray
 from pipelines.core.tracking import Tracker
 from pipelines.train import run_key
 from pipelines.training.config import TrainRunConfig
-from pipelines.training.launch import exclusive_lock
 from rwsa.errors import PreemptedError
-from rwsa.files import absolute as absolute_location
+from rwsa.files import StoragePath, absolute_location, exclusive_lock
 from rwsa.training.context import StopSignal
 from tune.dry_run import format_plan
 from tune.ray_tune import run_trials
@@ -57,7 +56,7 @@ class SweepSummary:
     results: list[TrialResult]
     report: SweepReport
     run_id: str
-    page: Path
+    page: StoragePath
     seconds: float
 
 

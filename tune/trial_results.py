@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from pipelines.evaluation.systems import ENHANCED
 from rwsa.config import as_mapping, build, config
-from rwsa.files import is_file, location, read_json, write_json
+from rwsa.files import StoragePath, is_file, location, read_json, write_json
 from tune.search_space import SearchPoint, Trial
 
 Status = Literal["finished", "stopped", "failed", "waiting"]
@@ -121,7 +120,7 @@ class ResultFolder:
     every started trial, `rule.json` the preregistered rule.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | StoragePath) -> None:
         """`folder` may be in an object store."""
         self.folder = location(folder)
 
@@ -183,5 +182,5 @@ class ResultFolder:
             trial=name, point=point, seed=seed, status="waiting", reason=reason, step=step, reports=reports
         )
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str) -> StoragePath:
         return self.folder / "trials" / f"{name}.json"

@@ -17,7 +17,7 @@ from rwsa.command_line import AddArguments, Command, Main
 from rwsa.config import config, read_config
 from rwsa.corpora.cards import SPLITS
 from rwsa.errors import InputError
-from rwsa.files import location
+from rwsa.files import StoragePath, location
 
 ADDRESS = "RAY_ADDRESS"
 
@@ -53,7 +53,7 @@ def at_address(address: str | None) -> Iterator[None]:
             os.environ.update({} if before is None else {ADDRESS: before})
 
 
-def as_location(text: str) -> Path:
+def as_location(text: str) -> StoragePath:
     """`rwsa.files.location` as an argument's type; argparse would print a refused URL with its password."""
     try:
         return location(text)
@@ -137,13 +137,13 @@ def out_argument(parser: argparse.ArgumentParser, *, name: str, metavar: str = "
     )
 
 
-def out_of(options: argparse.Namespace, *, name: str) -> Path:
+def out_of(options: argparse.Namespace, *, name: str) -> StoragePath:
     """The location that `out_argument` names.
 
     Raises:
         InputError: a setting is invalid.
     """
-    out: Path | None = options.out
+    out: StoragePath | None = options.out
     return out or location(storage_of(options).root) / name
 
 
@@ -206,11 +206,11 @@ def shards_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def shards_of(options: argparse.Namespace) -> Path:
+def shards_of(options: argparse.Namespace) -> StoragePath:
     """The folder that `shards_arguments` name.
 
     Raises:
         InputError: see `rwsa.files.location`.
     """
-    out: Path | None = options.out
+    out: StoragePath | None = options.out
     return out or location(options.storage) / "shards"

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from rwsa.config import config
-from rwsa.files import absolute
+from rwsa.files import absolute_location
 
 
 @config
@@ -29,4 +29,4 @@ def absolute_storage(storage: StorageConfig) -> StorageConfig:
     uri = storage.tracking_uri
     if uri.startswith("sqlite:///"):
         uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-    return dataclasses.replace(storage, root=absolute(storage.root), tracking_uri=uri)
+    return dataclasses.replace(storage, root=absolute_location(storage.root), tracking_uri=uri)

@@ -26,7 +26,7 @@ from pipelines.core.ray_cluster import CHECKOUT
 from pipelines.core.record_queue import SPOOLED, Journal, Record, waiting_keys
 from pipelines.core.storage import StorageConfig
 from rwsa.errors import InputError, PreemptedError, UnreachableError
-from rwsa.files import fetched, location, on_this_machine
+from rwsa.files import StoragePath, is_remote, local_copy, local_state_folder, location
 
 _BATCH = 1000  # MLflow's own limit of metrics in one call
 _PARAMS_BATCH = 100
@@ -127,13 +127,13 @@ class TrackedRun:
         """Set tags; `__` in a name stands for a dot."""
         self._journal.add({"tags": {name.replace("__", "."): value for name, value in tags.items()}})
 
-    def file(self, path: Path, folder: str | None = None) -> None:
+    def file(self, path: StoragePath, folder: str | None = None) -> None:
         """Upload a file, or everything in a folder, as artifacts; it may be deleted at once."""
         with self._journal.spooled({"artifacts": folder}) as spooled:
-            if path.is_dir():
+            if not is_remote(path) and path.is_dir():
                 shutil.copytree(path, spooled, dirs_exist_ok=True)
             else:
-                with fetched(path) as file:
+                with local_copy(path) as file:
                     shutil.copyfile(file, spooled / path.name)
 
     def contents(self, files: Mapping[str, bytes], folder: str | None = None) -> None:
@@ -220,7 +220,7 @@ def _unsent(storage: StorageConfig) -> Path:
     Where these are in a store, on this machine.
     """
     server = hashlib.sha256(storage.tracking_uri.encode()).hexdigest()[:8]
-    return on_this_machine(location(storage.root)) / "unsent" / server
+    return local_state_folder(location(storage.root)) / "unsent" / server
 
 
 def _be_brief() -> None:

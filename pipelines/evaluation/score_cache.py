@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from upath import UPath
@@ -24,7 +24,7 @@ from pipelines.evaluation.clips import EvaluationClip
 from rwsa.corpora.manifest import ClipPair
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache, stamp_or_none
-from rwsa.files import atomic_write, is_remote, reaching, sha256_of
+from rwsa.files import StoragePath, atomic_write, is_remote, sha256_of, store_errors
 from rwsa.fingerprint import code_fingerprint
 from rwsa.metrics import Failure, package_versions
 from rwsa.mixing.plan_rows import SourceRange
@@ -54,7 +54,7 @@ class ScoreCache:
         InputError: from `put` and `put_audio`: the folder cannot be written; from all: it cannot be read.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: StoragePath) -> None:
         self.root = root
         self._names = _listing(root) if is_remote(root) else None
 
@@ -106,7 +106,7 @@ class ScoreCache:
             np.save(aside, wav, allow_pickle=False)
         self._add_name(key, "npy")
 
-    def _path(self, key: str, suffix: str) -> Path:
+    def _path(self, key: str, suffix: str) -> StoragePath:
         return self.root / key[:2] / f"{key}.{suffix}"
 
     def _add_name(self, key: str, suffix: str) -> None:
@@ -118,7 +118,7 @@ class ScoreCache:
             raise FileNotFoundError(key)
         path = self._path(key, suffix)
         try:
-            with reaching(path):
+            with store_errors(path):
                 return path.read_bytes()
         except FileNotFoundError:
             raise
@@ -133,11 +133,10 @@ def beside(files: FileCache) -> ScoreCache:
     return ScoreCache(files.path.parent / SCORES)
 
 
-def _listing(root: Path) -> set[str]:
+def _listing(root: UPath) -> set[str]:
     """Names of all files in a store's folder."""
-    store = cast(UPath, root)
-    with reaching(root):
-        return {found.rpartition("/")[2] for found in store.fs.find(store.path)}
+    with store_errors(root):
+        return {path.rpartition("/")[2] for path in root.fs.find(root.path)}
 
 
 def _plain(name: str, value: float | Failure) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pipelines.evaluation.clip_scores import NOISY
 from pipelines.evaluation.clips import EvaluationClip, EvaluationSet
 from rwsa.audio import find_audio
 from rwsa.errors import InputError
-from rwsa.files import absolute, location, sha256_of
+from rwsa.files import StoragePath, absolute_location, location, sha256_of
 from rwsa.models import ModelConfig, Network, load_model, weights_file
 from rwsa.models.cost import cost
 
@@ -73,7 +73,7 @@ class MatchedOutputs:
 
 
 def read_systems(
-    weights: Sequence[str | Path], outputs: Sequence[str]
+    weights: Sequence[str | StoragePath], outputs: Sequence[str]
 ) -> tuple[tuple[System, ...], dict[str, Network]]:
     """The systems, and the network of each model.
 
@@ -104,13 +104,13 @@ def read_systems(
     return tuple(systems), networks
 
 
-def _named_weights(weights: Sequence[str | Path]) -> list[tuple[str, Path]]:
+def _named_weights(weights: Sequence[str | StoragePath]) -> list[tuple[str, StoragePath]]:
     """(name, path); a name that nobody gave is made up."""
-    given: list[tuple[str | None, Path]] = []
+    given: list[tuple[str | None, StoragePath]] = []
     for entry in weights:
         name, separator, path = str(entry).partition("=")
         # A path may have a '=' in it.
-        unnamed = not separator or Path(entry).exists()
+        unnamed = not separator or not isinstance(entry, str) or Path(entry).exists()
         given.append((None, location(entry)) if unnamed else (name, location(path)))
     nameless = [path for name, path in given if name is None]
     if len(given) == 1:
@@ -119,18 +119,18 @@ def _named_weights(weights: Sequence[str | Path]) -> list[tuple[str, Path]]:
     return [(next(made_up) if name is None else name, path) for name, path in given]
 
 
-def _told_apart(paths: Sequence[Path]) -> list[str]:
+def _told_apart(paths: Sequence[StoragePath]) -> list[str]:
     """Names of files, or of their folders: all runs call their weights the same."""
     stems = [path.stem for path in paths]
     if len(set(stems)) == len(stems):
         return stems
-    folders = [Path(absolute(str(path))).parent.name for path in paths]
+    folders = [Path(absolute_location(str(path))).parent.name for path in paths]
     if len(set(folders)) == len(folders):
         return folders
     raise InputError("--weights: neither files nor folders have names that differ; name each, NAME=FILE")
 
 
-def _row_names(named: Sequence[tuple[str, Path]]) -> list[str]:
+def _row_names(named: Sequence[tuple[str, StoragePath]]) -> list[str]:
     """A name for each of several weights of one configuration: `NAME 1`, `NAME 2`, …"""
     counts, seen = Counter(name for name, _ in named), Counter[str]()
     names = []
@@ -151,7 +151,7 @@ def _check_names(names: Sequence[str]) -> None:
             raise InputError(f"two systems are called '{name}'; give each a name of its own, NAME=…")
 
 
-def _model(name: str, configuration: str, path: Path, network: Network) -> Model:
+def _model(name: str, configuration: str, path: StoragePath, network: Network) -> Model:
     return Model(
         name=name,
         configuration=configuration,

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from pipelines.mixing.plan_table import MissingPlanError, PlanTable, plan_path
 from pipelines.mixing.shard_jobs import ShardJobs, check_same_plan
 from rwsa.corpora.cards import Split
 from rwsa.errors import InputError
-from rwsa.files import check_writable, listed
+from rwsa.files import StoragePath, check_writable, list_folder
 from rwsa.mixing.plans import MixPlan, plan_hash
 from rwsa.shards.index import INDEX_NAME, entry_or_none, entry_path, entry_paths
 
 
 def check_folder(
-    out: Path,
+    out: StoragePath,
     plans: Mapping[Split, Sequence[MixPlan]],
     *,
     corpus: str,
@@ -56,7 +55,7 @@ def check_folder(
                 _check_entry(entry, corpus=corpus, recipe_hash=recipe_hash)
 
 
-def _check_plan(path: Path, rows: Sequence[MixPlan], *, corpus: str, recipe_hash: str) -> bool:
+def _check_plan(path: StoragePath, rows: Sequence[MixPlan], *, corpus: str, recipe_hash: str) -> bool:
     """Whether there is a readable plan of this corpus and recipe that starts with `rows`.
 
     If so, the shard entries need not be read here; the workers check them.
@@ -79,27 +78,27 @@ def _check_plan(path: Path, rows: Sequence[MixPlan], *, corpus: str, recipe_hash
     return True
 
 
-def _check_entry(path: Path, *, corpus: str, recipe_hash: str) -> None:
+def _check_entry(path: StoragePath, *, corpus: str, recipe_hash: str) -> None:
     entry = entry_or_none(path)
     if entry is not None:
         check_same_plan(entry, path, corpus=corpus, recipe_hash=recipe_hash)
 
 
-def clear_leftovers(out: Path, splits: Iterable[str]) -> None:
+def clear_leftovers(out: StoragePath, splits: Iterable[str]) -> None:
     """Remove temporary files that killed processes left behind."""
     names = "|".join(map(re.escape, splits))
     temporary = re.compile(rf"\.({names})(-\d{{6}}|\.plan)\.[0-9a-f]{{8}}\.(tar|json|parquet)")
-    for path in listed(out):
+    for path in list_folder(out):
         if temporary.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
-def remove_index(out: Path) -> None:
+def remove_index(out: StoragePath) -> None:
     """Delete the index, since it is invalid while shards change."""
     (out / INDEX_NAME).unlink(missing_ok=True)
 
 
-def incomplete_splits(out: Path) -> dict[str, str]:
+def incomplete_splits(out: StoragePath) -> dict[str, str]:
     """The splits with some but not all of their planned shards, each with a message for the user."""
     messages = {}
     for split, entries in entry_paths(out).items():
@@ -118,7 +117,7 @@ def incomplete_splits(out: Path) -> dict[str, str]:
     return messages
 
 
-def missing_jobs(out: Path, jobs: ShardJobs) -> Sequence[int]:
+def missing_jobs(out: StoragePath, jobs: ShardJobs) -> Sequence[int]:
     """The jobs whose shards have no entry."""
     existing = {entry.name for entries in entry_paths(out).values() for entry in entries}
     return [job for job in range(len(jobs)) if entry_path(out, *jobs.shard(job)).name not in existing]

@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipelines.mixing.plan_columns import decoded, encoded, plan_schema
 from rwsa.errors import InputError
-from rwsa.files import atomic_write
+from rwsa.files import StoragePath, atomic_write
 from rwsa.mixing.plans import MixPlan, from_row
 from rwsa.mixing.recipes import Recipe, recipe_hash
 
@@ -73,13 +72,19 @@ class PlanInfo:
         return self.shard_examples * max(1, _GROUP_ROWS // self.shard_examples)
 
 
-def plan_path(folder: Path, split: str) -> Path:
+def plan_path(folder: StoragePath, split: str) -> StoragePath:
     """Where the plan of a split lies."""
     return folder / f"{split}.plan.parquet"
 
 
 def write_plan(
-    folder: Path, split: str, plans: Sequence[MixPlan], *, corpus: str, recipe: Recipe, shard_examples: int
+    folder: StoragePath,
+    split: str,
+    plans: Sequence[MixPlan],
+    *,
+    corpus: str,
+    recipe: Recipe,
+    shard_examples: int,
 ) -> PlanInfo:
     """Write the plan of a split, holding about a thousand rows in memory at a time.
 
@@ -142,7 +147,7 @@ def _leaves(name: str, column: pa.Array) -> Iterator[bytes]:
 class PlanTable:
     """Reads one plan table: its footer once, then any shard's rows."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StoragePath) -> None:
         """Read the footer.
 
         Raises:

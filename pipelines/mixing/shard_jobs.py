@@ -6,12 +6,11 @@ import functools
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipelines.mixing.plan_table import PlanTable, plan_path
 from rwsa.errors import InputError
-from rwsa.files import location
+from rwsa.files import StoragePath, location
 from rwsa.mixing import MixPlan, render_example
 from rwsa.mixing.plans import plan_hash
 from rwsa.shards import Example, is_up_to_date, write_shard
@@ -155,7 +154,7 @@ def _make(jobs: ShardJobs, split: str, number: int) -> ShardOutcome:
     )
 
 
-def check_same_plan(made: Any, path: Path, *, corpus: str, recipe_hash: str) -> None:
+def check_same_plan(made: Any, path: StoragePath, *, corpus: str, recipe_hash: str) -> None:
     """Check that `made` (a shard entry or a plan's info, read from `path`) has this corpus and recipe.
 
     Raises:

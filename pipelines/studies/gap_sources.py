@@ -14,6 +14,7 @@ from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ, clip_features
 from rwsa.audio import resample
 from rwsa.corpora.manifest import ClipPair
 from rwsa.errors import InputError
+from rwsa.files import StoragePath
 from rwsa.shards import ShardReader
 from rwsa.shards.index import ShardIndex, read_index
 
@@ -73,7 +74,7 @@ class MeasuredCorpus:
 
 
 def read_sources(
-    cards: Sequence[Path], shards: Sequence[Path], *, split: str, examples: int | None
+    cards: Sequence[Path], shards: Sequence[StoragePath], *, split: str, examples: int | None
 ) -> list[GapSource]:
     """What to compare; reads headers and indexes, no audio.
 
@@ -165,7 +166,7 @@ def _noise_of(clip: EvaluationClip) -> str | None:
     return clip.source.noises[0].layers[0].parts[0].clip_id
 
 
-def _of_shards(folder: Path, split: str, examples: int) -> GapSource:
+def _of_shards(folder: StoragePath, split: str, examples: int) -> GapSource:
     index = read_index(folder, split)
     total = sum(index.shard_sizes)
     count = min(examples, total)

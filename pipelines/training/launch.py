@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -21,18 +18,18 @@ from pipelines.training.config import TrainRunConfig
 from pipelines.training.run_log import RunLog
 from rwsa.config import as_mapping, build
 from rwsa.errors import DivergedError, InputError, PreemptedError
-from rwsa.files import is_remote, location
+from rwsa.files import StoragePath, location
 from rwsa.training.checkpoints import Checkpoints
 from rwsa.training.context import LocalContext, StopSignal
 from rwsa.training.loop import fit
 from rwsa.training.sources import self_contained
 
-_RELAY_SECONDS, _SECONDS_BETWEEN_TRIES = 0.5, 0.5
+_RELAY_SECONDS = 0.5
 _WAITING_IS_NEWS_AFTER_SECONDS, _SECONDS_BETWEEN_SIGNS = 60.0, 600.0
 _FINAL = {kind.__name__: kind for kind in (InputError, DivergedError)}
 
 
-def run_folder(config: TrainRunConfig) -> Path:
+def run_folder(config: TrainRunConfig) -> StoragePath:
     """Where a run's files are."""
     return location(config.storage.root) / "runs" / config.name
 
@@ -40,40 +37,6 @@ def run_folder(config: TrainRunConfig) -> Path:
 def checkpoints_of(config: TrainRunConfig) -> Checkpoints:
     """A run's checkpoints, wherever they were made."""
     return Checkpoints(run_folder(config) / "checkpoints", keep=config.keep_checkpoints)
-
-
-@contextmanager
-def exclusive_lock(folder: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Keep other processes from the same work meanwhile, where its folder is not in a store.
-
-    Args:
-        folder: of the work.
-        wait_seconds: for another one, which may be about to end.
-
-    Raises:
-        InputError: one is at work there.
-    """
-    if is_remote(folder):
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + wait_seconds
-    with (folder / ".busy").open("w") as file:
-        while not _locked(file):
-            if time.monotonic() >= until:
-                raise InputError(
-                    f"{folder}: another process is at work there; end it, or give this work another name"
-                )
-            time.sleep(_SECONDS_BETWEEN_TRIES)
-        yield
-
-
-def _locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 # Takes the step of a checkpoint and the figures of its validation.

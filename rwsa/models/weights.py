@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
-from rwsa.files import atomic_write, fetched, is_file, location
+from rwsa.files import StoragePath, atomic_write, is_file, local_copy, location
 from rwsa.models.config import SIZES, ModelConfig, size
 from rwsa.models.mambattention import MambAttention
 from rwsa.models.official import is_official, read_official
@@ -40,7 +40,7 @@ def build_model(config: ModelConfig | str, *, seed: int = 0) -> Network:
         return RWSAMambaUNet(config) if config.architecture == "rwsa" else MambAttention(config)
 
 
-def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> Network:
+def load_model(source: str | StoragePath, *, device: str | torch.device = "cpu") -> Network:
     """Load a trained model, in eval mode.
 
     Args:
@@ -53,14 +53,14 @@ def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> Net
             name of a size, which has no trained weights.
     """
     path = weights_file(source)
-    with fetched(path) as file:
+    with local_copy(path) as file:
         config, weights = _read_safetensors(file) if path.suffix == ".safetensors" else _read_published(file)
     model = build_model(config)
     load_weights(model, weights, where=str(path))
     return model.to(device).eval()
 
 
-def weights_file(source: str | Path) -> Path:
+def weights_file(source: str | StoragePath) -> StoragePath:
     """The location of a weights file that exists.
 
     Raises:
@@ -79,7 +79,7 @@ def weights_file(source: str | Path) -> Path:
     raise InputError(f"{path}: no such file; give weights that training wrote, or a published checkpoint")
 
 
-def save_model(path: Path, model: Network, about: Mapping[str, Any] | None = None) -> None:
+def save_model(path: StoragePath, model: Network, about: Mapping[str, Any] | None = None) -> None:
     """Write weights and configuration atomically.
 
     Args:
@@ -92,7 +92,7 @@ def save_model(path: Path, model: Network, about: Mapping[str, Any] | None = Non
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: StoragePath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write tensors as safetensors, atomically.
 

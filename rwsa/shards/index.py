@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 
 from rwsa.errors import InputError, UnreachableError
-from rwsa.files import atomic_write, is_remote, listed, reaching, read_json, write_json
+from rwsa.files import StoragePath, atomic_write, is_remote, list_folder, read_json, store_errors, write_json
 from rwsa.shards.examples import Examples
 
 SCHEMA_VERSION = 2
@@ -97,7 +97,7 @@ class ShardEntry:
 class ShardIndex:
     """The shards of one split, in the order of their numbers."""
 
-    folder: Path
+    folder: StoragePath
     split: str
     entries: tuple[ShardEntry, ...]
 
@@ -135,7 +135,7 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:06d}.tar"
 
 
-def entry_path(folder: Path, split: str, number: int) -> Path:
+def entry_path(folder: StoragePath, split: str, number: int) -> StoragePath:
     """Path of a shard's entry, `SPLIT-000123.json`."""
     return (folder / shard_name(split, number)).with_suffix(".json")
 
@@ -159,7 +159,7 @@ def _cpu_family() -> str:
     return " ".join([platform.machine(), *(found[key] for key in wanted if key in found)])
 
 
-def write_entry(folder: Path, entry: ShardEntry) -> None:
+def write_entry(folder: StoragePath, entry: ShardEntry) -> None:
     """Write a shard's entry, atomically.
 
     Raises:
@@ -168,7 +168,7 @@ def write_entry(folder: Path, entry: ShardEntry) -> None:
     write_json(entry_path(folder, entry.split, entry.number), _as_mapping(entry))
 
 
-def read_entry(path: Path) -> ShardEntry:
+def read_entry(path: StoragePath) -> ShardEntry:
     """Read one shard's entry.
 
     Raises:
@@ -177,7 +177,7 @@ def read_entry(path: Path) -> ShardEntry:
     return _from_mapping(read_json(path), path)
 
 
-def entry_or_none(path: Path) -> ShardEntry | None:
+def entry_or_none(path: StoragePath) -> ShardEntry | None:
     """One shard's entry; None where it is missing or damaged, so that its shard is to be made again.
 
     Raises:
@@ -191,20 +191,20 @@ def entry_or_none(path: Path) -> ShardEntry | None:
         return None
 
 
-def entry_paths(folder: Path) -> dict[str, list[Path]]:
+def entry_paths(folder: StoragePath) -> dict[str, list[StoragePath]]:
     """The entries in `folder`, of each split in the order of their numbers.
 
     Raises:
         InputError: the store of the folder cannot be reached.
     """
-    splits: dict[str, list[Path]] = {}
-    for path in listed(folder):
+    splits: dict[str, list[StoragePath]] = {}
+    for path in list_folder(folder):
         if _ENTRY_NAME.fullmatch(path.name):
             splits.setdefault(path.name.rpartition("-")[0], []).append(path)
     return splits
 
 
-def merge_index(folder: Path, *, without: Container[str] = ()) -> Path:
+def merge_index(folder: StoragePath, *, without: Container[str] = ()) -> StoragePath:
     """Write `index.json`, the sorted merge of the entries in `folder`; returns its path.
 
     Args:
@@ -232,7 +232,7 @@ def merge_index(folder: Path, *, without: Container[str] = ()) -> Path:
     return index
 
 
-def _entries(paths: Sequence[Path]) -> Iterator[ShardEntry]:
+def _entries(paths: Sequence[StoragePath]) -> Iterator[ShardEntry]:
     """Read entries, those of a store several at a time and not far ahead."""
     if not is_remote(paths[0]):
         yield from map(read_entry, paths)
@@ -242,7 +242,7 @@ def _entries(paths: Sequence[Path]) -> Iterator[ShardEntry]:
             yield from pool.map(read_entry, paths[at : at + 16 * _ENTRY_THREADS])
 
 
-def read_index(folder: Path, split: str) -> ShardIndex:
+def read_index(folder: StoragePath, split: str) -> ShardIndex:
     """Read the shards of one split from `index.json`.
 
     Raises:
@@ -250,7 +250,7 @@ def read_index(folder: Path, split: str) -> ShardIndex:
     """
     path = folder / INDEX_NAME
     try:
-        with reaching(path):
+        with store_errors(path):
             splits, entries = _read_lines(path, split)
     except FileNotFoundError:
         raise InputError(
@@ -269,7 +269,7 @@ def read_index(folder: Path, split: str) -> ShardIndex:
     return ShardIndex(folder=folder, split=split, entries=tuple(entries))
 
 
-def _read_lines(path: Path, split: str) -> tuple[set[str], list[ShardEntry]]:
+def _read_lines(path: StoragePath, split: str) -> tuple[set[str], list[ShardEntry]]:
     """All splits of an index, and the entries of one, a line at a time."""
     splits, entries, last = set[str](), list[ShardEntry](), ""
     with path.open("r", encoding="utf-8") as file:
@@ -300,7 +300,7 @@ def _as_mapping(entry: ShardEntry) -> dict[str, Any]:
     return values
 
 
-def _from_mapping(values: Any, where: Path) -> ShardEntry:
+def _from_mapping(values: Any, where: StoragePath) -> ShardEntry:
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(f"{where}: schema version {version}, this program reads {SCHEMA_VERSION}; mix again")

@@ -8,7 +8,6 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
@@ -17,7 +16,7 @@ import numpy as np
 import soundfile
 
 from rwsa.errors import InputError
-from rwsa.files import is_remote, reaching
+from rwsa.files import StoragePath, is_remote, store_errors
 from rwsa.shards.examples import Example, ExampleEntry, Member
 from rwsa.shards.index import ShardIndex
 
@@ -114,13 +113,13 @@ class ShardReader:
             raise self._damaged(shard, member, reason) from error
 
     def _range(self, path: Any, span: _Span) -> bytes:
-        with reaching(path):
+        with store_errors(path):
             if self._store is None:
                 # Not the path's own: fsspec keeps one for each process, and a forked one must not be used.
                 self._store = fsspec.filesystem(path.protocol, **path.storage_options)
             return self._store.cat_file(path.path, start=span.offset, end=span.offset + span.length)
 
-    def _file(self, shard: int, path: Path) -> BinaryIO:
+    def _file(self, shard: int, path: StoragePath) -> BinaryIO:
         if shard not in self._files:
             if len(self._files) >= self._max_open:
                 self._files.popitem(last=False)[1].close()

@@ -16,14 +16,13 @@ import re
 import tarfile
 import zlib
 from collections.abc import Container, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
 
 from rwsa.errors import InputError
-from rwsa.files import atomic_write, is_remote, reaching, sha256_of
+from rwsa.files import StoragePath, atomic_write, is_remote, sha256_of, store_errors
 from rwsa.shards.examples import Example, ExampleEntry, Examples, Member
 from rwsa.shards.index import (
     SCHEMA_VERSION,
@@ -46,7 +45,7 @@ _EXAMPLE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def write_shard(
-    folder: Path,
+    folder: StoragePath,
     split: str,
     number: int,
     items: Iterable[Example | Failure],
@@ -79,7 +78,7 @@ def write_shard(
         size, sha256 = hashed.bytes, hashed.digest.hexdigest()
         # The old entry must not vouch for the new tar in the moment between the two renames; one of
         # the same bytes may, and stays: a worker that a lost node left behind must not take it away.
-        with reaching(folder):
+        with store_errors(folder):
             before = entry_or_none(entry_path(folder, split, number))
             if before is None or before.sha256 != sha256:
                 entry_path(folder, split, number).unlink(missing_ok=True)
@@ -198,15 +197,15 @@ def _hash_pair(digest: Any, example_id: str, noisy: np.ndarray, clean: np.ndarra
     digest.update(noisy.astype("<i2").tobytes() + clean.astype("<i2").tobytes())
 
 
-def is_whole(folder: Path, entry: ShardEntry) -> bool:
+def is_whole(folder: StoragePath, entry: ShardEntry) -> bool:
     """Whether the tar that `entry` describes is there, with the bytes that it had when written."""
     path = folder / entry.shard
-    with reaching(path):
+    with store_errors(path):
         same_size = path.is_file() and path.stat().st_size == entry.bytes
     return same_size and sha256_of(path) == entry.sha256
 
 
-def is_up_to_date(folder: Path, entry: ShardEntry, plan_hash: str) -> bool:
+def is_up_to_date(folder: StoragePath, entry: ShardEntry, plan_hash: str) -> bool:
     """Whether a shard is what these plan rows give under these package versions, and whole.
 
     One with failures is made again, for its sources may have been repaired since.

@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from rwsa.errors import PreemptedError
+from rwsa.files import StoragePath
 from rwsa.training.checkpoints import Checkpoints
 
 
@@ -118,7 +118,7 @@ class LocalContext:
 
     def __init__(
         self,
-        folder: Path,
+        folder: StoragePath,
         listener: Listener | None = None,
         *,
         device: torch.device | None = None,

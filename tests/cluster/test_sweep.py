@@ -21,10 +21,10 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from pipelines.training.launch import exclusive_lock
 from rwsa.audio import round_to_int16
 from rwsa.config import as_mapping, build, merge
 from rwsa.errors import InputError
+from rwsa.files import exclusive_lock
 from rwsa.shards import Example, write_shard
 from rwsa.shards.index import merge_index
 from tune.report import main as report_main
@@ -359,6 +359,6 @@ def test_two_drivers_of_one_sweep_are_refused(data: Path) -> None:
     config = _config(data, "busy", axes={"seed": {"values": [0]}})
     with (
         exclusive_lock(data / "sweeps" / "busy"),
-        pytest.raises(InputError, match="another process is at work there"),
+        pytest.raises(InputError, match="another process is using it"),
     ):
         sweep(config)

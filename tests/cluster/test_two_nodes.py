@@ -17,7 +17,7 @@ import yaml
 from mlflow import MlflowClient
 from torch import Tensor
 
-from rwsa.files import fetched, listed, location, read_json, sha256_of
+from rwsa.files import list_folder, local_copy, location, read_json, sha256_of
 from rwsa.models.weights import read_weights
 from tests.node_network import wait_until, why_not
 from tests.object_store import set_faults
@@ -123,11 +123,11 @@ def rows(sweep: str) -> dict[str, TrialResult]:
 
 
 def tars(folder: str) -> dict[str, str]:
-    return {path.name: sha256_of(path) for path in listed(location(folder)) if path.suffix == ".tar"}
+    return {path.name: sha256_of(path) for path in list_folder(location(folder)) if path.suffix == ".tar"}
 
 
 def weights(name: str) -> dict[str, Tensor]:
-    with fetched(location(f"{ROOT}/runs/{name}/model.safetensors")) as file:
+    with local_copy(location(f"{ROOT}/runs/{name}/model.safetensors")) as file:
         return read_weights(file)
 
 
@@ -142,7 +142,7 @@ def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
 def mid_training(train: Driver, name: str) -> None:
     """Wait until a training has saved something."""
     folder = location(f"{ROOT}/runs/{name}/checkpoints")
-    wait_until(lambda: listed(folder), lambda: f"{name} saves nothing")
+    wait_until(lambda: list_folder(folder), lambda: f"{name} saves nothing")
     assert train.under_way
 
 
@@ -189,7 +189,7 @@ def test_a_node_lost_while_training_and_come_back(nodes: RayNodes) -> None:
 
 def test_a_node_lost_while_evaluating(nodes: RayNodes) -> None:
     evaluate = nodes.drive("pipelines.evaluate", *evaluating(nodes, "lost-node", f"{ROOT}/other"))
-    wait_until(lambda: listed(location(f"{ROOT}/other/cache/scores")), lambda: evaluate.said)
+    wait_until(lambda: list_folder(location(f"{ROOT}/other/cache/scores")), lambda: evaluate.said)
     nodes.net["b"].kill()
     assert evaluate.under_way
     evaluate.ends()

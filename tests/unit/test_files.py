@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and nothing is left behind."""
+"""Atomic writes, JSON, checksums and locks: files appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from rwsa.errors import InputError
-from rwsa.files import atomic_write, read_json, sha256_of, write_json
+from rwsa.files import (
+    StoragePath,
+    atomic_folder,
+    atomic_write,
+    exclusive_lock,
+    location,
+    read_json,
+    sha256_of,
+    write_json,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -18,13 +27,13 @@ def names(folder: Path) -> set[str]:
 
 def test_the_name_appears_only_when_the_block_has_ended(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "a.tar"
-    with atomic_write(target) as aside:
-        aside.write_bytes(b"whole")
+    with atomic_write(target) as temporary:
+        temporary.write_bytes(b"complete")
         assert not target.exists()
-        assert aside.parent == target.parent
-        assert aside.name.startswith(".")
-        assert aside.suffix == ".tar"
-    assert target.read_bytes() == b"whole"
+        assert temporary.parent == target.parent
+        assert temporary.name.startswith(".")
+        assert temporary.suffix == ".tar"
+    assert target.read_bytes() == b"complete"
     assert names(tmp_path) == {"deep", "a.tar"}
 
 
@@ -33,8 +42,8 @@ def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     target.write_text("old")
 
     def interrupted() -> None:
-        with atomic_write(target) as aside:
-            aside.write_text("half")
+        with atomic_write(target) as temporary:
+            temporary.write_text("half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -45,9 +54,9 @@ def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 def test_a_failed_folder_is_removed_with_all_in_it(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with atomic_write(tmp_path / "folder") as aside:
-            (aside / "sub").mkdir(parents=True)
-            (aside / "sub" / "file").touch()
+        with atomic_write(tmp_path / "folder") as temporary:
+            (temporary / "sub").mkdir(parents=True)
+            (temporary / "sub" / "file").touch()
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
@@ -55,11 +64,51 @@ def test_a_failed_folder_is_removed_with_all_in_it(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
 
 
-def test_a_folder_appears_whole(tmp_path: Path) -> None:
-    with atomic_write(tmp_path / "folder") as aside:
-        aside.mkdir()
-        (aside / "file").write_text("x")
+def test_a_folder_appears_complete(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "file").write_text("x")
     assert names(tmp_path) == {"folder", "file"}
+
+
+@pytest.fixture(params=["local", "store"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> StoragePath:
+    return tmp_path if request.param == "local" else location(f"memory://{tmp_path.name}")
+
+
+def write_folder(path: StoragePath, *names: str) -> None:
+    with atomic_folder(path, last="last") as temporary:
+        for name in names:
+            (temporary / name).write_text(name)
+
+
+def test_a_folder_replaces_another(root: StoragePath) -> None:
+    write_folder(root / "folder", "last", "old")
+    write_folder(root / "folder", "last", "new")
+    assert {path.name for path in (root / "folder").iterdir()} == {"last", "new"}
+    assert [path.name for path in root.iterdir()] == ["folder"]
+
+
+def test_a_failed_block_leaves_the_old_folder(root: StoragePath) -> None:
+    write_folder(root / "folder", "last", "old")
+
+    def interrupted() -> None:
+        with atomic_folder(root / "folder", last="last") as temporary:
+            (temporary / "new").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert {path.name for path in (root / "folder").iterdir()} == {"last", "old"}
+    assert [path.name for path in root.iterdir()] == ["folder"]
+
+
+def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    busy = pytest.raises(InputError, match="another process is using it")
+    with exclusive_lock(tmp_path), busy, exclusive_lock(tmp_path):
+        pass
+    with exclusive_lock(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("target", ["/proc/rwsa/a.json", "/proc/a.json"])
@@ -70,8 +119,8 @@ def test_a_folder_that_cannot_be_written_is_named(target: str) -> None:
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     def fill() -> None:
-        with atomic_write(tmp_path / "a.bin") as aside:
-            aside.write_bytes(b"half")
+        with atomic_write(tmp_path / "a.bin") as temporary:
+            temporary.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(InputError, match=r"a\.bin: cannot be written \(No space left on device\)"):
@@ -79,10 +128,10 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
 
 
-def test_trouble_with_another_file_is_not_blamed_on_this_one(tmp_path: Path) -> None:
+def test_an_error_of_another_file_passes_unchanged(tmp_path: Path) -> None:
     def copy() -> None:
-        with atomic_write(tmp_path / "out" / "a.txt") as aside:
-            aside.write_text((tmp_path / "missing.txt").read_text())
+        with atomic_write(tmp_path / "out" / "a.txt") as temporary:
+            temporary.write_text((tmp_path / "missing.txt").read_text())
 
     with pytest.raises(FileNotFoundError, match=r"missing\.txt"):
         copy()

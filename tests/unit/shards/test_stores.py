@@ -213,9 +213,9 @@ def test_a_store_that_always_refuses_is_named_after_the_retries(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     s3.refuse_every = 1
     away = location(str(bucket))
-    with pytest.raises(InputError, match=rf"^{away}/a\.json: the store refused or is away \(.*reduce"):
+    with pytest.raises(InputError, match=rf"^{away}/a\.json: the store refused or is unreachable \(.*reduce"):
         write_json(away / "a.json", {})
-    with pytest.raises(InputError, match=rf"^{away}/{INDEX_NAME}: the store refused or is away"):
+    with pytest.raises(InputError, match=rf"^{away}/{INDEX_NAME}: the store refused or is unreachable"):
         read_index(away, "train")
     with pytest.raises(UnreachableError):  # not taken for an entry that is missing or damaged
         entry_or_none(away / "train-000000.json")
@@ -229,14 +229,18 @@ def test_a_store_that_is_away_is_named_without_credentials(monkeypatch: pytest.M
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    with pytest.raises(InputError, match=r"s3://away/shards/a\.json: the store refused or is away") as caught:
+    with pytest.raises(
+        InputError, match=r"s3://away/shards/a\.json: the store refused or is unreachable"
+    ) as caught:
         write_json(location("s3://away/shards") / "a.json", {})
     assert SECRET not in str(caught.value)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def test_a_bucket_that_is_missing_is_named(bucket: Path) -> None:
-    with pytest.raises(InputError, match=r"s3://no-such-bucket/a\.json: cannot be written .*make the bucket"):
+    with pytest.raises(
+        InputError, match=r"s3://no-such-bucket/a\.json: cannot be written .*create the bucket"
+    ):
         write_json(location("s3://no-such-bucket") / "a.json", {})
 
 
@@ -268,7 +272,7 @@ def test_locations() -> None:
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
-    with pytest.raises(InputError, match=r"^s3://…: holds a password; leave it out") as caught:
+    with pytest.raises(InputError, match=r"^s3://…: contains a password; remove it") as caught:
         location(f"s3://person:{SECRET}@bucket/shards")
     assert SECRET not in str(caught.value)
 
