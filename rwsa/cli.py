@@ -197,12 +197,24 @@ def _info(arguments: argparse.Namespace) -> int:
     print(f"scan   {choose_backend(device)}")
     for name, reason in missing_backends(device).items():
         print(f"       not {name}: {reason}")
+    print(_application())
     models = {name: build_model(config) for name, config in SIZES.items()}
     if arguments.weights is not None:
         known = arguments.weights in SIZES
         models = {arguments.weights: (build_model if known else load_model)(arguments.weights)}
     print(_cost_table(models))
     return 0
+
+
+def _application() -> str:
+    """Where the verbs of pipelines and tune are: in a checkout or the image, not in the wheel."""
+    for folder in (Path(__file__).resolve().parents[1], *map(Path, sys.path)):
+        if (folder / "pipelines" / "train.py").is_file():
+            return f"app    python -m pipelines.VERB and python -m tune.VERB, in {folder}"
+    return (
+        "app    not installed: training, evaluation and sweeps run from a checkout"
+        " (python -m pipelines.VERB, python -m tune.VERB)"
+    )
 
 
 def _cost_table(models: Mapping[str, Network]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rwsa import cli
 from rwsa.audio import read_audio, write_audio
 from rwsa.cli import main
 from rwsa.files import read_json
@@ -143,3 +145,23 @@ def test_scores_are_shown_even_where_their_file_cannot_be_written(
     out, err = capsys.readouterr()
     assert "si_sdr" in out
     assert "cannot be written" in err
+
+
+def test_info_says_where_the_application_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    checkout = Path(cli.__file__).parents[1]
+    assert cli._application().endswith(f"tune.VERB, in {checkout}")
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "rwsa/cli.py"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert cli._application().startswith(
+        "app    not installed: training, evaluation and sweeps run from a checkout"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), str(checkout)])  # as in the container image
+    assert cli._application().endswith(f"in {checkout}")
+
+
+def test_the_wheel_has_the_library_alone_and_its_description_says_so() -> None:
+    project = tomllib.loads((Path(cli.__file__).parents[1] / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["packages"]["find"]["include"] == ["rwsa", "rwsa.*"]
+    assert "run from a checkout" in project["project"]["description"]
+    readme = (Path(cli.__file__).parents[1] / project["project"]["readme"]).read_text()
+    assert "run from a checkout: the wheel contains `rwsa` only" in readme

@@ -60,12 +60,12 @@ def write_corpus(root: Path, name: str = "toy", *, seed: int = 0) -> Path:
 
 @pytest.fixture
 def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs the check in this process; gives the exit status and what it printed."""
+    """Run the check in this process; returns the exit status and what it printed."""
 
     def run(*arguments: object) -> tuple[int, str]:
         status = main([*map(str, arguments), "--cache", str(tmp_path / "cache"), "--workers", "0"])
         shown = capsys.readouterr()
-        return status, shown.out + shown.err
+        return status, shown.err + shown.out  # progress comes before the report
 
     return run
 
