@@ -1,4 +1,4 @@
-"""The card page of a folder of shards: what is in it, how it is distributed, how it sounds, whose it is.
+"""Write the dataset page of a folder of shards: contents, distributions, audio samples, licences.
 
 python -m pipelines.dataset_page --shards FOLDER [--out FILE.html] [--recipe FILE.yaml] [--mlflow]
 """
@@ -28,9 +28,9 @@ from rwsa.shards import Example, ShardReader
 from rwsa.shards.index import read_index
 
 PAGE = "dataset.html"
-# Levels alone are measured on the audio; so many examples a split show their distribution.
+# Only levels require reading audio; this many examples per split show their distribution.
 LEVEL_EXAMPLES = 300
-HEARD_EXAMPLES = 10
+AUDIO_SAMPLES = 10
 _PLAN_KEY = b"rwsa.plan"
 
 
@@ -41,32 +41,32 @@ def write_page(
     recipe: Recipe | None = None,
     report: Callable[[str], None] = print,
 ) -> DatasetFacts:
-    """Write the page of a folder of shards; the same shards give the same page.
+    """Write the page of a folder of shards; it depends on the shards only.
 
     Args:
-        shards: the folder, with its `index.json`.
-        out: file to write, HTML.
-        recipe: that the shards were mixed by; read from the plan tables in the folder if they are there.
-        report: takes progress lines.
+        shards: the folder, with `index.json`.
+        out: HTML file to write.
+        recipe: that the shards were mixed by; by default read from plan tables in the folder, if any.
+        report: receives progress lines.
 
     Raises:
-        InputError: the folder cannot be read, a shard is damaged, the recipe is another, or `out` is
-            not writable.
+        InputError: the folder cannot be read, a shard is damaged, the shards were mixed by another recipe, or
+            `out` is not writable.
     """
     facts = read_facts(shards, report)
-    values = _checked(recipe, facts) if recipe is not None else _planned_recipe(shards)
+    values = _matching_recipe(recipe, facts) if recipe is not None else _planned_recipe(shards)
     levels_dbfs = {split.split: _levels_dbfs(shards, split) for split in facts.splits}
-    heard = _heard(shards, next(split for split in facts.splits if split.examples), HEARD_EXAMPLES)
+    samples = _select_samples(shards, next(split for split in facts.splits if split.examples), AUDIO_SAMPLES)
     text = None if values is None else yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    with atomic_write(out) as aside:
-        aside.write_text(render_page(facts, levels_dbfs, heard, recipe=text), encoding="utf-8")
+    with atomic_write(out) as temporary:
+        temporary.write_text(render_page(facts, levels_dbfs, samples, recipe=text), encoding="utf-8")
     return facts
 
 
 def log_page(storage: StorageConfig, facts: DatasetFacts, page: Path) -> str:
-    """Log the page as an MLflow run, one for each index; returns the run's id.
+    """Log the page as an MLflow run, one per index; returns the run's id.
 
-    A training run that has the index's checksum among its parameters can be traced to it.
+    Training runs have the index's checksum as a parameter, too.
 
     Raises:
         InputError: MLflow does not answer.
@@ -92,18 +92,18 @@ def log_page(storage: StorageConfig, facts: DatasetFacts, page: Path) -> str:
     return run.run_id
 
 
-def _checked(recipe: Recipe, facts: DatasetFacts) -> dict[str, Any]:
+def _matching_recipe(recipe: Recipe, facts: DatasetFacts) -> dict[str, Any]:
     if recipe_hash(recipe) not in facts.recipe_hashes:
         raise InputError(
             f"recipe {recipe.name} has the hash {recipe_hash(recipe)}, but the shards were mixed by"
-            f" {' and '.join(facts.recipe_hashes) or 'none that is known'}; give the recipe that made them,"
+            f" {' and '.join(facts.recipe_hashes) or 'an unknown recipe'}; name the recipe that mixed them,"
             " with the same settings"
         )
     return dataclasses.asdict(recipe)
 
 
 def _planned_recipe(shards: Path) -> dict[str, Any] | None:
-    """The recipe as the first plan table in the folder has it; None without one."""
+    """Recipe in the folder's first plan table; None without a plan table."""
     for path in sorted(shards.glob("*.plan.parquet")):
         with path.open("rb") as file:
             try:
@@ -117,25 +117,25 @@ def _planned_recipe(shards: Path) -> dict[str, Any] | None:
 
 
 def _levels_dbfs(shards: Path, split: SplitFacts) -> np.ndarray:
-    """RMS of noisy examples spread over the split; digital silence is left out."""
+    """RMS levels of noisy examples spread over the split, without digital silence."""
     count = min(LEVEL_EXAMPLES, split.examples)
-    wanted = [number * split.examples // count for number in range(count)]
-    powers = np.array([np.mean(np.square(e.noisy, dtype=np.float64)) for e in _read(shards, split, wanted)])
+    numbers = [number * split.examples // count for number in range(count)]
+    powers = np.array([np.mean(np.square(e.noisy, dtype=np.float64)) for e in _read(shards, split, numbers)])
     return 10 * np.log10(powers[powers > 0])
 
 
-def _heard(shards: Path, split: SplitFacts, count: int) -> list[HeardExample]:
-    """Examples from the lowest to the highest SNR, evenly between; in the order of the shards without one."""
+def _select_samples(shards: Path, split: SplitFacts, count: int) -> list[HeardExample]:
+    """Examples evenly spaced from the lowest to the highest SNR; without SNRs, in the order of the shards."""
     snr_db = np.array(split.snr_db)
-    # A stable sort: examples of one SNR stay in the order of the shards, and NaN comes last.
+    # A stable sort: examples with equal SNRs stay in the order of the shards, NaN comes last.
     order = np.argsort(snr_db, kind="stable")[: np.isfinite(snr_db).sum() or None]
-    places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-    wanted = [int(order[place]) for place in places]
-    return [HeardExample(split=split.split, example=example) for example in _read(shards, split, wanted)]
+    positions = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    numbers = [int(order[position]) for position in positions]
+    return [HeardExample(split=split.split, example=example) for example in _read(shards, split, numbers)]
 
 
 def _read(shards: Path, split: SplitFacts, numbers: Sequence[int]) -> Iterator[Example]:
-    """Examples by their number within the split, one in memory at a time."""
+    """Examples by their number within the split, one at a time."""
     if not numbers:
         return
     index = read_index(shards, split.split)

@@ -73,7 +73,9 @@ class SweepReport:
 def winner_rule(sweep: SweepConfig) -> str:
     """How the winner is determined. A new wording goes with the previous one in `_earlier_wordings`."""
     others = len(sweep.corpora) - 1
-    where = f"averaged over the {others} out-of-domain corpora" if others else "on the only corpus"
+    where = f"averaged over the {others} out-of-domain corpora"
+    if others < 2:
+        where = "on the out-of-domain corpus" if others else "on the only corpus"
     return (
         f"The winner is the configuration with the highest {label(sweep.metric)} {where} (mean over seeds),"
         " if a t-test paired by seed finds it better than every other configuration at"

@@ -1,209 +1,235 @@
-"""What is checked of one corpus: its files, its splits, its audio, and whether it is the published one."""
+"""Checks of corpora: files, splits, audio, and whether test pairs are the published ones."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pipelines.evaluation.metric_labels import label
 from pipelines.evaluation.noisy_row import VERIFIED, tolerances
 from pipelines.evaluation.noisy_scores import NoisyScores
-from pipelines.inspection.check_report import Counts, Finding, Mark, counted
-from pipelines.inspection.duplicates import Repeat
+from pipelines.inspection.check_report import Counts, Finding, Section, Severity, counted
+from pipelines.inspection.duplicates import duplicates_finding, find_duplicates, find_duplicates_between
 from pipelines.inspection.recording_facts import Facts, Recording
 from rwsa.audio_facts import CLIPPED_RUN_SAMPLES, CLIPPED_SHARE, AudioFacts
 from rwsa.corpora.cards import SPLITS, CorpusCard
 from rwsa.corpora.manifest import Clip, ClipPair, Manifest, leaks
 from rwsa.mixing import SILENCE_DBFS
 
-# Speech this low is near the 16-bit floor's noise once raised; recordings are usually 20 dB above.
+# Speech at this level is close to the 16-bit noise floor once amplified; recordings are usually 20 dB louder.
 QUIET_DBFS = -50.0
-OFFSET = 0.02
-# What tells splits apart, and which manifest rows carry it.
-_UNITS = {"speaker": ("speech", "pairs"), "noise recording": ("noise",), "room": ("room",)}
+DC_OFFSET = 0.02
+# What must stay within one split, and the kinds of files that name it.
+_SPLIT_UNITS = {"speaker": ("speech", "pairs"), "noise recording": ("noise",), "room": ("room",)}
 
 
-def counts_of(manifest: Manifest) -> tuple[Counts, ...]:
-    """Files, hours and names in each split, of each kind."""
+def check_card(
+    card: CorpusCard,
+    manifest: Manifest,
+    recordings: Sequence[Recording],
+    facts: Facts | None,
+    scores: NoisyScores | None,
+) -> Section:
+    """Check one corpus.
+
+    Args:
+        card: of the corpus.
+        manifest: of the corpus.
+        recordings: of the corpus.
+        facts: of its recordings; None if they were not decoded.
+        scores: of its noisy test files; None if they were not scored.
+    """
+    findings = [_files(manifest), *_splits(manifest)]
+    if facts is None:
+        skipped = "not decoded (--headers-only)"
+        findings.append(Finding(check="audio", severity=Severity.SKIPPED, summary=skipped))
+    else:
+        findings += _audio(recordings, facts)
+        findings.append(duplicates_finding(find_duplicates(recordings, facts), "within it"))
+    if card.pairs:
+        findings.append(_published(card, scores))
+    return Section(
+        title=f"{card.name}: {card.description}", counts=_counts(manifest), findings=tuple(findings)
+    )
+
+
+def check_between(recordings: Sequence[Recording], facts: Facts) -> Section:
+    """Check several corpora against each other for the same recordings."""
+    finding = duplicates_finding(find_duplicates_between(recordings, facts), "in two corpora")
+    return Section(title="between corpora", findings=(finding,))
+
+
+def _counts(manifest: Manifest) -> tuple[Counts, ...]:
+    """Files, hours, speakers and recordings by split and kind."""
     rows: list[tuple[str, Clip | ClipPair]] = [(clip.kind, clip) for clip in manifest.clips]
     rows += [("pairs", pair) for pair in manifest.pairs]
-    found = []
+    counts = []
     for split in SPLITS:
         for kind in dict.fromkeys(kind for kind, _ in rows):
-            of = [row for its, row in rows if its == kind and row.split == split]
-            if of:
-                found.append(
+            files = [row for row_kind, row in rows if row_kind == kind and row.split == split]
+            if files:
+                counts.append(
                     Counts(
                         split=split,
                         kind=kind,
-                        files=len(of),
-                        hours=sum(row.seconds for row in of) / 3600,
-                        speakers=_names(row.speaker for row in of),
-                        recordings=_names(row.recording for row in of if isinstance(row, Clip)),
+                        files=len(files),
+                        hours=sum(row.seconds for row in files) / 3600,
+                        speakers=_distinct(row.speaker for row in files),
+                        recordings=_distinct(row.recording for row in files if isinstance(row, Clip)),
                     )
                 )
-    return tuple(found)
+    return tuple(counts)
 
 
-def _names(values: Iterable[str | None]) -> int | None:
+def _distinct(values: Iterable[str | None]) -> int | None:
     return len({value for value in values if value is not None}) or None
 
 
-def files_finding(manifest: Manifest) -> Finding:
-    """What scanning could not use."""
+def _files(manifest: Manifest) -> Finding:
+    """Files that cannot be used."""
     usable = len(manifest.clips) + 2 * len(manifest.pairs)
     return Finding(
-        about="files",
-        mark=Mark.FAULT if manifest.problems else Mark.OK,
+        check="files",
+        severity=Severity.ERROR if manifest.problems else Severity.OK,
         summary=f"{usable:,} usable, {counted(len(manifest.problems), 'problem')},"
-        f" {manifest.left_out:,} more that the card does not claim",
-        lines=tuple(f"{problem.path}: {problem.reason}" for problem in manifest.problems),
+        f" {manifest.left_out:,} more that the card does not use",
+        details=tuple(f"{problem.path}: {problem.reason}" for problem in manifest.problems),
     )
 
 
-def apart_findings(manifest: Manifest) -> list[Finding]:
-    """Whether speakers and noise recordings keep to one split, and what names none and so shows nothing."""
-    return [
-        finding
-        for unit, kinds in _UNITS.items()
-        if (finding := _apart(manifest, unit, [row for kind in kinds for row in _rows(manifest, kind)]))
-    ]
-
-
-def _rows(manifest: Manifest, kind: str) -> list[tuple[str | None, str]]:
-    if kind == "pairs":
-        return [(pair.speaker, pair.split) for pair in manifest.pairs]
-    return [
-        (clip.speaker if kind == "speech" else clip.recording, clip.split)
+def _splits(manifest: Manifest) -> Iterator[Finding]:
+    """Whether every speaker, noise recording and room is in one split only."""
+    rows: list[tuple[str, str | None, str]] = [("pairs", pair.speaker, pair.split) for pair in manifest.pairs]
+    rows += [
+        (clip.kind, clip.speaker if clip.kind == "speech" else clip.recording, clip.split)
         for clip in manifest.clips
-        if clip.kind == kind
     ]
+    for unit, kinds in _SPLIT_UNITS.items():
+        names = [(name, split) for kind, name, split in rows if kind in kinds]
+        if names:
+            yield _split(unit, names, [str(leak) for leak in leaks(manifest) if leak.unit == unit])
 
 
-def _apart(manifest: Manifest, unit: str, rows: Sequence[tuple[str | None, str]]) -> Finding | None:
-    if not rows:
-        return None
-    found = [leak for leak in leaks(manifest) if leak.unit == unit]
-    nameless = sum(name is None for name, _ in rows)
-    splits = [split for split in SPLITS if any(of == split for _, of in rows)]
-    named = Counter(split for name, split in {row for row in rows if row[0] is not None})
-    told = " + ".join(f"{named[split]:,} {split}" for split in splits)
+def _split(unit: str, names: Sequence[tuple[str | None, str]], leaking: Sequence[str]) -> Finding:
+    """`names` holds name and split of every file's unit, `leaking` one line per unit in two splits."""
+    unnamed = sum(name is None for name, _ in names)
+    splits = [split for split in SPLITS if any(of == split for _, of in names)]
+    named = Counter(split for name, split in set(names) if name is not None)
+    counts = " + ".join(f"{named[split]:,} {split}" for split in splits)
     if len(splits) == 1:
-        verdict = f"{splits[0]} alone, nothing to keep apart"
-    elif found:
-        verdict = f"{told}: {len(found):,} in two splits"
+        summary = f"{splits[0]} only"
+    elif leaking:
+        summary = f"{counts}: {len(leaking):,} in two splits"
     else:
-        verdict = f"{told}: none in two splits"
-    if nameless:
-        verdict += f"; {nameless:,} of {len(rows):,} files name no {unit}"
-        verdict += ", so their publisher's word stands unchecked" if len(splits) > 1 else ""
-    open_question = Mark.NOTE if nameless and len(splits) > 1 else Mark.OK
+        summary = f"{counts}: none in two splits"
+    if unnamed:
+        summary += f"; {unnamed:,} of {len(names):,} files name no {unit}"
+        summary += ", so the published split is unchecked" if len(splits) > 1 else ""
+    unchecked = Severity.WARNING if unnamed and len(splits) > 1 else Severity.OK
     return Finding(
-        about=f"{unit}s",
-        mark=Mark.FAULT if found else open_question,
-        summary=verdict,
-        lines=tuple(str(leak) for leak in found),
+        check=f"{unit}s",
+        severity=Severity.ERROR if leaking else unchecked,
+        summary=summary,
+        details=tuple(leaking),
     )
 
 
-def audio_findings(recordings: Sequence[Recording], facts: Facts) -> list[Finding]:
-    """Files that cannot be decoded or hold nothing (faults); clipped, faint or off-centre ones (notes)."""
-    known = [(one, facts[one.key]) for one in {one.key: one for one in recordings}.values()]
-    damaged = [f"{one.path}: {fact}" for one, fact in known if isinstance(fact, str)]
-    # An impulse response has neither a level nor pauses that matter.
-    heard = [(one, fact) for one, fact in known if isinstance(fact, AudioFacts) and one.kind != "room"]
-    silent = [(one, fact) for one, fact in heard if _level(fact) < SILENCE_DBFS]
-    faint = [(one, fact) for one, fact in heard if SILENCE_DBFS <= _level(fact) < QUIET_DBFS]
-    clipped = [(one, fact) for one, fact in heard if fact.clipped_share > CLIPPED_SHARE]
-    offset = [(one, fact) for one, fact in heard if abs(fact.dc_offset) > OFFSET]
+def _audio(recordings: Sequence[Recording], facts: Facts) -> list[Finding]:
+    """Damaged and silent files (errors); quiet, clipped or off-centre ones (warnings)."""
+    unique = [
+        (recording, facts[recording.key]) for recording in {one.key: one for one in recordings}.values()
+    ]
+    damaged = [f"{recording.path}: {fact}" for recording, fact in unique if isinstance(fact, str)]
+    # An impulse response has no meaningful level or pauses.
+    known = [
+        (recording, fact)
+        for recording, fact in unique
+        if isinstance(fact, AudioFacts) and recording.kind != "room"
+    ]
 
-    def listed(
-        found: list[tuple[Recording, AudioFacts]],
+    def finding(
+        check: str,
+        severity: Severity,
+        summary: str,
+        affected: Callable[[AudioFacts], bool],
         badness: Callable[[AudioFacts], float],
-        told: Callable[[AudioFacts], str],
-    ) -> tuple[str, ...]:
-        found = sorted(found, key=lambda pair: -badness(pair[1]))
-        return tuple(f"{told(fact)}  {one.path}" for one, fact in found)
+        value: Callable[[AudioFacts], str],
+    ) -> Iterator[Finding]:
+        cases = sorted((case for case in known if affected(case[1])), key=lambda case: -badness(case[1]))
+        if cases:
+            yield Finding(
+                check=check,
+                severity=severity,
+                summary=f"{counted(len(cases), 'file')} {summary}",
+                details=tuple(f"{value(fact)}  {recording.path}" for recording, fact in cases),
+            )
 
-    findings = [
+    return [
         Finding(
-            about="audio",
-            mark=Mark.FAULT if damaged else Mark.OK,
-            summary=f"{counted(len(known), 'file')} decoded to their end, {len(damaged):,} damaged",
-            lines=tuple(damaged),
+            check="audio",
+            severity=Severity.ERROR if damaged else Severity.OK,
+            summary=f"{counted(len(unique), 'file')} decoded completely, {len(damaged):,} damaged",
+            details=tuple(damaged),
         ),
-        Finding(
-            about="silent",
-            mark=Mark.FAULT,
-            summary=f"{counted(len(silent), 'file')} below {SILENCE_DBFS:g} dBFS over all,"
-            " which mixing takes for silence",
-            lines=listed(silent, lambda fact: -_level(fact), _told_level),
+        *finding(
+            "silent",
+            Severity.ERROR,
+            f"below {SILENCE_DBFS:g} dBFS, which mixing treats as silence",
+            lambda fact: _level_dbfs(fact) < SILENCE_DBFS,
+            lambda fact: -_level_dbfs(fact),
+            _format_level,
         ),
-        Finding(
-            about="faint",
-            mark=Mark.NOTE,
-            summary=f"{counted(len(faint), 'file')} below {QUIET_DBFS:g} dBFS",
-            lines=listed(faint, lambda fact: -_level(fact), _told_level),
+        *finding(
+            "quiet",
+            Severity.WARNING,
+            f"below {QUIET_DBFS:g} dBFS",
+            lambda fact: SILENCE_DBFS <= _level_dbfs(fact) < QUIET_DBFS,
+            lambda fact: -_level_dbfs(fact),
+            _format_level,
         ),
-        Finding(
-            about="clipped",
-            mark=Mark.NOTE,
-            summary=f"{counted(len(clipped), 'file')} with more than {CLIPPED_SHARE:.1%} of samples in flat"
-            f" tops ({CLIPPED_RUN_SAMPLES} and more at full scale)",
-            lines=listed(clipped, lambda fact: fact.clipped_share, lambda fact: f"{fact.clipped_share:6.2%}"),
+        *finding(
+            "clipped",
+            Severity.WARNING,
+            f"with more than {CLIPPED_SHARE:.1%} of samples clipped (runs of at least {CLIPPED_RUN_SAMPLES}"
+            " at full scale)",
+            lambda fact: fact.clipped_share > CLIPPED_SHARE,
+            lambda fact: fact.clipped_share,
+            lambda fact: f"{fact.clipped_share:6.2%}",
         ),
-        Finding(
-            about="offset",
-            mark=Mark.NOTE,
-            summary=f"{counted(len(offset), 'file')} with a mean beyond ±{OFFSET:g} of full scale",
-            lines=listed(offset, lambda fact: abs(fact.dc_offset), lambda fact: f"{fact.dc_offset:+.3f}"),
+        *finding(
+            "offset",
+            Severity.WARNING,
+            f"with a DC offset beyond ±{DC_OFFSET:g} of full scale",
+            lambda fact: abs(fact.dc_offset) > DC_OFFSET,
+            lambda fact: abs(fact.dc_offset),
+            lambda fact: f"{fact.dc_offset:+.3f}",
         ),
     ]
-    return [finding for finding in findings if finding.about == "audio" or finding.lines]
 
 
-def _level(facts: AudioFacts) -> float:
+def _level_dbfs(facts: AudioFacts) -> float:
     return float("-inf") if facts.rms_dbfs is None else facts.rms_dbfs
 
 
-def _told_level(facts: AudioFacts) -> str:
-    return "nothing but zeros" if facts.rms_dbfs is None else f"{facts.rms_dbfs:.1f} dBFS"
+def _format_level(facts: AudioFacts) -> str:
+    return "only zeros" if facts.rms_dbfs is None else f"{facts.rms_dbfs:.1f} dBFS"
 
 
-def repeats_finding(found: Sequence[Repeat], where: str) -> Finding:
-    """The same audio twice: a fault across splits or kinds, a note within one."""
-    leaking = sum(repeat.leak for repeat in found)
-    if leaking:
-        summary = f"{counted(leaking, 'recording')} in two splits, or as two kinds, {where}"
-        summary += f"; {len(found) - leaking:,} more twice in one split" if len(found) > leaking else ""
-    elif found:
-        summary = f"{counted(len(found), 'recording')} twice in one split {where}"
-    else:
-        summary = f"no recording twice {where}, by hash of the decoded audio"
-    return Finding(
-        about="repeats",
-        mark=Mark.FAULT if leaking else Mark.NOTE if found else Mark.OK,
-        summary=summary,
-        lines=tuple(str(repeat) for repeat in found),
-    )
-
-
-def published_finding(card: CorpusCard, scores: NoisyScores | None) -> Finding:
-    """Whether the noisy test files are the published ones; `scores` is None where they were not scored."""
+def _published(card: CorpusCard, scores: NoisyScores | None) -> Finding:
+    """Whether the noisy test files have the published scores."""
     if scores is None:
-        why = "not scored" if card.noisy_row else "the card has no published noisy row to hold it to"
-        return Finding(about="published", mark=Mark.NOT_CHECKED, summary=why)
+        reason = "not scored" if card.noisy_row else "the card has no published noisy row to compare with"
+        return Finding(check="published", severity=Severity.SKIPPED, summary=reason)
     row = ", ".join(f"{label(name)} {mean:.3f}" for name, mean in scores.means.items() if mean is not None)
     verdict = scores.verdict
     if verdict == VERIFIED:
-        return Finding(
-            about="published", mark=Mark.OK, summary=f"verified: noisy row {row} (within {tolerances()})"
-        )
-    part = scores.scored != scores.of_clips
-    unknown = "" if "test" in card.clips_expected else "; how many test clips a whole copy has is not known"
+        summary = f"verified: noisy row {row} (within {tolerances()})"
+        return Finding(check="published", severity=Severity.OK, summary=summary)
+    partial = scores.scored != scores.of_clips
+    unknown = "" if "test" in card.clips_expected else "; the number of published test clips is unknown"
     return Finding(
-        about="published",
-        mark=Mark.NOTE if part else Mark.FAULT,
-        summary=f"partial, {verdict}" if part else f"{verdict} (tolerances {tolerances()}){unknown}",
-        lines=(f"noisy row of these clips: {row}", *scores.failures),
+        check="published",
+        severity=Severity.WARNING if partial else Severity.ERROR,
+        summary=f"partial, {verdict}" if partial else f"{verdict} (tolerances {tolerances()}){unknown}",
+        details=(f"noisy row of these clips: {row}", *scores.failures),
     )

@@ -1,4 +1,4 @@
-"""What a check found, as values, as lines for a terminal and as JSON."""
+"""Report of a check: findings with a severity, as text for a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-_LISTED = 10
+_DETAILS_SHOWN = 10
 
 
-class Mark(Enum):
-    """How a finding counts: a fault must be repaired, a note be known; the last is what was not checked."""
+class Severity(Enum):
+    """Severity of a finding: errors must be repaired, warnings may be intended."""
 
     OK = "ok"
-    NOTE = "note"
-    FAULT = "FAULT"
-    NOT_CHECKED = "–"
+    WARNING = "warning"
+    ERROR = "error"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was checked.
+    """Result of one check.
 
     Attributes:
-        about: what, in a word.
+        check: name of the check.
+        severity: of what it found.
         summary: one line.
-        lines: the cases, the worst first.
+        details: one line per case, the worst first.
     """
 
-    about: str
-    mark: Mark
+    check: str
+    severity: Severity
     summary: str
-    lines: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Files of one kind in one split; a kind that names none has None for speakers (recordings)."""
+    """Files of one kind in one split; speakers and recordings are None if no file names one."""
 
     split: str
     kind: str
@@ -49,8 +50,8 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """A corpus, a folder of shards, or what lies between them."""
+class Section:
+    """Findings about one corpus, all corpora together, or one folder of shards."""
 
     title: str
     counts: tuple[Counts, ...] = ()
@@ -59,32 +60,33 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """All that was checked."""
+    """All findings."""
 
-    parts: tuple[Part, ...]
+    sections: tuple[Section, ...]
 
-    def count(self, mark: Mark) -> int:
-        """Findings with this mark."""
-        return sum(finding.mark is mark for part in self.parts for finding in part.findings)
+    def count(self, severity: Severity) -> int:
+        """Number of findings of a severity."""
+        return sum(finding.severity is severity for section in self.sections for finding in section.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, with every case."""
-        parts = [dataclasses.asdict(part) for part in self.parts]
-        for part in parts:
-            for finding in part["findings"]:
-                finding["mark"] = finding["mark"].name.lower()
-        return {"faults": self.count(Mark.FAULT), "notes": self.count(Mark.NOTE), "parts": parts}
+        """Plain values, with all details."""
+        sections = [dataclasses.asdict(section) for section in self.sections]
+        for section in sections:
+            for finding in section["findings"]:
+                finding["severity"] = finding["severity"].value
+        errors, warnings = self.count(Severity.ERROR), self.count(Severity.WARNING)
+        return {"errors": errors, "warnings": warnings, "sections": sections}
 
     def as_text(self) -> str:
-        """For a terminal: of each finding the first few cases, and a verdict in the last line."""
-        return "\n".join([line for part in self.parts for line in _part_lines(part)] + [self._verdict()])
-
-    def _verdict(self) -> str:
-        faults, notes = self.count(Mark.FAULT), self.count(Mark.NOTE)
-        left = self.count(Mark.NOT_CHECKED)
-        words = [counted(faults, "fault") if faults else "no faults"]
-        words += [counted(notes, "note")] * bool(notes) + [f"{left} not checked"] * bool(left)
-        return ", ".join(words)
+        """Text for a terminal: every finding with its first details; the last line has the totals."""
+        errors, warnings = self.count(Severity.ERROR), self.count(Severity.WARNING)
+        skipped = self.count(Severity.SKIPPED)
+        totals = [counted(errors, "error") if errors else "no errors"]
+        totals += [counted(warnings, "warning")] * bool(warnings)
+        totals += [f"{counted(skipped, 'check')} skipped"] * bool(skipped)
+        return "\n".join(
+            [line for section in self.sections for line in _lines(section)] + [", ".join(totals)]
+        )
 
 
 def counted(number: int, noun: str) -> str:
@@ -92,31 +94,31 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def _part_lines(part: Part) -> Iterator[str]:
-    yield part.title
-    if part.counts:
-        yield from _table(part.counts)
-    width = max((len(finding.about) for finding in part.findings), default=0)
-    for finding in part.findings:
-        yield f"  {finding.mark.value:<5}  {finding.about:<{width}}  {finding.summary}"
-        yield from (f"           {line}" for line in finding.lines[:_LISTED])
-        if len(finding.lines) > _LISTED:
-            yield f"           … and {len(finding.lines) - _LISTED} more (--json FILE has all)"
+def _lines(section: Section) -> Iterator[str]:
+    yield section.title
+    if section.counts:
+        yield from _table(section.counts)
+    width = max((len(finding.check) for finding in section.findings), default=0)
+    for finding in section.findings:
+        yield f"  {finding.severity.value:<7}  {finding.check:<{width}}  {finding.summary}"
+        yield from (f"             {line}" for line in finding.details[:_DETAILS_SHOWN])
+        if len(finding.details) > _DETAILS_SHOWN:
+            yield f"             … and {len(finding.details) - _DETAILS_SHOWN} more (all with --json FILE)"
     yield ""
 
 
 def _table(counts: Sequence[Counts]) -> Iterator[str]:
-    """Columns that nothing fills are left out."""
+    """Table of counts without its empty columns."""
     rows = [["split", "kind", "files", "hours", "speakers", "recordings"]]
     rows += [
         [
-            one.split,
-            one.kind,
-            f"{one.files:,}",
-            f"{one.hours:.2f}",
-            *("–" if value is None else f"{value:,}" for value in (one.speakers, one.recordings)),
+            row.split,
+            row.kind,
+            f"{row.files:,}",
+            f"{row.hours:.2f}",
+            *("–" if value is None else f"{value:,}" for value in (row.speakers, row.recordings)),
         ]
-        for one in counts
+        for row in counts
     ]
     columns = [column for column in zip(*rows, strict=True) if set(column[1:]) != {"–"}]
     widths = [max(map(len, column)) for column in columns]

@@ -1,4 +1,4 @@
-"""What a folder of shards holds, told by its index and the JSON of every example, without its audio."""
+"""Facts about a folder of shards, from its index and the JSON of every example, without reading audio."""
 
 from __future__ import annotations
 
@@ -18,21 +18,26 @@ from rwsa.errors import InputError
 from rwsa.files import read_json, sha256_of
 from rwsa.shards.index import INDEX_NAME, Failure, ShardEntry, read_index
 
-_FAILURES_KEPT = 10
-_NAMELESS: Final = "not named"
+_FAILURES_SHOWN = 10
+_UNNAMED: Final = "not named"
 
 
 @dataclass(kw_only=True)
 class SplitFacts:
-    """One split, filled in one pass; it grows by a few bytes an example and with what the sources name.
+    """Facts about one split, collected in one pass; memory grows by a few bytes per example.
 
     Attributes:
-        seconds, snr_db, peak_gain_db: one an example, NaN where its JSON does not say.
-        speaker_seconds: by speaker; `None` where the corpus names none.
+        split: name of the split.
+        sample_rate_hz: of its audio.
+        shards, bytes: number of shards and their size.
+        seconds, snr_db, peak_gain_db: one value per example, NaN if its JSON has none.
+        speaker_seconds: by speaker; `None` for examples without a speaker.
         environment_seconds: by class of noise; an example with several counts for each.
-        source_examples: examples by (speech, noise or room; licence).
-        recordings: checksums of the recordings' names, by the same key; a set of long names would be large.
-        degraded: examples by the degradation's name.
+        source_examples: examples by role (speech, noise or room) and licence.
+        recordings: checksums of recordings' names by role and licence; the names would need too much memory.
+        degraded: examples by degradation.
+        failed: number of examples that could not be mixed.
+        failures: the first of them.
     """
 
     split: str
@@ -63,19 +68,20 @@ class SplitFacts:
         return len(self.speaker_seconds.keys() - {None})
 
     def recordings_of(self, role: str) -> int:
-        """How many different recordings of speech, noise or rooms went in."""
+        """Number of different recordings used as speech, noise or room."""
         return len(set().union(*(known for (one, _), known in self.recordings.items() if one == role)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
-    """A folder of shards.
+    """Facts about a folder of shards.
 
     Attributes:
-        index_sha256: of `index.json`, by which a training run names its data.
+        folder: its name.
+        index_sha256: checksum of `index.json`, which identifies the data of a training run.
         splits: in the order train, valid, test, others.
         corpora, recipe_hashes: of all shards.
-        made_with: package to the versions that made them; more than one where they were mixed on.
+        made_with: package → versions that mixed the shards; several if mixing was resumed with others.
     """
 
     folder: str
@@ -95,7 +101,7 @@ class DatasetFacts:
 
 
 def read_facts(folder: Path, report: Callable[[str], None] = lambda line: None) -> DatasetFacts:
-    """Read the index and every example's JSON, once.
+    """Read the index and every example's JSON.
 
     Args:
         folder: of shards, with `index.json`.
@@ -132,30 +138,30 @@ def _splits(folder: Path) -> list[str]:
     index = folder / INDEX_NAME
     if not index.is_file():
         raise InputError(
-            f"{index}: no such index; make it with python -m pipelines.mix_shards --out {folder}"
+            f"{index}: no such index; create it with python -m pipelines.mix_shards --out {folder}"
         )
     values = read_json(index)
     try:
-        found = {str(shard["split"]) for shard in values["shards"]}
+        names = {str(shard["split"]) for shard in values["shards"]}
     except (KeyError, TypeError) as error:
         raise InputError(f"{index}: not an index of shards; delete it and mix again") from error
-    if not found:
-        raise InputError(f"{index}: names no shards; mix some first")
-    known = [split for split in SPLITS if split in found]
-    return [*known, *sorted(found.difference(known))]
+    if not names:
+        raise InputError(f"{index}: lists no shards; mix some first")
+    known = [split for split in SPLITS if split in names]
+    return [*known, *sorted(names.difference(known))]
 
 
 def _add_shard(facts: SplitFacts, folder: Path, entry: ShardEntry) -> None:
     facts.shards += 1
     facts.bytes += entry.bytes
     facts.failed += len(entry.failures)
-    facts.failures += entry.failures[: _FAILURES_KEPT - len(facts.failures)]
+    facts.failures += entry.failures[: _FAILURES_SHOWN - len(facts.failures)]
     for samples, meta in _metas(folder, entry):
         _add_example(facts, samples / entry.sample_rate_hz, meta)
 
 
 def _metas(folder: Path, entry: ShardEntry) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Samples and JSON of every example of a shard, reading none of its audio."""
+    """Number of samples and JSON of every example of a shard."""
     path = folder / entry.shard
     try:
         with path.open("rb") as file:
@@ -170,7 +176,7 @@ def _metas(folder: Path, entry: ShardEntry) -> Iterator[tuple[int, Mapping[str, 
                 yield example.samples, json.loads(data)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"{path}: {reason}; mix again, which makes what is missing") from error
+        raise InputError(f"{path}: {reason}; mix again, which recreates missing shards") from error
 
 
 def _add_example(facts: SplitFacts, seconds: float, meta: Mapping[str, Any]) -> None:
@@ -190,17 +196,17 @@ def _add_example(facts: SplitFacts, seconds: float, meta: Mapping[str, Any]) -> 
 
 
 def environments(meta: Mapping[str, Any]) -> list[str]:
-    """The classes of noise in an example; the kind of noise where it was made rather than recorded."""
+    """Classes of noise in an example; for synthetic noise, its kind."""
     noises = meta.get("noises") or [{"environment": meta.get("environment")}]
-    names = (noise.get("environment") or noise.get("kind") or _NAMELESS for noise in noises)
+    names = (noise.get("environment") or noise.get("kind") or _UNNAMED for noise in noises)
     return list(dict.fromkeys(str(name) for name in names))
 
 
 def _sources(meta: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(role, clip, licence) of every recording that went into an example."""
+    """(role, clip, licence) of every recording used in an example."""
     for role in ("speech", "noise"):
         if meta.get(role):
-            yield role, str(meta[role]), str(meta.get(f"{role}_licence") or _NAMELESS)
+            yield role, str(meta[role]), str(meta.get(f"{role}_licence") or _UNNAMED)
     for key, role in (("more_speech", "speech"), ("noises", "noise"), ("room", "room")):
         yield from _nested_sources(meta.get(key), role)
 
@@ -208,7 +214,7 @@ def _sources(meta: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _nested_sources(value: Any, role: str) -> Iterator[tuple[str, str, str]]:
     if isinstance(value, Mapping):
         if "clip" in value:
-            yield role, str(value["clip"]), str(value.get("licence") or _NAMELESS)
+            yield role, str(value["clip"]), str(value.get("licence") or _UNNAMED)
         for key, inner in value.items():
             yield from _nested_sources(inner, "room" if key == "room" else role)
     elif isinstance(value, list):
@@ -221,5 +227,5 @@ def _number(value: Any) -> float:
 
 
 def _checksum(name: str) -> int:
-    """Eight bytes of a name: two of a million names agree with a chance of 3e-8."""
+    """64-bit hash of a name; a collision among a million names has a probability of 3e-8."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

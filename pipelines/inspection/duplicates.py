@@ -1,73 +1,70 @@
-"""The same recording in two places, by the hash of its decoded audio."""
+"""Duplicate recordings, by the hash of their decoded audio."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pipelines.inspection.check_report import Finding, Severity, counted
 from pipelines.inspection.recording_facts import Facts, Recording
 from rwsa.audio_facts import AudioFacts
 
-# Both are what a network is to give back; a recording may be speech in one corpus, a target in another.
+# Kinds of files that are a network's target in training: speech in one corpus may be a clean half in another.
 _ROLES = {"speech": "target", "clean": "target"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repeat:
-    """Two files with the same audio.
-
-    Attributes:
-        same_file: two cards (or two sources) claim one file, as cards that share a folder do.
-        leak: they are in different splits, or one is speech and the other is not.
-    """
+class Duplicate:
+    """Two files with the same decoded audio."""
 
     first: Recording
-    other: Recording
-
-    @property
-    def same_file(self) -> bool:
-        return self.first.path == self.other.path
+    second: Recording
 
     @property
     def leak(self) -> bool:
-        return self.first.split != self.other.split or _role(self.first) != _role(self.other)
+        """Whether they are in different splits, or one is speech and the other is not."""
+        return self.first.split != self.second.split or _role(self.first) != _role(self.second)
 
     def __str__(self) -> str:
-        return f"{_place(self.first)} = {_place(self.other)}"
+        first, second = (f"{one.card} {one.split} {one.kind} {one.path}" for one in (self.first, self.second))
+        return f"{first} = {second}"
 
 
-def repeats(recordings: Iterable[Recording], facts: Facts) -> list[Repeat]:
-    """Every file of a card whose audio an earlier one has, paired with the first such, leaks first.
+def find_duplicates(recordings: Iterable[Recording], facts: Facts) -> list[Duplicate]:
+    """Every file of a corpus whose audio an earlier file has, paired with the first such file; leaks first.
 
-    Files of nothing but digital silence have no hash, and those that cannot be read no facts: neither
-    is compared. Copies that were resampled, coded with loss or scaled are not found.
+    Unreadable files and digital silence have no hash and are not compared. Resampled, lossily coded or scaled
+    copies are not found.
     """
     first: dict[str, Recording] = {}
-    found = []
+    duplicates = []
     for sha256, recording in _hashed(recordings, facts):
         earlier = first.setdefault(sha256, recording)
         if earlier is not recording:
-            found.append(Repeat(first=earlier, other=recording))
-    return sorted(found, key=lambda repeat: not repeat.leak)
+            duplicates.append(Duplicate(first=earlier, second=recording))
+    return sorted(duplicates, key=lambda duplicate: not duplicate.leak)
 
 
-def repeats_between(recordings: Iterable[Recording], facts: Facts) -> list[Repeat]:
-    """Every file whose audio an earlier card has, paired with one that it leaks to if there is any.
+def find_duplicates_between(recordings: Iterable[Recording], facts: Facts) -> list[Duplicate]:
+    """Every file whose audio an earlier corpus has, paired with a file that it leaks to if there is one.
 
-    A file that two cards use alike, by its path, is theirs on purpose and no repeat. Otherwise as
-    `repeats`.
+    One path that two corpora use for the same split and role is intended and no duplicate. Otherwise as
+    `find_duplicates`.
     """
-    # One of a card, split and role stands for its like, so that many copies stay few to compare with.
+    # One recording per card, split and role represents its copies, so that comparisons stay few.
     earlier: dict[str, dict[tuple[str, str, str], Recording]] = {}
-    found = []
+    duplicates = []
     for sha256, recording in _hashed(recordings, facts):
         known = earlier.setdefault(sha256, {})
-        pairs = [Repeat(first=one, other=recording) for one in known.values() if one.card != recording.card]
+        pairs = [
+            Duplicate(first=one, second=recording) for one in known.values() if one.card != recording.card
+        ]
         if pairs:
-            found.append(next((pair for pair in pairs if pair.leak), pairs[0]))
+            duplicates.append(next((pair for pair in pairs if pair.leak), pairs[0]))
         known.setdefault((recording.card, recording.split, _role(recording)), recording)
     return sorted(
-        (pair for pair in found if pair.leak or not pair.same_file), key=lambda repeat: not repeat.leak
+        (pair for pair in duplicates if pair.leak or pair.first.path != pair.second.path),
+        key=lambda duplicate: not duplicate.leak,
     )
 
 
@@ -82,5 +79,20 @@ def _role(recording: Recording) -> str:
     return _ROLES.get(recording.kind, recording.kind)
 
 
-def _place(recording: Recording) -> str:
-    return f"{recording.card} {recording.split} {recording.kind} {recording.path}"
+def duplicates_finding(duplicates: Sequence[Duplicate], where: str) -> Finding:
+    """Duplicates across splits or roles are errors, others warnings."""
+    leaking = sum(duplicate.leak for duplicate in duplicates)
+    if leaking:
+        summary = f"{counted(leaking, 'recording')} in two splits or roles {where}"
+        others = len(duplicates) - leaking
+        summary += f"; {others:,} more twice in one split" if others else ""
+    elif duplicates:
+        summary = f"{counted(len(duplicates), 'recording')} twice in one split {where}"
+    else:
+        summary = f"no recording twice {where}, by hash of the decoded audio"
+    return Finding(
+        check="duplicates",
+        severity=Severity.ERROR if leaking else Severity.WARNING if duplicates else Severity.OK,
+        summary=summary,
+        details=tuple(str(duplicate) for duplicate in duplicates),
+    )

@@ -1,4 +1,4 @@
-"""Facts of every recording of some corpora: from a cache, the rest decoded in parallel."""
+"""Facts about the audio of a corpus's recordings: cached, or decoded in parallel."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache, Stamp, stamp_or_none
 
-# Small enough that a kill loses little, large enough that handing it over costs nothing beside decoding.
+# Small enough to lose little when killed, large enough for task overhead to be negligible.
 _CHUNK_FILES, _CHUNK_SECONDS = 128, 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A file of a corpus: `kind` is the manifest's for clips; the halves of a pair are clean and noisy."""
+    """A file of a corpus; `kind` is the clip's kind, or `clean` or `noisy` for the halves of a pair."""
 
     card: str
     kind: str
@@ -31,12 +31,12 @@ class Recording:
 
     @property
     def key(self) -> tuple[str, int | None]:
-        """What its facts are of."""
+        """Key of its facts: path and channel."""
         return self.path, self.channel
 
 
 def recordings_of(manifest: Manifest) -> list[Recording]:
-    """All files of a manifest."""
+    """All recordings of a manifest."""
     clips = [
         Recording(
             card=manifest.card,
@@ -68,24 +68,26 @@ def read_facts(
     workers: int | None = None,
     report: Callable[[str], None] = print,
 ) -> Facts:
-    """Facts by `Recording.key`, or what is wrong with the file, in words.
+    """Facts by `Recording.key`; a message instead for a file that cannot be decoded.
 
-    What a finished chunk of files gave is in the cache before the next is awaited, so a kill costs
-    little; what is wrong is never kept, since the file may be repaired.
+    Facts are cached after each chunk of files, so that little is lost when the process is killed. Messages
+    are not cached, since the file may be repaired.
 
     Args:
+        recordings: of all corpora.
+        cache: of facts.
         workers: see `pipelines.core.pool.unordered`.
-        report: takes progress lines.
+        report: receives progress lines.
 
     Raises:
-        InputError: the cache cannot be used, or a worker was killed again and again.
+        InputError: the cache cannot be used, or a worker was killed repeatedly.
     """
     wanted = {recording.key: recording for recording in recordings}
     stamps = {path: stamp_or_none(path) for path, _ in wanted}
     facts: dict[tuple[str, int | None], AudioFacts | str] = {}
     for channel in {channel for _, channel in wanted}:
-        asked = (stamp for path, of in wanted if of == channel and (stamp := stamps[path]) is not None)
-        for path, values in cache.get(_kind(channel), asked).items():
+        known = (stamp for path, of in wanted if of == channel and (stamp := stamps[path]) is not None)
+        for path, values in cache.get(_cache_kind(channel), known).items():
             facts[path, channel] = AudioFacts(**values)
     missing = [recording for key, recording in wanted.items() if key not in facts]
     chunks = list(_chunks(missing))
@@ -95,33 +97,33 @@ def read_facts(
             _facts_of, [[one.key for one in chunk] for chunk in chunks], workers=workers
         ):
             chunk = chunks[number]
-            found = dict(zip((one.key for one in chunk), results, strict=True))
-            _keep(cache, found, stamps)
-            facts |= found
+            decoded = dict(zip((one.key for one in chunk), results, strict=True))
+            _cache_facts(cache, decoded, stamps)
+            facts |= decoded
             progress.update(sum(one.seconds for one in chunk) / 3600)
     return facts
 
 
-def _kind(channel: int | None) -> str:
+def _cache_kind(channel: int | None) -> str:
     return "audio-facts-1" if channel is None else f"audio-facts-1-channel-{channel}"
 
 
-def _keep(
+def _cache_facts(
     cache: FileCache,
-    found: Mapping[tuple[str, int | None], AudioFacts | str],
+    decoded: Mapping[tuple[str, int | None], AudioFacts | str],
     stamps: Mapping[str, Stamp | None],
 ) -> None:
     by_channel: dict[int | None, dict[Stamp, object]] = {}
-    for (path, channel), facts in found.items():
+    for (path, channel), facts in decoded.items():
         stamp = stamps[path]
         if stamp is not None and isinstance(facts, AudioFacts):
             by_channel.setdefault(channel, {})[stamp] = dataclasses.asdict(facts)
     for channel, values in by_channel.items():
-        cache.put(_kind(channel), values)
+        cache.put(_cache_kind(channel), values)
 
 
 def _chunks(recordings: Sequence[Recording]) -> Iterator[list[Recording]]:
-    """In order, cut after so many files or so much audio."""
+    """Chunks in order, limited by number of files and duration."""
     chunk: list[Recording] = []
     for recording in recordings:
         chunk.append(recording)
@@ -133,7 +135,7 @@ def _chunks(recordings: Sequence[Recording]) -> Iterator[list[Recording]]:
 
 
 def _facts_of(keys: Sequence[tuple[str, int | None]]) -> list[AudioFacts | str]:
-    """Ray task."""
+    """Facts of a chunk, in a Ray task."""
     return [_fact(path, channel) for path, channel in keys]
 
 

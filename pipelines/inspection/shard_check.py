@@ -1,4 +1,4 @@
-"""Checking folders of shards: whole, and no example, speaker, clip or recording in two splits."""
+"""Check of a folder of shards: intact, and no example, speaker, clip or recording in two splits."""
 
 from __future__ import annotations
 
@@ -6,54 +6,28 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.core.pool import unordered
+from pipelines.inspection.check_report import Counts, Finding, Section, Severity, counted
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.shards import verify
 from rwsa.shards.index import ShardIndex, read_index
 
 _SHARD_NAME = re.compile(r"([a-z0-9_]+)-\d{6}\.tar")
-# Keys of an example's JSON that hold sources, here or deeper down, each with a clip id.
+# Keys of an example's JSON with sources, nested to any depth, each with a clip id.
 _SOURCES = ("more_speech", "noises", "room")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardCheck:
-    """What a check of one folder found.
-
-    Attributes:
-        examples, hours: by split.
-        damaged: one line a shard (or split) that is not whole.
-        leaks: one line an example id, speaker, clip or recording that is in two splits.
-        nameless: examples that name no speaker, so that the clip alone was compared.
-    """
-
-    folder: str
-    examples: Mapping[str, int]
-    hours: Mapping[str, float]
-    damaged: tuple[str, ...]
-    leaks: tuple[str, ...]
-    nameless: int
-
-
-@dataclass(frozen=True)
-class _ShardFacts:
-    damaged: list[str]
-    names: list[dict[str, list[str]]]
-
-
-def check_shards(
-    folder: Path, manifests: Sequence[Manifest] = (), *, workers: int | None = None
-) -> ShardCheck:
-    """Recompute all checksums of a folder, and compare what its splits are made of.
+def check_shards(folder: Path, manifests: Sequence[Manifest] = (), *, workers: int | None = None) -> Section:
+    """Recompute all checksums of a folder, and compare the sources of its splits.
 
     Args:
-        folder: that `index.json` is in.
-        manifests: of the corpora it was mixed from, where known; they tell which clips are one recording.
+        folder: with `index.json`.
+        manifests: of the corpora that the shards were mixed from, if known; they tell which clips are of one
+            recording.
         workers: see `pipelines.core.pool.unordered`.
 
     Raises:
@@ -63,7 +37,7 @@ def check_shards(
         {match[1] for path in folder.glob("*.tar") if (match := _SHARD_NAME.fullmatch(path.name))}
     )
     if not splits:
-        raise InputError(f"{folder}: holds no shards (SPLIT-000000.tar); name a folder that was mixed into")
+        raise InputError(f"{folder}: holds no shards (SPLIT-000000.tar); name a folder of shards")
     damaged: list[str] = []
     indexes: dict[str, ShardIndex] = {}
     for split in splits:
@@ -74,56 +48,73 @@ def check_shards(
     single = [
         dataclasses.replace(index, entries=(entry,)) for index in indexes.values() for entry in index.entries
     ]
-    damaged += _unindexed(folder, single)
-    # Speech is kept apart by speaker; what its files call a recording is no unit of the splits.
+    indexed = {index.entries[0].shard for index in single}
+    damaged += [
+        f"{path}: is not in the index; mix again"
+        for path in sorted(folder.glob("*.tar"))
+        if path.name not in indexed and _SHARD_NAME.fullmatch(path.name)
+    ]
+    # Speech is split by speaker; the recording that a speech file names does not matter.
     recordings = {
         clip.clip_id: (clip.kind, f"{manifest.card}/{clip.recording}")
         for manifest in manifests
         for clip in manifest.clips
         if clip.recording and clip.kind != "speech"
     }
-    seen = _Seen(recordings)
-    results = dict(unordered(_shard_facts, single, workers=workers))
+    sources = _SplitSources(recordings)
+    results = dict(unordered(_verify_shard, single, workers=workers))
     for number, index in enumerate(single):
-        damaged += results[number].damaged
-        for names in results[number].names:
-            seen.add(index.split, names)
-    return ShardCheck(
-        folder=str(folder),
-        examples={split: sum(index.shard_sizes) for split, index in indexes.items()},
-        hours={split: index.seconds / 3600 for split, index in indexes.items()},
-        damaged=tuple(damaged),
-        leaks=tuple(seen.leaks),
-        nameless=seen.nameless,
+        shard_damage, examples = results[number]
+        damaged += shard_damage
+        for names in examples:
+            sources.add(index.split, names)
+    counts = tuple(
+        Counts(split=split, kind="examples", files=sum(index.shard_sizes), hours=index.seconds / 3600)
+        for split, index in indexes.items()
+    )
+    checksums = Finding(
+        check="checksums",
+        severity=Severity.ERROR if damaged else Severity.OK,
+        summary=f"{len(damaged):,} damaged, by checksums of bytes and samples",
+        details=tuple(damaged),
+    )
+    findings = (checksums, _splits(sources, splits=len(indexes), with_recordings=bool(manifests)))
+    return Section(title=f"shards {folder}", counts=counts, findings=findings)
+
+
+def _splits(sources: _SplitSources, *, splits: int, with_recordings: bool) -> Finding:
+    unchecked = sources.without_speaker > 0 and splits > 1
+    units = "example, speaker, clip or recording" if with_recordings else "example, speaker or clip"
+    summary = f"{len(sources.leaks) or 'no'} {units} in two splits"
+    if sources.without_speaker:
+        summary += f"; {counted(sources.without_speaker, 'example')} without a speaker"
+    if unchecked:
+        summary += ", compared by clips only"
+    return Finding(
+        check="splits",
+        severity=Severity.ERROR if sources.leaks else Severity.WARNING if unchecked else Severity.OK,
+        summary=summary,
+        details=tuple(sources.leaks),
     )
 
 
-def _unindexed(folder: Path, single: Sequence[ShardIndex]) -> list[str]:
-    named = {index.entries[0].shard for index in single}
-    return [
-        f"{path}: is not in the index; mix again"
-        for path in sorted(folder.glob("*.tar"))
-        if path.name not in named and _SHARD_NAME.fullmatch(path.name)
-    ]
-
-
-def _shard_facts(index: ShardIndex) -> _ShardFacts:
-    """Ray task: verify one shard and read what its examples are made of."""
+def _verify_shard(index: ShardIndex) -> tuple[list[str], list[dict[str, list[str]]]]:
+    """Verify one shard in a Ray task: its damage, and the names of every example's sources."""
     try:
         damaged = verify(index)
-        return _ShardFacts(damaged, [] if damaged else list(_names(index)))
+        return damaged, [] if damaged else list(_source_names(index))
     except (InputError, OSError) as error:
-        return _ShardFacts([str(error)], [])
+        return [str(error)], []
 
 
-def _names(index: ShardIndex) -> Iterator[dict[str, list[str]]]:
+def _source_names(index: ShardIndex) -> Iterator[dict[str, list[str]]]:
     (entry,) = index.entries
     with (index.folder / entry.shard).open("rb") as file:
         for example in entry.examples:
             file.seek(example.json.offset)
             meta = json.loads(file.read(example.json.length))
             clips = {name for key in ("speech", "noise") if isinstance(name := meta.get(key), str)}
-            clips.update(name for key in _SOURCES for name in _clips(meta.get(key)))
+            clips.update(name for key in _SOURCES for name in _clip_ids(meta.get(key)))
             yield {
                 "example": [example.example_id],
                 "speaker": [f"{entry.corpus}/{meta['speaker']}"] if meta.get("speaker") else [],
@@ -131,30 +122,36 @@ def _names(index: ShardIndex) -> Iterator[dict[str, list[str]]]:
             }
 
 
-def _clips(value: Any) -> Iterator[str]:
-    """Every clip id in nested values."""
+def _clip_ids(value: Any) -> Iterator[str]:
+    """All clip ids in nested values."""
     if isinstance(value, Mapping):
         if isinstance(value.get("clip"), str):
             yield value["clip"]
         value = list(value.values())
     if isinstance(value, list):
-        for one in value:
-            yield from _clips(one)
+        for inner in value:
+            yield from _clip_ids(inner)
 
 
-class _Seen:
-    """Where each name was first seen, and which were seen in another split again."""
+class _SplitSources:
+    """Collects the sources of every split and finds those in two splits.
+
+    Attributes:
+        leaks: one line per example id, speaker, clip or recording in two splits.
+        without_speaker: examples that name no speaker, for which only clips are compared.
+    """
 
     def __init__(self, recordings: Mapping[str, tuple[str, str]]) -> None:
+        """`recordings` maps a clip id to the kind and name of its recording."""
         self._recordings = recordings
         self._first: dict[tuple[str, str], tuple[str, str]] = {}
-        self._told: set[tuple[str, str, str]] = set()
+        self._reported: set[tuple[str, str, str]] = set()
         self.leaks: list[str] = []
-        self.nameless = 0
+        self.without_speaker = 0
 
     def add(self, split: str, names: Mapping[str, list[str]]) -> None:
         (example,) = names["example"]
-        self.nameless += not names["speaker"]
+        self.without_speaker += not names["speaker"]
         units = dict(names)
         known = {self._recordings[clip] for clip in names["clip"] if clip in self._recordings}
         for kind, name in sorted(known):
@@ -162,8 +159,8 @@ class _Seen:
         for unit, values in units.items():
             for value in values:
                 first_split, first_example = self._first.setdefault((unit, value), (split, example))
-                if first_split != split and (unit, value, split) not in self._told:
-                    self._told.add((unit, value, split))
+                if first_split != split and (unit, value, split) not in self._reported:
+                    self._reported.add((unit, value, split))
                     self.leaks.append(
                         f"{unit} {value} is in {first_split} ({first_example}) and in {split} ({example})"
                     )

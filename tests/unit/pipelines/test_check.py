@@ -1,4 +1,4 @@
-"""The check: what it finds in corpora and shards with known faults, what it says, its exit status."""
+"""`check` on corpora and shards with known errors: findings, printed report, exit status."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 class TestCleanCorpus:
-    def test_is_said_to_be_clean(self, tmp_path: Path, check: Any) -> None:
+    def test_has_no_errors(self, tmp_path: Path, check: Any) -> None:
         status, shown = check("--card", write_corpus(tmp_path), "--json", tmp_path / "found.json")
         assert status == 0
-        assert shown.splitlines()[-1] == "no faults"
+        assert shown.splitlines()[-1] == "no errors"
         assert "speakers          2 train + 2 test: none in two splits" in shown
         assert "noise recordings  2 train + 2 test: none in two splits" in shown
         found = read_json(tmp_path / "found.json")
-        assert (found["faults"], found["notes"]) == (0, 0)
-        assert [(one["split"], one["kind"], one["files"]) for one in found["parts"][0]["counts"]] == [
+        assert (found["errors"], found["warnings"]) == (0, 0)
+        assert [(one["split"], one["kind"], one["files"]) for one in found["sections"][0]["counts"]] == [
             ("train", "speech", 2),
             ("train", "noise", 2),
             ("test", "speech", 2),
@@ -98,12 +98,12 @@ class TestCleanCorpus:
         monkeypatch.setattr("pipelines.inspection.recording_facts.audio_facts", refuse)
         assert check("--card", card) == first
 
-    def test_headers_only_says_what_it_did_not_look_at(self, tmp_path: Path, check: Any) -> None:
+    def test_headers_only_reports_skipped_checks(self, tmp_path: Path, check: Any) -> None:
         card = write_corpus(tmp_path)
         write(tmp_path / "speech/test/test_s0/b.flac", wav(0))
         status, shown = check("--card", card, "--headers-only")
         assert status == 0
-        assert shown.splitlines()[-1] == "no faults, 1 not checked"
+        assert shown.splitlines()[-1] == "no errors, 1 check skipped"
 
 
 class TestLeaks:
@@ -118,7 +118,7 @@ class TestLeaks:
         status, shown = check("--card", one, two)
         assert status == 1
         assert f"one train speech {source} = two test speech {copy}" in shown
-        assert "FAULT  repeats  1 recording in two splits, or as two kinds, in two corpora" in shown
+        assert "error    duplicates  1 recording in two splits or roles in two corpora" in shown
 
     def test_within_a_corpus_across_splits_and_as_speech_and_noise(self, tmp_path: Path, check: Any) -> None:
         card = write_corpus(tmp_path)
@@ -134,31 +134,31 @@ class TestLeaks:
         for place in ("1/speech/train/train_s0", "2/speech/train/train_s0", "2/speech/test/test_s0"):
             write(tmp_path / place / "copy.wav", wav(5000))
         assert check("--card", one, two, "--json", tmp_path / "found.json")[0] == 1
-        by_part = [
-            next(finding for finding in part["findings"] if finding["about"] == "repeats")
-            for part in read_json(tmp_path / "found.json")["parts"]
+        by_section = [
+            next(finding for finding in section["findings"] if finding["check"] == "duplicates")
+            for section in read_json(tmp_path / "found.json")["sections"]
         ]
-        assert [finding["mark"] for finding in by_part] == ["ok", "fault", "fault"]
-        assert [len(finding["lines"]) for finding in by_part] == [0, 1, 2]
-        assert by_part[1]["lines"][0].startswith("two test speech ")
-        assert by_part[2]["summary"].startswith("1 recording in two splits")
+        assert [finding["severity"] for finding in by_section] == ["ok", "error", "error"]
+        assert [len(finding["details"]) for finding in by_section] == [0, 1, 2]
+        assert by_section[1]["details"][0].startswith("two test speech ")
+        assert by_section[2]["summary"].startswith("1 recording in two splits")
 
-    def test_a_file_that_two_cards_share_is_no_repeat_unless_it_leaks(
+    def test_a_file_that_two_cards_share_is_no_duplicate_unless_it_leaks(
         self, tmp_path: Path, check: Any
     ) -> None:
         one, two = write_corpus(tmp_path, "one"), write_card(tmp_path, "two")
         status, shown = check("--card", one, two)
-        assert (status, shown.splitlines()[-1]) == (0, "no faults")
+        assert (status, shown.splitlines()[-1]) == (0, "no errors")
         place = {"root": str(tmp_path / "speech/train"), "pattern": "(?P<speaker>.+)/.+", "split": "test"}
         status, shown = check("--card", one, write_card(tmp_path, "three", speech=[place]))
         assert status == 1
-        assert "2 recordings in two splits, or as two kinds, in two corpora" in shown
+        assert "2 recordings in two splits or roles in two corpora" in shown
 
-    def test_twice_in_one_split_is_a_note(self, tmp_path: Path, check: Any) -> None:
+    def test_twice_in_one_split_is_a_warning(self, tmp_path: Path, check: Any) -> None:
         card = write_corpus(tmp_path)
         write(tmp_path / "speech/train/train_s1/b.wav", wav(0))
         status, shown = check("--card", card)
-        assert (status, shown.splitlines()[-1]) == (0, "no faults, 1 note")
+        assert (status, shown.splitlines()[-1]) == (0, "no errors, 1 warning")
         assert check("--card", card, "--strict")[0] == 1
 
     def test_every_speaker_and_recording_in_two_splits_is_listed(self, tmp_path: Path, check: Any) -> None:
@@ -170,13 +170,13 @@ class TestLeaks:
         assert "speaker 'train_s0' is in test" in shown
         assert "noise recording 'train_n1' is in test" in shown
 
-    def test_what_names_no_speaker_is_said(self, tmp_path: Path, check: Any) -> None:
+    def test_files_without_a_speaker_are_a_warning(self, tmp_path: Path, check: Any) -> None:
         write_corpus(tmp_path)
         place = {"root": str(tmp_path / "speech"), "pattern": r"(?P<split>\w+)/.+", "published_split": True}
         status, shown = check("--card", write_card(tmp_path, speech=[place]))
         assert status == 0
-        assert "note   speakers" in shown
-        assert "4 of 4 files name no speaker, so their publisher's word stands unchecked" in shown
+        assert "warning  speakers" in shown
+        assert "4 of 4 files name no speaker, so the published split is unchecked" in shown
 
 
 class TestBadAudio:
@@ -185,7 +185,7 @@ class TestBadAudio:
         whole = write(folder / "damaged.flac", wav(600, 40_000)).read_bytes()
         (folder / "damaged.flac").write_bytes(whole[: len(whole) // 2])
         write(folder / "silent.wav", np.zeros(8000, np.int16))
-        write(folder / "faint.wav", wav(601) // 100)
+        write(folder / "quiet.wav", wav(601) // 100)
         write(
             folder / "clipped.wav",
             np.clip(wav(602).astype(int).repeat(4) * 100, -32768, 32767).astype(np.int16),
@@ -193,38 +193,40 @@ class TestBadAudio:
         write(folder / "offset.wav", wav(603) + np.int16(3000))
         status, shown = check("--card", card, "--json", tmp_path / "found.json")
         assert status == 1
-        findings = {one["about"]: one for one in read_json(tmp_path / "found.json")["parts"][0]["findings"]}
-        for about, mark, summary in (
-            ("audio", "fault", "13 files decoded to their end, 1 damaged"),
-            ("silent", "fault", "1 file below -70 dBFS"),
-            ("faint", "note", "1 file below -50 dBFS"),
-            ("clipped", "note", "1 file with more than 0.1% of samples in flat tops"),
-            ("offset", "note", "1 file with a mean beyond ±0.02"),
+        findings = {
+            one["check"]: one for one in read_json(tmp_path / "found.json")["sections"][0]["findings"]
+        }
+        for check_name, severity, summary in (
+            ("audio", "error", "13 files decoded completely, 1 damaged"),
+            ("silent", "error", "1 file below -70 dBFS"),
+            ("quiet", "warning", "1 file below -50 dBFS"),
+            ("clipped", "warning", "1 file with more than 0.1% of samples clipped"),
+            ("offset", "warning", "1 file with a DC offset beyond ±0.02"),
         ):
-            assert findings[about]["mark"] == mark
-            assert findings[about]["summary"].startswith(summary)
-            file = "damaged.flac" if about == "audio" else f"{about}.wav"
-            assert len(findings[about]["lines"]) == 1
-            assert str(folder / file) in findings[about]["lines"][0]
+            assert findings[check_name]["severity"] == severity
+            assert findings[check_name]["summary"].startswith(summary)
+            file = "damaged.flac" if check_name == "audio" else f"{check_name}.wav"
+            assert len(findings[check_name]["details"]) == 1
+            assert str(folder / file) in findings[check_name]["details"][0]
             assert str(folder / file) in shown
 
-    def test_worst_first_and_ten_at_the_most(self, tmp_path: Path, check: Any) -> None:
+    def test_the_ten_worst_are_printed(self, tmp_path: Path, check: Any) -> None:
         card = write_corpus(tmp_path)
         for number in range(12):
             write(tmp_path / f"noise/train/train_n0/f{number:02}.wav", wav(700 + number) // (60 + number))
         shown = check("--card", card)[1].splitlines()
-        first = next(number for number, line in enumerate(shown) if "faint" in line) + 1
+        first = next(number for number, line in enumerate(shown) if "quiet" in line) + 1
         assert [line.rpartition("/")[2] for line in shown[first : first + 10]] == [
             f"f{number:02}.wav" for number in range(11, 1, -1)
         ]
         assert "and 2 more" in shown[first + 10]
 
-    def test_an_unreadable_header_is_a_fault(self, tmp_path: Path, check: Any) -> None:
+    def test_an_unreadable_header_is_an_error(self, tmp_path: Path, check: Any) -> None:
         card = write_corpus(tmp_path)
         (tmp_path / "noise/train/train_n0/bad.wav").write_bytes(b"RIFF")
         status, shown = check("--card", card)
         assert status == 1
-        assert "FAULT  files             8 usable, 1 problem," in shown
+        assert "error    files             8 usable, 1 problem," in shown
 
 
 class TestPublishedRow:
@@ -253,23 +255,23 @@ class TestPublishedRow:
     def test_the_corpus_itself_is_verified(self, card: Any, check: Any) -> None:
         status, shown = check("--card", card())
         assert status == 0
-        assert "ok     published  verified: noisy row PESQ" in shown
+        assert "ok       published  verified: noisy row PESQ" in shown
         assert "(within PESQ ±0.005, SSNR ±0.01, SI-SDR ±0.01)" in shown
 
-    def test_another_row_is_another_corpus(self, card: Any, check: Any) -> None:
+    def test_other_scores_are_an_error(self, card: Any, check: Any) -> None:
         status, shown = check("--card", card(pesq=0.4))
         assert status == 1
-        assert "FAULT  published  not the published corpus: PESQ " in shown
+        assert "error    published  not the published corpus: PESQ " in shown
         assert "is published (-0.400) (tolerances PESQ ±0.005" in shown
 
-    def test_a_part_is_said_to_be_one_and_not_judged(self, card: Any, check: Any) -> None:
+    def test_a_partial_corpus_is_not_compared(self, card: Any, check: Any) -> None:
         status, shown = check("--card", card(expected=150, pesq=0.4))
         assert status == 1
         assert "test has 3 usable clips, clips_expected is 150" in shown
-        assert "note   published  partial, not compared with the published row: 3 of 150 clips" in shown
+        assert "warning  published  partial, not compared with the published row: 3 of 150 clips" in shown
 
     def test_headers_only_scores_nothing(self, card: Any, check: Any) -> None:
-        assert "–      published  not scored" in check("--card", card(), "--headers-only")[1]
+        assert "skipped  published  not scored" in check("--card", card(), "--headers-only")[1]
 
 
 def example(name: str, speaker: str | None, **meta: Any) -> Example:
@@ -286,16 +288,16 @@ def write_shards(folder: Path, train: Example, test: Example) -> Path:
 
 
 class TestShards:
-    def test_whole_and_apart(self, tmp_path: Path, check: Any) -> None:
+    def test_intact_and_separate(self, tmp_path: Path, check: Any) -> None:
         status, shown = check("--shards", write_shards(tmp_path / "s", example("a", "x"), example("b", "y")))
         assert status == 0
-        assert "ok     apart  no example, speaker or clip in two splits" in shown
+        assert "ok       splits     no example, speaker or clip in two splits" in shown
         status, shown = check("--card", write_corpus(tmp_path), "--shards", tmp_path / "s")
         assert status == 0
-        assert "ok     apart  no example, speaker, clip or recording in two splits" in shown
+        assert "ok       splits     no example, speaker, clip or recording in two splits" in shown
 
     @pytest.mark.parametrize(
-        ("test", "said"),
+        ("test", "message"),
         [
             (example("a", "y", speech="toy/p", noise="toy/q"), "example a is in test (a) and in train (a)"),
             (example("b", "x"), "speaker toy/x is in"),
@@ -306,13 +308,13 @@ class TestShards:
             ),
         ],
     )
-    def test_what_two_splits_share_is_named(
-        self, tmp_path: Path, check: Any, test: Example, said: str
+    def test_sources_in_two_splits_are_named(
+        self, tmp_path: Path, check: Any, test: Example, message: str
     ) -> None:
         status, shown = check("--shards", write_shards(tmp_path / "s", example("a", "x"), test))
         assert status == 1
-        assert "FAULT  apart  1 example, speaker or clip in two splits" in shown
-        assert said in shown
+        assert "error    splits     1 example, speaker or clip in two splits" in shown
+        assert message in shown
 
     def test_two_clips_of_one_recording_are_found_with_the_card(self, tmp_path: Path, check: Any) -> None:
         card = write_corpus(tmp_path)
@@ -339,7 +341,7 @@ class TestShards:
         folder = write_shards(tmp_path / "s", example("a", "x", **clips[0]), example("b", "y", **clips[1]))
         status, shown = check("--card", card, "--shards", folder)
         assert status == 0, shown
-        assert "ok     apart  no example" in shown
+        assert "ok       splits     no example" in shown
 
     def test_damage_is_named(self, tmp_path: Path, check: Any) -> None:
         folder = write_shards(tmp_path / "s", example("a", "x"), example("b", "y"))
@@ -349,40 +351,40 @@ class TestShards:
         (folder / "train-000001.tar").write_bytes(b"left behind")
         status, shown = check("--shards", folder)
         assert status == 1
-        assert "FAULT  whole  2 damaged" in shown
+        assert "error    checksums  2 damaged" in shown
         assert "test-000000.tar: its bytes do not match the index" in shown
         assert "train-000001.tar: is not in the index" in shown
 
-    def test_nameless_examples_are_said(self, tmp_path: Path, check: Any) -> None:
+    def test_examples_without_a_speaker_are_a_warning(self, tmp_path: Path, check: Any) -> None:
         folder = write_shards(tmp_path / "s", example("a", None), example("b", "y"))
-        said = "note   apart  no example, speaker or clip in two splits; 1 example without a speaker's name"
-        assert f"{said}, by their clips alone" in check("--shards", folder)[1]
+        line = "warning  splits     no example, speaker or clip in two splits; 1 example without a speaker"
+        assert f"{line}, compared by clips only" in check("--shards", folder)[1]
         assert check("--shards", folder, "--strict")[0] == 1
 
 
 class TestBadInput:
     @pytest.mark.parametrize(
-        ("arguments", "said"),
+        ("arguments", "message"),
         [
             ([], "nothing to check"),
             (["--card", "no.yaml"], "no.yaml"),
             (["--shards", "."], "holds no shards"),
         ],
     )
-    def test_is_told_in_one_line(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Any, arguments: list[str], said: str
+    def test_is_reported_in_one_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: Any, arguments: list[str], message: str
     ) -> None:
         monkeypatch.chdir(tmp_path)
         status, shown = check(*arguments)
         assert status == 2
         assert shown.startswith("error: ")
-        assert said in shown
+        assert message in shown
 
-    def test_a_report_that_cannot_be_kept_is_shown(self, tmp_path: Path, check: Any) -> None:
+    def test_a_report_that_cannot_be_saved_is_printed(self, tmp_path: Path, check: Any) -> None:
         (tmp_path / "file").write_text("")
         status, shown = check("--card", write_corpus(tmp_path), "--json", tmp_path / "file" / "found.json")
         assert status == 2
-        assert "no faults" in shown
+        assert "no errors" in shown
         assert "error: " in shown
 
     def test_a_card_twice(self, tmp_path: Path, check: Any) -> None:
