@@ -255,20 +255,20 @@ class TestPublishedRow:
     def test_the_corpus_itself_is_verified(self, card: Any, check: Any) -> None:
         status, shown = check("--card", card())
         assert status == 0
-        assert "ok       published  verified: noisy row PESQ" in shown
+        assert "ok       published   verified: noisy row PESQ" in shown
         assert "(within PESQ ±0.005, SSNR ±0.01, SI-SDR ±0.01)" in shown
 
     def test_other_scores_are_an_error(self, card: Any, check: Any) -> None:
         status, shown = check("--card", card(pesq=0.4))
         assert status == 1
-        assert "error    published  not the published corpus: PESQ " in shown
+        assert "error    published   not the published corpus: PESQ " in shown
         assert "is published (-0.400) (tolerances PESQ ±0.005" in shown
 
     def test_a_partial_corpus_is_not_compared(self, card: Any, check: Any) -> None:
         status, shown = check("--card", card(expected=150, pesq=0.4))
         assert status == 1
         assert "test has 3 usable clips, clips_expected is 150" in shown
-        assert "warning  published  partial, not compared with the published row: 3 of 150 clips" in shown
+        assert "warning  published   partial, not compared with the published row: 3 of 150 clips" in shown
 
     def test_headers_only_scores_nothing(self, card: Any, check: Any) -> None:
         assert "skipped  published  not scored" in check("--card", card(), "--headers-only")[1]
