@@ -60,12 +60,13 @@ def write_corpus(root: Path, name: str = "toy", *, seed: int = 0) -> Path:
 
 @pytest.fixture
 def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the check in this process; returns the exit status and what it printed."""
+    """Runs the check in this process; returns the exit status, and the report or the error."""
 
     def run(*arguments: object) -> tuple[int, str]:
         status = main([*map(str, arguments), "--cache", str(tmp_path / "cache"), "--workers", "0"])
         shown = capsys.readouterr()
-        return status, shown.err + shown.out  # progress comes before the report
+        errors = [line for line in shown.err.splitlines() if line.startswith("error: ")]
+        return status, shown.out + "\n".join(errors)
 
     return run
 
