@@ -18,7 +18,7 @@ import numpy as np
 from pipelines.core.cli import as_location, cluster_argument, storage_arguments, storage_of, verb
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
-from pipelines.evaluation.clip_scores import METRICS, with_table1
+from pipelines.evaluation.clip_scores import with_table1
 from pipelines.evaluation.clips import EvaluationSet, read_sets
 from pipelines.evaluation.corpus_statistics import corpus_statistics
 from pipelines.evaluation.results import EvaluationSummary
@@ -31,7 +31,7 @@ from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import StoragePath, check_writable, local_state_folder, location, write_json
 from rwsa.fingerprint import code_fingerprint
-from rwsa.metrics import check
+from rwsa.metrics import TABLE1_METRICS, check
 
 __all__ = ["EvaluationSummary", "evaluate"]
 
@@ -217,7 +217,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="NAME",
-        help=f"metrics of `rwsa score` to add to {', '.join(METRICS)}, which are always scored",
+        help=f"metrics of `rwsa score` to add to {', '.join(TABLE1_METRICS)}, which are always scored",
     )
     parser.add_argument("--name", help="name of the MLflow run (default: from the systems)")
     parser.add_argument("--parent", help="id of the MLflow run to nest this one under", metavar="RUN_ID")

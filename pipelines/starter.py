@@ -28,11 +28,11 @@ import numpy as np
 from pipelines.core.cli import verb
 from pipelines.core.progress import tracked
 from rwsa.audio import write_audio
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
 from rwsa.files import atomic_write, read_json, write_json
 from rwsa.mixing.noises import COLOURS, babble, coloured, long_term_power, mains_hum, speech_shaped
 
-SAMPLE_RATE_HZ = 16_000
 MIN_CLIP_SECONDS = 2.5
 VERSION = 1
 PACKAGES = tuple(f"asterisk-core-sounds-{language}-g722" for language in ("en", "es", "fr", "it", "ru"))

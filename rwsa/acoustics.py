@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
 
-SAMPLE_RATE_HZ: Final = 16000
 LEAST_SAMPLES: Final = SAMPLE_RATE_HZ
 
 _SPECTRUM_SAMPLES: Final = 2048

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rwsa import process
 from rwsa.command_line import OK, SOME_FAILED, verb
+from rwsa.constants import DEFAULT_CROSSFADE
 from rwsa.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     enhance.add_argument(
         "--crossfade",
         type=float,
-        default=0.1,
+        default=DEFAULT_CROSSFADE,
         metavar="SHARE",
         help="overlap of segments, as a share of a segment (default: 0.1)",
     )

@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from rwsa.audio import find_audio, read_audio, resample
 from rwsa.audio_facts import CLIPPED_SHARE, clipped_share
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
 from rwsa.metrics import (
     METRICS,
-    SAMPLE_RATE_HZ,
+    TABLE1_METRICS,
     Failure,
     Summary,
     check,
@@ -30,7 +31,7 @@ from rwsa.metrics import (
     version,
 )
 
-FOLDER_METRICS = ("pesq", "ssnr", "estoi", "si_sdr", "csig", "cbak", "covl")
+FOLDER_METRICS = (*TABLE1_METRICS, "csig", "cbak", "covl")
 _LISTED_FAILURES = 20
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from rwsa.config import config
 
-SAMPLE_RATE_HZ = 16000
-
 
 @config
 class SpectralConfig:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from pipelines.evaluation.clip_scores import (
-    METRICS,
     NOISY,
     NOISY_PHASE,
     ClipAudio,
@@ -15,6 +14,7 @@ from pipelines.evaluation.clip_scores import (
 )
 from pipelines.evaluation.results import CorpusScores
 from pipelines.evaluation.systems import Model
+from rwsa.metrics import TABLE1_METRICS
 from rwsa.models import ModelConfig
 
 RATE_HZ = 16000
@@ -57,7 +57,7 @@ def made_up(
                 "si_sdr": gain_db,
                 **dict.fromkeys(further, 0.1 * gain_db),
             }
-            values = {name: noisy[name] + better[name] for name in (*METRICS, *further)}
+            values = {name: noisy[name] + better[name] for name in (*TABLE1_METRICS, *further)}
             signals[system] = SignalScores(values={**values, NOISY_PHASE: values["si_sdr"] - 1})
         clips.append(
             ClipScores(

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from rwsa.config import build
+from rwsa.metrics import TABLE1_METRICS
 from tune.sweep_config import SweepConfig
 from tune.trial_results import EvaluationSettings, TrialResult
 
 CORPORA = ("home", "away", "far")
-METRICS = ("pesq", "ssnr", "estoi", "si_sdr")
 CLIPS = 8
 
 
@@ -37,11 +37,11 @@ def row_of(point: dict[str, Any], seed: int, score: float, **changes: Any) -> Tr
         deviations = rng.normal(size=CLIPS)
         scores = (score - at + deviations - deviations.mean()).tolist()
         means[corpus] = {
-            "noisy": dict.fromkeys(METRICS, 0.5 - at),
-            "enhanced": dict.fromkeys(METRICS, float(np.mean(scores))),
+            "noisy": dict.fromkeys(TABLE1_METRICS, 0.5 - at),
+            "enhanced": dict.fromkeys(TABLE1_METRICS, float(np.mean(scores))),
         }
         names = [f"{corpus}/{number}" for number in range(CLIPS)]
-        clips[corpus] = {"clip": names, **dict.fromkeys(METRICS, scores)}
+        clips[corpus] = {"clip": names, **dict.fromkeys(TABLE1_METRICS, scores)}
     values = {
         "trial": f"{'-'.join(str(value) for value in point.values())}-{seed}",
         "point": point,

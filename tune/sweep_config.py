@@ -11,6 +11,7 @@ from pydantic import Field
 from pipelines.core.ray_cluster import CHECKOUT
 from rwsa.config import build, config, merge, read_yaml
 from rwsa.errors import InputError
+from rwsa.metrics import Table1Metric
 
 SMOKE = CHECKOUT / "tune" / "scales" / "smoke.yaml"
 Positive = Annotated[int, Field(gt=0)]
@@ -146,7 +147,7 @@ class SweepConfig:
     corpora: Annotated[tuple[str, ...], Field(min_length=1)]
     examples: Positive | None = None
     audio_clips: Annotated[int, Field(ge=0)] = 1
-    metric: Literal["pesq", "ssnr", "estoi", "si_sdr"] = "pesq"
+    metric: Table1Metric = "pesq"
     workers: Annotated[int, Field(ge=0)] = 1
     cpus_per_worker: Positive = 1
     concurrent_trials: Positive | None = None

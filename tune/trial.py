@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.core.tracking import TrackedRun
 from pipelines.evaluate import evaluate
-from pipelines.evaluation.clip_scores import METRICS, NOISY
+from pipelines.evaluation.clip_scores import NOISY
 from pipelines.evaluation.results import CorpusScores
 from pipelines.evaluation.systems import ENHANCED, Model
 from pipelines.train import TrainSummary, train
@@ -30,6 +30,7 @@ from pipelines.training.launch import checkpoints_of
 from rwsa.config import build, config
 from rwsa.errors import DivergedError, InputError, UnreachableError
 from rwsa.files import read_json, write_json
+from rwsa.metrics import TABLE1_METRICS
 from rwsa.models import RWSAMambaUNet, load_model
 from rwsa.models.cost import cost
 from rwsa.training.checkpoints import ABOUT, local
@@ -304,10 +305,10 @@ def flat_means(means: Mapping[str, Any]) -> dict[str, float]:
 
 def _means(corpus: CorpusScores) -> dict[str, dict[str, float | None]]:
     means = {signal: corpus.means(signal) for signal in (NOISY, ENHANCED)}
-    return {signal: {name: scores.get(name) for name in METRICS} for signal, scores in means.items()}
+    return {signal: {name: scores.get(name) for name in TABLE1_METRICS} for signal, scores in means.items()}
 
 
 def _clips(corpus: CorpusScores) -> dict[str, list[Any]]:
     """Scores of every clip, for paired tests."""
     scores: dict[str, list[Any]] = {"clip": [clip.clip_id for clip in corpus.clips]}
-    return scores | {metric: corpus.values(ENHANCED, metric) for metric in METRICS}
+    return scores | {metric: corpus.values(ENHANCED, metric) for metric in TABLE1_METRICS}

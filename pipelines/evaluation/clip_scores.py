@@ -11,13 +11,12 @@ import numpy as np
 from pipelines.evaluation.clips import EvaluationClip
 from rwsa.audio import read_info, read_mono, resample
 from rwsa.audio_facts import clipped_share
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.enhancement import enhance_phases
 from rwsa.errors import InputError
-from rwsa.metrics import SAMPLE_RATE_HZ, Failure, Reference, floored_by_silence
+from rwsa.metrics import TABLE1_METRICS, Failure, Reference, floored_by_silence
 from rwsa.models import Network
 
-# Those of the paper's Table 1, scored always: a corpus is told by them, and evaluations compare in them.
-METRICS = ("pesq", "ssnr", "estoi", "si_sdr")
 # What a model's signal is scored by besides: its magnitude with the noisy phase.
 NOISY_PHASE = "si_sdr_noisy_phase"
 # The row that every table has: the input as it is.
@@ -106,8 +105,8 @@ def _failed(system: str, values: Row) -> list[str]:
 
 
 def with_table1(further: Sequence[str]) -> tuple[str, ...]:
-    """`METRICS` and the further ones, each once."""
-    return tuple(dict.fromkeys((*METRICS, *further)))
+    """`TABLE1_METRICS` and the further ones, each once."""
+    return tuple(dict.fromkeys((*TABLE1_METRICS, *further)))
 
 
 def of_signal(metrics: Sequence[str], *, model: bool) -> tuple[str, ...]:
@@ -118,7 +117,7 @@ def of_signal(metrics: Sequence[str], *, model: bool) -> tuple[str, ...]:
 class ClipScorer:
     """Scores signals of one clip; what rests on the clean one alone is computed once for all of them."""
 
-    def __init__(self, clean: np.ndarray, metrics: Sequence[str] = METRICS) -> None:
+    def __init__(self, clean: np.ndarray, metrics: Sequence[str] = TABLE1_METRICS) -> None:
         """Take the clean signal, `[samples]` at 16 kHz."""
         self._clean, self._metrics = clean, tuple(metrics)
         self._reference = Reference(clean)
@@ -154,7 +153,7 @@ class ClipScorer:
         return rated and floored_by_silence(self._clean, wav)
 
 
-def unscored(reason: str, metrics: Sequence[str] = METRICS, *, model: bool = False) -> SignalScores:
+def unscored(reason: str, metrics: Sequence[str] = TABLE1_METRICS, *, model: bool = False) -> SignalScores:
     """A signal that could not be had: a failure for every metric; `model` says that it is a model's."""
     return SignalScores(values=dict.fromkeys(of_signal(metrics, model=model), Failure(reason)))
 

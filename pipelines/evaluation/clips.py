@@ -11,12 +11,12 @@ from typing import Final
 import numpy as np
 
 from rwsa.audio import read_mono, resample
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.corpora import scan
 from rwsa.corpora.cards import CorpusCard, Scores, read_card
 from rwsa.corpora.manifest import ClipPair, Manifest, Problem
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.metrics import SAMPLE_RATE_HZ
 from rwsa.mixing import MixPlan, plan_split, render_example
 from rwsa.mixing.recipes import read_recipe
 

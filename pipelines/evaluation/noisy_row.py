@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipelines.evaluation.clip_scores import METRICS
 from pipelines.evaluation.metric_labels import label
 from rwsa.corpora.cards import Scores
+from rwsa.metrics import TABLE1_METRICS
 
 # How near to the published noisy row a genuine copy comes; the papers print three decimals.
 TOLERANCES = {"pesq": 0.005, "ssnr": 0.01, "si_sdr": 0.01}
@@ -19,7 +19,7 @@ def differences(published: Scores | None, means: Mapping[str, float | None]) -> 
         return {}
     return {
         name: mean - float(getattr(published, name))
-        for name in METRICS
+        for name in TABLE1_METRICS
         if (mean := means.get(name)) is not None
     }
 

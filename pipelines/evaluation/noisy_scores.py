@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from pipelines.core.pool import unordered
 from pipelines.core.progress import Progress
-from pipelines.evaluation.clip_scores import METRICS, NOISY, ClipScorer, Row, SignalScores
+from pipelines.evaluation.clip_scores import NOISY, ClipScorer, Row, SignalScores
 from pipelines.evaluation.clips import EvaluationClip, load_clip, pairs_to_score
 from pipelines.evaluation.noisy_row import verdict
 from pipelines.evaluation.score_cache import ScoreCache, beside, clip_keys, score_key
@@ -17,7 +17,7 @@ from rwsa.corpora.cards import CorpusCard, Scores
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.metrics import Failure, check, summarise
+from rwsa.metrics import TABLE1_METRICS, Failure, check, summarise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def score_noisy(
             again.
     """
     assert card.noisy_row is not None
-    check(METRICS)
+    check(TABLE1_METRICS)
     clips, of_clips = pairs_to_score(card, manifest)
     keys = [None if key is None else score_key(NOISY, key) for key in clip_keys(clips, files)]
     cache = beside(files)
@@ -75,7 +75,7 @@ def score_noisy(
             number = missing[place]
             if isinstance(scores, Failure):
                 # Not kept: a repaired file differs.
-                rows[number] = dict.fromkeys(METRICS, scores)
+                rows[number] = dict.fromkeys(TABLE1_METRICS, scores)
             else:
                 rows[number] = scores.values
                 if (key := keys[number]) is not None:
@@ -99,12 +99,12 @@ def score_noisy(
 
 
 def _kept(cache: ScoreCache, keys: Sequence[str | None]) -> dict[int, Row]:
-    """Rows from before, of those clips that have all of `METRICS`, by number."""
+    """Rows from before, of those clips that have all of `TABLE1_METRICS`, by number."""
     rows: dict[int, Row] = {}
     for number, key in enumerate(keys):
         values = {} if key is None or (kept := cache.get(key)) is None else kept.values
-        if values.keys() >= set(METRICS):
-            rows[number] = {name: values[name] for name in METRICS}
+        if values.keys() >= set(TABLE1_METRICS):
+            rows[number] = {name: values[name] for name in TABLE1_METRICS}
     return rows
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.evaluation import noisy_row
-from pipelines.evaluation.clip_scores import METRICS, NOISY, ClipScores
+from pipelines.evaluation.clip_scores import NOISY, ClipScores
 from pipelines.evaluation.systems import Model, System
 from rwsa.audio_facts import CLIPPED_SHARE
 from rwsa.corpora.cards import Scores
 from rwsa.corpora.manifest import Problem
-from rwsa.metrics import Summary, summarise
+from rwsa.metrics import TABLE1_METRICS, Summary, summarise
 
 # `rwsa.kind` of an evaluation's run in MLflow, and of the runs below it.
 KIND, CHILD_KIND = "evaluation", "system-on-corpus"
@@ -41,7 +41,7 @@ class CorpusScores:
     problems: tuple[Problem, ...] = ()
     published: Scores | None = None
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    metrics: tuple[str, ...] = METRICS
+    metrics: tuple[str, ...] = TABLE1_METRICS
 
     @property
     def systems(self) -> tuple[str, ...]:
@@ -99,7 +99,9 @@ class CorpusScores:
         """Whether this is the published corpus, see `noisy_row`; None where nothing is published."""
         if self.published is None:
             return None
-        scored = sum(all(clip.value(NOISY, name) is not None for name in METRICS) for clip in self.clips)
+        scored = sum(
+            all(clip.value(NOISY, name) is not None for name in TABLE1_METRICS) for clip in self.clips
+        )
         return noisy_row.verdict(self.published, self.means(NOISY), scored=scored, of_clips=self.of_clips)
 
     def chosen(self, system: str, count: int) -> list[tuple[str, int]]:

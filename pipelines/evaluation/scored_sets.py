@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.evaluation.clip_scores import (
-    METRICS,
-    NOISY,
-    ClipScores,
-    SignalScores,
-    of_signal,
-    read_output,
-    unscored,
-)
+from pipelines.evaluation.clip_scores import NOISY, ClipScores, SignalScores, of_signal, read_output, unscored
 from pipelines.evaluation.clips import EvaluationClip, EvaluationSet, load_clip
 from pipelines.evaluation.results import CorpusScores
 from pipelines.evaluation.score_cache import (
@@ -34,6 +26,7 @@ from pipelines.evaluation.score_cache import (
 from pipelines.evaluation.systems import MatchedOutputs, Model, Outputs, System, match_outputs
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
+from rwsa.metrics import TABLE1_METRICS
 from rwsa.models import Network
 
 if TYPE_CHECKING:
@@ -65,7 +58,7 @@ class Scoring:
     scores: ScoreCache
     files: FileCache
     report: Callable[[str], None]
-    metrics: tuple[str, ...] = METRICS
+    metrics: tuple[str, ...] = TABLE1_METRICS
 
 
 @dataclass(kw_only=True)

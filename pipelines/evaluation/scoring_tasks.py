@@ -17,7 +17,6 @@ import ray
 import torch
 
 from pipelines.evaluation.clip_scores import (
-    METRICS,
     NOISY,
     ClipScorer,
     SignalScores,
@@ -27,7 +26,7 @@ from pipelines.evaluation.clip_scores import (
 )
 from pipelines.evaluation.clips import EvaluationClip, load_clip
 from rwsa.errors import InputError
-from rwsa.metrics import Failure
+from rwsa.metrics import TABLE1_METRICS, Failure
 from rwsa.models import Network
 
 # Models that this process has had from Ray's object store, by reference: they are fetched once.
@@ -50,7 +49,7 @@ class Work:
     noisy: bool = False
     models: tuple[str, ...] = ()
     outputs: Mapping[str, Path]
-    metrics: tuple[str, ...] = METRICS
+    metrics: tuple[str, ...] = TABLE1_METRICS
     known: Mapping[str, SignalScores] = field(default_factory=dict)
 
 

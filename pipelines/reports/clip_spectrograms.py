@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from pipelines.evaluation.clip_scores import METRICS, NOISY, ClipAudio, ClipScores, Row
+from pipelines.evaluation.clip_scores import NOISY, ClipAudio, ClipScores, Row
 from pipelines.evaluation.metric_labels import label, unit
 from pipelines.media.figures import themed_svg
 from pipelines.media.spectrograms import draw_spectrograms, loudest_level_db
-from rwsa.metrics import SAMPLE_RATE_HZ, Failure
+from rwsa.constants import SAMPLE_RATE_HZ
+from rwsa.metrics import TABLE1_METRICS, Failure
 
 ABREAST = 3
 _CLEAN = "clean"
@@ -47,7 +48,7 @@ def _picture(names: tuple[str, ...], audio: ClipAudio, scores: ClipScores, loude
 
 
 def _title(name: str, values: Row) -> str:
-    told = " · ".join(_told(metric, values[metric]) for metric in METRICS if metric in values)
+    told = " · ".join(_told(metric, values[metric]) for metric in TABLE1_METRICS if metric in values)
     return f"{name}\n{told}" if told else name
 
 

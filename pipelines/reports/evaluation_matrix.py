@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from pipelines.evaluation.clip_scores import METRICS, NOISY, NOISY_PHASE
+from pipelines.evaluation.clip_scores import NOISY, NOISY_PHASE
 from pipelines.evaluation.corpus_statistics import CorpusStatistics
 from pipelines.evaluation.metric_labels import abreast, decimals, label, unit
 from pipelines.evaluation.published import Cell, PublishedRow, PublishedTable
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.evaluation.systems import Model, System
 from pipelines.reports.score_table import Statistics, cell, number, signed
+from rwsa.metrics import TABLE1_METRICS
 from rwsa.statistics import Interval, SeedSpread
 
 # Four metrics each: as many as 1280 pixels hold without scrolling sideways.
@@ -116,21 +117,23 @@ def _corpus_table(
     beside: Sequence[CorpusScores],
     published: PublishedTable | None,
 ) -> str:
-    columns = _Columns(metrics=METRICS, corpora=beside)
+    columns = _Columns(metrics=TABLE1_METRICS, corpora=beside)
     rows = [_row(NOISY, "", _cells(corpus, NOISY, columns, statistics), css=columns.css(NOISY))]
     # Where one corpus has a published row all get that line, so that lines stay level.
     if any(one.published is not None for one in beside):
         differences = corpus.differences()
-        texts = [escape(signed(name, differences.get(name))) if corpus.published else "" for name in METRICS]
+        texts = [
+            escape(signed(name, differences.get(name))) if corpus.published else "" for name in TABLE1_METRICS
+        ]
         rows.append(_row("noisy − published", "", texts, css="slim"))
     rows += _systems(corpus, summary, columns, statistics)
     if len(summary.configurations) == 1:
-        rows += [_gain(corpus, summary.systems[0], METRICS), *_noisy_phase(corpus, summary.systems[0])]
+        rows += [_gain(corpus, summary.systems[0], TABLE1_METRICS), *_noisy_phase(corpus, summary.systems[0])]
     if published is not None:
         rows += _published_rows(corpus.name, published, note=", published")
     domain = "in-domain" if corpus is summary.corpora[0] and len(summary.corpora) > 1 else ""
     about = " · ".join(filter(None, (domain, f"{len(corpus.clips)} clips", _verdict(corpus))))
-    return _table(corpus.name, about, METRICS, rows)
+    return _table(corpus.name, about, TABLE1_METRICS, rows)
 
 
 def _further_table(
@@ -195,7 +198,7 @@ def _gain(corpus: CorpusScores, system: System, metrics: Sequence[str]) -> str:
 def _noisy_phase(corpus: CorpusScores, system: System) -> Iterator[str]:
     if isinstance(system, Model):
         phase = corpus.summaries(system.name)[NOISY_PHASE]
-        texts = [""] * (len(METRICS) - 1) + [escape(cell(NOISY_PHASE, phase))]
+        texts = [""] * (len(TABLE1_METRICS) - 1) + [escape(cell(NOISY_PHASE, phase))]
         yield _row("with the noisy phase", "", texts, css="slim")
 
 
@@ -231,14 +234,16 @@ def _short(name: str, interval: Interval) -> str:
 
 
 def _published_table(corpus: str, published: PublishedTable) -> str:
-    return _table(published.corpora[corpus], "published", METRICS, list(_published_rows(corpus, published)))
+    return _table(
+        published.corpora[corpus], "published", TABLE1_METRICS, list(_published_rows(corpus, published))
+    )
 
 
 def _published_rows(corpus: str, published: PublishedTable, *, note: str = "") -> Iterator[str]:
     """The published rows of a corpus; empty ones for a corpus beside it that has none."""
     for at, row in enumerate(published.rows):
         cells = published.cells(row, corpus) if corpus in published.corpora else {}
-        texts = [_published_cell(name, cells.get(name)) for name in METRICS]
+        texts = [_published_cell(name, cells.get(name)) for name in TABLE1_METRICS]
         yield _row(f"{row.model}{note}", _published_size(row), texts, css="rule" if at == 0 else "")
 
 

@@ -17,7 +17,7 @@ from pipelines.reports.clip_spectrograms import ABREAST, SpectrogramRow
 from pipelines.reports.evaluation_figures import Picture
 from pipelines.reports.page import data_uri, details, page, picture
 from pipelines.reports.score_table import Statistics, remarks, signed
-from rwsa.metrics import SAMPLE_RATE_HZ
+from rwsa.constants import SAMPLE_RATE_HZ
 
 _STYLE = f"""
 {evaluation_matrix.STYLE}{evaluation_sections.STYLE}

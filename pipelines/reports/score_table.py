@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipelines.evaluation.clip_scores import METRICS, NOISY, NOISY_PHASE
+from pipelines.evaluation.clip_scores import NOISY, NOISY_PHASE
 from pipelines.evaluation.corpus_statistics import CorpusStatistics
 from pipelines.evaluation.metric_labels import abreast, decimals, heading
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.evaluation.systems import Model
-from rwsa.metrics import Summary
+from rwsa.metrics import TABLE1_METRICS, Summary
 from rwsa.statistics import Interval, SeedSpread
 
 MISSING = "–"
@@ -120,7 +120,7 @@ def _rows(
 
     yield [corpus.name, str(len(corpus.clips)), NOISY, *cells(NOISY)]
     # What follows of the published row and the noisy phase is of Table 1's metrics.
-    if corpus.published is not None and metrics == METRICS:
+    if corpus.published is not None and metrics == TABLE1_METRICS:
         differences = corpus.differences()
         yield ["", "", "noisy − published", *(signed(name, differences.get(name)) for name in metrics)]
     for configuration, systems in summary.configurations.items():
@@ -130,7 +130,7 @@ def _rows(
             yield ["", "", f"{configuration} ({len(systems)} seeds)", *spreads]
         for system in systems:
             yield ["", "", system, *cells(system)]
-        if isinstance(summary.of(configuration), Model) and metrics == METRICS:
+        if isinstance(summary.of(configuration), Model) and metrics == TABLE1_METRICS:
             phase = cell(NOISY_PHASE, corpus.summaries(systems[0])[NOISY_PHASE])
             yield ["", "", f"{systems[0]}, noisy phase", *("" for _ in metrics[:-1]), phase]
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from pipelines.core.progress import Progress
 from pipelines.evaluation.clips import EvaluationClip, EvaluationSet, load_clip, read_sets
-from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ, clip_features
+from rwsa.acoustics import GROUPS, clip_features
 from rwsa.audio import resample
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.corpora.manifest import ClipPair
 from rwsa.errors import InputError
 from rwsa.files import StoragePath

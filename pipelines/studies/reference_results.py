@@ -11,8 +11,9 @@ import numpy as np
 
 from pipelines.evaluation.clips import EvaluationClip, load_clip
 from pipelines.studies.reference_conditions import CONDITIONS, Condition, degraded
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
-from rwsa.metrics import METRICS, SAMPLE_RATE_HZ, Failure, Reference, floored_by_silence
+from rwsa.metrics import METRICS, Failure, Reference, floored_by_silence
 from rwsa.metrics.registry import roots
 
 # DNSMOS never hears the reference, so that nothing done to it could move it.

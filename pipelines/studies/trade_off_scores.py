@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from mlflow.entities import Run
 
 from pipelines.core.tracking import Tracker
-from pipelines.evaluation.clip_scores import METRICS
 from pipelines.evaluation.results import CHILD_KIND
+from rwsa.metrics import TABLE1_METRICS
 from rwsa.statistics import rank_correlation
 
 _RUNS_AT_ONCE = 1000
@@ -41,7 +41,7 @@ class Score:
     @property
     def whole(self) -> bool:
         """Whether no metric is missing."""
-        return set(METRICS) <= set(self.means) and set(METRICS) <= set(self.noisy)
+        return set(TABLE1_METRICS) <= set(self.means) and set(TABLE1_METRICS) <= set(self.noisy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +105,8 @@ def _score(run: Run) -> Score:
         data=tags[f"data_sha256.{corpus}"],
         code=tags["rwsa.scoring_code"],
         clips=int(metrics["clips"]),
-        means={name: metrics[name] for name in METRICS if name in metrics},
-        noisy={name: metrics[f"noisy.{name}"] for name in METRICS if f"noisy.{name}" in metrics},
+        means={name: metrics[name] for name in TABLE1_METRICS if name in metrics},
+        noisy={name: metrics[f"noisy.{name}"] for name in TABLE1_METRICS if f"noisy.{name}" in metrics},
     )
 
 
@@ -130,7 +130,7 @@ def panels(scores: Iterable[Score]) -> list[Panel]:
                 if system in at_home
             ]
             if len(both) > 1:
-                found += [_panel(metric, both) for metric in METRICS]
+                found += [_panel(metric, both) for metric in TABLE1_METRICS]
     return found
 
 

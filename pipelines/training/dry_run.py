@@ -19,9 +19,9 @@ from pipelines.core.progress import duration
 from pipelines.training.config import TrainRunConfig
 from pipelines.training.launch import checkpoints_of
 from rwsa.config import config_hash
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.kernels import scan
 from rwsa.shards.sampling import share_of
-from rwsa.stft import SAMPLE_RATE_HZ
 from rwsa.training.adversary import Adversary
 from rwsa.training.context import LocalContext
 from rwsa.training.data import Segments, TrainData

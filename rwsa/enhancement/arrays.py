@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rwsa.audio import AudioInfo, block_samples
+from rwsa.constants import DEFAULT_CROSSFADE
 from rwsa.enhancement.recordings import Phase, enhance_recordings
 from rwsa.errors import InputError
 from rwsa.models import Network
@@ -24,7 +25,7 @@ def enhance(
     sample_rate_hz: int,
     model: Network,
     *,
-    crossfade: float = 0.1,
+    crossfade: float = DEFAULT_CROSSFADE,
     batch_size: int = 4,
     progress: Progress | None = None,
 ) -> Signal:
@@ -64,7 +65,7 @@ def enhance_phases(
     model: Network,
     phases: Sequence[Phase],
     *,
-    crossfade: float = 0.1,
+    crossfade: float = DEFAULT_CROSSFADE,
     batch_size: int = 4,
     progress: Progress | None = None,
 ) -> tuple[Signal, ...]:

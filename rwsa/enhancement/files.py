@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rwsa.audio import REMEDY, AudioInfo, find_audio, read_blocks, read_info, write_blocks
+from rwsa.constants import DEFAULT_CROSSFADE
 from rwsa.enhancement.recordings import Piece, enhance_recordings
 from rwsa.errors import InputError
 from rwsa.models import Network
@@ -29,7 +30,7 @@ def enhance_files(
     out: Path,
     model: Network,
     *,
-    crossfade: float = 0.1,
+    crossfade: float = DEFAULT_CROSSFADE,
     batch_size: int = 4,
     strict: bool = False,
 ) -> list[str]:
@@ -57,7 +58,12 @@ def enhance_files(
 
 
 def enhance_stream(
-    source: BinaryIO, sink: BinaryIO, model: Network, *, crossfade: float = 0.1, batch_size: int = 4
+    source: BinaryIO,
+    sink: BinaryIO,
+    model: Network,
+    *,
+    crossfade: float = DEFAULT_CROSSFADE,
+    batch_size: int = 4,
 ) -> None:
     """Enhance one audio file read from `source` into `sink`, which gets the same format, or nothing.
 

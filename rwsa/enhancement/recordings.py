@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 from rwsa.audio import AudioInfo, Resampler
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.enhancement.segments import OverlapAdd, cut
 from rwsa.errors import InputError
 from rwsa.models import Network
-from rwsa.stft import SAMPLE_RATE_HZ, istft, stft
+from rwsa.stft import istft, stft
 
 Phase = Literal["model", "noisy"]
 

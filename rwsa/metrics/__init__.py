@@ -14,17 +14,17 @@ from collections.abc import Iterable, Mapping
 
 from rwsa.metrics.composite import floored_by_silence
 from rwsa.metrics.reference import Reference, score
-from rwsa.metrics.registry import METRICS, TABLE1_METRICS, check, package_versions, version
-from rwsa.metrics.values import SAMPLE_RATE_HZ, Failure, Metric, Summary
+from rwsa.metrics.registry import METRICS, TABLE1_METRICS, Table1Metric, check, package_versions, version
+from rwsa.metrics.values import Failure, Metric, Summary
 
 __all__ = [
     "METRICS",
-    "SAMPLE_RATE_HZ",
     "TABLE1_METRICS",
     "Failure",
     "Metric",
     "Reference",
     "Summary",
+    "Table1Metric",
     "check",
     "floored_by_silence",
     "package_versions",

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.metrics.frames import FRAME_SAMPLES, frame_count, per_frame
-from rwsa.metrics.values import SAMPLE_RATE_HZ
 
 _LPC_ORDER = 16
 _KEPT_SHARE = 0.95

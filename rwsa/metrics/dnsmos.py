@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.metrics.packages import load
-from rwsa.metrics.values import SAMPLE_RATE_HZ, UndefinedError
+from rwsa.metrics.values import UndefinedError
 
 _WINDOW_SECONDS = 9.01
 _WINDOW_SAMPLES = int(_WINDOW_SECONDS * SAMPLE_RATE_HZ)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rwsa.metrics.values import SAMPLE_RATE_HZ, UndefinedError
+from rwsa.constants import SAMPLE_RATE_HZ
+from rwsa.metrics.values import UndefinedError
 
 FRAME_SAMPLES = 480
 HOP_SAMPLES = 120

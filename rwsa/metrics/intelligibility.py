@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.global_random import seeded_globals
 from rwsa.metrics.packages import load
-from rwsa.metrics.values import SAMPLE_RATE_HZ, UndefinedError
+from rwsa.metrics.values import UndefinedError
 
 # STOI's own: see section II of its paper. Octaves are thirds, from 150 Hz.
 _RATE_HZ = 10_000

@@ -7,9 +7,10 @@ from types import ModuleType
 
 import numpy as np
 
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
 from rwsa.metrics.pesq_process import PesqProcess
-from rwsa.metrics.values import SAMPLE_RATE_HZ, UndefinedError
+from rwsa.metrics.values import UndefinedError
 
 _REMEDIES = {
     "pesq": "pip install 'rwsa[metrics]'; pesq is built from source and needs a C compiler "

@@ -13,8 +13,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
-from rwsa.metrics.values import SAMPLE_RATE_HZ, UndefinedError
+from rwsa.metrics.values import UndefinedError
 
 _PROGRAM = Path(__file__).with_name("pesq_child.py")
 # Of the package's own making, where it writes past its tables.

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from types import MappingProxyType
+from typing import Literal, get_args
 
 from rwsa.errors import InputError
 from rwsa.fingerprint import code_fingerprint, installed_version
@@ -53,8 +54,9 @@ _PARTS = (
     Part(name="clean segments", measure=segments, needs=("clean",)),
     Part(name="dnsmos", measure=dnsmos, needs=("enhanced",)),
 )
-# Those of the paper's Table 1.
-TABLE1_METRICS = ("pesq", "ssnr", "estoi", "si_sdr")
+# The metrics of the paper's Table 1.
+Table1Metric = Literal["pesq", "ssnr", "estoi", "si_sdr"]
+TABLE1_METRICS: tuple[Table1Metric, ...] = get_args(Table1Metric)
 METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _LISTED})
 STEPS: Mapping[str, Part] = MappingProxyType({step.name: step for step in (*_LISTED, *_PARTS)})
 _PACKAGES = {

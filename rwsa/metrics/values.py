@@ -6,9 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-SAMPLE_RATE_HZ = 16_000
-"""The one rate that every metric here is defined at."""
-
 
 class UndefinedError(Exception):
     """Raised by a metric's function where the metric has no value; `score` turns it into a `Failure`."""

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rwsa.config import config, config_hash, read_config
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.corpora.cards import Split
 from rwsa.errors import InputError
 from rwsa.mixing.transforms import Transform, check_transform
@@ -96,7 +97,7 @@ class Recipe:
 
     name: str
     description: str = ""
-    sample_rate_hz: Annotated[int, Field(gt=0)] = 16000
+    sample_rate_hz: Annotated[int, Field(gt=0)] = SAMPLE_RATE_HZ
     mix_rate_hz: Annotated[int, Field(gt=0)] | None = None
     seconds: AboveZero | None
     speech_fill: Literal["pad", "concatenate"] = "pad"

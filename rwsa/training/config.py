@@ -9,6 +9,7 @@ from pydantic import Field
 from rwsa.config import config
 from rwsa.corpora.cards import CorpusCard, Split
 from rwsa.losses import LossWeights
+from rwsa.metrics import Table1Metric
 from rwsa.mixing.recipes import Recipe
 from rwsa.models.config import ModelConfig
 from rwsa.training.remix import RemixConfig
@@ -146,7 +147,7 @@ class TrainConfig:
     seed: NotNegative = 0
     global_batch_size: Positive = 8
     max_steps: Positive
-    best_metric: Literal["pesq", "ssnr", "estoi", "si_sdr"] = "pesq"
+    best_metric: Table1Metric = "pesq"
     checkpoint_every_steps: Positive = 250
     log_every_steps: Positive = 10
     valid_batch_size: Positive = 8

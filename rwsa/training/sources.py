@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.corpora import scan
 from rwsa.corpora.cards import CorpusCard, SourceFolder, Split, read_card
 from rwsa.errors import InputError
@@ -25,7 +26,6 @@ from rwsa.mixing.recipes import Recipe, read_recipe, recipe_hash
 from rwsa.shards.examples import Example
 from rwsa.shards.index import Failure, ShardEntry, read_index, shard_name
 from rwsa.shards.reader import DamagedShardError, ShardReader
-from rwsa.stft import SAMPLE_RATE_HZ
 from rwsa.training.config import DataConfig, MixConfig
 from rwsa.training.crops import Missing
 from rwsa.training.rendering import prepare_process, rendered

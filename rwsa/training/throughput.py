@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rwsa.stft import SAMPLE_RATE_HZ
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.training.adversary import Adversary
 from rwsa.training.config import TrainConfig
 from rwsa.training.data import Segments

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from rwsa.audio import AudioInfo
+from rwsa.constants import DEFAULT_CROSSFADE
 from rwsa.enhancement import ArrayRecording
 from rwsa.enhancement.recordings import enhance_recordings
 from rwsa.errors import InputError
@@ -28,7 +29,6 @@ from rwsa.training.data import ValidData
 from rwsa.training.pesq_pool import PesqPool
 
 # As `rwsa.enhance` has them.
-_CROSSFADE = 0.1
 
 
 class Validation:
@@ -108,7 +108,7 @@ class Validation:
                 map(_Clip, examples),
                 model,
                 ("model",),
-                crossfade=_CROSSFADE,
+                crossfade=DEFAULT_CROSSFADE,
                 batch_size=self._config.valid_batch_size,
             ):
                 if isinstance(piece, InputError):

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from rwsa.audio import find_audio, read_mono, write_blocks
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.enhancement import enhance
 from rwsa.enhancement.files import enhance_files
 from rwsa.enhancement.segments import segment_starts
 from rwsa.metrics import Failure, score
 from rwsa.models import SIZES, Network, build_model, load_model
-from rwsa.stft import SAMPLE_RATE_HZ
 from tests.benchmarks.timing import warm_seconds
 
 CROSSFADES = (0.0, 0.05, 0.1, 0.25, 0.5)

@@ -8,13 +8,13 @@ import pytest
 from rwsa.acoustics import (
     GROUPS,
     MODULATION_HZ,
-    SAMPLE_RATE_HZ,
     SPECTRUM_HZ,
     clip_features,
     decay_seconds,
     modulation_db,
     spectrum_db,
 )
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
 
 SAMPLES = 4 * SAMPLE_RATE_HZ

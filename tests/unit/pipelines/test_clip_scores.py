@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pipelines.evaluation.clip_scores import (
-    METRICS,
     NOISY_PHASE,
     ClipScorer,
     ClipScores,
@@ -30,7 +29,7 @@ from pipelines.evaluation.clips import EvaluationClip, load_clip
 from rwsa.corpora.manifest import ClipPair
 from rwsa.enhancement import enhance, enhance_phases
 from rwsa.errors import InputError
-from rwsa.metrics import Failure, reference, score
+from rwsa.metrics import TABLE1_METRICS, Failure, reference, score
 from rwsa.metrics.values import Part
 from rwsa.models import ModelConfig, RWSAMambaUNet, build_model
 
@@ -87,7 +86,7 @@ def test_scores_are_those_of_the_metrics(tmp_path: Path, model: RWSAMambaUNet) -
     assert ClipScorer(clean).signal(noisy).values == score(clean, noisy)
     assert ClipScorer(clean).signal(noisy).snr_db == snr_db(clean, noisy)
     values = ClipScorer(clean).enhanced(enhanced_PS).values
-    assert {name: values[name] for name in METRICS} == score(clean, enhanced)
+    assert {name: values[name] for name in TABLE1_METRICS} == score(clean, enhanced)
 
 
 def test_signals_of_a_clip_share_the_clean_side_and_score_to_the_last_bit(
@@ -118,7 +117,7 @@ def test_scores_known_from_before_are_not_computed_again(tmp_path: Path, model: 
     four = ClipScorer(clean).enhanced(enhance_clip(noisy, model))
     added = ClipScorer(clean, with_table1(["csig", "stoi"])).enhanced(enhance_clip(noisy, model), four)
     assert added == whole
-    assert list(added.values) == [*METRICS, "csig", "stoi", NOISY_PHASE]
+    assert list(added.values) == [*TABLE1_METRICS, "csig", "stoi", NOISY_PHASE]
     # What CSIG rests on is taken as it is known, a failure too.
     failed = SignalScores(values={"pesq": Failure("no utterance")})
     values = ClipScorer(clean, with_table1(["csig"])).signal(noisy, failed).values
@@ -154,7 +153,7 @@ def clip_scores(**signals: SignalScores) -> ClipScores:
 
 
 def test_failures_are_told_once_where_all_failed_for_one_reason() -> None:
-    good = SignalScores(values=dict.fromkeys(METRICS, 1.0), snr_db=3.0)
+    good = SignalScores(values=dict.fromkeys(TABLE1_METRICS, 1.0), snr_db=3.0)
     half = SignalScores(values={**good.values, "pesq": Failure("no utterance")})
     scores = clip_scores(noisy=good, model=unscored("diverged", model=True), other=half)
     assert scores.failures == ("model: diverged", "other.pesq: no utterance")
@@ -164,7 +163,7 @@ def test_failures_are_told_once_where_all_failed_for_one_reason() -> None:
     assert scores.gain("si_sdr", "other") == 0.0
     assert scores.value("other", NOISY_PHASE) is None
     assert scores.input_snr_db == 3.0
-    assert set(scores.signals["model"].values) == {*METRICS, NOISY_PHASE}
+    assert set(scores.signals["model"].values) == {*TABLE1_METRICS, NOISY_PHASE}
 
 
 def test_a_model_that_diverged_is_a_failure_with_a_reason(tmp_path: Path, model: RWSAMambaUNet) -> None:

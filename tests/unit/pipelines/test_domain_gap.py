@@ -16,8 +16,9 @@ from pipelines.domain_gap import FIGURES, PAGE, TABLE, domain_gap, main
 from pipelines.reports.domain_gap_report import remarks
 from pipelines.studies.gap_results import NAMES, OVERALL, GapResults, GapSettings, compare
 from pipelines.studies.gap_sources import GapSource, LoadedClip, MeasuredCorpus, measure, read_sources
-from rwsa.acoustics import GROUPS, SAMPLE_RATE_HZ, FeatureGroup
+from rwsa.acoustics import GROUPS, FeatureGroup
 from rwsa.audio import round_to_int16
+from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
 from rwsa.shards import Example, write_shard
 from rwsa.shards.index import merge_index

@@ -9,14 +9,14 @@ import re
 import pytest
 
 from pipelines.evaluate import statistics_of
-from pipelines.evaluation.clip_scores import METRICS, NOISY_PHASE, ClipScores, SignalScores, unscored
+from pipelines.evaluation.clip_scores import NOISY_PHASE, ClipScores, SignalScores, unscored
 from pipelines.evaluation.noisy_row import verdict
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.evaluation.systems import Outputs, System
 from pipelines.reports.score_table import format_table, markdown_table
 from rwsa.corpora.cards import Scores
 from rwsa.corpora.manifest import Problem
-from rwsa.metrics import Failure
+from rwsa.metrics import TABLE1_METRICS, Failure
 from tests.evaluations import made_up, model
 
 
@@ -85,7 +85,7 @@ def test_failures_are_counted_and_never_averaged() -> None:
 
 def test_a_mean_over_nothing_is_none() -> None:
     scores = corpus(clip("a", 0.0, 0.0, error="damaged"))
-    assert scores.means("enhanced") == dict.fromkeys((*METRICS, NOISY_PHASE))
+    assert scores.means("enhanced") == dict.fromkeys((*TABLE1_METRICS, NOISY_PHASE))
     assert scores.gains("enhanced")["pesq"] is None
     assert scores.chosen("enhanced", 3) == []
     assert "– (1 failed)" in shown(scores)
@@ -175,7 +175,7 @@ def test_further_metrics_are_a_table_below() -> None:
     assert lines[3].startswith("toy: not the published corpus: PESQ")
     assert "toy: CSIG and COVL are 1 for digital silence alone (1):\n  toy/clip-00: noisy" in below
     assert markdown_table(summary(scores), statistics_of(summary(scores))).count("| :-- | --: | :-- |") == 2
-    assert scores.gains("enhanced").keys() == {*METRICS, "csig", "stoi"}
+    assert scores.gains("enhanced").keys() == {*TABLE1_METRICS, "csig", "stoi"}
 
 
 def test_means_have_intervals_where_speakers_are_enough() -> None:
@@ -222,7 +222,7 @@ def test_a_table_without_any_system_has_the_noisy_row_alone() -> None:
 
 def test_outputs_have_no_row_with_the_noisy_phase() -> None:
     one = clip("a", 1.0, 2.0)
-    values = {name: one.signals["noisy"].values[name] for name in METRICS}
+    values = {name: one.signals["noisy"].values[name] for name in TABLE1_METRICS}
     other = dataclasses.replace(
         one, signals={"noisy": one.signals["noisy"], "o": SignalScores(values=values)}
     )
