@@ -34,19 +34,19 @@ _NEUTRAL = (
 SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
     {
         # scoring
-        "716d66dbe3a09eb78d2a925ba4554f670d25d6cec9af531075f3c3e2edf420ac": (
+        "87229e766af54688235b9dc3eeaa7c194e738f64cffcd5d5266996f638f4b5a0": (
             "4c10975764b0918ecae2a7fb63550d48ba1d58c723095478122301ad5758de24"
         ),
         # scoring by Table 1's metrics
-        "2d34f1ccff0744f76d4d7cdd2271e8740276b3f0d02149185c0878833f9b3d86": (
+        "03cfb04f2e6f3ac2a7da03babc704cda965ff3471cefb48c54eaab803822514c": (
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
         # enhancing
-        "2671bbfb457398a94dc77ed8b2723d5e0aa7ccd812ca4265a237bdaca1269cb8": (
+        "31ff1bebc4bbb37cf4bd7ec4e898488f4d0d331475793e3c6764130150114864": (
             "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
         ),
         # mixing
-        "e23d390ad5ace91d17d6264ec713b1a4c41d754ee7daa8f0426f893241db3e59": (
+        "ce23d1fb6fcc6b9356718c03fd9f55ef0a6a01f20e617355e7e5384937a282a7": (
             "5bf499aae371f9526bfa161834401141e0a9e0608284323682a8c4115f280fd2"
         ),
     }
