@@ -1,4 +1,4 @@
-"""Made-up rows of a sweep, with known scores."""
+"""Artificial results of a sweep with known scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rwsa.metrics import TABLE1_METRICS
 from tune.sweep_config import SweepConfig
 from tune.trial_results import EvaluationSettings, TrialResult
 
-CORPORA = ("home", "away", "far")
+CORPORA = ("near", "away", "far")
 CLIPS = 8
 
 
@@ -30,7 +30,7 @@ def sweep_of(**changes: Any) -> SweepConfig:
 
 
 def row_of(point: dict[str, Any], seed: int, score: float, **changes: Any) -> TrialResult:
-    """A finished trial that scores `score` at home, one less away and two less far, in every metric."""
+    """A finished trial with `score` in every metric in domain, and one and two less on the other corpora."""
     rng = np.random.default_rng(seed)
     means, clips = {}, {}
     for at, corpus in enumerate(CORPORA):
@@ -61,7 +61,7 @@ def row_of(point: dict[str, Any], seed: int, score: float, **changes: Any) -> Tr
 
 
 def rows_of(scores: dict[str, list[float]]) -> list[TrialResult]:
-    """Rows of `model.sharing` to its scores, one a seed."""
+    """Results from `model.sharing` → scores, one per seed."""
     return [
         row_of({"model.sharing": value}, seed, score)
         for value, of_seeds in scores.items()

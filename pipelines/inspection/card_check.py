@@ -45,7 +45,7 @@ def check_card(
         findings.append(Finding(check="audio", severity=Severity.SKIPPED, summary=skipped))
     else:
         findings += _audio(recordings, facts)
-        findings.append(duplicates_finding(find_duplicates(recordings, facts), "within it"))
+        findings.append(duplicates_finding(find_duplicates(recordings, facts), "within the corpus"))
     if card.pairs:
         findings.append(_published(card, scores))
     return Section(

@@ -1,4 +1,4 @@
-"""What a sweep costs beyond its trials, one at a time; two lines.
+"""Time of a sweep compared with the sum of its trials, run one at a time.
 
 python -m tests.benchmarks.bench_sweep [--sweep tune/ablations/sharing.yaml]
 """
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{path.stem} --smoke: {count} trials in {summary.seconds:.0f} s,"
         f" {60 * count / summary.seconds:.2f} a minute (load {os.getloadavg()[0]:.1f})"
     )
-    print(f"over the sum of its trials, {trials:.0f} s: {summary.seconds / trials - 1:+.1%}")
+    print(f"relative to the sum of its trials, {trials:.0f} s: {summary.seconds / trials - 1:+.1%}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A sweep as a person meets it: its runs side by side in MLflow's own comparison, and its page there."""
+"""A sweep in a browser: its runs in MLflow's comparison, and its report page in MLflow."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Logged:
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
-    """A sweep of made-up scores, logged as a real one is."""
+    """A sweep of artificial scores, logged like a real one."""
     folder = tmp_path_factory.mktemp("store")
     storage = StorageConfig(root=str(folder), tracking_uri=f"sqlite:///{folder}/mlflow.db")
     tracker, sweep = Tracker(storage), sweep_of()
@@ -84,20 +84,20 @@ def test_trials_compare_in_parallel_coordinates(
     assert any("axis.sharing" in label for label in labels), labels
 
 
-def test_the_answer_page_opens_in_mlflow(page: Page, address: str, logged: Logged, tmp_path: Path) -> None:
+def test_the_report_page_opens_in_mlflow(page: Page, address: str, logged: Logged, tmp_path: Path) -> None:
     page.goto(f"{address}/#/experiments/{logged.experiment_id}/runs/{logged.parent}/artifacts")
     page.get_by_text("report.html").first.click()
     frame = page.frame_locator("iframe")
     frame.locator(".verdict").wait_for()
     assert frame.locator(".verdict").inner_text() == logged.verdict
-    page.screenshot(path=tmp_path / "2-answer.png")
+    page.screenshot(path=tmp_path / "2-report.png")
 
 
 @pytest.mark.parametrize("width", [1280, 830])
-def test_the_answer_page_needs_no_sideways_scrolling(
+def test_the_report_page_needs_no_sideways_scrolling(
     page: Page, logged: Logged, tmp_path: Path, width: int
 ) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(logged.page.as_uri())
-    page.screenshot(path=tmp_path / f"answer-{width}.png", full_page=True)
+    page.screenshot(path=tmp_path / f"report-{width}.png", full_page=True)
     assert page.evaluate(SIDEWAYS) == 0

@@ -1,4 +1,4 @@
-"""The check on a real Ray: the same facts as in one process, and a scoring of published pairs."""
+"""`check` on a real Ray: facts about audio and scores of published pairs equal those of one process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def quiet(_: str) -> None:
     pass
 
 
-def test_facts_are_those_of_one_process(tmp_path: Path) -> None:
+def test_facts_equal_those_of_one_process(tmp_path: Path) -> None:
     recordings = write_recordings(tmp_path, 150)
     Path(recordings[7].path).write_bytes(b"nothing")
     alone = read_facts(recordings, FileCache(tmp_path / "alone"), workers=0, report=quiet)
@@ -48,7 +48,7 @@ def test_facts_are_those_of_one_process(tmp_path: Path) -> None:
     assert sum(isinstance(fact, AudioFacts) for fact in on_ray.values()) == 149
 
 
-def test_published_pairs_score_the_same_and_once(
+def test_published_pairs_have_the_same_scores_and_are_scored_once(
     tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RWSA_DATA", str(recordings))
@@ -68,7 +68,7 @@ def test_published_pairs_score_the_same_and_once(
 
 
 def die(item: int) -> int:
-    """Stands for a decoder that crashes on one file."""
+    """A decoder that crashes on one file."""
     import os
     import signal
 
@@ -77,6 +77,6 @@ def die(item: int) -> int:
     return item
 
 
-def test_a_worker_that_dies_again_and_again_is_told_with_its_item() -> None:
+def test_a_worker_that_dies_repeatedly_is_reported_with_its_item() -> None:
     with pytest.raises(InputError, match="killed again and again while it worked on 3"):
         list(unordered(die, range(5), workers=1))

@@ -1,4 +1,4 @@
-"""Sweeps on real Ray Tune: one parent run, failures as rows, early stops, searches, populations, faults."""
+"""Sweeps on real Ray Tune: MLflow runs, failed trials, schedulers, Optuna, interruptions, lost processes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of four examples a split, and a corpus of one pair."""
+    """Shards with four examples per split, and a corpus of one pair."""
     tmp_path = tmp_path_factory.mktemp("sweeps")
     rng = np.random.default_rng(0)
     for split in ("train", "valid"):
@@ -103,8 +103,8 @@ def _config(data: Path, name: str, **changes: Any) -> SweepConfig:
     return build(SweepConfig, merge(values, changes), where=name)
 
 
-def _what_counts(rows: list[TrialResult]) -> list[Any]:
-    """Rows without what no two runs have in common."""
+def _reproducible(rows: list[TrialResult]) -> list[Any]:
+    """Results without values that differ between any two runs."""
     return [
         dataclasses.replace(row, seconds=0, evaluation_seconds=0, run_id=None, weights=None) for row in rows
     ]
@@ -114,12 +114,12 @@ def _finished(summary: SweepSummary) -> list[TrialResult]:
     return [row for row in summary.results if row.status == "finished"]
 
 
-def test_trials_are_children_failures_are_rows_and_nothing_runs_twice(
+def test_trials_are_child_runs_failures_are_results_and_nothing_runs_twice(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases = {
         "good": {},
-        "without data": {"data": {"valid": "test"}},  # there is no split of that name
+        "without data": {"data": {"valid": "test"}},  # no split has this name
         "diverging": {"optimiser": {"learning_rate": 1e30}},
         "too large": {"model": {"channels": 4_000_000}},
     }
@@ -173,8 +173,8 @@ def test_another_corpus_is_evaluated_without_training_again(data: Path) -> None:
     assert (after.seconds, after.reports) == (before.seconds, before.reports)
 
 
-def test_bad_trials_are_stopped_early_and_a_second_start_stops_them_again(data: Path) -> None:
-    # At a learning rate of next to nothing the scores stay those of the first weights: -19, -26 and -27 dB.
+def test_asha_stops_bad_trials_and_a_second_start_stops_them_again(data: Path) -> None:
+    # With a learning rate near zero the scores stay those of the initial weights: -19, -26 and -27 dB.
     config = _config(
         data,
         "early",
@@ -194,13 +194,13 @@ def test_bad_trials_are_stopped_early_and_a_second_start_stops_them_again(data: 
     assert all(row.reason == "early, by asha" and not row.means for row in stopped)
     assert summary.report.configurations[0].in_domain is not None
     assert summary.report.configurations[0].in_domain.runs == 1
-    # Had the driver been lost after the first trial, the others would come to the same.
+    # If the driver had been lost after the first trial, the others would give the same results.
     files = ResultFolder(data / "sweeps" / "early")
     files.delete_result(stopped[-1].trial)
-    assert _what_counts(sweep(config).results) == _what_counts(summary.results)
+    assert _reproducible(sweep(config).results) == _reproducible(summary.results)
 
 
-def test_optuna_chooses_points_and_knows_them_again(data: Path) -> None:
+def test_optuna_chooses_points_and_a_second_start_reuses_them(data: Path) -> None:
     config = _config(
         data,
         "chosen",
@@ -216,7 +216,7 @@ def test_optuna_chooses_points_and_knows_them_again(data: Path) -> None:
     assert sweep(config).results == summary.results
 
 
-def test_a_population_goes_on_from_its_best(data: Path) -> None:
+def test_population_based_training_continues_from_the_best_trial(data: Path) -> None:
     config = _config(
         data,
         "population",
@@ -229,22 +229,22 @@ def test_a_population_goes_on_from_its_best(data: Path) -> None:
     assert [row.status for row in summary.results] == ["finished", "finished"]
     assert all(row.step == 4 for row in summary.results)
     files = ResultFolder(data / "sweeps" / "population")
-    begun = {row.trial: row.trial.split("learning_rate_")[1].split("-seed")[0] for row in summary.results}
+    initial = {row.trial: row.trial.split("learning_rate_")[1].split("-seed")[0] for row in summary.results}
     now = {row.trial: files.progress(row.trial).point for row in summary.results}
-    changed = [name for name in begun if f"{now[name]['optimiser.learning_rate']}" != begun[name]]
-    # One of two is always the worse one; at the last step nothing is exchanged.
+    changed = [name for name in initial if f"{now[name]['optimiser.learning_rate']}" != initial[name]]
+    # One of two trials is always the worse; at the last step nothing is exchanged.
     assert len(changed) == 1
 
 
-def test_trials_train_on_workers_and_tell_what_they_scored(data: Path) -> None:
+def test_trials_train_on_workers_and_report_scores(data: Path) -> None:
     config = _config(data, "workers", axes={"seed": {"values": [0]}}, workers=1)
     (row,) = sweep(config).results
     assert (row.status, row.reason) == ("finished", None)
     assert [step for step, _ in row.reports] == [1, 2]
 
 
-def test_a_driver_killed_three_times_comes_to_the_same_table(data: Path) -> None:
-    """kill -9 of the command, with its own Ray, at random moments; the same command goes on."""
+def test_a_driver_killed_three_times_gives_the_same_results(data: Path) -> None:
+    """The command and its Ray are killed (SIGKILL) at random moments; the same command resumes."""
     axes = {"optimiser.learning_rate": {"values": [1e-3, 1e-2]}}
     undisturbed = sweep(_config(data, "undisturbed", axes=axes, set={"max_steps": 4}))
     config = as_mapping(_config(data, "killed", axes=axes, set={"max_steps": 4}))
@@ -263,7 +263,7 @@ def test_a_driver_killed_three_times_comes_to_the_same_table(data: Path) -> None
             stderr=subprocess.DEVNULL,
         )
         seen = len(_saved(files))
-        assert _within(120, lambda seen=seen: len(_saved(files)) > seen), "it goes on each time"
+        assert _within(120, lambda seen=seen: len(_saved(files)) > seen), "the sweep resumes each time"
         time.sleep(float(rng.uniform(0, 2)))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -278,11 +278,11 @@ def test_a_driver_killed_three_times_comes_to_the_same_table(data: Path) -> None
         dataclasses.replace(row, trial=row.trial.rsplit("-", 1)[0])
         for row in sorted(undisturbed.results, key=lambda row: row.trial)
     ]
-    assert _what_counts(rows) == _what_counts(expected)
+    assert _reproducible(rows) == _reproducible(expected)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_a_sweep_that_is_ended_answers_with_what_there_is(data: Path, number: signal.Signals) -> None:
+def test_an_interrupted_sweep_reports_finished_trials(data: Path, number: signal.Signals) -> None:
     name = f"ended-{number.value}"
     axes = {"seed": {"values": [0, 1]}}
     config = as_mapping(_config(data, name, axes=axes, set={"max_steps": 500}))
@@ -313,9 +313,7 @@ def _within(seconds: float, true: Callable[[], bool]) -> bool:
 
 
 @pytest.mark.parametrize(("workers", "process"), [(0, "ray::ImplicitFunc"), (1, "ray::RayTrainWorker")])
-def test_a_trial_goes_on_when_its_process_or_its_worker_is_killed(
-    data: Path, workers: int, process: str
-) -> None:
+def test_a_trial_resumes_when_its_process_or_worker_is_killed(data: Path, workers: int, process: str) -> None:
     name = f"lost-{workers}"
     config = _config(data, name, axes={"seed": {"values": [0]}}, workers=workers, set={"max_steps": 15})
     killed: list[int] = []
@@ -336,14 +334,14 @@ def test_a_trial_goes_on_when_its_process_or_its_worker_is_killed(
     assert [step for step, _ in row.reports] == list(range(1, 16))
 
 
-def test_a_budget_ends_a_sweep_and_the_same_command_goes_on(data: Path) -> None:
+def test_a_time_budget_ends_a_sweep_and_the_same_command_resumes(data: Path) -> None:
     axes = {"seed": {"values": [0]}}
     config = as_mapping(
         _config(data, "budget", axes=axes, set={"max_steps": 100_000}, budget_hours=25 / 3600)
     )
     path = data / "budget.yaml"
     path.write_text(yaml.safe_dump({**config, "axes": axes, "search": {}, "scheduler": {}}))
-    # In a process of its own: Ray Tune 2.60 leaves files open when the time is up.
+    # In a separate process: Ray Tune 2.60 leaves files open when its time budget ends.
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     saved = []
     for _ in range(2):

@@ -132,8 +132,8 @@ class TestLeaks:
 
     def test_within_the_second_card_though_the_first_has_it_too(self, tmp_path: Path, check: Any) -> None:
         one, two = write_corpus(tmp_path / "1", "one"), write_corpus(tmp_path / "2", "two", seed=1000)
-        for place in ("1/speech/train/train_s0", "2/speech/train/train_s0", "2/speech/test/test_s0"):
-            write(tmp_path / place / "copy.wav", wav(5000))
+        for folder in ("1/speech/train/train_s0", "2/speech/train/train_s0", "2/speech/test/test_s0"):
+            write(tmp_path / folder / "copy.wav", wav(5000))
         assert check("--card", one, two, "--json", tmp_path / "found.json")[0] == 1
         by_section = [
             next(finding for finding in section["findings"] if finding["check"] == "duplicates")
@@ -150,8 +150,8 @@ class TestLeaks:
         one, two = write_corpus(tmp_path, "one"), write_card(tmp_path, "two")
         status, shown = check("--card", one, two)
         assert (status, shown.splitlines()[-1]) == (0, "no errors")
-        place = {"root": str(tmp_path / "speech/train"), "pattern": "(?P<speaker>.+)/.+", "split": "test"}
-        status, shown = check("--card", one, write_card(tmp_path, "three", speech=[place]))
+        source = {"root": str(tmp_path / "speech/train"), "pattern": "(?P<speaker>.+)/.+", "split": "test"}
+        status, shown = check("--card", one, write_card(tmp_path, "three", speech=[source]))
         assert status == 1
         assert "2 recordings in two splits or roles in two corpora" in shown
 
@@ -173,8 +173,8 @@ class TestLeaks:
 
     def test_files_without_a_speaker_are_a_warning(self, tmp_path: Path, check: Any) -> None:
         write_corpus(tmp_path)
-        place = {"root": str(tmp_path / "speech"), "pattern": r"(?P<split>\w+)/.+", "published_split": True}
-        status, shown = check("--card", write_card(tmp_path, speech=[place]))
+        source = {"root": str(tmp_path / "speech"), "pattern": r"(?P<split>\w+)/.+", "published_split": True}
+        status, shown = check("--card", write_card(tmp_path, speech=[source]))
         assert status == 0
         assert "warning  speakers" in shown
         assert "4 of 4 files name no speaker, so the published split is unchecked" in shown
@@ -183,8 +183,8 @@ class TestLeaks:
 class TestBadAudio:
     def test_each_kind_is_counted_and_named(self, tmp_path: Path, check: Any) -> None:
         card, folder = write_corpus(tmp_path), tmp_path / "speech/train/train_s0"
-        whole = write(folder / "damaged.flac", wav(600, 40_000)).read_bytes()
-        (folder / "damaged.flac").write_bytes(whole[: len(whole) // 2])
+        intact = write(folder / "damaged.flac", wav(600, 40_000)).read_bytes()
+        (folder / "damaged.flac").write_bytes(intact[: len(intact) // 2])
         write(folder / "silent.wav", np.zeros(8000, np.int16))
         write(folder / "quiet.wav", wav(601) // 100)
         write(
@@ -242,14 +242,14 @@ class TestPublishedRow:
         }
 
         def write(expected: int = 3, **changed: float) -> Path:
-            place = {
+            source = {
                 "root": str(recordings / "pairs/dns2020"),
                 "clean": r"clean/(?P<pair>fileid_\d+)\.flac",
                 "noisy": r"noisy/(?P<pair>fileid_\d+)\.flac",
                 "split": "test",
             }
             row = {name: mean + changed.get(name, 0) for name, mean in means.items()}
-            return write_card(tmp_path, pairs=[place], noisy_row=row, clips_expected={"test": expected})
+            return write_card(tmp_path, pairs=[source], noisy_row=row, clips_expected={"test": expected})
 
         return write
 
@@ -328,8 +328,8 @@ class TestShards:
         assert "noise recording toy/train_n0 is in test (b) and in train (a)" in shown
 
     def test_speech_and_noise_recordings_may_have_one_name(self, tmp_path: Path, check: Any) -> None:
-        for number, place in enumerate(("speech/train/x", "speech/test/y", "noise/train/r", "noise/test/q")):
-            write(tmp_path / place / ("two.wav" if place == "noise/train/r" else "one.wav"), wav(number))
+        for number, folder in enumerate(("speech/train/x", "speech/test/y", "noise/train/r", "noise/test/q")):
+            write(tmp_path / folder / ("two.wav" if folder == "noise/train/r" else "one.wav"), wav(number))
         speech, noise = (
             [{"root": str(tmp_path / kind), "pattern": rf"(?P<split>\w+)/{unit}/(?P<recording>\w+)\.wav"}]
             for kind, unit in (("speech", r"(?P<speaker>\w+)"), ("noise", r"\w+"))
@@ -399,8 +399,8 @@ def test_facts_of_finished_files_survive_a_kill(tmp_path: Path, monkeypatch: pyt
     one = write(tmp_path / "speech/train/a/0.wav", wav(0, 16_000)).read_bytes()
     for number in range(1, files):
         (tmp_path / f"speech/train/a/{number}.wav").write_bytes(one)
-    place = {"root": str(tmp_path / "speech"), "pattern": r"(?P<split>\w+)/(?P<speaker>\w+)/.+"}
-    card = write_card(tmp_path, speech=[place])
+    source = {"root": str(tmp_path / "speech"), "pattern": r"(?P<split>\w+)/(?P<speaker>\w+)/.+"}
+    card = write_card(tmp_path, speech=[source])
     command = [
         "-m",
         "pipelines.check",

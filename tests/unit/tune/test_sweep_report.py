@@ -33,7 +33,7 @@ def test_a_winner_is_significantly_better_than_every_other() -> None:
     # Holm: the larger of two p-values stays, unless the smaller one's double is larger.
     ps = sorted([none.against.p, off.against.p])
     assert {none.against.p_holm, off.against.p_holm} == {2 * ps[0], max(ps[1], 2 * ps[0])}
-    assert none.clips["home"].losses == 8
+    assert none.clips["near"].losses == 8
 
 
 def test_there_is_no_winner_without_a_significant_difference() -> None:
@@ -76,11 +76,11 @@ def test_an_in_domain_score_does_not_replace_a_missing_out_of_domain_score() -> 
 
 def test_clips_are_paired_by_id() -> None:
     rows = rows_of({"resolution": [5.0], "none": [4.0]})
-    clips = rows[1].clips["home"]
+    clips = rows[1].clips["near"]
     for values in {id(values): values for values in clips.values()}.values():
         values.reverse()
     (table,) = make_report(sweep_of(seeds=[0]), rows).tables
-    assert (table.rows[1].clips["home"].losses, table.rows[1].clips["home"].pairs) == (8, 8)
+    assert (table.rows[1].clips["near"].losses, table.rows[1].clips["near"].pairs) == (8, 8)
 
 
 def test_one_seed_gives_no_ranking() -> None:
@@ -152,4 +152,4 @@ def test_an_axis_is_compared_at_settings_that_all_its_values_have() -> None:
 
 def test_the_rule_names_the_corpora() -> None:
     assert "averaged over the 2 out-of-domain corpora" in winner_rule(sweep_of())
-    assert "on the only corpus" in winner_rule(sweep_of(corpora=["home.yaml"]))
+    assert "on the only corpus" in winner_rule(sweep_of(corpora=["near.yaml"]))

@@ -40,7 +40,7 @@ def test_results_are_in_the_order_of_the_sweep(files: ResultFolder) -> None:
     rows = files.results(planned, evaluated)
     assert rows[2] == done
     # Corpora keep their order: the first is the in-domain one.
-    assert list(rows[2].means) == ["home", "away", "far"]
+    assert list(rows[2].means) == ["near", "away", "far"]
     assert [(row.status, row.reason, row.step) for row in rows[:2]] == [
         ("waiting", "not started", 0),
         ("waiting", "interrupted after step 5", 5),
