@@ -1,8 +1,7 @@
-"""Plans as Parquet tables: `SPLIT.plan.parquet`, one complete row per example.
+"""Plan tables: Parquet files `SPLIT.plan.parquet` with one complete row per example.
 
-The columns follow from the fields of `rwsa.mixing.MixPlan`: a dataclass is a struct, a tuple a list, and
-what has no fixed shape (a transform's parameters) is JSON. The same plan gives the same bytes (with the same
-pyarrow); whole shards lie together in row groups, so a worker reads its shard and little else.
+The same plan gives the same bytes (with the same pyarrow). A row group holds complete shards, so a worker
+reads little more than the rows of its shard.
 """
 
 from __future__ import annotations
@@ -17,36 +16,37 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.mixing.plan_columns import decoded, encoded, plan_schema
+from pipelines.mixing.plan_schema import SCHEMA, from_table, to_table
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, atomic_write
-from rwsa.mixing.plans import MixPlan, from_row
+from rwsa.mixing.plans import MixPlan
 from rwsa.mixing.recipes import Recipe, recipe_hash
 
 SCHEMA_VERSION = 1
 _KEY = b"rwsa.plan"
-# A group a shard would make the footer of a million rows, which every worker reads, tens of megabytes.
+# With one row group per shard, the footer of a million rows, which every worker reads, would take tens of
+# megabytes.
 _GROUP_ROWS = 1024
 
 
 class MissingPlanError(InputError):
-    """There is no plan table where one was looked for."""
+    """The plan table does not exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanInfo:
-    """What a plan table says of itself.
+    """The metadata of a plan table.
 
     Attributes:
-        schema_version: of this table's form.
-        corpus: name of the card that was planned from.
-        split: that is planned.
-        recipe: all of it, as plain values.
-        recipe_hash: as shard entries have it.
-        plan_hash: of all columns but paths; the same wherever the recordings are kept.
-        shard_examples: rows that make a shard; the last may have fewer.
-        rows: examples in all.
-        seconds: duration of all examples.
+        schema_version: version of the table's columns and metadata.
+        corpus: name of the corpus card.
+        split: the planned split.
+        recipe: the complete recipe, as plain values.
+        recipe_hash: the same as in shard entries.
+        plan_hash: hash of all columns except paths, so it does not depend on where the recordings are.
+        shard_examples: rows per shard; the last shard may have fewer.
+        rows: number of examples.
+        seconds: total duration of the examples.
     """
 
     schema_version: int
@@ -73,7 +73,7 @@ class PlanInfo:
 
 
 def plan_path(folder: StoragePath, split: str) -> StoragePath:
-    """Where the plan of a split lies."""
+    """The path of the plan table of a split."""
     return folder / f"{split}.plan.parquet"
 
 
@@ -95,7 +95,7 @@ def write_plan(
         schema_version=SCHEMA_VERSION,
         corpus=corpus,
         split=split,
-        # Through JSON, so that it is what reading gives.
+        # Through JSON, so that the values are those that reading gives.
         recipe=json.loads(json.dumps(dataclasses.asdict(recipe))),
         recipe_hash=recipe_hash(recipe),
         plan_hash="",
@@ -103,16 +103,16 @@ def write_plan(
         rows=len(plans),
         seconds=0.0,
     )
-    schema, digest, samples = plan_schema(), hashlib.sha256(), 0
+    digest, samples = hashlib.sha256(), 0
     with (
-        atomic_write(plan_path(folder, split)) as aside,
-        aside.open("wb") as file,
-        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        atomic_write(plan_path(folder, split)) as temporary,
+        temporary.open("wb") as file,
+        pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
     ):
         for start in range(0, len(plans), info.group_rows):
             batch = plans[start : start + info.group_rows]
-            table = encoded(batch)
-            for part in _without_paths(table):
+            table = to_table(batch)
+            for part in _hashed_bytes(table):
                 digest.update(part)
             writer.write_table(table, row_group_size=info.group_rows)
             samples += sum(plan.samples for plan in batch)
@@ -124,8 +124,8 @@ def write_plan(
     return info
 
 
-def _without_paths(table: pa.Table) -> Iterator[bytes]:
-    """The bytes of each leaf column that is no path, with its name."""
+def _hashed_bytes(table: pa.Table) -> Iterator[bytes]:
+    """The name and bytes of each leaf column except paths."""
     for number in range(table.num_columns):
         yield from _leaves(table.schema.field(number).name, table.column(number).combine_chunks())
 
@@ -135,8 +135,8 @@ def _leaves(name: str, column: pa.Array) -> Iterator[bytes]:
         return
     if pa.types.is_struct(column.type):
         yield pa.record_batch([column.is_valid()], [name]).serialize()
-        for number in range(column.type.num_fields):
-            yield from _leaves(f"{name}.{column.type.field(number).name}", column.field(number))
+        for field, child in zip(column.type, column.flatten(), strict=True):
+            yield from _leaves(f"{name}.{field.name}", child)
     elif pa.types.is_list(column.type):
         yield pa.record_batch([column.offsets], [name]).serialize()
         yield from _leaves(f"{name}.item", column.values)
@@ -145,7 +145,7 @@ def _leaves(name: str, column: pa.Array) -> Iterator[bytes]:
 
 
 class PlanTable:
-    """Reads one plan table: its footer once, then any shard's rows."""
+    """A reader of one plan table: reads the footer once, then the rows of any shard."""
 
     def __init__(self, path: StoragePath) -> None:
         """Read the footer.
@@ -163,15 +163,13 @@ class PlanTable:
                 self.info = PlanInfo(**values)
         except FileNotFoundError:
             raise MissingPlanError(
-                f"{path}: no such plan; write it with python -m pipelines.mix_shards"
+                f"{path}: no such plan; create it with python -m pipelines.mix_shards"
             ) from None
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: not a plan of mixtures ({error!r}); delete it and mix again"
-            ) from error
+            raise InputError(f"{path}: not a plan table ({error!r}); delete it and mix again") from error
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; mix again"
+                f"{path}: schema version {version}, but this program reads {SCHEMA_VERSION}; mix again"
             )
 
     def shard(self, number: int) -> list[MixPlan]:
@@ -192,7 +190,7 @@ class PlanTable:
         try:
             with self.path.open("rb") as file:
                 table = pq.ParquetFile(file, metadata=self._footer).read_row_group(group)
-            return [from_row(row) for row in decoded(table.slice(start, count))]
+            return from_table(table.slice(start, count))
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{self.path}: row group {group} is unreadable ({error!r}); delete the plan and mix again"

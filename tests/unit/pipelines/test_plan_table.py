@@ -1,17 +1,16 @@
-"""Plan tables: the very rows come back, the same plan gives the same bytes, damage is named."""
+"""Plan tables: rows are read back unchanged, the same plan gives the same bytes, damage is named."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.mix_shards import main, write_plans
-from pipelines.mixing import plan_columns
+from pipelines.mixing.plan_schema import SCHEMA
 from pipelines.mixing.plan_table import PlanTable, plan_path, write_plan
 from rwsa.config import build
 from rwsa.corpora import scan
@@ -20,11 +19,13 @@ from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.files import sha256_of
 from rwsa.mixing import render_example
-from rwsa.mixing.plans import plan_split
+from rwsa.mixing.plans import Layer, MixPlan, Noise, SourceRange, plan_hash, plan_split
 from rwsa.mixing.recipes import Recipe, read_recipe
 from rwsa.mixing.transforms import Transform
 from rwsa.shards import ShardReader
 from rwsa.shards.index import read_index
+from tests.clips import clip, every_choice
+from tests.clips import recipe as clip_recipe
 from tests.toy_corpus import write_corpus
 
 
@@ -55,7 +56,7 @@ def written(folder: Path, manifest: Manifest, recipe: Recipe, shard_examples: in
 
 
 @pytest.mark.parametrize("shard_examples", [7, 2000])
-def test_the_very_rows_come_back_in_shards(
+def test_rows_are_read_back_unchanged_by_shard(
     manifest: Manifest, recipe: Recipe, tmp_path: Path, shard_examples: int
 ) -> None:
     table = written(tmp_path, manifest, recipe, shard_examples)
@@ -78,7 +79,7 @@ def test_the_bytes_follow_from_manifest_and_recipe(
     assert other.plan_hash != infos[0].plan_hash
 
 
-def test_where_recordings_are_kept_is_not_in_the_hash(
+def test_the_folder_of_the_recordings_is_not_in_the_hash(
     manifest: Manifest, recipe: Recipe, tmp_path: Path
 ) -> None:
     moved = [dataclasses.replace(clip, path=f"/elsewhere{clip.path}") for clip in manifest.clips]
@@ -88,7 +89,7 @@ def test_where_recordings_are_kept_is_not_in_the_hash(
     assert there.shard(0) != here.shard(0)
 
 
-def test_any_reader_of_parquet_reads_it(manifest: Manifest, recipe: Recipe, tmp_path: Path) -> None:
+def test_any_parquet_reader_can_read_it(manifest: Manifest, recipe: Recipe, tmp_path: Path) -> None:
     written(tmp_path, manifest, recipe)
     table = pq.read_table(plan_path(tmp_path, "train"))
     plan = plan_split(manifest, recipe, "train")[1234]
@@ -100,13 +101,13 @@ def test_any_reader_of_parquet_reads_it(manifest: Manifest, recipe: Recipe, tmp_
 
 def test_damage_is_named(manifest: Manifest, recipe: Recipe, tmp_path: Path) -> None:
     path = written(tmp_path, manifest, recipe).path
-    whole = path.read_bytes()
+    intact = path.read_bytes()
     with pytest.raises(InputError, match=r"valid\.plan\.parquet: no such plan"):
         PlanTable(plan_path(tmp_path, "valid"))
-    path.write_bytes(whole[:-100])
+    path.write_bytes(intact[:-100])
     with pytest.raises(InputError, match=r"train\.plan\.parquet: not a plan"):
         PlanTable(path)
-    path.write_bytes(b"\0" * 20_000 + whole[20_000:])
+    path.write_bytes(b"\0" * 20_000 + intact[20_000:])
     with pytest.raises(InputError, match=r"train\.plan\.parquet: row group 0 is unreadable"):
         PlanTable(path).shard(0)
     pq.write_table(pa.table({"a": [1]}), path)
@@ -114,52 +115,53 @@ def test_damage_is_named(manifest: Manifest, recipe: Recipe, tmp_path: Path) -> 
         PlanTable(path)
 
 
-def test_every_kind_of_field_makes_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_columns, "MixPlan", Row)
-    rows = [
-        Row(room=None, rooms=(), kind="dry", either=1, numbers=None, anything={"a": [1, None]}),
-        Row(
-            room=Room(1.5, ("x", None)),
-            rooms=(Room(2.0, ()), None),
-            kind="wet",
-            either="a",
-            numbers=(),
-            anything=None,
-        ),
-        Row(
-            room=Room(0.0, ()),
-            rooms=(),
-            kind="dry",
-            either=[1.5],
-            numbers=(1, 2),
-            anything=(1, Room(1.0, ())),
-        ),
-    ]
-    table = plan_columns.encoded(rows)  # type: ignore[arg-type]
-    assert table.schema.field("rooms").type == pa.list_(table.schema.field("room").type)
-    back = plan_columns.decoded(table)
-    expected = [dataclasses.asdict(row) for row in rows]
-    expected[2]["anything"] = [1, {"gain_db": 1.0, "names": []}]  # JSON knows no tuples
-    assert back == expected
+def test_every_field_of_a_plan_has_a_column() -> None:
+    def names(kind: pa.DataType) -> list[str]:
+        return [field.name for field in kind]
+
+    def fields(kind: type) -> list[str]:
+        return [field.name for field in dataclasses.fields(kind)]
+
+    noise = SCHEMA.field("noises").type.value_type
+    layer = noise.field("layers").type.value_type
+    assert SCHEMA.names == fields(MixPlan)
+    assert names(noise) == fields(Noise)
+    assert names(layer) == fields(Layer)
+    for name in ("speech_transforms", "noise_transforms", "mixture_transforms"):
+        assert names(SCHEMA.field(name).type.value_type) == fields(Transform)
+    parts = layer.field("parts").type.value_type
+    ranges = (SCHEMA.field("speech"), SCHEMA.field("room"), noise.field("room"))
+    for kind in (parts, SCHEMA.field("more_speech").type.value_type, *(field.type for field in ranges)):
+        assert names(kind) == fields(SourceRange)
 
 
-@dataclasses.dataclass(frozen=True)
-class Room:
-    gain_db: float
-    names: tuple[str | None, ...]
+def test_a_plan_of_an_earlier_version_is_read_and_drawn_again_to_the_byte(tmp_path: Path) -> None:
+    """`train.plan.parquet` was written before the columns were listed in `SCHEMA`."""
+    before = Path(__file__).parents[2] / "fixtures/before/train.plan.parquet"
+    speech = [*(clip(number) for number in range(6)), clip(9, sample_rate_hz=48000, channel=1, speaker="s0")]
+    noises = [clip(number, "noise", environment=None if number else "street") for number in range(3)]
+    manifest = Manifest(card="toy", clips=(*speech, *noises, clip(0, "room"), clip(1, "room")))
+    clipping = Transform(name="Clip", p=0.5, parameters={"a_min": -0.5, "a_max": 0.5})
+    recipe = clip_recipe(
+        **every_choice(min_talkers=2, max_talkers=3),
+        examples={"train": 24},
+        mix_rate_hz=48000,
+        min_level_dbfs=-30.0,
+        max_level_dbfs=-20.0,
+        speech_transforms=(Transform(name="Gain", p=0.5),),
+        mixture_transforms=(clipping,),
+    )
+    plans = plan_split(manifest, recipe, "train")
+    assert list(PlanTable(before)) == plans[:]
+    assert plan_hash(PlanTable(before)) == "56d13a9ffc2b4883"
+    info = write_plan(tmp_path, "train", plans, corpus="toy", recipe=recipe, shard_examples=10)
+    assert info == PlanTable(before).info
+    again = plan_path(tmp_path, "train")
+    if pq.read_metadata(before).created_by == pq.read_metadata(again).created_by:
+        assert sha256_of(again) == sha256_of(before)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    room: Room | None
-    rooms: tuple[Room | None, ...]
-    kind: Literal["dry", "wet"]
-    either: int | str | list[float]
-    numbers: tuple[int, ...] | None
-    anything: Any
-
-
-def test_shards_hold_what_the_rows_render_to(corpus: Path, tmp_path: Path) -> None:
+def test_shards_hold_the_rendered_rows(corpus: Path, tmp_path: Path) -> None:
     arguments = ["--card", str(corpus / "card.yaml"), "--recipe", str(corpus / "recipe.yaml")]
     arguments += ["--out", str(tmp_path / "out"), "--shard-examples", "4"]
     assert main(["plan", *arguments]) == 0
