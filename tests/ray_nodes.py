@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -40,23 +41,32 @@ class RayNodes:
             "RAY_ADDRESS": "",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            # A node whose processes are dead is given up after five seconds instead of fifteen; one that
+            # cannot be reached still has five checks of ten seconds each.
+            "RAY_health_check_period_ms": "1000",
         }
 
-    def start_store(self) -> None:
+    def start(self, *names: str) -> None:
+        """Start `store`, `mlflow`, the head or workers at the same time, and wait until all are ready."""
+        servers = {"store": self._start_store, "mlflow": self._start_mlflow}
+        ready = {name: servers.get(name, partial(self._start_ray, name))() for name in names}
+        for name, is_ready in ready.items():
+            wait_until(is_ready, self._why(name))
+
+    def _start_store(self) -> Callable[[], object]:
         words = [sys.executable, "-m", "tests.object_store", self.net["store"].address, str(_STORE_PORT)]
         self.net["store"].start(words, self.folder / "store.log", PYTHONPATH=str(CHECKOUT))
-        wait_until(lambda: answers(self.store), self._why("store"))
+        return lambda: answers(self.store)
 
-    def start_mlflow(self) -> None:
+    def _start_mlflow(self) -> Callable[[], object]:
         words = [sys.executable, "-m", "mlflow", "server", "--host", self.net["mlflow"].address]
         words += ["--port", str(_MLFLOW_PORT), "--workers", "1", "--allowed-hosts", "*"]
         words += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
         words += ["--artifacts-destination", str(self.folder / "artifacts")]
         self.net["mlflow"].start(words, self.folder / "mlflow.log", **self._environment)
-        wait_until(lambda: answers(f"{self.mlflow}/health"), self._why("mlflow"))
+        return lambda: answers(f"{self.mlflow}/health")
 
-    def start_ray(self, name: str) -> None:
-        """Start the head or a worker."""
+    def _start_ray(self, name: str) -> Callable[[], object]:
         node = self.net[name]
         words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", "--block"]
         words += ["--node-ip-address", node.address, "--object-store-memory", str(80 * 2**20)]
@@ -67,7 +77,7 @@ class RayNodes:
         log = self.folder / f"{name}.log"
         before = log.read_text().count("Ray runtime started") if log.exists() else 0
         node.start(self._held(name, words), log, **self._environment)
-        wait_until(lambda: log.read_text().count("Ray runtime started") > before, self._why(name))
+        return lambda: log.read_text().count("Ray runtime started") > before
 
     def drive(self, module: str, *words: str, cwd: Path | None = None, **environment: str) -> Driver:
         """Start a verb on the head."""
@@ -85,11 +95,7 @@ class RayNodes:
         for node in self.net.nodes.values():
             node.heal()
         object_store.set_faults(self.store)
-        if not self.net["mlflow"].runs:
-            self.start_mlflow()
-        for name in self._cores:
-            if not self.net[name].runs:
-                self.start_ray(name)
+        self.start(*(name for name in ("mlflow", *self._cores) if not self.net[name].runs))
 
     def _held(self, name: str, command: list[str]) -> list[str]:
         core = self._cores[name]
@@ -144,11 +150,9 @@ def ray_nodes(
     """
     with network(folder, [*cores, "store", "mlflow"]) as net:
         nodes = RayNodes(folder, net, cores)
-        if servers:
-            nodes.start_store()
-            nodes.start_mlflow()
-        for name in cores:
-            nodes.start_ray(name)
+        head, *workers = cores
+        nodes.start(*(("store", "mlflow") if servers else ()), head)
+        nodes.start(*workers)
         yield nodes
 
 
