@@ -52,6 +52,18 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    if "mlflow" not in sys.modules:
+        yield
+        return
+    # Imported here: it takes a second, and most files need no MLflow.
+    from tests.mlflow_database import quick_databases
+
+    with quick_databases(tmp_path_factory.mktemp("mlflow") / "template.db"):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _ray_only_on_the_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that starts Ray belongs in tests/cluster, which has the machine to itself."""
