@@ -1,4 +1,4 @@
-"""MLflow's SQLite databases in tests: its tables are made once and then copied, and no write waits for the disk."""
+"""MLflow's SQLite databases in tests: tables made once and then copied; no write waits for the disk."""
 
 from __future__ import annotations
 
