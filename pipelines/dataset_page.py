@@ -20,7 +20,7 @@ from pipelines.core.cli import as_location, mlflow_argument, storage_arguments, 
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, read_facts
-from pipelines.reports.dataset_report import HeardExample, render_page
+from pipelines.reports.dataset_report import DatasetSample, dataset_html
 from rwsa.errors import InputError
 from rwsa.files import atomic_write
 from rwsa.mixing.recipes import Recipe, read_recipe, recipe_hash
@@ -59,7 +59,7 @@ def write_page(
     samples = _select_samples(shards, next(split for split in facts.splits if split.examples), AUDIO_SAMPLES)
     text = None if values is None else yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     with atomic_write(out) as temporary:
-        temporary.write_text(render_page(facts, levels_dbfs, samples, recipe=text), encoding="utf-8")
+        temporary.write_text(dataset_html(facts, levels_dbfs, samples, recipe=text), encoding="utf-8")
     return facts
 
 
@@ -124,14 +124,14 @@ def _levels_dbfs(shards: Path, split: SplitFacts) -> np.ndarray:
     return 10 * np.log10(powers[powers > 0])
 
 
-def _select_samples(shards: Path, split: SplitFacts, count: int) -> list[HeardExample]:
+def _select_samples(shards: Path, split: SplitFacts, count: int) -> list[DatasetSample]:
     """Examples evenly spaced from the lowest to the highest SNR; without SNRs, in the order of the shards."""
     snr_db = np.array(split.snr_db)
     # A stable sort: examples with equal SNRs stay in the order of the shards, NaN comes last.
     order = np.argsort(snr_db, kind="stable")[: np.isfinite(snr_db).sum() or None]
     positions = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
     numbers = [int(order[position]) for position in positions]
-    return [HeardExample(split=split.split, example=example) for example in _read(shards, split, numbers)]
+    return [DatasetSample(split=split.split, example=example) for example in _read(shards, split, numbers)]
 
 
 def _read(shards: Path, split: SplitFacts, numbers: Sequence[int]) -> Iterator[Example]:

@@ -24,7 +24,7 @@ from pipelines.core.cli import (
 )
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
-from pipelines.reports.domain_gap_report import markdown, matrix_rows, render_page
+from pipelines.reports.domain_gap_report import domain_gap_html, markdown, matrix_rows
 from pipelines.studies.gap_results import NAMES, GapResults, GapSettings, compare
 from pipelines.studies.gap_sources import SHARD_EXAMPLES, GapSource, measure, read_sources
 from rwsa.errors import InputError
@@ -67,7 +67,7 @@ def domain_gap(
     corpora = [measure(source, report) for source in sources]
     settings = GapSettings(reference=reference or names[0], resamples=resamples, seed=seed)
     results = compare(corpora, settings)
-    page = render_page(results, {"commit": commit(), "resamples": str(resamples)})
+    page = domain_gap_html(results, {"commit": commit(), "resamples": str(resamples)})
     for name, text in ((PAGE, page), (TABLE, markdown(results))):
         with atomic_write(out / name) as aside:
             aside.write_text(text, encoding="utf-8")

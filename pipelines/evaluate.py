@@ -25,7 +25,7 @@ from pipelines.evaluation.results import EvaluationSummary
 from pipelines.evaluation.score_cache import SCORES, ScoreCache, digest
 from pipelines.evaluation.scored_sets import Scoring, SetScorer
 from pipelines.evaluation.systems import System, read_systems
-from pipelines.reports.evaluation_log import finished_run, hear_chosen, log_evaluation
+from pipelines.reports.evaluation_log import finished_run, log_evaluation, select_samples
 from pipelines.reports.score_table import Statistics, format_table
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
@@ -125,9 +125,9 @@ def evaluate(
         run_id=run_id,
     )
     if run_id is None:
-        heard = hear_chosen(scorer, summary, sets, audio_clips)
+        samples = select_samples(scorer, summary, sets, audio_clips)
         run_id = log_evaluation(
-            tracker, summary, statistics_of(summary), heard, key=key, parent=parent, examples=examples
+            tracker, summary, statistics_of(summary), samples, key=key, parent=parent, examples=examples
         )
         summary = dataclasses.replace(summary, run_id=run_id)
     if json_path is not None:

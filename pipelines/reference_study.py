@@ -30,7 +30,7 @@ from pipelines.core.progress import Progress
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
 from pipelines.evaluation.clips import read_sets
-from pipelines.reports.reference_report import heads, render_page, score_rows
+from pipelines.reports.reference_report import heads, reference_study_html, score_rows
 from pipelines.studies.reference_results import (
     CLEAN,
     ENHANCED,
@@ -102,7 +102,7 @@ def reference_study(
         clips=tuple(clips),
     )
     with atomic_write(out / PAGE) as aside:
-        aside.write_text(render_page(study), encoding="utf-8")
+        aside.write_text(reference_study_html(study), encoding="utf-8")
     write_json(out / FIGURES, study.as_json(), sort_keys=False)
     report(f"{len(clips)} clips in {time.monotonic() - started:.1f} s: {out / PAGE}")
     return study

@@ -14,7 +14,7 @@ from functools import partial
 from pipelines.core.cli import out_argument, out_of, storage_arguments, storage_of, verb
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
-from pipelines.reports.trade_off_report import render_page
+from pipelines.reports.trade_off_report import trade_off_html
 from pipelines.studies.trade_off_scores import Panel, panels, read_scores
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, atomic_write
@@ -36,7 +36,7 @@ def trade_off(storage: StorageConfig, out: StoragePath) -> list[Panel]:
             " in-domain and another corpus; run pipelines.evaluate on two corpora, the in-domain one first"
         )
     with atomic_write(out) as aside:
-        aside.write_text(render_page(found, storage), encoding="utf-8")
+        aside.write_text(trade_off_html(found, storage), encoding="utf-8")
     return found
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pipelines.reports.corpus_figure import MARKS
 
 from pipelines.evaluation.metric_labels import heading
 from pipelines.media.figures import COLOURS, GREY, VERMILION, themed_svg
-from pipelines.reports.corpus_figure import MARKS
 from tune.axis_tables import OverSeeds
 from tune.search_space import point_label
 from tune.sweep_config import SweepConfig

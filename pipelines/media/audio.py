@@ -1,4 +1,4 @@
-"""Audio samples for pages and MLflow, as FLAC bytes that browsers play."""
+"""Audio samples for reports and MLflow, as FLAC bytes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def flac(wav: np.ndarray, sample_rate_hz: int, *, gain: float = 1.0) -> bytes:
 
 
 def common_gain(wavs: Iterable[np.ndarray]) -> float:
-    """What keeps the loudest of some signals from clipping; one gain for all, so that they compare by ear."""
+    """One gain for all signals that keeps the loudest from clipping, so that they stay comparable by ear."""
     peak = max(float(np.abs(wav).max()) for wav in wavs)
     return min(1.0, 0.999 / peak if peak else 1.0)

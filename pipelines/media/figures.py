@@ -1,6 +1,6 @@
-"""Figures as bytes: PNG, or SVG that takes the colours of a light or a dark page.
+"""Figures as bytes: PNG, or SVG that follows the light or dark theme of its page.
 
-Drawn on `Figure` objects, never through pyplot, which would choose a backend and keep every figure.
+Drawn on `Figure` objects, never through pyplot, which would choose a backend and hold on to every figure.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 WIDTH_INCHES: Final = 12.0
-# Told apart by colour-blind readers (Okabe and Ito), and seen on black as on white.
+# Distinct for colour-blind readers (Okabe and Ito), and visible on black and on white.
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#777777"
 COLOURS: Final = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-# Perceptually even, and in order when printed in grey.
+MARKERS: Final = ("o", "s", "^", "D", "v", "P")
+# Perceptually uniform, and ordered in greyscale too.
 COLOUR_MAP: Final = "magma"
 _DOTS_PER_INCH = 100
-# Nothing else has this colour, so that it can be replaced.
+# Used for nothing else, so that it can be replaced.
 _INK = "#010203"
 _INKED = (
     *("text.color", "legend.labelcolor", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor"),
@@ -41,10 +42,15 @@ def new_figure(*, height_inches: float, width_inches: float = WIDTH_INCHES) -> F
     return figure
 
 
+def series_style(number: int) -> dict[str, Any]:
+    """Colour and marker of a system or configuration, the same in all figures."""
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+
+
 def png(figure: Figure) -> bytes:
     """The figure as PNG."""
     target = io.BytesIO()
-    # Without the version of matplotlib in it, equal pictures are equal bytes.
+    # Without matplotlib's version in it, equal figures have equal bytes.
     figure.savefig(target, format="png", metadata={"Software": None})
     return target.getvalue()
 
@@ -52,19 +58,19 @@ def png(figure: Figure) -> bytes:
 def themed_svg(
     draw: Callable[[Figure], None], *, height_inches: float, width_inches: float = WIDTH_INCHES
 ) -> bytes:
-    """What `draw` draws, as SVG without a background, its lines and letters dark or light as the page wants.
+    """A figure as SVG without a background, its lines and text dark on a light page and light on a dark one.
 
-    Inside an `<img>`, an SVG learns from the browser which of the two is wanted.
+    Inside an `<img>`, an SVG gets the theme from the browser.
     """
     style: Any = {**dict.fromkeys(_INKED, _INK), "svg.hashsalt": "rwsa", "svg.fonttype": "path"}
-    # Names in pictures are names, not formulas.
+    # Names in figures are text, not formulas.
     style |= {"text.parse_math": False}
     with matplotlib.rc_context(style):
         figure = new_figure(height_inches=height_inches, width_inches=width_inches)
         draw(figure)
         target = io.BytesIO()
         with warnings.catch_warnings():
-            # A name in a script that the font lacks shows as boxes here; the pages' tables spell it out.
+            # A name in a script that the font lacks is drawn as boxes; the report's tables show it.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
             figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = _EMBEDDED.sub(_with_palette, target.getvalue())
@@ -72,11 +78,11 @@ def themed_svg(
 
 
 def _with_palette(embedded: re.Match[bytes]) -> bytes:
-    """A picture inside the SVG, with its colours numbered where they are few: a third of the bytes."""
-    picture = Image.open(io.BytesIO(base64.b64decode(embedded[1])))
-    opaque = picture.mode == "RGB" or picture.getextrema()[-1] == (255, 255)
-    if not opaque or picture.convert("RGB").getcolors(256) is None:
+    """A bitmap inside the SVG, with a palette where it has at most 256 colours: a third of the bytes."""
+    bitmap = Image.open(io.BytesIO(base64.b64decode(embedded[1])))
+    opaque = bitmap.mode == "RGB" or bitmap.getextrema()[-1] == (255, 255)
+    if not opaque or bitmap.convert("RGB").getcolors(256) is None:
         return embedded[0]
     target = io.BytesIO()
-    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(target, format="png", optimize=True)
+    bitmap.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(target, format="png", optimize=True)
     return b"data:image/png;base64," + base64.b64encode(target.getvalue())

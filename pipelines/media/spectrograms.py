@@ -18,15 +18,15 @@ from matplotlib.ticker import MaxNLocator
 from pipelines.media.figures import COLOUR_MAP
 from rwsa.stft import SpectralConfig, stft
 
-# Pages set their audio players above the panels by these: shares of the picture's width.
+# Fractions of the figure's width; reports align audio players with the panels.
 PANELS_LEFT, PANELS_RIGHT, PANELS_GAP = 0.045, 0.925, 0.02
 _RANGE_DB = 80.0
-# 1.25 dB a step, which no eye sees; a picture of few colours takes a third of the bytes.
+# Steps of 1.25 dB are not visible; a bitmap of few colours takes a third of the bytes.
 _COLOURS = 64
 
 
 def loudest_level_db(signals: Iterable[np.ndarray]) -> float:
-    """The highest level of any bin and frame, for pictures that share their colours."""
+    """The highest level of any bin and frame, for figures that share a colour scale."""
     return max(float(_level_db(wav).max()) for wav in signals)
 
 
@@ -38,11 +38,11 @@ def draw_spectrograms(
     columns: int | None = None,
     loudest_db: float | None = None,
 ) -> None:
-    """Draw signals of one length, `[samples]`, by their titles.
+    """Draw spectrograms of signals of equal length, `[samples]`, titled by their keys.
 
     Args:
-        columns: places for panels, where there are more than signals.
-        loudest_db: top of the colour scale; that of these signals by default.
+        columns: number of columns; the number of signals by default.
+        loudest_db: top of the colour scale; the highest level of these signals by default.
     """
     levels_db = {title: _level_db(wav) for title, wav in signals.items()}
     if loudest_db is None:
@@ -65,14 +65,14 @@ def draw_spectrograms(
             aspect="auto",
             extent=(0, seconds, 0, sample_rate_hz / 2000),
             cmap=colours,
-            # Levels are averaged where pixels are fewer, not colours, which would make many more of these.
+            # When downscaled, average levels, not colours, which would add many colours.
             interpolation_stage="data",
             vmin=loudest_db - _RANGE_DB,
             vmax=loudest_db,
         )
         axes.set_title(title, fontsize=8, loc="left")
         axes.set_xlabel("time (s)")
-        # Else the last label of a panel runs into the first of the next.
+        # Else the last label of a panel overlaps the first of the next.
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=(1, 2, 5, 10), prune="upper"))
         if first is None:
             first = axes

@@ -1,9 +1,11 @@
-"""Pictures of a whole evaluation: in-domain against out-of-domain, scores by SNR, distributions; as SVG."""
+"""Figures of a complete evaluation, as SVG: in-domain against out-of-domain, scores by SNR, distributions.
+
+The figure of a single corpus is in `evaluation_gain_figure`, spectrograms are in `evaluation_spectrograms`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,73 +16,74 @@ from pipelines.evaluation.clip_scores import NOISY
 from pipelines.evaluation.corpus_statistics import BAND_DB, CorpusStatistics, clip_values, mean
 from pipelines.evaluation.metric_labels import abreast, heading
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
-from pipelines.media.figures import COLOURS, GREY, themed_svg
-from pipelines.reports.corpus_figure import MARKS, style
+from pipelines.media.figures import COLOURS, GREY, MARKERS, series_style, themed_svg
+from pipelines.reports.page import ReportFigure
 from pipelines.reports.score_table import Statistics
 from rwsa.statistics import Interval
 
 _MARGINS: dict[str, Any] = {"left": 0.06, "right": 0.99}
-# Of panels in rows, what stands above each, what below each but the last, and below that with the legend.
-_PANEL_INCHES, _TITLE_INCHES, _LABELS_INCHES, _BELOW_INCHES = 2.7, 0.32, 0.55, 0.98
-_MOST_TICKS = 4
-_NOISY_STYLE: dict[str, Any] = {"color": GREY, "marker": "x"}
+# Heights in a grid of panels: a panel, its title, its axis labels, and axis labels and legend at the bottom.
+_PANEL_INCHES, _TITLE_INCHES, _LABELS_INCHES, _BOTTOM_INCHES = 2.7, 0.32, 0.55, 0.98
+_MAX_TICKS = 4
+_MAX_LEGEND_COLUMNS = 7
 
 
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture, the words in its place, and what a reader must know; `name` is its file's."""
-
-    name: str
-    title: str
-    alt: str
-    caption: str
-    svg: bytes
-
-
-def evaluation_pictures(summary: EvaluationSummary, statistics: Statistics) -> list[Picture]:
-    """The pictures that these corpora and systems allow."""
+def evaluation_figures(summary: EvaluationSummary, statistics: Statistics) -> dict[str, ReportFigure]:
+    """Name -> figure, those that these corpora and systems allow."""
     names = ", ".join([NOISY, *summary.configurations])
-    pictures = [
-        Picture(
-            name="by-snr",
+    figures = {
+        "by-snr": ReportFigure(
             title="Scores by input SNR",
             alt=f"PESQ and SI-SDR of {names} by input SNR on each corpus",
-            caption=f"Means over the clips of a band of {BAND_DB:g} dB.",
+            caption=f"Means over the clips of each {BAND_DB:g} dB band.",
             svg=_by_snr(summary, statistics),
         ),
-        Picture(
-            name="distributions",
+        "distributions": ReportFigure(
             title="Distributions over clips",
             alt=f"box plots of all metrics of {names} on each corpus",
-            caption="Boxes hold the middle half of the clips, the line in them is the median; whiskers reach"
-            " the last clip within 1.5 box heights, and dots are clips beyond.",
+            caption="Boxes span the middle half of the clips, with a line at the median; whiskers reach the"
+            " furthest clip within 1.5 box heights, and points are clips beyond.",
             svg=_distributions(summary),
         ),
-    ]
+    }
     if len(summary.corpora) < 2:
-        return pictures
-    domains = Picture(
-        name="in-domain-against-out-of-domain",
+        return figures
+    domains = ReportFigure(
         title="In-domain against out-of-domain",
         alt=f"mean scores of {names} in-domain against each other corpus",
-        caption=f"Across: {summary.corpora[0].name}. Up: each other corpus. Bars are 95% intervals. What lies"
-        " to the right is better in-domain, what lies higher is better out of it.",
+        caption=f"Horizontal: mean score in-domain, on {summary.corpora[0].name}. Vertical: mean score"
+        " out-of-domain, on each other corpus. Error bars are 95% intervals.",
         svg=_domains(summary, statistics),
     )
-    return [domains, *pictures]
+    return {"in-domain-against-out-of-domain": domains, **figures}
+
+
+def _signals(summary: EvaluationSummary) -> dict[str, Sequence[str]]:
+    """Name of each row of the score table -> its systems; the noisy input first."""
+    return {NOISY: [NOISY], **summary.configurations}
+
+
+def _colour(number: int) -> str:
+    """Colour of a signal, of which the first is the noisy input."""
+    return GREY if number == 0 else COLOURS[(number - 1) % len(COLOURS)]
+
+
+def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    columns = max(1, min(len(labels), _MAX_LEGEND_COLUMNS))
+    figure.legend(handles, labels, loc="lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def _grid_inches(metrics: Sequence[str]) -> float:
     rows = len(abreast(metrics))
-    return rows * (_PANEL_INCHES + _TITLE_INCHES) + (rows - 1) * _LABELS_INCHES + _BELOW_INCHES
+    return rows * (_PANEL_INCHES + _TITLE_INCHES) + (rows - 1) * _LABELS_INCHES + _BOTTOM_INCHES
 
 
 def _grid(figure: Figure, metrics: Sequence[str], *, wspace: float) -> list[Axes]:
-    """Axes for each metric, four abreast, with room at the bottom for the legend."""
+    """One panel per metric, four per row, above the legend."""
     grid = figure.subplots(len(abreast(metrics)), len(abreast(metrics)[0]), squeeze=False)
     figure.subplots_adjust(
         **_MARGINS,
-        bottom=_BELOW_INCHES / _grid_inches(metrics),
+        bottom=_BOTTOM_INCHES / _grid_inches(metrics),
         top=1 - _TITLE_INCHES / _grid_inches(metrics),
         wspace=wspace,
         hspace=(_TITLE_INCHES + _LABELS_INCHES) / _PANEL_INCHES,
@@ -91,94 +94,90 @@ def _grid(figure: Figure, metrics: Sequence[str], *, wspace: float) -> list[Axes
 
 
 def _domains(summary: EvaluationSummary, statistics: Statistics) -> bytes:
-    rows: Mapping[str, Sequence[str]] = {NOISY: [NOISY], **summary.configurations}
+    signals = _signals(summary)
     in_domain, *others = summary.corpora
 
     def draw(figure: Figure) -> None:
         grid = _grid(figure, summary.metrics, wspace=0.26)
         for axes, metric in zip(grid, summary.metrics, strict=True):
-            for number, (name, systems) in enumerate(rows.items()):
-                for corpus, mark in zip(others, MARKS * len(others), strict=False):
-                    colour = GREY if name == NOISY else COLOURS[(number - 1) % len(COLOURS)]
-                    _draw_domain_mark(axes, [in_domain, corpus], statistics, systems, metric, colour, mark)
-            axes.set(xlabel=f"{heading(metric)}, {in_domain.name}")
-            axes.locator_params(axis="x", nbins=_MOST_TICKS)
-            axes.set_title(f"{heading(metric)}, other corpora", fontsize=9, loc="left")
+            for number, systems in enumerate(signals.values()):
+                for corpus, marker in zip(others, MARKERS * len(others), strict=False):
+                    corpora = (in_domain, corpus)
+                    _draw_domain_point(axes, corpora, statistics, systems, metric, _colour(number), marker)
+            axes.set_xlabel("in-domain", fontsize=9)
+            axes.locator_params(axis="x", nbins=_MAX_TICKS)
+            axes.set_title(heading(metric), fontsize=9, loc="left")
             axes.grid(alpha=0.25)
+        for axes in grid[:: len(abreast(summary.metrics)[0])]:
+            axes.set_ylabel("out-of-domain", fontsize=9)
         handles = [
+            *(_legend_handle(grid[0], _colour(number), "o") for number in range(len(signals))),
             *(
-                _key(grid[0], GREY if n == 0 else COLOURS[(n - 1) % len(COLOURS)], "o")
-                for n in range(len(rows))
+                _legend_handle(grid[0], GREY, marker, filled=False)
+                for _, marker in zip(others, MARKERS, strict=False)
             ),
-            *(_key(grid[0], GREY, mark, hollow=True) for _, mark in zip(others, MARKS, strict=False)),
         ]
-        labels = [*rows, *(corpus.name for corpus in others)]
-        figure.legend(
-            handles, labels, loc="lower center", ncols=min(len(labels), 7), frameon=False, fontsize=9
-        )
+        _legend(figure, handles, [*signals, *(corpus.name for corpus in others)])
 
     return themed_svg(draw, height_inches=_grid_inches(summary.metrics))
 
 
-def _draw_domain_mark(
+def _draw_domain_point(
     axes: Axes,
-    corpora: Sequence[CorpusScores],
+    corpora: tuple[CorpusScores, CorpusScores],
     statistics: Statistics,
     systems: Sequence[str],
     metric: str,
     colour: str,
-    mark: str,
+    marker: str,
 ) -> None:
     means = [mean(clip_values(corpus, systems, metric)) for corpus in corpora]
-    there = [value for value in means if value is not None]
-    if len(there) < len(means):
+    point = [value for value in means if value is not None]
+    if len(point) < len(means):
         return
     bars = [
-        _bar(value, statistics[one.name], systems, metric) for value, one in zip(there, corpora, strict=True)
+        _error_bar(value, statistics[one.name], systems, metric)
+        for value, one in zip(point, corpora, strict=True)
     ]
     axes.errorbar(
-        [there[0]], [there[1]], xerr=bars[0], yerr=bars[1],
-        color=colour, marker=mark, markersize=7, elinewidth=1, linestyle="",
+        [point[0]], [point[1]], xerr=bars[0], yerr=bars[1],
+        color=colour, marker=marker, markersize=7, elinewidth=1, linestyle="",
     )  # fmt: skip
 
 
-def _bar(
-    middle: float, statistics: CorpusStatistics, systems: Sequence[str], metric: str
+def _error_bar(
+    centre: float, statistics: CorpusStatistics, systems: Sequence[str], metric: str
 ) -> np.ndarray | None:
-    """An interval as matplotlib wants it, `[2, 1]`; several seeds have none."""
+    """A single system's interval as lengths below and above the mean, `[2, 1]`; None for several seeds."""
     interval: Interval | None = statistics.intervals[systems[0]][metric] if len(systems) == 1 else None
     if interval is None:
         return None
-    # A mean may lie outside of its bootstrap interval by a rounding error alone.
-    return np.maximum(np.array([[middle - interval.low], [interval.high - middle]]), 0.0)
+    # A mean may lie outside of its bootstrap interval by rounding error.
+    return np.maximum(np.array([[centre - interval.low], [interval.high - centre]]), 0.0)
 
 
-def _key(axes: Axes, colour: str, mark: str, *, hollow: bool = False) -> Any:
-    (handle,) = axes.plot(
-        [], [], linestyle="", marker=mark, color=colour, markerfacecolor="none" if hollow else colour
-    )
+def _legend_handle(axes: Axes, colour: str, marker: str, *, filled: bool = True) -> Any:
+    face = colour if filled else "none"
+    (handle,) = axes.plot([], [], linestyle="", marker=marker, color=colour, markerfacecolor=face)
     return handle
 
 
 def _by_snr(summary: EvaluationSummary, statistics: Statistics) -> bytes:
-    shown = ("pesq", "si_sdr")
+    metrics = ("pesq", "si_sdr")
     corpora = summary.corpora
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(len(shown), len(corpora), squeeze=False, sharey="row")
+        grid = figure.subplots(len(metrics), len(corpora), squeeze=False, sharey="row")
         figure.subplots_adjust(**_MARGINS, bottom=0.16, top=0.95, wspace=0.06, hspace=0.14)
         for column, corpus in enumerate(corpora):
-            for row, metric in enumerate(shown):
+            for row, metric in enumerate(metrics):
                 _draw_bands(grid[row, column], corpus, summary, statistics[corpus.name], metric)
                 if column == 0:
                     grid[row, column].set_ylabel(heading(metric))
             grid[0, column].set_title(corpus.name, fontsize=10, loc="left")
             grid[0, column].tick_params(labelbottom=False)
         figure.text(0.525, 0.07, "input SNR (dB), below it the number of clips", ha="center", fontsize=9)
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="lower center", ncols=max(1, min(len(labels), 7)), frameon=False, fontsize=9
-        )
+        _legend(figure, *grid[0, 0].get_legend_handles_labels())
 
     return themed_svg(draw, height_inches=5.4)
 
@@ -187,63 +186,52 @@ def _draw_bands(
     axes: Axes, corpus: CorpusScores, summary: EvaluationSummary, statistics: CorpusStatistics, metric: str
 ) -> None:
     bands = statistics.groups.get("input SNR", ())
-    places = np.arange(len(bands))
-    for number, (name, systems) in enumerate([(NOISY, [NOISY]), *summary.configurations.items()]):
+    positions = np.arange(len(bands))
+    for number, (name, systems) in enumerate(_signals(summary).items()):
         values = clip_values(corpus, systems, metric)
         means = [mean([values[index] for index in band.clips]) for band in bands]
-        line = {**_NOISY_STYLE, "linestyle": "--"} if number == 0 else style(number - 1)
-        axes.plot(places, [np.nan if one is None else one for one in means], label=name, **line)
+        style = {"marker": "x", "linestyle": "--"} if number == 0 else series_style(number - 1)
+        style["color"] = _colour(number)
+        axes.plot(positions, [np.nan if one is None else one for one in means], label=name, **style)
     labels = [f"{band.label.removesuffix(' dB')}\n{len(band.clips)}" for band in bands]
-    axes.set_xticks(places, labels, fontsize=8)
+    axes.set_xticks(positions, labels, fontsize=8)
     axes.set_xlim(-0.5, max(len(bands), 1) - 0.5)
     axes.grid(alpha=0.25)
     if not bands:
-        axes.text(0.5, 0.5, "one band of SNR, or none known", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "input SNR unknown or in one band", ha="center", transform=axes.transAxes)
 
 
 def _distributions(summary: EvaluationSummary) -> bytes:
-    rows: list[tuple[str, Sequence[str]]] = [(NOISY, [NOISY]), *summary.configurations.items()]
+    signals = _signals(summary)
     corpora = summary.corpora
+    # Boxes of one corpus stand together, then one position is left empty.
+    group = len(signals) + 1
 
     def draw(figure: Figure) -> None:
         grid = _grid(figure, summary.metrics, wspace=0.2)
         for axes, metric in zip(grid, summary.metrics, strict=True):
-            for number, (_, systems) in enumerate(rows):
-                colour = GREY if number == 0 else COLOURS[(number - 1) % len(COLOURS)]
-                places = [at * (len(rows) + 1) + number for at in range(len(corpora))]
-                _draw_boxes(
-                    axes, [clip_values(corpus, systems, metric) for corpus in corpora], places, colour
-                )
-            middles = [at * (len(rows) + 1) + (len(rows) - 1) / 2 for at in range(len(corpora))]
-            axes.set_xticks(middles, [_broken(corpus.name) for corpus in corpora], fontsize=8)
+            for number, systems in enumerate(signals.values()):
+                positions = [at * group + number for at in range(len(corpora))]
+                values = [clip_values(corpus, systems, metric) for corpus in corpora]
+                _draw_boxes(axes, values, positions, _colour(number))
+            centres = [at * group + (len(signals) - 1) / 2 for at in range(len(corpora))]
+            # Names in several lines do not run into each other.
+            names = [corpus.name.replace("-", "-\n") for corpus in corpora]
+            axes.set_xticks(centres, names, fontsize=8)
             axes.set_title(heading(metric), fontsize=9, loc="left")
             axes.grid(axis="y", alpha=0.25)
-        handles = [
-            _key(grid[0], GREY if n == 0 else COLOURS[(n - 1) % len(COLOURS)], "s") for n in range(len(rows))
-        ]
-        figure.legend(
-            handles,
-            [name for name, _ in rows],
-            loc="lower center",
-            ncols=min(len(rows), 7),
-            frameon=False,
-            fontsize=9,
-        )
+        handles = [_legend_handle(grid[0], _colour(number), "s") for number in range(len(signals))]
+        _legend(figure, handles, list(signals))
 
     return themed_svg(draw, height_inches=_grid_inches(summary.metrics))
 
 
-def _broken(name: str) -> str:
-    """A name in lines, so that it does not run into the next."""
-    return name.replace("-", "-\n")
-
-
 def _draw_boxes(
-    axes: Axes, columns: Sequence[Sequence[float | None]], places: Sequence[int], colour: str
+    axes: Axes, columns: Sequence[Sequence[float | None]], positions: Sequence[int], colour: str
 ) -> None:
-    there = [[value for value in column if value is not None] for column in columns]
+    values = [[value for value in column if value is not None] for column in columns]
     axes.boxplot(
-        there, positions=places, widths=0.75, manage_ticks=False, patch_artist=True,
+        values, positions=positions, widths=0.75, manage_ticks=False, patch_artist=True,
         boxprops={"facecolor": colour, "alpha": 0.45, "edgecolor": colour},
         medianprops={"color": colour, "linewidth": 2},
         whiskerprops={"color": colour}, capprops={"color": colour},

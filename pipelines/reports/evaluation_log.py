@@ -1,12 +1,11 @@
-"""An evaluation in MLflow: a run with the whole table, pictures and the report page, and below it one run
-for each system on each corpus, with figures, intervals and the table of clips.
+"""An evaluation in MLflow: a parent run with the score table, figures and the report, and one child run per
+system and corpus with its means, intervals and scores by clip.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +17,37 @@ from pipelines.evaluation.results import CHILD_KIND, KIND, CorpusScores, Evaluat
 from pipelines.evaluation.score_cache import scoring_version
 from pipelines.evaluation.scored_sets import SetScorer
 from pipelines.evaluation.systems import Model, Outputs, System
-from pipelines.reports.clip_spectrograms import spectrogram_rows
-from pipelines.reports.corpus_figure import gain_picture, picture_limits
-from pipelines.reports.evaluation_figures import evaluation_pictures
-from pipelines.reports.evaluation_report import ReportClip, encode_audio, render_report
+from pipelines.reports.evaluation_figures import evaluation_figures
+from pipelines.reports.evaluation_gain_figure import gain_figure, gain_limits
+from pipelines.reports.evaluation_report import ScoredSample, encode_audio, evaluation_html
 from pipelines.reports.score_table import Statistics, markdown_table
 from rwsa.config import as_mapping
 from rwsa.metrics import Failure, version
 
-CLIPS = "clips.json"
-SCORES = "scores.json"
-REPORT = "report.html"
-# Of a parent run whose every file is there.
+CLIPS_TABLE = "clips.json"
+SCORES_TABLE = "scores.json"
+REPORT_FILE = "report.html"
+# Tag of a parent run with all of its files.
 _KEY = "rwsa.evaluation_key"
-# More would make pages of many systems too heavy to open.
-_HEARD_SYSTEMS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeardClip:
-    """A clip chosen to be looked at and listened to; `label` says as what (worst, median, best)."""
-
-    label: str
-    scores: ClipScores
-    audio: ClipAudio
+# Audio of more systems would make a report too large to open.
+_MAX_SYSTEMS_WITH_AUDIO = 4
 
 
 def finished_run(tracker: Tracker, key: str) -> str | None:
-    """The run that has all of the evaluation of this key, if there is one."""
+    """The id of the complete run of the evaluation with this key, None without one."""
     runs = tracker.client.search_runs([tracker.experiment_id], f"tags.`{_KEY}` = '{key}'", max_results=1)
     return runs[0].info.run_id if runs else None
 
 
-def hear_chosen(
+def select_samples(
     scorer: SetScorer, summary: EvaluationSummary, sets: Sequence[EvaluationSet], count: int
-) -> list[HeardClip]:
-    """The signals of `count` clips a corpus, from the least to the most gain of the first system.
+) -> list[ScoredSample]:
+    """Audio samples, `count` clips per corpus, from the least to the largest gain of the first system.
 
     Raises:
-        InputError: a clip or an output cannot be read any longer, or see `SetScorer.hear`.
+        InputError: a clip or an output can no longer be read, or see `SetScorer.hear`.
     """
-    systems = [summary.of(name) for name in summary.configurations][:_HEARD_SYSTEMS]
+    systems = [summary.of(name) for name in summary.configurations][:_MAX_SYSTEMS_WITH_AUDIO]
     if not systems:
         return []
     chosen = [
@@ -67,25 +56,25 @@ def hear_chosen(
         for label, index in corpus.chosen(systems[0].name, count)
     ]
     enhanced = scorer.hear([(at, index) for at, _, index in chosen], systems)
-    heard = []
+    samples = []
     for (at, label, index), signals in zip(chosen, enhanced, strict=True):
         noisy, clean = load_clip(sets[at].clips[index])
         audio = ClipAudio(signals={NOISY: noisy, **signals, "clean": clean})
-        heard.append(HeardClip(label=label, scores=summary.corpora[at].clips[index], audio=audio))
-    return heard
+        samples.append(ScoredSample(label=label, scores=summary.corpora[at].clips[index], audio=audio))
+    return samples
 
 
 def log_evaluation(
     tracker: Tracker,
     summary: EvaluationSummary,
     statistics: Statistics,
-    heard: Sequence[HeardClip],
+    samples: Sequence[ScoredSample],
     *,
     key: str,
     parent: str | None = None,
     examples: int | None = None,
 ) -> str:
-    """Log all of an evaluation; returns the id of its run."""
+    """Log a complete evaluation; returns the id of its run."""
     tags = {
         "rwsa.kind": KIND,
         "commit": commit(),
@@ -99,11 +88,11 @@ def log_evaluation(
         for system in summary.systems:
             for corpus in summary.corpora:
                 _log_child(tracker, run.run_id, summary, system, corpus, statistics[corpus.name])
-        run.table(SCORES, score_columns(summary, statistics))
+        run.table(SCORES_TABLE, score_columns(summary, statistics))
         with tempfile.TemporaryDirectory(prefix="rwsa-evaluation-") as folder:
-            _write_artifacts(Path(folder), summary, statistics, heard, run.run_id)
+            _write_artifacts(Path(folder), summary, statistics, samples, run.run_id)
             run.file(Path(folder))
-        # Last, so that a run that lacks something never passes for this evaluation.
+        # Last, so that an incomplete run is never taken for this evaluation.
         run.tag(**{_KEY: key})
     return run.run_id
 
@@ -130,7 +119,7 @@ def _data_tags(corpora: Sequence[CorpusScores]) -> dict[str, str]:
 
 
 def _metric_values(summary: EvaluationSummary) -> dict[str, float]:
-    """Means as `CORPUS.SYSTEM.METRIC`, and what the evaluation cost."""
+    """Means as `CORPUS.SYSTEM.METRIC`, and the evaluation's durations."""
     values = {f"seconds.{kind}_cpu": seconds for kind, seconds in summary.cpu_seconds.items()}
     values["seconds.wall"] = summary.seconds
     for corpus in summary.corpora:
@@ -144,7 +133,7 @@ def _metric_values(summary: EvaluationSummary) -> dict[str, float]:
 
 
 def score_columns(summary: EvaluationSummary, statistics: Statistics) -> dict[str, list[Any]]:
-    """The table of means by column: a row a system, corpus and metric."""
+    """The table of means by column, one row per corpus, system and metric."""
     rows = [
         {
             "corpus": corpus.name,
@@ -189,7 +178,7 @@ def _log_child(
     params = {"corpus": corpus.name, "clips": len(corpus.clips), **_system_params(system)}
     with tracker.run(f"{system.name} on {corpus.name}", parent=parent, params=params, tags=tags) as run:
         run.log(0, child_metrics(system.name, corpus, statistics))
-        run.table(CLIPS, clip_columns(system.name, corpus))
+        run.table(CLIPS_TABLE, clip_columns(system.name, corpus))
 
 
 def _system_params(system: System) -> dict[str, Any]:
@@ -205,8 +194,9 @@ def _system_params(system: System) -> dict[str, Any]:
 
 
 def child_metrics(system: str, corpus: CorpusScores, statistics: CorpusStatistics) -> dict[str, float]:
-    """`pesq`, its interval, what the noisy input has, the gain, and counts of what failed; all corpora alike,
-    so that MLflow compares them.
+    """Means (`pesq`), intervals, means of the noisy input, gains and counts of failures of a child run.
+
+    The names do not contain the corpus, so that MLflow compares corpora.
     """
     noisy, gains = corpus.means(NOISY), corpus.gains(system)
     values: dict[str, float | None] = {
@@ -224,7 +214,7 @@ def child_metrics(system: str, corpus: CorpusScores, statistics: CorpusStatistic
 
 
 def clip_columns(system: str, corpus: CorpusScores) -> dict[str, list[Any]]:
-    """The table of clips by column; what failed is None and told in `failures`."""
+    """The table of clips by column; a failed score is None, with its reason in `failures`."""
     rows = [_clip_row(system, clip) for clip in corpus.clips]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
@@ -232,8 +222,8 @@ def clip_columns(system: str, corpus: CorpusScores) -> dict[str, list[Any]]:
 def _clip_row(system: str, clip: ClipScores) -> dict[str, Any]:
     signals = {"": system, "noisy_": NOISY}
     return {
-        # MLflow shows few columns at a time, so what one compares comes first; one whose name has a dot in
-        # it, it shows empty.
+        # MLflow shows only the first columns, so scores come first, and leaves columns empty whose name has a
+        # dot.
         "clip": clip.clip_id.removeprefix(f"{clip.corpus}/"),
         "gain_si_sdr": _rounded(clip.gain("si_sdr", system)),
         **{
@@ -258,36 +248,38 @@ def _write_artifacts(
     folder: Path,
     summary: EvaluationSummary,
     statistics: Statistics,
-    heard: Sequence[HeardClip],
+    samples: Sequence[ScoredSample],
     run_id: str,
 ) -> None:
-    clips = []
-    for clip in heard:
-        stem = f"{clip.scores.corpus}/{clip.label}"
-        rows = spectrogram_rows(clip.audio, clip.scores)
-        clips.append(ReportClip(label=clip.label, scores=clip.scores, audio=clip.audio, rows=rows))
-        for number, row in enumerate(rows, 1):
-            suffix = f"-{number}" if len(rows) > 1 else ""
-            _write(folder / f"spectrograms/{stem}{suffix}.svg", row.picture)
-        for name in clip.audio.signals:
-            _write(folder / f"audio/{stem}.{name}.flac", encode_audio(clip.audio, name))
-    limits = picture_limits(summary)
-    gains = {corpus.name: gain_picture(corpus, summary, limits) for corpus in summary.corpora}
-    pictures = evaluation_pictures(summary, statistics)
-    for name, picture in {**{p.name: p.svg for p in pictures}, **gains}.items():
-        _write(folder / f"pictures/{name}.svg", picture)
-    page = render_report(
-        summary, statistics, about=_about(summary, run_id), pictures=pictures, gains=gains, clips=clips
+    for sample in samples:
+        stem = f"{sample.scores.corpus}/{sample.label}"
+        for number, row in enumerate(sample.spectrograms, 1):
+            suffix = f"-{number}" if len(sample.spectrograms) > 1 else ""
+            _write(folder / f"spectrograms/{stem}{suffix}.svg", row.svg)
+        for name in sample.audio.signals:
+            _write(folder / f"audio/{stem}.{name}.flac", encode_audio(sample.audio, name))
+    limits = gain_limits(summary)
+    gains = {corpus.name: gain_figure(corpus, summary, limits) for corpus in summary.corpora}
+    figures = evaluation_figures(summary, statistics)
+    for name, figure in {**figures, **gains}.items():
+        _write(folder / f"figures/{name}.svg", figure.svg)
+    html = evaluation_html(
+        summary,
+        statistics,
+        about=_about(summary, run_id),
+        figures=list(figures.values()),
+        gain_figures=gains,
+        samples=samples,
     )
-    _write(folder / REPORT, page.encode())
+    _write(folder / REPORT_FILE, html.encode())
 
 
 def _about(summary: EvaluationSummary, run_id: str) -> Mapping[str, str]:
-    kept, signals = summary.kept
+    cached, signals = summary.kept
     costs = " + ".join(f"{kind} {seconds:.0f} s" for kind, seconds in summary.cpu_seconds.items())
     return {
         "commit": commit(),
-        "took": f"{summary.seconds:.0f} s (CPU time: {costs}); {kept} of {signals} scores from before",
+        "duration": f"{summary.seconds:.0f} s (CPU time: {costs}); {cached} of {signals} scores cached",
         "MLflow run": run_id,
     }
 

@@ -1,144 +1,211 @@
-"""The page that a person looks at: one HTML file with everything inside, without scripts."""
+"""The evaluation report: score table, figures, pairwise tests, groups of clips and audio samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
-from pipelines.evaluation.clip_scores import ClipAudio, ClipScores
-from pipelines.evaluation.corpus_statistics import CorpusStatistics
+from pipelines.evaluation.clip_scores import NOISY, ClipAudio, ClipScores
+from pipelines.evaluation.corpus_statistics import Compared, CorpusStatistics, Group, clip_values, mean
+from pipelines.evaluation.metric_labels import abreast, heading
 from pipelines.evaluation.published import PublishedTable, read_published
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.media.audio import common_gain, flac
-from pipelines.media.spectrograms import PANELS_GAP, PANELS_LEFT, PANELS_RIGHT
-from pipelines.reports import evaluation_matrix, evaluation_sections
-from pipelines.reports.clip_spectrograms import ABREAST, SpectrogramRow
-from pipelines.reports.evaluation_figures import Picture
-from pipelines.reports.page import data_uri, details, page, picture
-from pipelines.reports.score_table import Statistics, remarks, signed
+from pipelines.reports.evaluation_spectrograms import SpectrogramRow, spectrogram_rows
+from pipelines.reports.page import ReportFigure, data_uri, fill_template
+from pipelines.reports.score_table import MISSING, Statistics, number, remarks, signed
+from pipelines.reports.score_table_html import score_blocks
 from rwsa.constants import SAMPLE_RATE_HZ
+from rwsa.statistics import MIN_PAIRS, Comparison
 
-_STYLE = f"""
-{evaluation_matrix.STYLE}{evaluation_sections.STYLE}
-li.detail {{ list-style: none; margin-left: 1.2em; }}
-.players {{ display: grid; grid-template-columns: repeat({ABREAST}, 1fr);
-            column-gap: {PANELS_GAP:.2%}; margin: 0 {1 - PANELS_RIGHT:.2%} 0 {PANELS_LEFT:.2%}; }}
-.players label {{ font-size: 13px; min-width: 0; }}
-"""
-_READING = (
-    "Means over clips; in brackets the 95% bootstrap interval of the mean, drawn by speaker where speakers"
-    " are known. Failed clips are counted, and in no mean. Bold: the highest mean."
-)
+_GROUP_METRICS = ("pesq", "si_sdr")
+# Longer tables are folded at first.
+_UNFOLDED_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportClip:
-    """A clip to look at and listen to; `label` says why this one."""
+class ScoredSample:
+    """A clip with its scores and signals; `label` is its rank by SI-SDR gain (worst, median, best)."""
 
     label: str
     scores: ClipScores
     audio: ClipAudio
-    rows: Sequence[SpectrogramRow]
+
+    @functools.cached_property
+    def spectrograms(self) -> list[SpectrogramRow]:
+        """Spectrograms of all signals."""
+        return spectrogram_rows(self.audio, self.scores)
 
 
-def render_report(
+def evaluation_html(
     summary: EvaluationSummary,
     statistics: Statistics,
     *,
     about: Mapping[str, str],
-    pictures: Sequence[Picture],
-    gains: Mapping[str, bytes],
-    clips: Sequence[ReportClip],
+    figures: Sequence[ReportFigure],
+    gain_figures: Mapping[str, ReportFigure],
+    samples: Sequence[ScoredSample],
     published: PublishedTable | None = None,
 ) -> str:
-    """The whole page.
+    """The report as HTML.
 
     Args:
         summary: the scores.
         statistics: of each corpus.
-        about: what else to say of the run, label to text.
-        pictures: of the whole evaluation.
-        gains: a picture (SVG) of each corpus, by its name.
-        clips: those to listen to, of all corpora.
-        published: rows to stand beside; the paper's Table 1 by default.
+        about: further properties of the run, label to text.
+        figures: of the whole evaluation.
+        gain_figures: of each corpus, by its name.
+        samples: audio samples of all corpora.
+        published: rows to compare with; the paper's Table 1 by default.
     """
-    sections = "".join(
-        _section(
-            corpus,
-            summary,
-            statistics[corpus.name],
-            gains[corpus.name],
-            [clip for clip in clips if clip.scores.corpus == corpus.name],
-        )
-        for corpus in summary.corpora
-    )
-    # MLflow has all of a hash; so much of it tells weights apart.
+    # MLflow stores the complete hash; this much of it identifies the weights.
     weights = {one.name: f"{one.weights} (SHA-256 {one.sha256[:16]}…)" for one in summary.models}
-    body = (
-        f"{details({**weights, **about})}"
-        f"{evaluation_matrix.matrices(summary, statistics, published or read_published())}"
-        f'<p class="quiet">{escape(_READING)}</p>\n{_remarks(summary, statistics)}'
-        f"{''.join(map(_picture, pictures))}"
-        f"{evaluation_sections.comparisons(summary, statistics)}{sections}"
+    return fill_template(
+        "evaluation.html",
+        title=summary.name,
+        about={**weights, **about},
+        score_blocks=score_blocks(summary, statistics, published or read_published()),
+        remarks=list(remarks(summary, statistics)),
+        figures=figures,
+        min_pairs=MIN_PAIRS,
+        tests={one.name: _test_tables(statistics[one.name], summary) for one in summary.corpora}
+        if summary.systems
+        else {},
+        corpora=[
+            {
+                "name": corpus.name,
+                "gain_figure": gain_figures[corpus.name],
+                "groups": [
+                    _group_table(kind, groups, corpus, summary)
+                    for kind, groups in statistics[corpus.name].groups.items()
+                ],
+                "worst": list(_worst_tables(corpus, summary, statistics[corpus.name])),
+                "samples": [
+                    _sample(one, summary.systems[0].name)
+                    for one in samples
+                    if one.scores.corpus == corpus.name
+                ],
+            }
+            for corpus in summary.corpora
+        ],
     )
-    return page(summary.name, body, style=_STYLE)
 
 
 def encode_audio(clip: ClipAudio, name: str) -> bytes:
-    """One of a clip's signals as 16-bit FLAC, which browsers play.
+    """One of a clip's signals as 16-bit FLAC.
 
-    Where any of them would clip, all are turned down alike, so that they compare by ear.
+    If any signal would clip, one gain attenuates all of them, so that they stay comparable by ear.
     """
     return flac(clip.signals[name], SAMPLE_RATE_HZ, gain=common_gain(clip.signals.values()))
 
 
-def _remarks(summary: EvaluationSummary, statistics: Statistics) -> str:
-    lines = "".join(
-        f"<li{' class=detail' if line.startswith(' ') else ''}>{escape(line.strip())}</li>"
-        for line in remarks(summary, statistics)
-    )
-    return f'<ul class="quiet">{lines}</ul>\n' if lines else ""
+def _test_tables(statistics: CorpusStatistics, summary: EvaluationSummary) -> list[dict[str, Any]]:
+    """Every two rows of the score table tested against each other, in tables of a few metrics each."""
+    tests = {(one.first, one.second, one.metric): one for one in statistics.comparisons}
+    pairs = dict.fromkeys((first, second) for first, second, _ in tests)
+    return [
+        {
+            "heads": [heading(metric) for metric in metrics],
+            "rows": [
+                (f"{first} against {second}", [_test(tests[first, second, metric]) for metric in metrics])
+                for first, second in pairs
+            ],
+        }
+        for metrics in abreast(summary.metrics)
+    ]
 
 
-def _picture(one: Picture) -> str:
-    return f"<h2>{escape(one.title)}</h2>\n{picture(one.svg, one.alt, caption=one.caption)}"
+def _test(one: Compared) -> tuple[str, str]:
+    result: Comparison = one.result
+    if result.p_holm is None:
+        p = "no test"
+    else:
+        p = "p < 0.001" if result.p_holm < 0.001 else f"p = {result.p_holm:.3f}"
+    return signed(one.metric, result.difference), f"{p} · {result.wins} / {result.ties} / {result.losses}"
 
 
-def _section(
-    corpus: CorpusScores,
-    summary: EvaluationSummary,
-    statistics: CorpusStatistics,
-    gain: bytes,
-    clips: Sequence[ReportClip],
-) -> str:
-    return (
-        f"<h2>{escape(corpus.name)}</h2>\n{picture(gain, f'SI-SDR of every clip of {corpus.name}')}"
-        f"{evaluation_sections.groups(corpus, summary, statistics)}"
-        f"{evaluation_sections.worst(corpus, summary, statistics)}"
-        f"{''.join(_clip(clip, summary) for clip in clips)}"
-    )
+def _group_table(
+    kind: str, groups: Sequence[Group], corpus: CorpusScores, summary: EvaluationSummary
+) -> dict[str, Any]:
+    """Means of each signal over the clips of each group."""
+    systems_of: Mapping[str, Sequence[str]] = {NOISY: [NOISY], **summary.configurations}
+    columns = [
+        (metric, clip_values(corpus, systems, metric))
+        for metric in _GROUP_METRICS
+        for systems in systems_of.values()
+    ]
+    return {
+        "kind": kind,
+        "open": len(groups) <= _UNFOLDED_ROWS,
+        "metrics": [heading(metric) for metric in _GROUP_METRICS],
+        "signals": list(systems_of),
+        "rows": [
+            [
+                group.label,
+                str(len(group.clips)),
+                *(
+                    number(metric, mean([values[index] for index in group.clips]))
+                    for metric, values in columns
+                ),
+            ]
+            for group in groups
+        ],
+    }
 
 
-def _clip(clip: ReportClip, summary: EvaluationSummary) -> str:
-    rows = "".join(
-        f'<div class="players">{"".join(_player(clip.audio, name) for name in row.names)}</div>\n'
-        f"{picture(row.picture, f'spectrograms of {clip.scores.clip_id}')}"
-        for row in clip.rows
-    )
-    described = escape(_described(clip.scores, summary.systems[0].name))
-    return f'<h3>{escape(clip.label)} <span class="quiet">{described}</span></h3>\n{rows}'
+def _worst_tables(
+    corpus: CorpusScores, summary: EvaluationSummary, statistics: CorpusStatistics
+) -> Iterator[dict[str, Any]]:
+    """The clips with the least SI-SDR gain of each configuration; all tables but the first are folded."""
+    for at, (name, indices) in enumerate(statistics.worst.items()):
+        if indices:
+            rows = list(_worst_rows(corpus, summary.configurations[name], indices))
+            is_open = not at or len(indices) <= _UNFOLDED_ROWS
+            yield {
+                "title": f"The {len(indices)} clips with the least SI-SDR gain of {name}",
+                "open": is_open,
+                "rows": rows,
+            }
 
 
-def _player(audio: ClipAudio, name: str) -> str:
-    source = data_uri("audio/flac", encode_audio(audio, name))
-    return f'<label>{escape(name)}<audio controls preload="metadata" src="{source}"></audio></label>'
+def _worst_rows(corpus: CorpusScores, systems: Sequence[str], indices: Sequence[int]) -> Iterator[list[str]]:
+    scores = {metric: clip_values(corpus, systems, metric) for metric in _GROUP_METRICS}
+    for index in indices:
+        clip = corpus.clips[index]
+        snr_db, after, before = clip.input_snr_db, scores["si_sdr"][index], clip.value(NOISY, "si_sdr")
+        gain_db = None if after is None or before is None else after - before
+        yield [
+            clip.clip_id.removeprefix(f"{corpus.name}/"),
+            MISSING if snr_db is None else f"{snr_db:.1f}",
+            signed("si_sdr", gain_db),
+            number("si_sdr", after),
+            number("si_sdr", before),
+            number("pesq", scores["pesq"][index]),
+            number("pesq", clip.value(NOISY, "pesq")),
+            clip.speaker or MISSING,
+            clip.environment or MISSING,
+        ]
 
 
-def _described(scores: ClipScores, system: str) -> str:
+def _sample(sample: ScoredSample, system: str) -> dict[str, Any]:
+    scores = sample.scores
     parts = [scores.clip_id, f"SI-SDR gain of {system} {signed('si_sdr', scores.gain('si_sdr', system))} dB"]
     if scores.input_snr_db is not None:
         parts.append(f"input SNR {round(scores.input_snr_db, 1) + 0.0:.1f} dB")
     parts += [f"speaker {scores.speaker}"] if scores.speaker else []
-    parts += [f"environment {scores.environment}"] if scores.environment else []
-    return " · ".join(parts)
+    parts += [f"noise {scores.environment}"] if scores.environment else []
+    return {
+        "label": sample.label,
+        "about": " · ".join(parts),
+        "rows": [
+            {
+                "signals": {
+                    name: data_uri("audio/flac", encode_audio(sample.audio, name)) for name in row.names
+                },
+                "figure": ReportFigure(svg=row.svg, alt=f"spectrograms of {scores.clip_id}"),
+            }
+            for row in sample.spectrograms
+        ],
+    }

@@ -1,9 +1,8 @@
-"""A study of references, for people: one picture, tables, and what was held and what varied."""
+"""The reference study report: scores of fixed estimates against degraded references, figure and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pipelines.evaluation.metric_labels import heading
 from pipelines.media.figures import BLUE, COLOURS, VERMILION, themed_svg
-from pipelines.reports.page import details, page, picture, table
+from pipelines.reports.page import ReportFigure, fill_template
 from pipelines.reports.score_table import number, signed
 from pipelines.studies.reference_conditions import AXES, CONDITIONS, Axis, Condition
 from pipelines.studies.reference_results import CLEAN, ENHANCED, NOISY, STUDIED, ReferenceStudy
@@ -20,54 +19,53 @@ from pipelines.studies.reference_results import CLEAN, ENHANCED, NOISY, STUDIED,
 LABELS = {
     NOISY: "noisy",
     ENHANCED: "enhanced",
-    CLEAN: "clean, as a perfect enhancer would give it",
+    CLEAN: "clean (perfect enhancement)",
 }
 _LINES: dict[str, dict[str, Any]] = {
     NOISY: {"color": VERMILION, "linestyle": "--", "marker": "s"},
     ENHANCED: {"color": BLUE, "linestyle": "-", "marker": "o"},
     CLEAN: {"color": COLOURS[2], "linestyle": ":", "marker": "D"},
 }
-_HELD = (
-    "Held: the estimates. Each is made once a clip, from the clean clip as the corpus has it: the noisy"
-    " mixture, the clean clip itself, which no enhancer can better, and, where weights were given, the"
-    " enhanced mixture."
-)
-_VARIED = (
-    "Varied: the reference alone. Before scoring it gets a noise floor of its own (pink, by RMS over the"
-    " whole clip), or it is put into a synthetic room: the direct sound, in time and level as it was, and"
-    " a tail of exponentially decaying noise. A clip has one noise and one room; only their level and"
-    " length change. So whatever moves here is no property of an enhancer: it is what recordings that are"
-    " called clean cost."
-)
-_READING = (
-    "Where the line of the clean clip falls, a perfect enhancer loses points for leaving out what the"
-    " reference should not have had. Where it falls below another line, the metric prefers that one to"
-    " the truth. As it is means as the corpus has it, which has its own floor and room already."
-)
 _CAPTION = (
-    "Means over clips; shaded, the middle 80% of them. A point is missing where no clip has a value: SI-SDR"
-    " of the clean clip against itself is infinite. Every row has one vertical scale."
+    "Means over clips; shaded: the middle 80% of the clips. A point is missing where no clip has a value:"
+    " SI-SDR of the clean clip against itself is infinite. Every row has one vertical scale."
 )
-_FLOORED_CAPTION = " CSIG and COVL are lowered by digital silence, as told below."
+_FLOORED_CAPTION = " CSIG and COVL are lowered by digital silence, see below."
 
 
-def render_page(study: ReferenceStudy) -> str:
-    """The whole page."""
-    listed = "".join(f"<p>{escape(text)}</p>\n" for text in (_HELD, _VARIED, _READING))
-    tables = "".join(
-        f"<h3>{escape(LABELS[estimate].capitalize())}</h3>\n{table(heads(), score_rows(study, estimate))}"
-        for estimate in study.estimates
-    )
+def reference_study_html(study: ReferenceStudy) -> str:
+    """The report as HTML."""
+    names = ", ".join(LABELS[estimate] for estimate in study.estimates)
+    tables = {
+        LABELS[estimate].capitalize(): list(score_rows(study, estimate)) for estimate in study.estimates
+    }
     if ENHANCED in study.estimates:
-        tables += f"<h3>Gain: enhanced minus noisy</h3>\n{table(heads(), gain_rows(study))}"
-    silence = _floored(study)
-    caption = f"{_CAPTION}{_FLOORED_CAPTION if silence else ''}"
-    body = (
-        f"{details(study.about)}{listed}"
-        f"{picture(scores_picture(study), _alternative(study), caption=caption)}"
-        f"<h2>In figures</h2>\n<p>Means over clips.</p>\n{tables}{silence}{_failures(study)}"
+        tables["Gain: enhanced minus noisy"] = list(gain_rows(study))
+    floored = [
+        [condition.name, *(str(study.floored(condition, estimate)) for estimate in study.estimates)]
+        for condition in CONDITIONS
+        if any(study.floored(condition, estimate) for estimate in study.estimates)
+    ]
+    return fill_template(
+        "reference_study.html",
+        title=f"Sensitivity to the reference: {study.corpus}",
+        about=study.about,
+        figure=ReportFigure(
+            svg=_scores_svg(study),
+            alt=f"{len(STUDIED)} metrics of {names} by degradation of the reference; see the tables below",
+            caption=f"{_CAPTION}{_FLOORED_CAPTION if floored else ''}",
+        ),
+        heads=heads(),
+        tables=tables,
+        estimates=[LABELS[estimate] for estimate in study.estimates],
+        scored=len(study.clips) - len(study.errors),
+        floored=floored,
+        failures=[
+            [condition, LABELS[estimate], reason, str(count)]
+            for condition, estimate, reason, count in study.failures()
+        ],
+        errors=study.errors,
     )
-    return page(f"What the reference of {study.corpus} is worth", body)
 
 
 def heads() -> list[str]:
@@ -76,7 +74,7 @@ def heads() -> list[str]:
 
 
 def score_rows(study: ReferenceStudy, estimate: str) -> Iterator[list[str]]:
-    """A condition, and the mean of each metric, with the number of clips that failed where any did."""
+    """A condition, and the mean of each metric with the number of failed clips."""
     for condition in CONDITIONS:
         yield [condition.name, *(_cell(study, condition, estimate, metric) for metric in STUDIED)]
 
@@ -88,8 +86,8 @@ def gain_rows(study: ReferenceStudy) -> Iterator[list[str]]:
         yield [condition.name, *gains]
 
 
-def scores_picture(study: ReferenceStudy) -> bytes:
-    """A row a metric, a column a quantity that varies, a line an estimate; SVG."""
+def _scores_svg(study: ReferenceStudy) -> bytes:
+    """One row per metric, one column per varied quantity, one line per estimate."""
     rows, columns = len(STUDIED), len(AXES)
     height_inches = 1.1 + 1.55 * rows
 
@@ -117,7 +115,7 @@ def scores_picture(study: ReferenceStudy) -> bytes:
 
 
 def _draw_panel(axes: Axes, study: ReferenceStudy, axis: Axis, metric: str) -> None:
-    places = np.arange(len(axis.conditions))
+    positions = np.arange(len(axis.conditions))
     for estimate in study.estimates:
         spreads = [study.spread(condition, estimate, metric) for condition in axis.conditions]
         means, lows, highs = (
@@ -125,51 +123,14 @@ def _draw_panel(axes: Axes, study: ReferenceStudy, axis: Axis, metric: str) -> N
             for values in zip(*((one.mean, one.low, one.high) for one in spreads), strict=True)
         )
         line = _LINES[estimate]
-        axes.fill_between(places, lows, highs, color=line["color"], alpha=0.12, linewidth=0)
-        axes.plot(places, means, **line, markersize=4, label=LABELS[estimate])
-    axes.set_xticks(places, axis.ticks)
+        axes.fill_between(positions, lows, highs, color=line["color"], alpha=0.12, linewidth=0)
+        axes.plot(positions, means, **line, markersize=4, label=LABELS[estimate])
+    axes.set_xticks(positions, axis.ticks)
     axes.margins(x=0.05)
     axes.grid(alpha=0.3)
-
-
-def _alternative(study: ReferenceStudy) -> str:
-    names = ", ".join(LABELS[estimate] for estimate in study.estimates)
-    return f"{len(STUDIED)} metrics of {names} by what was done to the reference; the tables have the figures"
 
 
 def _cell(study: ReferenceStudy, condition: Condition, estimate: str, metric: str) -> str:
     spread = study.spread(condition, estimate, metric)
     mean = number(metric, spread.mean)
     return f"{mean} ({spread.failures} failed)" if spread.failures else mean
-
-
-def _floored(study: ReferenceStudy) -> str:
-    """Which of the figures above digital silence has made, and not quality."""
-    rows = [
-        [condition.name, *(str(study.floored(condition, estimate)) for estimate in study.estimates)]
-        for condition in CONDITIONS
-        if any(study.floored(condition, estimate) for estimate in study.estimates)
-    ]
-    if not rows:
-        return ""
-    heads = ["reference", *(LABELS[estimate] for estimate in study.estimates)]
-    return (
-        "<h2>Digital silence</h2>\n<p>CSIG and COVL are 1, as CMGAN has it, where over 5% of the frames of"
-        f" either clip are zeros; clips of which this is so, of {len(study.clips) - len(study.errors)}:</p>\n"
-        f"{table(heads, rows)}"
-    )
-
-
-def _failures(study: ReferenceStudy) -> str:
-    rows = [
-        [condition, LABELS[estimate], reason, str(count)]
-        for condition, estimate, reason, count in study.failures()
-    ]
-    parts = ""
-    if rows:
-        parts += "<h2>What has no value</h2>\n"
-        parts += table(["reference", "estimate", "why", "clips"], rows, words=True)
-    if study.errors:
-        lines = "".join(f"<li>{escape(error)}</li>" for error in study.errors)
-        parts += f'<h3>Clips left out</h3>\n<ul class="quiet">{lines}</ul>\n'
-    return parts

@@ -14,7 +14,8 @@ from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.evaluate import statistics_of
 from pipelines.evaluation.results import EvaluationSummary
-from pipelines.reports.evaluation_log import HeardClip, log_evaluation
+from pipelines.reports.evaluation_log import log_evaluation
+from pipelines.reports.evaluation_report import ScoredSample
 from tests.evaluations import audio, made_up, model
 from tests.mlflow_server import PATIENCE_SECONDS, tracking_server
 
@@ -59,12 +60,12 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
         seconds=12.0,
         cpu_seconds={"enhancing": 10.0, "scoring": 13.0},
     )
-    heard = [
-        HeardClip(label=label, scores=corpus.clips[index], audio=audio(index, SYSTEMS, CLIP_SECONDS))
+    samples = [
+        ScoredSample(label=label, scores=corpus.clips[index], audio=audio(index, SYSTEMS, CLIP_SECONDS))
         for corpus in summary.corpora
         for label, index in corpus.chosen(SYSTEMS[0], 3)
     ]
-    run_id = log_evaluation(tracker, summary, statistics_of(summary), heard, key="0")
+    run_id = log_evaluation(tracker, summary, statistics_of(summary), samples, key="0")
     page = tracker.client.download_artifacts(run_id, "report.html", str(folder))
     return Logged(storage=storage, experiment_id=tracker.experiment_id, run_id=run_id, page=Path(page))
 
@@ -100,7 +101,7 @@ def test_a_person_finds_the_run_its_figures_and_its_files(
     assert framed.evaluate(LOADED)
     page.screenshot(path=tmp_path / "3-report.png")
 
-    page.get_by_text("pictures").first.click()
+    page.get_by_text("figures").first.click()
     page.get_by_text("by-snr.svg").first.click()
     picture = page.locator("img[src^='blob:'], img[src*='get-artifact']").first
     picture.wait_for()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pipelines.reports.reference_report import render_page
+from pipelines.reports.reference_report import reference_study_html
 from pipelines.studies.reference_conditions import CONDITIONS
 from pipelines.studies.reference_results import CLEAN, ENHANCED, NOISY, STUDIED, ClipStudy, ReferenceStudy
 
@@ -37,7 +37,7 @@ def study_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     about = {"weights": f"{'folder/' * 20}model.safetensors", "clips": "5 of 60"}
     study = ReferenceStudy(corpus="made-up", about=about, estimates=(NOISY, ENHANCED, CLEAN), clips=clips)
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(render_page(study), encoding="utf-8")
+    path.write_text(reference_study_html(study), encoding="utf-8")
     return path
 
 

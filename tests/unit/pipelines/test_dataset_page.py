@@ -1,4 +1,4 @@
-"""The card page of a folder of shards: it says what is in the shards, all of it, and nothing runs in it."""
+"""The dataset report shows the complete contents of the shards, and has no scripts."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def copied(shards: Path, tmp_path: Path) -> Path:
 
 
 def quiet(text: str) -> None:
-    """Takes no notice."""
+    """Ignores progress lines."""
 
 
 def test_facts_count_everything_once(shards: Path) -> None:
@@ -145,7 +145,7 @@ def test_several_noises_rooms_and_generated_ones_are_sources_too(tmp_path: Path)
     assert train.speakers == 0
     write_page(tmp_path, tmp_path / "page.html", report=quiet)
     page = (tmp_path / "page.html").read_text()
-    assert "SNR not known" in page
+    assert "SNR unknown" in page
     assert "not named" in page
 
 
@@ -155,7 +155,7 @@ def test_page_says_what_is_in_the_shards(shards: Path, page: str) -> None:
         recipe_hash(RECIPE),
         "max_snr_db: 10.0",
         "made-train-0000030",
-        "1 of 35 could not be made",
+        "1 of 35 examples failed",
         '<th scope="row">train</th><td>0.008</td><td>30</td><td>1</td><td>3</td>',
         '<th scope="row">CC BY 4.0</th><td>speech</td><td>30</td><td>7</td><td>4</td><td>4</td>',
         '<th scope="row">street</th><td>0.2</td>',
@@ -173,12 +173,12 @@ def test_hostile_names_stay_text_and_nothing_is_fetched(page: str) -> None:
 
 
 def test_ten_examples_spread_over_the_snr_and_are_the_shards_audio(page: str) -> None:
-    heard = [float(text) for text in re.findall(r"<h3>SNR (-?[\d.]+) dB", page)]
+    snrs_db = [float(text) for text in re.findall(r"<h3>SNR (-?[\d.]+) dB", page)]
     every = sorted(example("train", number).meta["snr_db"] for number in range(30))
-    assert len(heard) == 10
-    assert heard == sorted(heard)
-    assert (heard[0], heard[-1]) == (every[0], every[-1])
-    assert max(np.diff(heard)) < 3
+    assert len(snrs_db) == 10
+    assert snrs_db == sorted(snrs_db)
+    assert (snrs_db[0], snrs_db[-1]) == (every[0], every[-1])
+    assert max(np.diff(snrs_db)) < 3
     sources = re.findall(r'src="data:audio/flac;base64,([^"]*)"', page)
     assert len(sources) == 20
     number = int(re.findall(r"made-train-(\d+)", page.partition("<h3>SNR")[2])[0])

@@ -185,8 +185,8 @@ def test_unknown_speakers_and_noises_allow_no_verdict() -> None:
     of_named, of_far, of_few = remarks(results)
     assert "9 speakers, 9 noise recordings" in of_named
     assert "verdict" not in of_named
-    assert "speakers not known, noise recordings not known, which allow no verdict on all together" in of_far
-    assert "3 speakers (too few), 9 noise recordings, which allow no verdict on all together, sp" in of_few
+    assert "speakers unknown, noise recordings unknown, which allow no verdict on all features" in of_far
+    assert "3 speakers (too few), 9 noise recordings, which allow no verdict on all features, sp" in of_few
     assert "noise spectrum" not in of_few
     known = replace(far, name="d", speakers=named.speakers)
     results = compare([named, known], GapSettings(reference="a", resamples=100))

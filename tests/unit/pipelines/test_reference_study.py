@@ -11,7 +11,7 @@ import soundfile
 
 from pipelines.evaluation.clips import EvaluationClip
 from pipelines.reference_study import FIGURES, PAGE, main, reference_study
-from pipelines.reports.reference_report import gain_rows, heads, render_page, score_rows
+from pipelines.reports.reference_report import gain_rows, heads, reference_study_html, score_rows
 from pipelines.studies.reference_conditions import (
     AS_IT_IS,
     AXES,
@@ -208,7 +208,7 @@ def test_gains_rest_on_clips_that_have_both() -> None:
     at = heads().index("SI-SDR (dB)")
     assert next(gain_rows(study))[at] == "+3.00"
     assert next(score_rows(study, NOISY))[at] == "1.00 (1 failed)"
-    text = render_page(study)
+    text = reference_study_html(study)
     assert "&lt;toy&gt;" in text
     assert "<toy>" not in text
     assert "Digital silence" in text

@@ -1,4 +1,4 @@
-"""The report page: whole in itself, every corpus and clip on it, readable as HTML; the pictures in it."""
+"""The evaluation report: self-contained, well-formed HTML with every corpus and clip; its figures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from pipelines.evaluate import statistics_of
 from pipelines.evaluation.clip_scores import NOISY_PHASE, ClipAudio, ClipScores, SignalScores
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.evaluation.systems import System
-from pipelines.reports.clip_spectrograms import SpectrogramRow, spectrogram_rows
-from pipelines.reports.corpus_figure import gain_picture, picture_limits
-from pipelines.reports.evaluation_figures import evaluation_pictures
-from pipelines.reports.evaluation_report import ReportClip, encode_audio, render_report
+from pipelines.reports.evaluation_figures import evaluation_figures
+from pipelines.reports.evaluation_gain_figure import gain_figure, gain_limits
+from pipelines.reports.evaluation_report import ScoredSample, encode_audio, evaluation_html
+from pipelines.reports.evaluation_spectrograms import spectrogram_rows
+from pipelines.reports.page import ReportFigure
 from rwsa.corpora.cards import Scores
 from rwsa.metrics import Failure
 from tests.evaluations import audio as some_audio
@@ -31,7 +32,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Collects what the page refers to, and checks that its elements nest."""
+    """Collects tags and URLs of a page, and checks that its elements nest."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -84,26 +85,24 @@ def summary() -> EvaluationSummary:
     return EvaluationSummary(name="a <b>", systems=(model("enhanced"),), corpora=corpora, seconds=1)
 
 
-def page(summary: EvaluationSummary, clips: list[ReportClip]) -> str:
-    statistics = statistics_of(summary)
-    return render_report(
+def page(summary: EvaluationSummary, samples: list[ScoredSample]) -> str:
+    return evaluation_html(
         summary,
-        statistics,
+        statistics_of(summary),
         about={"commit": "1234"},
-        pictures=[],
-        gains={corpus.name: b"picture" for corpus in summary.corpora},
-        clips=clips,
+        figures=[],
+        gain_figures={corpus.name: ReportFigure(svg=b"svg", alt="gain") for corpus in summary.corpora},
+        samples=samples,
     )
 
 
-def report_clip(label: str, scores: ClipScores, audio: ClipAudio) -> ReportClip:
-    rows = [SpectrogramRow(names=tuple(audio.signals), picture=b"svg")]
-    return ReportClip(label=label, scores=scores, audio=audio, rows=rows)
+def sample(label: str, scores: ClipScores, audio: ClipAudio) -> ScoredSample:
+    return ScoredSample(label=label, scores=scores, audio=audio)
 
 
 def test_page_holds_everything_itself_and_runs_nothing(summary: EvaluationSummary, audio: ClipAudio) -> None:
-    clips = [report_clip("worst", corpus.clips[0], audio) for corpus in summary.corpora]
-    text = page(summary, clips)
+    samples = [sample("worst", corpus.clips[0], audio) for corpus in summary.corpora]
+    text = page(summary, samples)
     parsed = Page(text)
     assert all(source.startswith("data:") for source in parsed.sources)
     assert parsed.tags.count("audio") == 3 * 4
@@ -115,13 +114,13 @@ def test_page_holds_everything_itself_and_runs_nothing(summary: EvaluationSummar
 
 def test_names_are_escaped(summary: EvaluationSummary, audio: ClipAudio) -> None:
     scores = summary.corpora[0].clips[1]
-    text = page(summary, [report_clip("best", scores, audio)])
+    text = page(summary, [sample("best", scores, audio)])
     assert "<h1>a &lt;b&gt;</h1>" in text
     assert "libri/&lt;clip 1&gt;" in text
 
 
 def test_matrix_shows_means_and_counts_with_at_most_three_corpora_abreast(summary: EvaluationSummary) -> None:
-    matrices = re.findall(r'<div class="matrix">.*?</div>', page(summary, []), flags=re.S)
+    matrices = re.findall(r'<div class="scores">.*?</div>', page(summary, []), flags=re.S)
     # The last one holds the published table, none of whose corpora is among these.
     assert [matrix.count("<table>") for matrix in matrices] == [3, 1, 3]
     names = re.findall(r'scope="row">(.*?)</th>', matrices[1])
@@ -149,7 +148,7 @@ def test_published_row_is_compared_where_there_is_one() -> None:
     assert "<small>in-domain · 1 clips · not the published corpus</small>" in text
     assert "dns2020: not the published corpus: PESQ 1.500 where 1.400 is published (+0.100)" in text
     # The published rows of DNS 2020 stand below ours, those of the other two corpora apart.
-    ours, apart = re.findall(r'<div class="matrix">.*?</div>', text, flags=re.S)
+    ours, apart = re.findall(r'<div class="scores">.*?</div>', text, flags=re.S)
     assert "RWSA-MambaUNet-XS, published" in ours
     assert "<td>14.72<small>±0.120</small></td>" in ours
     assert "<td>14.72" not in apart
@@ -175,7 +174,7 @@ def test_several_systems_are_ranked_tested_and_grouped() -> None:
     assert "p &lt; 0.001 · 40 / 0 / 0" in text
     for kind in ("input SNR", "noise class", "speaker"):
         assert text.count(f"<summary>By {kind}</summary>") == 2
-    assert text.count("<summary>The 10 clips on which a gains least SI-SDR</summary>") == 2
+    assert text.count("<summary>The 10 clips with the least SI-SDR gain of a</summary>") == 2
 
 
 def test_further_metrics_stand_in_matrices_and_tests_of_their_own() -> None:
@@ -184,7 +183,7 @@ def test_further_metrics_stand_in_matrices_and_tests_of_their_own() -> None:
     of_all = EvaluationSummary(name="x", systems=(model("a"), model("b")), corpora=corpora, seconds=1)
     text = page(of_all, [])
     Page(text)
-    matrices = re.findall(r'<div class="matrix">.*?</div>', text, flags=re.S)
+    matrices = re.findall(r'<div class="scores">.*?</div>', text, flags=re.S)
     heads = [re.findall(r"<th>([^<]+)<small>([^<]+)</small>", matrix) for matrix in matrices]
     four = [("PESQ", "MOS"), ("SSNR", "dB"), ("ESTOI", "&nbsp;"), ("SI-SDR", "dB")]
     # Two corpora abreast in each; the published rows of the other two stand apart, in the four alone.
@@ -193,10 +192,10 @@ def test_further_metrics_stand_in_matrices_and_tests_of_their_own() -> None:
     assert "published" not in "".join(matrices[2:])
     assert text.count('class="best"') == 2 * 9
     assert text.count('<table class="tests">') == 2 * 3
-    grid = {picture.name: picture.svg for picture in evaluation_pictures(of_all, statistics_of(of_all))}
+    figures = evaluation_figures(of_all, statistics_of(of_all))
     for name in ("distributions", "in-domain-against-out-of-domain"):
-        axes = [one.get("id", "") for one in ElementTree.fromstring(grid[name]).iter(f"{SVG}g")]
-        # In rows of four, and those that are left over are not drawn.
+        axes = [one.get("id", "") for one in ElementTree.fromstring(figures[name].svg).iter(f"{SVG}g")]
+        # In rows of four; panels without a metric are not drawn.
         assert [f"axes_{number}" in axes for number in (1, 9, 10)] == [True, True, False]
 
 
@@ -208,7 +207,7 @@ def test_seeds_of_one_configuration_are_one_row_with_a_spread_and_one_system_in_
     assert re.findall(r'scope="row">(\w+) against (\w+)</th>', text) == [("xs", "noisy")] * 2
 
 
-def test_audio_is_the_signal_and_turned_down_together(audio: ClipAudio) -> None:
+def test_audio_is_the_signal_attenuated_by_a_common_gain(audio: ClipAudio) -> None:
     wav, rate_hz = soundfile.read(io.BytesIO(encode_audio(audio, "enhanced")), dtype="float32")
     assert rate_hz == RATE_HZ
     np.testing.assert_allclose(wav, audio.signals["enhanced"], atol=2**-15)
@@ -221,34 +220,34 @@ def test_audio_is_the_signal_and_turned_down_together(audio: ClipAudio) -> None:
 
 
 def test_embedded_audio_is_flac(summary: EvaluationSummary, audio: ClipAudio) -> None:
-    chosen = report_clip("worst", summary.corpora[0].clips[0], audio)
+    chosen = sample("worst", summary.corpora[0].clips[0], audio)
     sources = [s for s in Page(page(summary, [chosen])).sources if s.startswith("data:audio/flac")]
     contents = [base64.b64decode(source.partition(",")[2]) for source in sources]
     assert contents == [encode_audio(audio, name) for name in ("noisy", "enhanced", "clean")]
 
 
-def test_pictures_are_drawn_even_of_nothing(summary: EvaluationSummary) -> None:
-    limits = picture_limits(summary)
+def test_figures_are_drawn_without_any_score(summary: EvaluationSummary) -> None:
+    limits = gain_limits(summary)
     assert limits.si_sdr_db[0] < 0
     assert limits.si_sdr_db[1] > 10
     failed = CorpusScores(name="x", clips=(clip("x", 1, failed=True),), of_clips=1)
     alone = EvaluationSummary(name="x", systems=(model("enhanced"),), corpora=(failed,), seconds=1)
     noisy_alone = EvaluationSummary(name="x", systems=(), corpora=(failed,), seconds=1)
-    drawn = [gain_picture(summary.corpora[0], summary, limits)]
+    drawn = [gain_figure(summary.corpora[0], summary, limits).svg]
     for one in (alone, noisy_alone):
-        drawn.append(gain_picture(failed, one, picture_limits(one)))
-        drawn += [picture.svg for picture in evaluation_pictures(one, statistics_of(one))]
+        drawn.append(gain_figure(failed, one, gain_limits(one)).svg)
+        drawn += [figure.svg for figure in evaluation_figures(one, statistics_of(one)).values()]
     for content in drawn:
         root = ElementTree.fromstring(content)
         assert root.get("width") == "864pt"
 
 
-def test_pictures_of_several_corpora_compare_domains(summary: EvaluationSummary) -> None:
-    names = [picture.name for picture in evaluation_pictures(summary, statistics_of(summary))]
+def test_figures_of_several_corpora_compare_domains(summary: EvaluationSummary) -> None:
+    names = list(evaluation_figures(summary, statistics_of(summary)))
     assert names == ["in-domain-against-out-of-domain", "by-snr", "distributions"]
 
 
-def test_further_systems_have_a_row_of_spectrograms_of_their_own() -> None:
+def test_further_systems_have_their_own_row_of_spectrograms() -> None:
     systems = ("a", "b", "c", "d")
     scores = made_up("libri", 0, systems).clips[0]
     rows = spectrogram_rows(some_audio(0, systems), scores)
@@ -256,9 +255,9 @@ def test_further_systems_have_a_row_of_spectrograms_of_their_own() -> None:
 
 
 def test_spectrogram_panels_lie_under_the_players(summary: EvaluationSummary) -> None:
-    """The page places its players by the same shares of the width as the picture its panels."""
+    """The page places its players at the same fractions of the width as the figure its panels."""
     (row,) = spectrogram_rows(some_audio(0), made_up("libri", 0).clips[0])
-    root = ElementTree.fromstring(row.picture)
+    root = ElementTree.fromstring(row.svg)
     width = float(root.get("viewBox", "").split()[2])
     panels = [
         [float(number) for number in re.findall(r"[\d.]+", patch.get("d", ""))]
@@ -275,5 +274,5 @@ def test_spectrogram_panels_lie_under_the_players(summary: EvaluationSummary) ->
     right_share, left_share = (float(value) / 100 for value in left.groups())
     assert edges[0][0] == pytest.approx(left_share * width, abs=1)
     assert edges[2][1] == pytest.approx((1 - right_share) * width, abs=1)
-    # The page counts the gap in shares of the players' own width.
+    # The gap is a fraction of the players' own width.
     assert edges[1][0] - edges[0][1] == pytest.approx(0.02 * width, abs=1)
