@@ -20,7 +20,7 @@ from pipelines.core.tracking import TrackedRun, Tracker, commit
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, atomic_write, read_json
-from tune.report_page import render_report
+from tune.report_page import sweep_html
 from tune.sweep_config import SweepConfig
 from tune.sweep_report import SweepReport, make_report
 from tune.trial import axis_name, flat_means
@@ -81,7 +81,7 @@ def log_report(
         folder: of the sweep.
         about: details at the end of the page.
     """
-    page = render_report(sweep, results, summary, {"commit": commit(), "MLflow run": run.run_id, **about})
+    page = sweep_html(sweep, results, summary, {"commit": commit(), "MLflow run": run.run_id, **about})
     data = json.dumps(
         {
             "sweep": as_mapping(sweep),

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: in-domain against out-of-domain, size against score, values, and the way there."""
+"""Figures of a sweep, as SVG: in domain against out of domain, score by size and value, validation curves."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pipelines.reports.corpus_figure import MARKS
 
 from pipelines.evaluation.metric_labels import heading
-from pipelines.media.figures import COLOURS, GREY, VERMILION, themed_svg
+from pipelines.media.figures import GREY, VERMILION, series_style, themed_svg
 from tune.axis_tables import OverSeeds
 from tune.search_space import point_label
 from tune.sweep_config import SweepConfig
 from tune.sweep_report import Configuration, SweepReport
 from tune.trial_results import TrialResult
 
-_LABELLED = 12  # more would cover each other
+_MAX_NUMBERED = 12  # more numbers would overlap
 _MARGINS: dict[str, Any] = {"left": 0.06, "right": 0.99, "bottom": 0.15, "top": 0.9, "wspace": 0.24}
 
 
 def overview(sweep: SweepConfig, found: SweepReport) -> bytes:
-    """Out of domain, if there is such a thing, against in domain; and what decides against parameters."""
+    """Out-of-domain against in-domain score, if there are several corpora; deciding score by parameters."""
     scored = [one for one in found.configurations if one.deciding is not None]
 
     def draw(figure: Figure) -> None:
@@ -36,12 +35,8 @@ def overview(sweep: SweepConfig, found: SweepReport) -> bytes:
     return themed_svg(draw, height_inches=4.4)
 
 
-def _style(number: int) -> dict[str, Any]:
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKS[number % len(MARKS)]}
-
-
 def _bars(one: OverSeeds | None) -> float:
-    """Half the length of an error bar: the deviation over seeds."""
+    """Half the length of an error bar: the standard deviation over seeds."""
     return 0.0 if one is None or one.std is None else one.std
 
 
@@ -58,18 +53,18 @@ def _in_domain_against_out_of_domain(
             yerr=[_bars(one.out_of_domain)],
             linestyle="none",
             markersize=7,
-            **_style(number),
+            **series_style(number),
         )
         _name(axes, number, len(scored), (one.in_domain.mean, one.out_of_domain.mean))
     noisy = [found.noisy[corpus][sweep.metric] for corpus in found.corpora]
     if None not in noisy:
         values = [value for value in noisy if value is not None]
-        place = (values[0], sum(values[1:]) / len(values[1:]))
-        axes.scatter([place[0]], [place[1]], color=GREY, marker="x", s=45)
-        axes.annotate("noisy", place, xytext=(6, 4), textcoords="offset points", fontsize=8)
+        position = (values[0], sum(values[1:]) / len(values[1:]))
+        axes.scatter([position[0]], [position[1]], color=GREY, marker="x", s=45)
+        axes.annotate("noisy", position, xytext=(6, 4), textcoords="offset points", fontsize=8)
     axes.set_xlabel(f"in domain ({found.corpora[0]})", fontsize=9)
-    axes.set_ylabel("out of domain (mean of the others)", fontsize=9)
-    _titled(axes, f"{heading(sweep.metric)}, in domain and out of it")
+    axes.set_ylabel("out of domain (mean of the other corpora)", fontsize=9)
+    _titled(axes, f"{heading(sweep.metric)}, in domain and out of domain")
 
 
 def _size_against_score(axes: Axes, sweep: SweepConfig, scored: Sequence[Configuration]) -> None:
@@ -81,7 +76,7 @@ def _size_against_score(axes: Axes, sweep: SweepConfig, scored: Sequence[Configu
             yerr=[_bars(one.deciding)],
             linestyle="none",
             markersize=7,
-            **_style(number),
+            **series_style(number),
         )
         _name(axes, number, len(scored), (float(one.parameters or 0), one.deciding.mean))
     front = sorted(
@@ -93,12 +88,12 @@ def _size_against_score(axes: Axes, sweep: SweepConfig, scored: Sequence[Configu
     axes.set_xlabel("parameters", fontsize=9)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.locator_params(axis="x", nbins=5)
-    _titled(axes, f"{heading(sweep.metric)} by size; the line is the Pareto front")
+    _titled(axes, f"{heading(sweep.metric)} by size; line: Pareto front")
 
 
-def _name(axes: Axes, number: int, count: int, place: tuple[float, float]) -> None:
-    if count <= _LABELLED:
-        axes.annotate(str(number + 1), place, xytext=(6, 4), textcoords="offset points", fontsize=8)
+def _name(axes: Axes, number: int, count: int, position: tuple[float, float]) -> None:
+    if count <= _MAX_NUMBERED:
+        axes.annotate(str(number + 1), position, xytext=(6, 4), textcoords="offset points", fontsize=8)
 
 
 def _titled(axes: Axes, title: str) -> None:
@@ -108,7 +103,7 @@ def _titled(axes: Axes, title: str) -> None:
 
 
 def by_value(sweep: SweepConfig, rows: Sequence[TrialResult]) -> bytes:
-    """For each axis that is a distribution: the score of every finished trial by its value."""
+    """For each axis that is a distribution, the score of every finished trial by its value."""
     drawn = [name for name, axis in sweep.axes.items() if axis.range is not None]
     scored = [
         (row, score)
@@ -120,10 +115,12 @@ def by_value(sweep: SweepConfig, rows: Sequence[TrialResult]) -> bytes:
         grid = figure.subplots(1, len(drawn), squeeze=False)[0]
         figure.subplots_adjust(**_MARGINS)
         for axes, name in zip(grid, drawn, strict=True):
-            axes.scatter([row.point[name] for row, _ in scored], [score for _, score in scored], **_style(0))
+            axes.scatter(
+                [row.point[name] for row, _ in scored], [score for _, score in scored], **series_style(0)
+            )
             if sweep.axes[name].log_uniform is not None:
                 axes.set_xscale("log")
-                # Powers as matplotlib writes them are formulas, and names in pictures are not parsed.
+                # Matplotlib writes powers as formulas, which figures here do not parse.
                 axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 axes.xaxis.set_minor_formatter("")
             axes.set_xlabel(name, fontsize=9)
@@ -134,7 +131,7 @@ def by_value(sweep: SweepConfig, rows: Sequence[TrialResult]) -> bytes:
 
 
 def curves(sweep: SweepConfig, rows: Sequence[TrialResult], configurations: Sequence[str]) -> bytes:
-    """The validation score of every trial at each checkpoint; of one colour what is one configuration."""
+    """The validation score of every trial at each checkpoint, one colour per configuration."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -145,10 +142,10 @@ def curves(sweep: SweepConfig, rows: Sequence[TrialResult], configurations: Sequ
             number = (
                 configurations.index(label) if (label := point_label(row.point)) in configurations else None
             )
-            style = {"color": GREY, "marker": "x"} if number is None else _style(number)
+            style = {"color": GREY, "marker": "x"} if number is None else series_style(number)
             style["linestyle"] = "-" if row.status == "finished" else ":"
             axes.plot(*zip(*row.reports, strict=True), markersize=4, linewidth=1, **style)
         axes.set_xlabel("step", fontsize=9)
-        _titled(axes, f"validation {heading(sweep.metric)}; dotted: did not finish")
+        _titled(axes, f"validation {heading(sweep.metric)}; dotted: unfinished")
 
     return themed_svg(draw, height_inches=3.4)

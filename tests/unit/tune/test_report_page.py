@@ -1,11 +1,11 @@
-"""The page of a sweep says what was found, of what, and what was not."""
+"""The page of a sweep shows verdict, rule, tables, figures and every trial."""
 
 from __future__ import annotations
 
-from html import escape
+from markupsafe import escape
 
 from tests.sweep_rows import row_of, rows_of, sweep_of
-from tune.report_page import render_report
+from tune.report_page import sweep_html
 from tune.sweep_report import make_report
 
 
@@ -14,11 +14,11 @@ def test_the_page_has_verdict_rule_tables_and_every_trial() -> None:
     rows = rows_of({"resolution": [5.0, 5.1, 5.2], "none": [4.0, 4.11, 4.2]})
     rows.append(row_of({"model.sharing": "off"}, 0, 1.0, status="failed", reason="loss is not finite"))
     found = make_report(sweep, rows)
-    page = render_report(sweep, rows, found, {"commit": "abc"})
+    page = sweep_html(sweep, rows, found, {"commit": "abc"})
     for text in (
         "Does &lt;sharing&gt; help?",
         found.verdict,
-        "Fixed before the first trial",
+        "Preregistered before the first trial",
         "6 finished, 1 failed",
         "loss is not finite",
         "5.10 ± 0.10 [4.85, 5.35]",
@@ -34,20 +34,21 @@ def test_the_page_has_verdict_rule_tables_and_every_trial() -> None:
     assert "<script" not in page
 
 
-def test_a_rule_that_was_changed_afterwards_is_not_called_fixed() -> None:
+def test_a_rule_changed_afterwards_is_not_called_preregistered() -> None:
     rows = rows_of({"resolution": [5.0, 5.1, 5.2], "none": [4.0, 4.11, 4.2]})
     before = make_report(sweep_of(), rows).rule
     sweep = sweep_of(metric="estoi")
-    page = render_report(sweep, rows, make_report(sweep, rows, preregistered_rule=before), {})
-    assert "The rule was changed after trials had begun" in page
+    found = make_report(sweep, rows, preregistered_rule=before)
+    page = sweep_html(sweep, rows, found, {})
+    assert "The rule was changed after the first trial" in page
     assert escape(before) in page
-    assert "Fixed before the first trial" not in page
+    assert "Preregistered before the first trial" not in page
 
 
 def test_with_one_seed_it_gives_no_intervals() -> None:
     sweep = sweep_of(seeds=[0])
     rows = rows_of({"resolution": [5.0], "none": [4.0]})
-    page = render_report(sweep, rows, make_report(sweep, rows), {})
+    page = sweep_html(sweep, rows, make_report(sweep, rows), {})
     assert "no interval can be given" in page
     assert "5.00 (1 seed)" in page
     assert "±" not in page.split("Mean ±")[0]
@@ -59,7 +60,7 @@ def test_shares_of_blended_attention_are_shown() -> None:
         row_of({"model.sharing": "blend"}, 0, 2.0, shared_shares={"level_1": 0.25, "level_2": 0.75}),
         row_of({"model.sharing": "block"}, 0, 2.0),
     ]
-    page = render_report(sweep, rows, make_report(sweep, rows), {})
+    page = sweep_html(sweep, rows, make_report(sweep, rows), {})
     assert "Blended attention" in page
     assert "0.250" in page
 
@@ -73,7 +74,7 @@ def test_a_distribution_is_drawn_by_value_and_stopped_trials_are_listed() -> Non
             {"optimiser.learning_rate": 1e-2}, 0, 0.0, status="stopped", reason="early, by asha", means={}
         ),
     ]
-    page = render_report(sweep, rows, make_report(sweep, rows), {})
+    page = sweep_html(sweep, rows, make_report(sweep, rows), {})
     assert "By value" in page
     assert "early, by asha" in page
     assert page.count("<img") == 3
@@ -81,5 +82,5 @@ def test_a_distribution_is_drawn_by_value_and_stopped_trials_are_listed() -> Non
 
 def test_a_page_of_nothing_is_still_a_page() -> None:
     sweep = sweep_of()
-    page = render_report(sweep, [], make_report(sweep, []), {})
+    page = sweep_html(sweep, [], make_report(sweep, []), {})
     assert "No results yet" in page
