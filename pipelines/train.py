@@ -1,9 +1,9 @@
-"""Train: alone, or on Ray Train with as many workers as asked.
+"""Train in this process, or on Ray Train with any number of workers.
 
     python -m pipelines.train base nano --set name=first data.shards=outputs/shards --workers 2
 
-Configurations are laid over each other in order: names from pipelines/configs, or paths. The same
-name in the same storage resumes.
+Configurations are names from pipelines/configs or paths; later ones override earlier ones. The same name in
+the same storage resumes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipelines.core.storage import absolute_storage
 from pipelines.core.tracking import Tracker
 from pipelines.training.config import TrainRunConfig
 from pipelines.training.dry_run import dry_run
-from pipelines.training.launch import alone, checkpoints_of, on_ray, run_folder
+from pipelines.training.launch import checkpoints_of, run_folder, train_in_process, train_on_ray
 from rwsa.config import as_mapping, config_hash, read_config
 from rwsa.errors import InputError
 from rwsa.files import (
@@ -42,18 +42,17 @@ from rwsa.files import (
     sha256_of,
 )
 from rwsa.shards.index import INDEX_NAME, read_index
-from rwsa.training.checkpoints import ABOUT, local
-from rwsa.training.config import DataConfig
+from rwsa.training.checkpoints import STATE_FILE, local_copy
+from rwsa.training.config import DataConfig, recipe_of
 from rwsa.training.context import StopSignal
-from rwsa.training.sources import recipe_of
-from rwsa.training.state import check_files, published_weights
+from rwsa.training.state import published_weights, verify_files
 
 CONFIGS = CHECKOUT / "pipelines" / "configs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSummary:
-    """What came of a run: the best weights, their validation score, and its MLflow run."""
+    """Result of a run: its best weights, their validation score, and its MLflow run."""
 
     weights: StoragePath
     best_score: float
@@ -71,27 +70,27 @@ def train(
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
     stop: StopSignal | None = None,
-    on_saved: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_checkpoint: Callable[[int, Mapping[str, float]], None] | None = None,
     wait_seconds: float = 0.0,
 ) -> TrainSummary:
-    """Train or resume one run, and put its best weights at `ROOT/runs/NAME/model.safetensors`.
+    """Train or resume one run, and write its best weights to `ROOT/runs/NAME/model.safetensors`.
 
     Args:
         config: the run.
         workers: Ray Train workers; 0 trains in this process, without Ray.
-        cpus_per_worker: threads of each worker (alone: of this process).
-        gpu: whether Ray's workers get a GPU each; by default where the cluster has one now.
+        cpus_per_worker: threads of each worker (with `workers=0` of this process).
+        gpu: whether each Ray worker gets a GPU; default: if the cluster has one now.
         parent: MLflow run to nest this one under.
-        params: MLflow parameters beside the configuration's.
+        params: MLflow parameters in addition to the configuration's.
         tags: MLflow tags.
-        stop: ends training early, when it has saved.
-        on_saved: told in this process of each checkpoint's step and of the figures of its validation.
-        wait_seconds: for another process that trains the same run, and may be about to end.
+        stop: stops training early, after saving.
+        on_checkpoint: called in this process with each checkpoint's step and validation metrics.
+        wait_seconds: maximum wait for another process that trains the same run.
 
     Raises:
         InputError: data, storage or MLflow cannot be used.
         DivergedError: a loss became NaN or infinite.
-        PreemptedError: asked to end; saved, and resumed by the same call.
+        PreemptedError: stopped on request, after saving; the same call resumes.
     """
     config, stop = absolute(config), stop or StopSignal()
     started = time.monotonic()
@@ -99,23 +98,23 @@ def train(
     folder = run_folder(config)
     check_writable(folder / "model.safetensors")
     tracker = Tracker(config.storage)
-    every = {**as_mapping(config), "workers": workers, "config_hash": config_hash(config)}
-    every |= {**sizes, **(params or {})}
+    all_params = {**as_mapping(config), "workers": workers, "config_hash": config_hash(config)}
+    all_params |= {**sizes, **(params or {})}
     with (
         exclusive_lock(folder, wait_seconds=wait_seconds),
-        tracker.run(config.name, key=run_key(config), parent=parent, params=every, tags=tags) as run,
+        tracker.run(config.name, key=run_key(config), parent=parent, params=all_params, tags=tags) as run,
     ):
         if workers == 0:
-            alone(config, run, threads=cpus_per_worker, stop=stop, on_saved=on_saved)
+            train_in_process(config, run, threads=cpus_per_worker, stop=stop, on_checkpoint=on_checkpoint)
         else:
-            on_ray(
+            train_on_ray(
                 config,
                 run,
                 workers=workers,
                 threads=cpus_per_worker,
                 gpu=gpu,
                 stop=stop,
-                on_saved=on_saved,
+                on_checkpoint=on_checkpoint,
             )
         weights = folder / "model.safetensors"
         score = _publish(config, weights)
@@ -128,25 +127,25 @@ def train(
 
 
 def run_key(config: TrainRunConfig) -> str:
-    """By which a run finds its run in MLflow again."""
+    """Key of a run's MLflow run, by which a resumed run finds it."""
     return f"train {config.name} in {run_folder(config)}"
 
 
 def _publish(config: TrainRunConfig, weights: StoragePath) -> float:
-    """Put the best checkpoint's weights there; returns their score, NaN where none was validated."""
+    """Write the best checkpoint's weights to `weights`; returns their score, NaN if none was validated."""
     checkpoints = checkpoints_of(config)
     best, latest = checkpoints.best(), checkpoints.latest()
     assert best is not None, "training ends with a checkpoint"
     assert latest is not None
-    with local(best) as found, atomic_write(weights) as aside:
-        check_files(found)
-        shutil.copyfile(published_weights(found), aside)
-    score = read_json(latest / ABOUT)["best_score"]
+    with local_copy(best) as checkpoint, atomic_write(weights) as temporary:
+        verify_files(checkpoint)
+        shutil.copyfile(published_weights(checkpoint), temporary)
+    score = read_json(latest / STATE_FILE)["best_score"]
     return math.nan if score is None else float(score)
 
 
 def absolute(config: TrainRunConfig) -> TrainRunConfig:
-    """The same with absolute paths: Ray's workers run in folders of their own."""
+    """The configuration with absolute paths: Ray's workers run in other folders."""
     return dataclasses.replace(
         config,
         data=_absolute_data(config.data),
@@ -165,7 +164,7 @@ def _absolute_data(data: DataConfig) -> DataConfig:
 
 
 def _sizes(data: DataConfig) -> dict[str, str]:
-    """How much there is of each split, and so, early, whether it is there at all."""
+    """Examples or hours of each split; fails early if a split is missing."""
     sizes = {}
     for split in (data.train,) if data.overfit is not None else (data.train, data.valid):
         if data.mix is not None and split in data.mix.splits:
@@ -173,7 +172,7 @@ def _sizes(data: DataConfig) -> dict[str, str]:
         else:
             seconds = read_index(location(data.shards or ""), split).seconds
             sizes[f"{split}_hours"] = f"{seconds / 3600:.3f}"
-            # As the run of the shards' own page has it (pipelines.dataset_page).
+            # The same parameter as in the run of pipelines.dataset_page.
             sizes["index_sha256"] = sha256_of(location(data.shards or "") / INDEX_NAME)
     return sizes
 
@@ -248,7 +247,7 @@ def main(options: argparse.Namespace) -> int:
         print(dry_run(absolute(config), workers=options.workers, threads=options.cpus_per_worker))
         return 0
     with StopSignal() as stop:
-        stop.then(_report_stopping)
+        stop.add_callback(_report_stopping)
         summary = train(
             config,
             workers=options.workers,

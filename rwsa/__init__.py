@@ -17,7 +17,7 @@ __all__ = ["enhance", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    # On demand, because scoring and mixing workers import this package and need no torch.
+    # Lazy: scoring and mixing workers import this package without torch.
     if name == "enhance":
         from rwsa.enhancement import enhance
 

@@ -1,4 +1,4 @@
-"""`rwsa enhance | score | info`."""
+"""Command line: `rwsa enhance | score | info`."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _COSTS = {
     "paper": "published",
 }
 _COST_LEGEND = """\
-from total on: 10⁹ multiply-accumulates of one segment (frames × bins). total is the sum of the next five,
-without norms and activations. paper counts as its table does (thop): convolutions, norms, PReLU, and of
-Mamba only its convolution, x_proj and out_proj; of scans and attention nothing."""
+From total on: 10⁹ multiply-accumulates per segment (frames × bins). total is the sum of the next five,
+without norms and activations. paper counts as the paper's table (thop): convolutions, norms, PReLU, and
+of Mamba only convolution, x_proj and out_proj; no scans, no attention."""
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--untrained", metavar="SIZE", help="random weights of a named size, for trying things out"
     )
     enhance.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)"
+        "--device", default="auto", help="cpu, cuda, cuda:1, … (default: a GPU if available)"
     )
     enhance.add_argument(
         "--crossfade",
@@ -119,7 +119,7 @@ def _enhance_pipe(arguments: argparse.Namespace) -> int:
         if stream is None or stream.isatty():
             raise InputError(f"{name} is {'closed' if stream is None else 'a terminal'}; {remedy}")
     model = _model(arguments)
-    # A writer of its own, so that a reader who leaves early is an error here and not at exit.
+    # A separate writer, so that a closed pipe raises here and not at exit.
     with os.fdopen(sys.stdout.fileno(), "wb", closefd=False) as sink:
         enhance_stream(
             sys.stdin.buffer,
@@ -177,7 +177,7 @@ def _score(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         strict=arguments.strict,
     )
-    # First, so that a file that cannot be written costs the file alone.
+    # Print first: an unwritable --json file must not lose the table.
     print(format_table(scores), flush=True)
     if arguments.json is not None:
         write_json(arguments.json, scores.as_json())

@@ -42,7 +42,7 @@ SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
         # enhancing
-        "31ff1bebc4bbb37cf4bd7ec4e898488f4d0d331475793e3c6764130150114864": (
+        "e41b43440b4c1e21fd51c0f166eed5814238a3448ae277bd1358174ed99c22a7": (
             "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
         ),
         # mixing

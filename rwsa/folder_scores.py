@@ -1,4 +1,4 @@
-"""Scores of a folder of enhanced clips against a folder of clean ones."""
+"""Score a folder of enhanced clips against a folder of clean clips."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFailure:
-    """A clip, or one metric of it, that could not be scored; `metric` is None for the whole clip."""
+    """A clip or one of its metrics that could not be scored; `metric` is None for all metrics."""
 
     file: str
     metric: str | None
@@ -50,15 +50,15 @@ class ClipFailure:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderScores:
-    """What `score_folders` found.
+    """Result of `score_folders`.
 
     Attributes:
-        clips: file, as named in the clean folder, to metric to value or failure; sorted by file.
-        summaries: for each metric its mean over values, their count and the failures.
-        failures: all of them, those of files that exist on one side only included.
-        resampled: files that were not at 16 kHz, in either folder.
-        clipped: files that are clipped in either folder; see `rwsa.audio_facts.AudioFacts`. They are scored.
-        floored: files whose CSIG and COVL are 1 for digital silence alone; see `rwsa.metrics.composite.llr`.
+        clips: value or failure by file (as named in the clean folder) and metric; sorted by file.
+        summaries: for each metric its mean over values, and the counts of values and failures.
+        failures: all failures, including files that exist in one folder only.
+        resampled: files not at 16 kHz in either folder.
+        clipped: files clipped in either folder; see `rwsa.audio_facts.AudioFacts`. They are scored.
+        floored: files whose CSIG and COVL are 1 due to digital silence; see `rwsa.metrics.composite.llr`.
         version: of the metrics; see `rwsa.metrics.version`.
     """
 
@@ -71,7 +71,7 @@ class FolderScores:
     version: str
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for `rwsa.files.write_json`; what failed is null in `clips` and told in `failures`."""
+        """Plain values for JSON; failed metrics are null in `clips` and listed in `failures`."""
         return {
             "clips": {
                 file: {name: None if isinstance(value, Failure) else value for name, value in row.items()}
@@ -88,8 +88,8 @@ class FolderScores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pair:
-    """A clip to score; `fault` says what keeps it from being scored, if anything does."""
+class _FilePair:
+    """A clip to score; `fault` is the reason why it cannot be scored, if any."""
 
     file: str
     clean: Path
@@ -118,18 +118,18 @@ def score_folders(
 ) -> FolderScores:
     """Score every clip of `enhanced` against the clip of the same name in `clean`.
 
-    Files are paired by their path below the folder, extension aside. Clips at other rates are resampled
-    to 16 kHz first. A clip that cannot be scored is a failure with its reason, and the job goes on. The
-    scores are the same, to the last bit, for any number of workers.
+    Files are paired by their relative path without extension. Clips at other rates are resampled to
+    16 kHz. A clip that cannot be scored is a failure with a reason, and scoring continues. Scores are
+    bit-identical for any number of workers.
 
     Args:
         clean, enhanced: folders, searched recursively.
         metrics: names from `rwsa.metrics.METRICS`.
-        workers: processes, one thread each; by default one a core. 1 scores in this process.
-        strict: end at the first failure.
+        workers: processes with one thread each; default: one per core. 1 scores in this process.
+        strict: stop at the first failure.
 
     Raises:
-        InputError: a folder is missing, empty or has no file in common with the other; a metric is
+        InputError: a folder is missing, empty or shares no file with the other; a metric is
             unknown or its package missing; a worker was killed; with `strict`, the first failure.
     """
     names = tuple(metrics)
@@ -139,12 +139,14 @@ def score_folders(
     check(names)
     pairs, extra = _pair(clean, enhanced, names)
     if strict:
-        _refuse([*extra, *(_whole(pair.file, pair.fault) for pair in pairs if pair.fault is not None)])
+        _raise_first(
+            [*extra, *(_clip_failure(pair.file, pair.fault) for pair in pairs if pair.fault is not None)]
+        )
     results = []
     with closing(_scored(pairs, workers)) as scored:
         for result in tqdm(scored, total=len(pairs), desc="score", unit="clip", disable=None):
             if strict:
-                _refuse(result.failures)
+                _raise_first(result.failures)
             results.append(result)
     failures = [*(failure for result in results for failure in result.failures), *extra]
     return FolderScores(
@@ -158,17 +160,17 @@ def score_folders(
     )
 
 
-def _refuse(failures: Sequence[ClipFailure]) -> None:
+def _raise_first(failures: Sequence[ClipFailure]) -> None:
     if failures:
         raise InputError(f"{failures[0]}; correct or remove the file, or run without --strict")
 
 
-def _pair(clean: Path, enhanced: Path, metrics: tuple[str, ...]) -> tuple[list[_Pair], list[ClipFailure]]:
-    """One pair a clean file, and the enhanced files that no clean file asks for."""
+def _pair(clean: Path, enhanced: Path, metrics: tuple[str, ...]) -> tuple[list[_FilePair], list[ClipFailure]]:
+    """One pair per clean file, and a failure per enhanced file without a clean one."""
     references, estimates = _by_stem(clean), _by_stem(enhanced)
     if not references.keys() & estimates.keys():
         raise InputError(
-            f"{enhanced}: no file is named as one in {clean}; names must agree, extension aside "
+            f"{enhanced}: shares no file name with {clean}; names must match, apart from the extension "
             f"(for example {next(iter(estimates))} and {next(iter(references))})"
         )
     pairs = []
@@ -176,7 +178,7 @@ def _pair(clean: Path, enhanced: Path, metrics: tuple[str, ...]) -> tuple[list[_
         partners = estimates.get(stem, [])
         fault = _pairing_fault(files, clean, partners, enhanced)
         pairs += [
-            _Pair(
+            _FilePair(
                 file=path.relative_to(clean).as_posix(),
                 clean=path,
                 enhanced=partners[0] if partners else enhanced,
@@ -186,7 +188,7 @@ def _pair(clean: Path, enhanced: Path, metrics: tuple[str, ...]) -> tuple[list[_
             for path in files
         ]
     extra = [
-        _whole(path.relative_to(enhanced).as_posix(), f"not in {clean}")
+        _clip_failure(path.relative_to(enhanced).as_posix(), f"not in {clean}")
         for stem in estimates.keys() - references.keys()
         for path in estimates[stem]
     ]
@@ -209,17 +211,17 @@ def _pairing_fault(files: list[Path], clean: Path, partners: list[Path], enhance
     return None
 
 
-def _scored(pairs: list[_Pair], workers: int) -> Generator[_ClipScores, None, None]:
+def _scored(pairs: list[_FilePair], workers: int) -> Generator[_ClipScores, None, None]:
     """Results in the order of `pairs`."""
     workers = min(workers, len(pairs))
     if workers == 1:
         from threadpoolctl import threadpool_limits  # late: it comes with the metrics' packages
 
-        # BLAS's other threads would cost more than they bring, as clips are short, and change last bits.
+        # More BLAS threads are slower on short clips, and change the last bits.
         with threadpool_limits(1):
             yield from map(_score_pair, pairs)
         return
-    # Spawned, never forked: numba's or torch's threads may live in this process, and a fork breaks them.
+    # Spawned, not forked: a fork breaks threads of numba and torch in this process.
     context = multiprocessing.get_context("spawn")
     with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
@@ -234,9 +236,9 @@ def _scored(pairs: list[_Pair], workers: int) -> Generator[_ClipScores, None, No
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Let processes started in the block use one thread.
+    """Limit processes started in the block to one thread.
 
-    BLAS and OpenMP read the environment as they load, so setting it inside the child comes too late.
+    BLAS and OpenMP read the environment when they load, so setting it in the child is too late.
     """
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
@@ -250,11 +252,11 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _score_pair(pair: _Pair) -> _ClipScores:
+def _score_pair(pair: _FilePair) -> _ClipScores:
     if pair.fault is not None:
         return _unscored(pair, pair.fault)
     try:
-        (clean, from_other_rate), (enhanced, also_from_other) = _read(pair.clean), _read(pair.enhanced)
+        (clean, clean_resampled), (enhanced, enhanced_resampled) = _read(pair.clean), _read(pair.enhanced)
     except InputError as error:
         return _unscored(pair, str(error))
     if len(clean) != len(enhanced):
@@ -265,40 +267,40 @@ def _score_pair(pair: _Pair) -> _ClipScores:
         file=pair.file,
         row=row,
         failures=_failures(pair.file, row),
-        resampled=from_other_rate or also_from_other,
+        resampled=clean_resampled or enhanced_resampled,
         clipped=any(clipped_share(wav) > CLIPPED_SHARE for wav in (clean, enhanced)),
         floored=any(row[name] == 1.0 for name in rated) and floored_by_silence(clean, enhanced),
     )
 
 
 def _read(path: Path) -> tuple[np.ndarray, bool]:
-    """A mono clip at 16 kHz, `[samples]`, and whether it was at another rate."""
+    """A mono clip at 16 kHz, `[samples]`, and whether it was resampled."""
     wav, rate_hz = read_audio(path)
     if len(wav) != 1:
         raise InputError(f"{path}: has {len(wav)} channels where one is expected; mix it down first")
     return resample(wav[0], rate_hz, SAMPLE_RATE_HZ), rate_hz != SAMPLE_RATE_HZ
 
 
-def _unscored(pair: _Pair, reason: str) -> _ClipScores:
+def _unscored(pair: _FilePair, reason: str) -> _ClipScores:
     row: dict[str, float | Failure] = dict.fromkeys(pair.metrics, Failure(reason))
-    return _ClipScores(file=pair.file, row=row, failures=(_whole(pair.file, reason),))
+    return _ClipScores(file=pair.file, row=row, failures=(_clip_failure(pair.file, reason),))
 
 
-def _whole(file: str, reason: str) -> ClipFailure:
+def _clip_failure(file: str, reason: str) -> ClipFailure:
     return ClipFailure(file=file, metric=None, reason=reason)
 
 
 def _failures(file: str, row: dict[str, float | Failure]) -> tuple[ClipFailure, ...]:
-    """One entry a failed metric, or one for the clip where all failed for one reason (silence, NaN)."""
+    """One failure per metric, or one for the clip if all metrics failed for the same reason."""
     failed = {name: value.reason for name, value in row.items() if isinstance(value, Failure)}
     reasons = set(failed.values())
     if len(failed) == len(row) and len(reasons) == 1:
-        return (_whole(file, reasons.pop()),)
+        return (_clip_failure(file, reasons.pop()),)
     return tuple(ClipFailure(file=file, metric=name, reason=reason) for name, reason in failed.items())
 
 
 def format_table(scores: FolderScores) -> str:
-    """Means with counts, then what failed and why, for a terminal."""
+    """Means and counts as text, followed by the failures with their reasons."""
     width = max(map(len, ("metric", *scores.summaries)))
     lines = [f"{'metric':<{width}}{'mean':>10}  {'unit':<8}{'clips':>6}{'failed':>8}"]
     for name, summary in scores.summaries.items():
@@ -307,14 +309,14 @@ def format_table(scores: FolderScores) -> str:
         lines.append(f"{name:<{width}}{mean:>10}  {unit:<8}{summary.count:>6}{summary.failures:>8}")
     lines += _listing("failures", [str(failure) for failure in scores.failures])
     lines += _listing("resampled to 16 kHz before scoring", scores.resampled)
-    lines += _listing("clipped, in one folder or both, and scored as they are", scores.clipped)
-    lines += _listing("CSIG and COVL are 1 for digital silence alone, as CMGAN gives them", scores.floored)
+    lines += _listing("clipped in either folder, scored anyway", scores.clipped)
+    lines += _listing("CSIG and COVL are 1 due to digital silence, as in CMGAN", scores.floored)
     return "\n".join(lines)
 
 
 def _listing(title: str, entries: Sequence[str]) -> list[str]:
     if not entries:
         return []
-    left_off = len(entries) - _LISTED_FAILURES
-    more = [f"  … and {left_off} more"] if left_off > 0 else []
+    omitted = len(entries) - _LISTED_FAILURES
+    more = [f"  … and {omitted} more"] if omitted > 0 else []
     return [f"{title} ({len(entries)}):", *(f"  {entry}" for entry in entries[:_LISTED_FAILURES]), *more]

@@ -1,6 +1,6 @@
-"""The losses of twenty steps of `nano`, as they were when they were stored, and must stay.
+"""Golden losses of twenty steps of `nano`.
 
-python -m tests.golden_curve     # stores them anew, where a change is meant to change them
+python -m tests.golden_curve     # stores new ones, after an intended change
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from tests.training_runs import Log, nano_config, trained, write_nano_shards
 
 STORED = Path(__file__).parent / "golden" / "nano_curve.json"
-# Another order of sums (oneDNN off, two threads) moves them by up to a third of this. The discriminator's are
-# squares of small differences that each step amplifies, so theirs is absolute.
+# Another summation order (oneDNN off, two threads) changes losses by up to a third of this. The
+# discriminator's are squares of small differences, which each step amplifies, and have an absolute tolerance.
 _SPECTRAL = {"rel": 1e-2}
 _OF_DISCRIMINATOR = {"rel": 1e-2, "abs": 1e-2}
 
@@ -25,20 +25,20 @@ _OF_DISCRIMINATOR = {"rel": 1e-2, "abs": 1e-2}
 def losses_of(steps: Mapping[int, Mapping[str, float]]) -> dict[str, list[float]]:
     """Each loss by step."""
     names = ("total", "magnitude", "phase", "complex", "time", "consistency", "metric")
-    late = ("discriminator_clean", "discriminator_enhanced")  # one step behind
+    delayed = ("discriminator_clean", "discriminator_enhanced")  # by one step
     return {name: [steps[step][name] for step in sorted(steps)] for name in names} | {
-        name: [steps[step][name] for step in sorted(steps)[1:]] for name in late
+        name: [steps[step][name] for step in sorted(steps)[1:]] for name in delayed
     }
 
 
 def assert_golden(steps: Mapping[int, Mapping[str, float]]) -> None:
-    """Every loss of every step is the stored one."""
+    """Compare every loss of every step with the stored one."""
     stored = json.loads(STORED.read_text())
-    found = losses_of(steps)
-    assert found.keys() == stored.keys()
+    losses = losses_of(steps)
+    assert losses.keys() == stored.keys()
     for name, values in stored.items():
-        near = _OF_DISCRIMINATOR if name.startswith(("metric", "discriminator")) else _SPECTRAL
-        assert found[name] == pytest.approx(values, **near), name
+        tolerance = _OF_DISCRIMINATOR if name.startswith(("metric", "discriminator")) else _SPECTRAL
+        assert losses[name] == pytest.approx(values, **tolerance), name
 
 
 def run(folder: Path) -> dict[int, dict[str, float]]:
@@ -50,5 +50,5 @@ def run(folder: Path) -> dict[int, dict[str, float]]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as place:
-        STORED.write_text(json.dumps(losses_of(run(Path(place))), indent=1) + "\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        STORED.write_text(json.dumps(losses_of(run(Path(temporary))), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Small training runs, and what they log, for the tests of training."""
+"""Small training runs and a logger that records them, for tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rwsa.models.weights import weights_of
 from rwsa.shards import Example, write_shard
 from rwsa.shards.index import merge_index
 from rwsa.training.config import TrainConfig
-from rwsa.training.context import HeardClip, LocalContext
+from rwsa.training.context import AudioSample, LocalContext
 from rwsa.training.loop import fit
 from rwsa.training.state import TrainState
 
@@ -34,7 +34,7 @@ TINY = {
 }
 # A quarter of a second, so that PESQ has something to score.
 AUDIBLE = {"segment_frames": 72, "spectral": {"n_fft": 254, "hop_samples": 60, "window_samples": 254}}
-# What a log says about the machine and not about the training.
+# Metrics that depend on the machine.
 TIMINGS = (
     "samples_per_second",
     "audio_seconds_per_second",
@@ -48,7 +48,7 @@ TIMINGS = (
 
 
 def example(name: str, samples: int) -> Example:
-    """Noise in syllables, which PESQ takes for speech, and more noise."""
+    """Noise with the envelope of speech, which PESQ accepts, plus noise."""
     rng = np.random.default_rng([ord(letter) for letter in name])
     syllables = 0.02 + np.sin(2 * np.pi * 2 * np.arange(samples) / RATE_HZ) ** 2
     clean = 0.1 * np.convolve(rng.standard_normal(samples + 1), [1, 0.5], "valid") * syllables
@@ -62,7 +62,7 @@ def example(name: str, samples: int) -> Example:
 
 
 def write_shards(folder: Path) -> Path:
-    """Five examples in two shards to train on, some shorter than a segment, and two to validate by."""
+    """Five training examples in two shards, some shorter than a segment, and two validation examples."""
     train = [example(f"train-{n}", 600 + 1800 * n) for n in range(5)]
     write_shard(folder, "train", 0, train[:3], sample_rate_hz=RATE_HZ)
     write_shard(folder, "train", 1, train[3:], sample_rate_hz=RATE_HZ)
@@ -73,7 +73,7 @@ def write_shards(folder: Path) -> Path:
 
 
 def write_nano_shards(folder: Path) -> Path:
-    """Seven examples to train on, longer than a segment of `nano`, and one to validate by."""
+    """Seven training examples longer than a segment of `nano`, and one validation example."""
     train = [example(f"nano-{n}", 16000 + 1000 * n) for n in range(7)]
     write_shard(folder, "train", 0, train[:4], sample_rate_hz=RATE_HZ)
     write_shard(folder, "train", 1, train[4:], sample_rate_hz=RATE_HZ)
@@ -83,7 +83,7 @@ def write_nano_shards(folder: Path) -> Path:
 
 
 def nano_config(shards: Path, **changes: Any) -> TrainConfig:
-    """The paper's recipe with its losses, discriminator included, for twenty steps of two segments."""
+    """The paper's recipe, with discriminator, for twenty steps of two segments."""
     values = {
         "name": "nano",
         "model": as_mapping(SIZES["nano"]),
@@ -113,21 +113,21 @@ def config_of(shards: Path, **changes: Any) -> TrainConfig:
 
 
 class Log:
-    """A listener: figures by step, without timings, and audio; can break the training off."""
+    """A `TrainLogger` that records metrics without timings and audio by step; can interrupt training."""
 
-    def __init__(self, *, break_off_at: int | None = None) -> None:
+    def __init__(self, *, interrupt_at: int | None = None) -> None:
         self.steps: dict[int, dict[str, float]] = {}
-        self.heard: dict[int, list[HeardClip]] = {}
-        self._break_off_at = break_off_at
+        self.audio: dict[int, list[AudioSample]] = {}
+        self._interrupt_at = interrupt_at
 
-    def figures(self, step: int, values: Mapping[str, float]) -> None:
-        kept = {name: value for name, value in values.items() if name not in TIMINGS}
-        self.steps.setdefault(step, {}).update(kept)
-        if step == self._break_off_at and "total" in values:
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        recorded = {name: value for name, value in values.items() if name not in TIMINGS}
+        self.steps.setdefault(step, {}).update(recorded)
+        if step == self._interrupt_at and "total" in values:
             raise KeyboardInterrupt
 
-    def audio(self, step: int, clips: Sequence[HeardClip]) -> None:
-        self.heard[step] = list(clips)
+    def log_audio(self, step: int, samples: Sequence[AudioSample]) -> None:
+        self.audio[step] = list(samples)
 
 
 def trained(config: TrainConfig, folder: Path, log: Log | None = None) -> TrainState:
@@ -135,14 +135,14 @@ def trained(config: TrainConfig, folder: Path, log: Log | None = None) -> TrainS
 
 
 def tensors_of(state: TrainState) -> dict[str, Tensor]:
-    """Everything that a later step depends on."""
-    found = weights_of(state.generator)
-    for name, optimiser in state._optimisers().items():
+    """All tensors that later steps depend on."""
+    tensors = weights_of(state.generator)
+    for name, optimiser in state.optimisers().items():
         slots = optimiser.state_dict()["state"]
-        found |= {f"{name}.{i}.{key}": t for i, each in slots.items() for key, t in each.items()}
+        tensors |= {f"{name}.{i}.{key}": t for i, each in slots.items() for key, t in each.items()}
     if state.discriminator is not None:
-        found |= {f"discriminator.{name}": t for name, t in weights_of(state.discriminator).items()}
-    return found
+        tensors |= {f"discriminator.{name}": t for name, t in weights_of(state.discriminator).items()}
+    return tensors
 
 
 def assert_same_bits(one: TrainState, two: TrainState) -> None:

@@ -100,9 +100,9 @@ def sweep(
         )
         start_ray()
         if stop is not None:
-            stop.arm()  # after Ray has installed its own handler, which would end the process
+            stop.install()  # after Ray has installed its own handler, which would end the process
             # Besides Ctrl-C, Ray Tune stops on SIGUSR1.
-            stop.then(lambda: signal.raise_signal(signal.SIGUSR1))
+            stop.add_callback(lambda: signal.raise_signal(signal.SIGUSR1))
         started = time.monotonic()
         ended_by = run_trials(context, planned, max_steps=example.max_steps)
         seconds = time.monotonic() - started

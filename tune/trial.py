@@ -33,8 +33,8 @@ from rwsa.files import read_json, write_json
 from rwsa.metrics import TABLE1_METRICS
 from rwsa.models import RWSAMambaUNet, load_model
 from rwsa.models.cost import cost
-from rwsa.training.checkpoints import ABOUT, local
-from rwsa.training.memory import enough_memory
+from rwsa.training.checkpoints import STATE_FILE, local_copy
+from rwsa.training.memory import explain_out_of_memory
 from tune.search_space import Trial, make_trial
 from tune.sweep_config import SweepConfig
 from tune.trial_results import EvaluationSettings, ResultFolder, TrialResult, if_current
@@ -106,7 +106,7 @@ def run_trial(settings: dict[str, Any], context: Mapping[str, Any]) -> None:
     if shared.result(trial.name) is not None:
         return
     try:
-        with enough_memory():  # for evaluation, too
+        with explain_out_of_memory():  # for evaluation, too
             files.save_result(_train_and_evaluate(shared, trial, reporter))
     except UnreachableError:
         raise  # Ray Tune retries, when the service may be back
@@ -160,7 +160,7 @@ class _ScoreReporter:
         progress = self._files.progress(self._trial.name)
         latest = checkpoints_of(self._trial.train).latest()
         if latest is not None:
-            about = read_json(latest / ABOUT)
+            about = read_json(latest / STATE_FILE)
             reported = progress.reports[-1][0] if progress.reports else 0
             if about["step"] > reported and about.get("score") is not None:
                 self._save(about["step"], about["score"])
@@ -173,7 +173,7 @@ class _ScoreReporter:
         if checkpoint is None:
             return False
         try:
-            with local(checkpoint) as files:
+            with local_copy(checkpoint) as files:
                 shutil.copytree(files, folder, dirs_exist_ok=True)
         except (OSError, shutil.Error):  # deleted while copying
             return False
@@ -251,7 +251,7 @@ def _train(sweep: SweepConfig, trial: Trial, reporter: _ScoreReporter, parent: s
         "parent": parent,
         "params": {axis_name(name): value for name, value in trial.point.items()},
         "tags": {"rwsa.kind": "trial", "rwsa.sweep": sweep.name},
-        "on_saved": reporter,
+        "on_checkpoint": reporter,
         # A killed driver's trials end a little later than the driver; Optuna may choose a point twice.
         "wait_seconds": 60.0 if sweep.search.kind != "optuna" else math.inf,
     }

@@ -1,4 +1,4 @@
-"""Where a run ran: machine and packages. Nothing of the environment's variables, which may hold secrets."""
+"""Machine and package versions of a run. No environment variables: they may contain secrets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rwsa.shards.index import made_with
 
 
 def environment() -> dict[str, Any]:
-    """Machine, devices and the versions of the packages that this project names, as JSON values."""
+    """Machine, devices, and versions of the project's dependencies, as JSON values."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         "machine": platform.node(),
@@ -27,16 +27,16 @@ def environment() -> dict[str, Any]:
         "scan": scan.resolve_backend(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "packages": dict(_versions()),
+        "packages": _versions(),
     }
 
 
-def _versions() -> list[tuple[str, str]]:
-    found = []
+def _versions() -> dict[str, str]:
+    versions = {}
     for requirement in ["rwsa", *(importlib.metadata.requires("rwsa") or ())]:
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
         try:
-            found.append((name, importlib.metadata.version(name)))
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # an extra that is not installed
-    return sorted(set(found))
+    return dict(sorted(versions.items()))

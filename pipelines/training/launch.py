@@ -1,4 +1,4 @@
-"""Ways to run the training loop: in this process, or on Ray Train with as many workers as asked."""
+"""Launch the training loop: in this process, or on Ray Train with any number of workers."""
 
 from __future__ import annotations
 
@@ -20,36 +20,35 @@ from rwsa.config import as_mapping, build
 from rwsa.errors import DivergedError, InputError, PreemptedError
 from rwsa.files import StoragePath, location
 from rwsa.training.checkpoints import Checkpoints
+from rwsa.training.config import self_contained
 from rwsa.training.context import LocalContext, StopSignal
 from rwsa.training.loop import fit
-from rwsa.training.sources import self_contained
 
-_RELAY_SECONDS = 0.5
-_WAITING_IS_NEWS_AFTER_SECONDS, _SECONDS_BETWEEN_SIGNS = 60.0, 600.0
-_FINAL = {kind.__name__: kind for kind in (InputError, DivergedError)}
+_POLL_SECONDS = 0.5
+_FIRST_WAITING_MESSAGE_SECONDS, _NEXT_WAITING_MESSAGE_SECONDS = 60.0, 600.0
+_FINAL_ERRORS = {kind.__name__: kind for kind in (InputError, DivergedError)}
+
+# Called with the step of a checkpoint and its validation metrics.
+OnCheckpoint = Callable[[int, Mapping[str, float]], None]
 
 
 def run_folder(config: TrainRunConfig) -> StoragePath:
-    """Where a run's files are."""
+    """Folder of a run's checkpoints and weights."""
     return location(config.storage.root) / "runs" / config.name
 
 
 def checkpoints_of(config: TrainRunConfig) -> Checkpoints:
-    """A run's checkpoints, wherever they were made."""
+    """A run's checkpoints; their folder is the same for every launcher."""
     return Checkpoints(run_folder(config) / "checkpoints", keep=config.keep_checkpoints)
 
 
-# Takes the step of a checkpoint and the figures of its validation.
-OnSaved = Callable[[int, Mapping[str, float]], None]
-
-
-def alone(
+def train_in_process(
     config: TrainRunConfig,
     run: TrackedRun,
     *,
     threads: int,
     stop: StopSignal,
-    on_saved: OnSaved | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
 ) -> None:
     """Train in this process.
 
@@ -59,12 +58,12 @@ def alone(
     torch.set_num_threads(threads)
     with RunLog(config, run, commit()) as log:
         context = LocalContext(
-            run_folder(config), log, keep=config.keep_checkpoints, stop=stop, on_saved=on_saved
+            run_folder(config), log, keep=config.keep_checkpoints, stop=stop, on_checkpoint=on_checkpoint
         )
         fit(config, context)
 
 
-def on_ray(
+def train_on_ray(
     config: TrainRunConfig,
     run: TrackedRun,
     *,
@@ -72,48 +71,48 @@ def on_ray(
     threads: int,
     gpu: bool | None,
     stop: StopSignal,
-    on_saved: OnSaved | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
 ) -> None:
-    """Train on Ray Train, which starts lost workers again, `config.max_failures` times at the most.
+    """Train on Ray Train, which restarts lost workers up to `config.max_failures` times.
 
     Args:
-        gpu: whether each worker gets a GPU; by default where the cluster has one now.
-        on_saved: told, in this thread, what rank 0 has saved.
+        gpu: whether each worker gets a GPU; default: if the cluster has one now.
+        on_checkpoint: called in this thread.
 
     Raises:
-        InputError, DivergedError, PreemptedError: see `rwsa.training.loop.fit`; or this machine, where Ray
-            was started for this, has too few CPUs.
-        ray.train.TrainingFailedError: workers were lost too often, or met an error that nobody foresaw.
+        InputError, DivergedError, PreemptedError: see `rwsa.training.loop.fit`; also InputError if Ray
+            was started on this machine, which has too few CPUs or GPUs.
+        ray.train.TrainingFailedError: workers were lost too often, or raised an unexpected error.
     """
     import ray
     import ray.train.torch
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from pipelines.training.ray_context import Notices
+    from pipelines.training.ray_context import RunCoordinator
 
-    for_workers = dataclasses.replace(config, data=self_contained(config.data))
+    worker_config = dataclasses.replace(config, data=self_contained(config.data))
     start_ray()
-    stop.arm()  # Ray has a handler of its own, which ends the process
-    there = ray.cluster_resources()
-    use_gpu = bool(there.get("GPU")) if gpu is None else gpu
+    stop.install()  # Ray replaces the signal handlers
+    resources = ray.cluster_resources()
+    use_gpu = bool(resources.get("GPU")) if gpu is None else gpu
     if not os.environ.get(ADDRESS):
-        _check_room(there, workers=workers, threads=threads, use_gpu=use_gpu)
-    # Where this process is, since without it nothing goes on anyway; elsewhere a node could be lost with it.
-    # (Softly, Ray would put it elsewhere where this node, as a cluster's head often, gives no CPU.)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    notices = Notices.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-    stop.then(lambda: notices.stop.remote())
-    # Else Train tells of its own doings, at every checkpoint on every rank. As a mapping, since to the type
-    # checker ray.train.RunConfig is still its predecessor, which lacks it.
+        _check_resources(resources, workers=workers, threads=threads, use_gpu=use_gpu)
+    # On this node, whose loss ends the run anyway. Not soft: Ray would then choose another node if this one
+    # offers no CPU, as a cluster's head often does.
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    coordinator = RunCoordinator.options(scheduling_strategy=this_node).remote()  # type: ignore[attr-defined]
+    stop.add_callback(lambda: coordinator.request_stop.remote())
+    # At INFO, Train logs lines at every checkpoint on every rank. A mapping, since the type checker sees the
+    # predecessor of ray.train.RunConfig, which lacks the option.
     quiet: dict[str, Any] = {"logging_config": ray.train.LoggingConfig(log_level="WARNING")}
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={
-            "config": as_mapping(for_workers),
+            "config": as_mapping(worker_config),
             "run_id": run.run_id,
             "commit": commit(),
             "threads": threads,
-            "notices": notices,
+            "coordinator": coordinator,
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": threads, "GPU": int(use_gpu)}
@@ -125,84 +124,84 @@ def on_ray(
             **quiet,
         ),
     )
-    relay = None if on_saved is None else _Relay(notices, on_saved)
-    with _saying_what_is_missing(notices, workers=workers, threads=threads, use_gpu=use_gpu):
-        error = _in_thread(trainer.fit, meanwhile=relay)
-    reason = ray.get(notices.gave_up.remote())
-    if reason is not None:
-        kind, message = reason
-        raise _FINAL[kind](message)
+    relay = None if on_checkpoint is None else _CheckpointRelay(coordinator, on_checkpoint)
+    with _report_waiting(coordinator, workers=workers, threads=threads, use_gpu=use_gpu):
+        error = _run_in_thread(trainer.fit, poll=relay)
+    final_error = ray.get(coordinator.final_error.remote())
+    if final_error is not None:
+        kind, message = final_error
+        raise _FINAL_ERRORS[kind](message)
     if error is not None:
         raise error
-    if ray.get(notices.was_cut_short.remote()):
-        raise PreemptedError(
-            "asked to end, which it did when it had saved; the same command goes on from there"
-        )
+    if ray.get(coordinator.was_preempted.remote()):
+        raise PreemptedError("stopped on request, after saving; the same command resumes")
 
 
-def _check_room(there: Mapping[str, float], *, workers: int, threads: int, use_gpu: bool) -> None:
-    """Ray would wait for ever for what this machine does not have."""
-    wanted = {"CPU": workers * threads, "GPU": workers * use_gpu}
-    for name, count in wanted.items():
-        if count > there.get(name, 0):
+def _check_resources(resources: Mapping[str, float], *, workers: int, threads: int, use_gpu: bool) -> None:
+    """Refuse what this machine does not have: Ray would wait for it forever."""
+    required = {"CPU": workers * threads, "GPU": workers * use_gpu}
+    for name, count in required.items():
+        if count > resources.get(name, 0):
             raise InputError(
-                f"--workers {workers}: want {count} {name}s, and this machine gives Ray"
-                f" {there.get(name, 0):.0f}; use fewer workers or --cpus-per-worker, or a cluster's --address"
+                f"--workers {workers}: requires {count} {name}s, and Ray has {resources.get(name, 0):.0f} on"
+                " this machine; use fewer workers or --cpus-per-worker, or a cluster's --address"
             )
 
 
-class _Relay:
-    """Brings what the workers have saved from the driver's actor to the driver."""
+class _CheckpointRelay:
+    """Passes reported checkpoints from the coordinator to `on_checkpoint`."""
 
-    def __init__(self, notices: Any, on_saved: OnSaved) -> None:
-        self._notices, self._on_saved, self._told = notices, on_saved, 0
+    def __init__(self, coordinator: Any, on_checkpoint: OnCheckpoint) -> None:
+        self._coordinator, self._on_checkpoint, self._last_step = coordinator, on_checkpoint, 0
 
     def __call__(self) -> None:
-        """Tell of what is new."""
+        """Pass on new checkpoints."""
         import ray
 
-        for step, values in ray.get(self._notices.saved_after.remote(self._told)):
-            self._told = step
-            self._on_saved(step, values)
+        for step, metrics in ray.get(self._coordinator.checkpoints_after.remote(self._last_step)):
+            self._last_step = step
+            self._on_checkpoint(step, metrics)
 
 
 @contextmanager
-def _saying_what_is_missing(notices: Any, *, workers: int, threads: int, use_gpu: bool) -> Iterator[None]:
-    """While no worker has begun, say now and then what is asked of the cluster, and what it has: it may be
-    about to grow, or nobody may know that it is too small.
-    """
+def _report_waiting(coordinator: Any, *, workers: int, threads: int, use_gpu: bool) -> Iterator[None]:
+    """Until a worker starts, print required and available resources: the cluster may be too small."""
     import ray
 
-    over = threading.Event()
+    done = threading.Event()
 
-    def say() -> None:
-        asked = f"{threads} CPU{'s' * (threads > 1)}{' and a GPU' * use_gpu}"
-        pause = _WAITING_IS_NEWS_AFTER_SECONDS
-        while not over.wait(pause):
-            if ray.get(notices.has_begun.remote()):
+    def report() -> None:
+        worker = f"{threads} CPU{'s' * (threads > 1)}{' and a GPU' * use_gpu}"
+        pause = _FIRST_WAITING_MESSAGE_SECONDS
+        while not done.wait(pause):
+            if ray.get(coordinator.has_started.remote()):
                 return
-            there, free = ray.cluster_resources(), ray.available_resources()
-            has = ", ".join(
-                f"{free.get(n, 0):.0f} of {there.get(n, 0):.0f} {n}s free" for n in ("CPU", "GPU")
+            total, free = ray.cluster_resources(), ray.available_resources()
+            available = ", ".join(
+                f"{free.get(n, 0):.0f} of {total.get(n, 0):.0f} {n}s free" for n in ("CPU", "GPU")
             )
             print(
-                f"waiting for {workers} workers of {asked} each; the cluster has {has}. It goes on when they"
-                " come; Ctrl-C ends it",
+                f"waiting for {workers} workers of {worker} each; the cluster has {available}. Training"
+                " starts when they are available; Ctrl-C stops",
                 flush=True,
             )
-            pause = _SECONDS_BETWEEN_SIGNS
+            pause = _NEXT_WAITING_MESSAGE_SECONDS
 
-    thread = threading.Thread(target=say, name="rwsa-waiting", daemon=True)
+    thread = threading.Thread(target=report, name="rwsa-waiting", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        done.set()
 
 
-def _in_thread(work: Any, *, meanwhile: Callable[[], None] | None = None) -> BaseException | None:
-    """Do `work` in a thread, since in the main one Ray Train answers Ctrl-C by dropping what is not saved;
-    returns what it raised. In this one, do something every now and then, and once more at the end.
+def _run_in_thread(work: Any, *, poll: Callable[[], None] | None = None) -> BaseException | None:
+    """Run `work` in a thread and call `poll` regularly in this one, and once at the end.
+
+    In the main thread Ray Train would handle Ctrl-C by discarding unsaved progress.
+
+    Returns:
+        The exception that `work` raised.
     """
     raised = list[BaseException]()
 
@@ -214,32 +213,32 @@ def _in_thread(work: Any, *, meanwhile: Callable[[], None] | None = None) -> Bas
 
     thread = threading.Thread(target=run, name="rwsa-ray-train", daemon=True)
     thread.start()
-    while meanwhile is not None and thread.is_alive():
-        thread.join(_RELAY_SECONDS)
-        meanwhile()
+    while poll is not None and thread.is_alive():
+        thread.join(_POLL_SECONDS)
+        poll()
     thread.join()
     return raised[0] if raised else None
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    """What every Ray Train worker runs."""
+    """Entry point of each Ray Train worker."""
     import ray
 
     from pipelines.training.ray_context import RayContext
 
-    notices = settings["notices"]
-    ray.get(notices.begin.remote())
-    if ray.get(notices.gave_up.remote()) is not None:
-        return  # these workers replace some that met what does not go away
+    coordinator = settings["coordinator"]
+    ray.get(coordinator.report_start.remote())
+    if ray.get(coordinator.final_error.remote()) is not None:
+        return  # restarted after an error that a restart does not fix
     try:
-        _train(settings, RayContext(notices))
-    except PreemptedError:  # ends well, or Ray would start all workers again
-        ray.get(notices.cut_short.remote())
+        _train(settings, RayContext(coordinator))
+    except PreemptedError:  # not raised further: Ray would restart all workers
+        ray.get(coordinator.report_preempted.remote())
     except (InputError, DivergedError) as error:
-        kind = next(name for name, final in _FINAL.items() if isinstance(error, final))
-        ray.get(notices.give_up.remote(kind, str(error)))
+        kind = next(name for name, final in _FINAL_ERRORS.items() if isinstance(error, final))
+        ray.get(coordinator.report_error.remote(kind, str(error)))
         if isinstance(error, InputError):
-            raise  # the other ranks may be waiting for this one; Ray ends them
+            raise  # other ranks may be waiting for this one; Ray ends them
 
 
 def _train(settings: dict[str, Any], context: Any) -> None:
@@ -250,5 +249,5 @@ def _train(settings: dict[str, Any], context: Any) -> None:
         if context.rank == 0:
             run = TrackedRun(config.storage, settings["run_id"])
             stack.callback(run.close, status=None)
-            context.listener = stack.enter_context(RunLog(config, run, settings["commit"]))
+            context.logger = stack.enter_context(RunLog(config, run, settings["commit"]))
         fit(config, context)

@@ -1,100 +1,103 @@
-"""The training loop's view of a Ray Train worker."""
+"""Ray Train's `WorkerContext`, and the actor through which driver and workers coordinate."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
-from ray.train.v2._internal.execution import context as ray_reports
 
 from rwsa.training.checkpoints import Checkpoints
-from rwsa.training.context import Listener
-
-# It tells of every report on every rank, in a logger that Ray names by the file.
-logging.getLogger(ray_reports.__file__).setLevel(logging.WARNING)
+from rwsa.training.context import TrainLogger
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)  # it may be on a node that is lost
-class Notices:
-    """What driver and workers tell each other: that the driver was asked to end (signals do not reach Ray's
-    workers), and that a worker met what starting again does not mend.
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)  # its node may be lost
+class RunCoordinator:
+    """Passes stop requests to the workers, and checkpoints and final errors to the driver.
+
+    Signals reach the driver only, not Ray's workers.
     """
 
     def __init__(self) -> None:
         self._stop = asyncio.Event()
-        self._reason: tuple[str, str] | None = None
-        self._preempted, self._begun = False, False
-        self._saved: list[tuple[int, dict[str, float]]] = []
+        self._error: tuple[str, str] | None = None
+        self._preempted, self._started = False, False
+        self._checkpoints: list[tuple[int, dict[str, float]]] = []
 
-    async def begin(self) -> None:
-        """Note that a worker has begun."""
-        self._begun = True
+    async def report_start(self) -> None:
+        """Report that a worker has started."""
+        self._started = True
 
-    async def has_begun(self) -> bool:
-        """Whether any has."""
-        return self._begun
+    async def has_started(self) -> bool:
+        """Whether any worker has started."""
+        return self._started
 
-    async def stop(self) -> None:
-        """Let `stopped` return."""
+    async def request_stop(self) -> None:
+        """Ask all workers to save and stop."""
         self._stop.set()
 
-    async def stopped(self) -> None:
-        """Return when told to stop."""
+    async def wait_for_stop(self) -> None:
+        """Return once a stop is requested."""
         await self._stop.wait()
 
-    async def cut_short(self) -> None:
-        """Note that the workers have saved and ended because they were told to stop."""
+    async def report_preempted(self) -> None:
+        """Report that the workers saved and stopped on request."""
         self._preempted = True
 
-    async def was_cut_short(self) -> bool:
-        """Whether they did; where they were done anyway, they did not."""
+    async def was_preempted(self) -> bool:
+        """Whether the workers stopped on request before training was complete."""
         return self._preempted
 
-    async def saved(self, step: int, values: dict[str, float]) -> None:
-        """Note what rank 0 has saved."""
-        self._saved.append((step, values))
+    async def report_checkpoint(self, step: int, metrics: dict[str, float]) -> None:
+        """Report a checkpoint of rank 0 and its validation metrics."""
+        self._checkpoints.append((step, metrics))
 
-    async def saved_after(self, step: int) -> list[tuple[int, dict[str, float]]]:
-        """What was noted of later steps; by steps, since what was noted is lost when it starts again."""
-        return [(saved, values) for saved, values in self._saved if saved > step]
+    async def checkpoints_after(self, step: int) -> list[tuple[int, dict[str, float]]]:
+        """Reported checkpoints of later steps; a restart of this actor loses earlier reports."""
+        return [(saved, metrics) for saved, metrics in self._checkpoints if saved > step]
 
-    async def give_up(self, kind: str, message: str) -> None:
-        """Note the first error that is final, by the name of its class."""
-        self._reason = self._reason or (kind, message)
+    async def report_error(self, kind: str, message: str) -> None:
+        """Report an error that a restart would not fix, by the name of its class; the first one counts."""
+        self._error = self._error or (kind, message)
 
-    async def gave_up(self) -> tuple[str, str] | None:
-        """The error that was noted."""
-        return self._reason
+    async def final_error(self) -> tuple[str, str] | None:
+        """The reported error."""
+        return self._error
 
 
 class RayContext:
-    """A `rwsa.training.context.WorkerContext` over `ray.train`; `notices` is the driver's actor.
+    """A `rwsa.training.context.WorkerContext` on `ray.train`; `coordinator` is a `RunCoordinator`.
 
-    Checkpoints and listener are for who has read the configuration to set.
+    The caller sets `checkpoints` and `logger` after reading the configuration.
     """
 
     checkpoints: Checkpoints
 
-    def __init__(self, notices: Any) -> None:
+    def __init__(self, coordinator: Any) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self.listener: Listener | None = None
-        self._notices, self._stopped = notices, notices.stopped.remote()
+        self.logger: TrainLogger | None = None
+        self._coordinator, self._stop_request = coordinator, coordinator.wait_for_stop.remote()
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_is_not_ray_info)
 
-    def saved(self, step: int, values: Mapping[str, float]) -> None:
-        """Let Ray know how far it is. The checkpoint itself is not handed over: it lies where every way of
-        launching finds it.
-        """
+    def report_checkpoint(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Report to the coordinator and Ray. The checkpoint stays where all launchers look for it."""
         if self.rank == 0:
-            self._notices.saved.remote(step, dict(values))
-        ray.train.report({**values, "step": step})
+            self._coordinator.report_checkpoint.remote(step, dict(metrics))
+        ray.train.report({**metrics, "step": step})
 
-    def stopping(self) -> bool:
-        told, _ = ray.wait([self._stopped], timeout=0)
-        return bool(told)
+    def should_stop(self) -> bool:
+        requested, _ = ray.wait([self._stop_request], timeout=0)
+        return bool(requested)
+
+
+def _is_not_ray_info(record: logging.LogRecord) -> bool:
+    """Drops one line per checkpoint and rank from loggers that Ray names by their file, not `ray.train`."""
+    return record.levelno >= logging.WARNING or not record.name.startswith(str(Path(ray.__file__).parent))

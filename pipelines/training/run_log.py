@@ -1,4 +1,4 @@
-"""What rank 0 tells of a training run: lines for people; to MLflow figures, audio, the machine."""
+"""Logging of a training run by rank 0: console lines; metrics, audio and system metrics in MLflow."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pipelines.training.config import TrainRunConfig
 from pipelines.training.environment import environment
 from pipelines.training.system_metrics import SystemMetrics
 from rwsa.config import as_mapping
-from rwsa.training.context import HeardClip
+from rwsa.training.context import AudioSample
 
-# For people at the terminal alone.
+# Printed on the console only.
 _NOT_TRACKED = {"eta_seconds"}
-# MLflow's interface shows the figures of a group together.
+# MLflow's interface shows the metrics of a group together.
 _GROUPS = {
     "speed": (
         "samples_per_second",
@@ -39,7 +39,7 @@ _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
 
 
 def tracked_name(name: str) -> str:
-    """What MLflow calls a figure of the loop: `loss/total`, `valid/si_sdr`, `speed/samples_per_second`, …"""
+    """MLflow's name of a metric of the loop: `loss/total`, `valid/si_sdr`, `speed/samples_per_second`, …"""
     if name.startswith("valid_"):
         return f"valid/{name.removeprefix('valid_')}"
     if name.startswith("shared_share_"):
@@ -48,44 +48,41 @@ def tracked_name(name: str) -> str:
 
 
 class RunLog:
-    """Takes what the training loop gives. Use as a context manager: meanwhile the machine is watched."""
+    """A `rwsa.training.context.TrainLogger`. Use as a context manager, which records system metrics."""
 
     def __init__(self, config: TrainRunConfig, run: TrackedRun, commit: str) -> None:
-        """`commit` as the driver knows it: workers may run a copy of the checkout."""
+        """`commit` comes from the driver: workers may run a copy of the checkout."""
         self._config, self._run, self._commit = config, run, commit
-        self._machine = SystemMetrics(run.log)
+        self._system_metrics = SystemMetrics(run.log)
 
-    def figures(self, step: int, values: Mapping[str, float]) -> None:
-        """Print a line and record the figures of a step."""
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Print a line and log the metrics of a step."""
         print(progress_line(step, self._config.max_steps, values), flush=True)
-        kept = {name: value for name, value in values.items() if name not in _NOT_TRACKED}
-        self._run.log(step, {tracked_name(name): value for name, value in kept.items()})
+        tracked = {name: value for name, value in values.items() if name not in _NOT_TRACKED}
+        self._run.log(step, {tracked_name(name): value for name, value in tracked.items()})
 
-    def audio(self, step: int, clips: Sequence[HeardClip]) -> None:
-        """Record clips: noisy, enhanced and clean as FLAC, and their spectrograms side by side."""
-        for clip in clips:
-            signals = {"noisy": clip.noisy, "enhanced": clip.enhanced, "clean": clip.clean}
+    def log_audio(self, step: int, samples: Sequence[AudioSample]) -> None:
+        """Log noisy, enhanced and clean clips as FLAC, and their spectrograms side by side."""
+        for sample in samples:
+            signals = {"noisy": sample.noisy, "enhanced": sample.enhanced, "clean": sample.clean}
             figure = new_figure(height_inches=3.3)
-            draw_spectrograms(figure, signals, clip.sample_rate_hz)
-            self._run.image(f"validation-{clip.example_id}", step, png(figure))
+            draw_spectrograms(figure, signals, sample.sample_rate_hz)
+            self._run.image(f"validation-{sample.example_id}", step, png(figure))
             gain = common_gain(signals.values())
             files = {
-                f"{name}.flac": flac(wav, clip.sample_rate_hz, gain=gain) for name, wav in signals.items()
+                f"{name}.flac": flac(wav, sample.sample_rate_hz, gain=gain) for name, wav in signals.items()
             }
-            self._run.contents(files, f"validation/step-{step:06d}/{clip.example_id}")
+            self._run.contents(files, f"validation/step-{step:06d}/{sample.example_id}")
 
     def __enter__(self) -> Self:
-        self._machine.__enter__()
-        self._run.contents(self._start(), "starts")
-        return self
-
-    def _start(self) -> dict[str, bytes]:
-        """What this start ran with and where; a resumed run has several, and may differ between them."""
+        self._system_metrics.__enter__()
+        # A resumed run has several starts, which may differ in commit, machine and configuration.
         start = {"commit": self._commit, "environment": environment(), "config": as_mapping(self._config)}
         name = time.strftime("%Y%m%dT%H%M%SZ.json", time.gmtime())
-        return {name: json.dumps(start, indent=2).encode()}
+        self._run.contents({name: json.dumps(start, indent=2).encode()}, "starts")
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._machine.__exit__(kind, error, trace)
+        self._system_metrics.__exit__(kind, error, trace)

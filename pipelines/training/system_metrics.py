@@ -1,7 +1,7 @@
-"""How busy a machine is, recorded beside a run: processors, memory, disk, network and NVIDIA's GPUs.
+"""System metrics of a run in MLflow: CPU, memory, disk, network and NVIDIA GPUs.
 
-Measured by MLflow's own monitors, whose names its interface shows under "System metrics"; recorded by ours,
-which outlives a server that is away.
+MLflow's own monitors measure them, under the names that its interface shows as "System metrics". They are
+recorded through `TrackedRun`, which survives an unreachable server.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from rwsa.errors import InputError
 
 
 class SystemMetrics:
-    """Gives `log_to` figures of this machine every few seconds, from a thread. Use as a context manager.
+    """Calls `log` with this machine's metrics every few seconds, from a thread. Use as a context manager.
 
-    Their step is the whole seconds since 1970, so that a resumed run goes on where it was.
+    Their step is the Unix time in seconds, so that a resumed run continues the series.
     """
 
     def __init__(
-        self, log_to: Callable[[int, Mapping[str, float]], None], *, every_seconds: float = 10.0
+        self, log: Callable[[int, Mapping[str, float]], None], *, every_seconds: float = 10.0
     ) -> None:
-        self._log_to, self._every = log_to, every_seconds
-        self._ending = threading.Event()
+        self._log, self._every = log, every_seconds
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="rwsa-system-metrics", daemon=True)
 
     def __enter__(self) -> Self:
@@ -43,22 +43,22 @@ class SystemMetrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ending.set()
+        self._stop.set()
         self._thread.join()
 
     def _watch(self) -> None:
         monitors: Sequence[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
         if torch.cuda.is_available():
-            with suppress(ImportError, RuntimeError):  # of a driver without NVIDIA's management library
+            with suppress(ImportError, RuntimeError):  # a driver without NVIDIA's management library
                 monitors = [*monitors, GPUMonitor()]
-        monitors[0].collect_metrics()  # processors are busy between two looks; the first has none before it
+        monitors[0].collect_metrics()  # CPU load is measured between two calls; discard the first
         monitors[0].clear_metrics()
-        while not self._ending.wait(self._every):
-            figures = dict[str, float]()
+        while not self._stop.wait(self._every):
+            metrics = dict[str, float]()
             for monitor in monitors:
                 monitor.collect_metrics()
-                figures |= monitor.aggregate_metrics()
+                metrics |= monitor.aggregate_metrics()
                 monitor.clear_metrics()
-            # Where nothing can be written down, the loop's own figures say so.
+            # An unwritable record queue is reported by the loop's own metrics.
             with suppress(InputError):
-                self._log_to(int(time.time()), {f"system/{name}": value for name, value in figures.items()})
+                self._log(int(time.time()), {f"system/{name}": value for name, value in metrics.items()})

@@ -1,4 +1,4 @@
-"""Enhancement, the only inference path: arrays here, files and streams in `rwsa.enhancement.files`."""
+"""Inference: arrays here, files and streams in `rwsa.enhancement.files`; all use `enhance_recordings`."""
 
 from __future__ import annotations
 

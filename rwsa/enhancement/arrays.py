@@ -1,4 +1,4 @@
-"""Enhance a signal of any length, rate and channel count, given as an array."""
+"""Enhance an array of any length, sample rate and channel count."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def enhance(
 
     Args:
         wav: `[samples]` or `[channels, samples]`, floating point, NumPy or torch. Channels are enhanced
-            apart. The level is normalised over the whole signal and restored; silence passes through.
-        sample_rate_hz: of `wav`. Rates other than 16 kHz are resampled there and back, so nothing above
-            8 kHz comes out.
+            separately. The level is normalised over the whole signal and restored; silence stays silence.
+        sample_rate_hz: of `wav`. Other rates are resampled to 16 kHz and back, so the output has no
+            content above 8 kHz.
         model: from `rwsa.load_model`, on any device.
         crossfade: overlap of neighbouring segments, as a share of a segment, in [0, 0.5].
-        batch_size: segments enhanced at once.
-        progress: called with (segments done, segments in all).
+        batch_size: segments per forward pass.
+        progress: called with (segments done, total segments).
 
     Returns:
         The same kind, shape, dtype and rate as `wav`.
@@ -69,13 +69,13 @@ def enhance_phases(
     batch_size: int = 4,
     progress: Progress | None = None,
 ) -> tuple[Signal, ...]:
-    """As `enhance`, with a choice of phases: one pass of the model, one signal for each phase.
+    """Enhance with several phases: one pass of the model, one signal per phase.
 
     Args:
-        phases: what the model's magnitude is put together with: `model`, its own phase, which is what
-            `enhance` gives; `noisy`, the input's, which tells what the magnitude alone is worth.
+        phases: phases to combine with the model's magnitude: `model`, its own (as `enhance` does), or
+            `noisy`, the input's, which isolates the effect of the magnitude.
 
-    The rest, and what it raises, is as in `enhance`.
+    Other arguments and errors are those of `enhance`.
     """
     samples = _as_numpy(wav) if isinstance(wav, Tensor) else np.asarray(wav)
     recording = ArrayRecording(samples, sample_rate_hz)
@@ -98,10 +98,10 @@ def enhance_phases(
 
 @dataclass(frozen=True)
 class ArrayRecording:
-    """A recording that is an array, `[samples]` or `[channels, samples]`.
+    """An array as a `Recording`, `[samples]` or `[channels, samples]`.
 
     Raises:
-        InputError: wrong shape or type, no samples; and, as it is read, NaN.
+        InputError: wrong shape or type, no samples; while reading, NaN.
     """
 
     samples: np.ndarray
@@ -124,7 +124,7 @@ class ArrayRecording:
     def blocks(self) -> Iterator[np.ndarray]:
         wav_CS, step = np.atleast_2d(self.samples), block_samples(self.sample_rate_hz)
         for start in range(0, wav_CS.shape[1], step):
-            with np.errstate(over="ignore"):  # told below
+            with np.errstate(over="ignore"):  # checked below
                 block = wav_CS[:, start : start + step].astype(np.float32, copy=False)
             if not np.isfinite(block).all():
                 raise InputError("wav holds NaN or infinite samples")

@@ -1,4 +1,4 @@
-"""Enhance files, folders and streams: structure kept, outputs whole, a bad file reported and passed over."""
+"""Enhance files, folders and streams; outputs are written atomically, bad files are reported and skipped."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rwsa.enhancement.recordings import Piece, enhance_recordings
 from rwsa.errors import InputError
 from rwsa.models import Network
 
-# Encodings that an output shares with its input. The others hold less than 16 bits, or whole packets only,
-# which makes an output longer than its input; the format's default stands in for them.
-_KEPT = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
+# Encodings that the output takes over from its input; others get the format's default. They have less than 16
+# bits, or packets of fixed length, which make an output longer than its input.
+_PRESERVED_SUBTYPES = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 
 
@@ -34,18 +34,18 @@ def enhance_files(
     batch_size: int = 4,
     strict: bool = False,
 ) -> list[str]:
-    """Enhance every audio file among `inputs`, which are files or folders, into the folder `out`.
+    """Enhance all audio files of `inputs`, files or folders, into the folder `out`.
 
-    Outputs have the name, format, rate, channels and length of their inputs. Memory grows neither with
-    length nor with number, and short files share batches.
+    Outputs have the name, format, rate, channels and length of their inputs. Memory use does not grow with
+    the length or number of files, and short files share batches.
 
     Returns:
-        What went wrong, one line for each file passed over.
+        One error message per skipped file.
 
     Raises:
-        InputError: an input is missing, a folder holds no audio, two inputs would be written to one
-            file or over an input, an argument is out of range, or `out` cannot be written to; with
-            `strict` also for the first bad file.
+        InputError: an input is missing, a folder has no audio, two inputs have the same output, an output
+            would overwrite an input, an argument is out of range, or `out` is not writable; with
+            `strict` also the first bad file.
     """
     files = [_File(source, target) for source, target in _targets(inputs, out).items()]
     _make_writable(out)
@@ -65,14 +65,14 @@ def enhance_stream(
     crossfade: float = DEFAULT_CROSSFADE,
     batch_size: int = 4,
 ) -> None:
-    """Enhance one audio file read from `source` into `sink`, which gets the same format, or nothing.
+    """Enhance one audio file from `source` to `sink`, in the same format; on an error nothing is written.
 
-    The level is that of the whole signal, so nothing comes out before all has come in. Both wait in the
-    folder of temporary files, not in memory.
+    Output starts after the end of the input, since the level is that of the whole signal. Both are
+    buffered in temporary files, not in memory.
 
     Raises:
-        InputError: `source` holds no readable audio, an argument is out of range, the folder of temporary
-            files is full, or `sink` was closed.
+        InputError: `source` has no readable audio, an argument is out of range, the temporary folder is
+            full, or `sink` was closed.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="rwsa-") as folder:
@@ -80,7 +80,9 @@ def enhance_stream(
             with file.source.open("wb") as spooled:
                 shutil.copyfileobj(source, spooled)
             for error in _failures([file], model, crossfade, batch_size):
-                message = str(error).replace(f"{folder}/", "").replace(REMEDY, "pipe in one whole audio file")
+                message = (
+                    str(error).replace(f"{folder}/", "").replace(REMEDY, "pipe in one complete audio file")
+                )
                 raise InputError(message) from error
             with file.target.open("rb") as enhanced:
                 shutil.copyfileobj(enhanced, sink)
@@ -90,11 +92,11 @@ def enhance_stream(
 
 
 class _File:
-    """A file as a recording, and where to write it enhanced."""
+    """An audio file as a `Recording`, with the path of its output."""
 
     def __init__(self, source: Path, target: Path) -> None:
         self.source, self.target = source, target
-        self.given_up = False
+        self.abandoned = False
 
     @property
     def info(self) -> AudioInfo:
@@ -102,7 +104,7 @@ class _File:
 
     @property
     def seconds(self) -> float:
-        """By the header; 0 where there is none."""
+        """Duration by the header; 0 if unreadable."""
         try:
             return self.info.seconds
         except InputError:
@@ -110,22 +112,26 @@ class _File:
 
     def blocks(self) -> Iterator[np.ndarray]:
         for block in read_blocks(self.source):
-            if self.given_up:
-                raise InputError(f"{self.source}: given up")
+            if self.abandoned:
+                raise InputError(f"{self.source}: abandoned")
             yield block
 
     def write(self, pieces: Iterable[Piece | InputError], bar: tqdm) -> None:
-        """Raises: InputError: that among `pieces`, or the target cannot be written."""
+        """Write the enhanced file.
+
+        Raises:
+            InputError: one is in `pieces`, or the target cannot be written.
+        """
         info = self.info
-        subtype = info.subtype if info.subtype in _KEPT else None
-        blocks = _counted(pieces, info.sample_rate_hz, bar)
+        subtype = info.subtype if info.subtype in _PRESERVED_SUBTYPES else None
+        blocks = _with_progress(pieces, info.sample_rate_hz, bar)
         write_blocks(self.target, blocks, info.sample_rate_hz, format=info.format, subtype=subtype)
 
 
 def _failures(
     files: Sequence[_File], model: Network, crossfade: float, batch_size: int
 ) -> Iterator[InputError]:
-    """Enhance all files; what kept one from it, as it happens."""
+    """Enhance all files; yields the error of each failed file."""
     pieces = enhance_recordings(files, model, ("model",), crossfade=crossfade, batch_size=batch_size)
     total = sum(file.seconds for file in files)
     with tqdm(total=total, desc="enhancing", bar_format=_BAR, disable=None) as bar:
@@ -133,12 +139,14 @@ def _failures(
             try:
                 file.write((piece for _, piece in own), bar)
             except InputError as error:
-                # Its segments to come would be enhanced for nothing.
-                file.given_up = True
+                # Do not enhance its remaining segments.
+                file.abandoned = True
                 yield error
 
 
-def _counted(pieces: Iterable[Piece | InputError], sample_rate_hz: int, bar: tqdm) -> Iterator[np.ndarray]:
+def _with_progress(
+    pieces: Iterable[Piece | InputError], sample_rate_hz: int, bar: tqdm
+) -> Iterator[np.ndarray]:
     for piece in pieces:
         if isinstance(piece, InputError):
             raise piece
@@ -147,20 +155,22 @@ def _counted(pieces: Iterable[Piece | InputError], sample_rate_hz: int, bar: tqd
 
 
 def _targets(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where each source goes: a file under its name, a folder's files under their paths inside it."""
+    """Output path of each source: a file's name, or its path relative to its input folder."""
     targets: dict[Path, Path] = {}
-    for given in inputs:
-        if given.is_dir():
-            targets |= {path: out / path.relative_to(given) for path in find_audio(given)}
-        elif given.is_file():
-            targets[given] = out / given.name
+    for path in inputs:
+        if path.is_dir():
+            targets |= {file: out / file.relative_to(path) for file in find_audio(path)}
+        elif path.is_file():
+            targets[path] = out / path.name
         else:
-            raise InputError(f"{given}: no such file or folder")
+            raise InputError(f"{path}: no such file or folder")
     sources = {source.resolve() for source in targets}
     taken: dict[Path, Path] = {}
     for source, target in targets.items():
         if target in taken:
-            raise InputError(f"{source} and {taken[target]} would both become {target}; enhance them apart")
+            raise InputError(
+                f"{source} and {taken[target]} would both be written to {target}; enhance them separately"
+            )
         if target.resolve() in sources:
             raise InputError(f"{target}: is an input and would be overwritten; choose another --out")
         taken[target] = source

@@ -1,8 +1,8 @@
-"""Enhance recordings a block at a time, files or arrays: the only inference path.
+"""Enhance recordings (files or arrays) block by block; every inference uses this module.
 
-A signal is cut into segments as long as the model was trained on, which overlap; each is enhanced,
-and they are cross-faded. So memory is bounded, and instance norm and attention see what they know. A
-signal is read twice: for its level, and to enhance it.
+A signal is split into overlapping segments of the training length; each is enhanced, and they are
+cross-faded. So memory is bounded, and instance norm and attention see the length they were trained on.
+A signal is read twice: to measure its level, and to enhance it.
 
 Legend: P phases, C channels, L samples of a segment, S samples.
 """
@@ -20,7 +20,7 @@ import torch
 
 from rwsa.audio import AudioInfo, Resampler
 from rwsa.constants import SAMPLE_RATE_HZ
-from rwsa.enhancement.segments import OverlapAdd, cut
+from rwsa.enhancement.overlap_add import OverlapAdd, split_blocks
 from rwsa.errors import InputError
 from rwsa.models import Network
 from rwsa.stft import istft, stft
@@ -29,13 +29,13 @@ Phase = Literal["model", "noisy"]
 
 
 class Recording(Protocol):
-    """A signal that is read in blocks. Both members may raise `InputError`."""
+    """A signal read in blocks. Both members may raise `InputError`."""
 
     @property
     def info(self) -> AudioInfo: ...
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The signal from its start, `info.samples` in all: float32 `[C, S]`; the same at every call."""
+        """The signal from its start, `info.samples` in total: float32 `[C, S]`; the same at every call."""
 
 
 AnyRecording = TypeVar("AnyRecording", bound=Recording)
@@ -43,11 +43,11 @@ AnyRecording = TypeVar("AnyRecording", bound=Recording)
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Enhanced samples of a recording at its rate; a recording's pieces make up a signal of its length.
+    """Consecutive enhanced samples of a recording at its rate; its pieces add up to its length.
 
     Attributes:
-        wav: `[P, C, S]`, continues the piece before. Empty while resampling gathers what it needs.
-        segments_done, segments: of all channels, up to here and in all.
+        wav: `[P, C, S]`, may be empty while the resampler fills.
+        segments_done, segments: done so far and in total, over all channels.
     """
 
     wav: np.ndarray
@@ -65,12 +65,11 @@ def enhance_recordings(
 ) -> Iterator[tuple[AnyRecording, Piece | InputError]]:
     """Enhance recordings one after another, in memory that does not grow with their length or number.
 
-    Segments of several recordings and channels fill batches together, which changes a result by
-    rounding at most. Arguments are as in `enhance_phases`.
+    Batches mix segments of several recordings and channels, which changes results by rounding only.
+    Arguments are as in `enhance_phases`.
 
     Yields:
-        In the order of `recordings`, each with its pieces. One that cannot be read, or has no signal,
-        ends with the error instead.
+        Each recording with its pieces, in order. An unreadable or empty one ends with the error instead.
 
     Raises:
         InputError: an argument out of range.
@@ -80,20 +79,20 @@ def enhance_recordings(
             f"crossfade ({crossfade}) must be in [0, 0.5] and batch_size ({batch_size}) at least 1"
         )
     length = model.config.segment_samples
-    work = itertools.chain.from_iterable(
+    segments = itertools.chain.from_iterable(
         _segments(recording, length, int(length * crossfade), len(phases)) for recording in recordings
     )
-    for segment in _through_network(work, model, phases, batch_size):
+    for segment in _enhance_segments(segments, model, phases, batch_size):
         yield segment.recording, segment.finish()
 
 
 class _Segment(Generic[AnyRecording]):
-    """One segment of all channels on its way through the network.
+    """One segment of all channels.
 
     Attributes:
-        wav: `[C, L]` at level 1; a silent channel as it is.
-        enhanced: `[P, C, L]`, filled in by the network; a silent channel already is.
-        waiting: channels not filled in yet.
+        wav: `[C, L]` at level 1; silent channels unchanged.
+        enhanced: `[P, C, L]`, written by the network; silent channels are copies of the input.
+        waiting: channels not enhanced yet.
     """
 
     def __init__(self, recording: AnyRecording, output: _Output, wav_CL: np.ndarray, phases: int) -> None:
@@ -108,7 +107,7 @@ class _Segment(Generic[AnyRecording]):
 
 @dataclass(frozen=True)
 class _Failed(Generic[AnyRecording]):
-    """What ends a recording early, in its place among the segments."""
+    """The error of a recording, in its place among the segments."""
 
     recording: AnyRecording
     error: InputError
@@ -124,14 +123,14 @@ def _segments(
     try:
         samples, level_C = _measure(recording)
         output = _Output(recording.info, OverlapAdd(samples, length, overlap), level_C)
-        for wav_CL in cut(_at_16k(recording), output.overlap_add.starts, length, samples):
+        for wav_CL in split_blocks(_at_16k(recording), output.overlap_add.starts, length, samples):
             yield _Segment(recording, output, wav_CL, phases)
     except InputError as error:
         yield _Failed(recording, error)
 
 
 def _measure(recording: Recording) -> tuple[int, np.ndarray]:
-    """Samples at 16 kHz, and the RMS of each channel there, float32 `[C]`."""
+    """Number of samples at 16 kHz, and the RMS of each channel, float32 `[C]`."""
     samples, energy_C = 0, np.zeros(recording.info.channels)
     for block_CS in _at_16k(recording):
         samples += block_CS.shape[1]
@@ -148,19 +147,19 @@ def _at_16k(recording: Recording) -> Iterator[np.ndarray]:
         samples += ready_CS.shape[1]
         yield ready_CS
     rest_CS = resampler(np.empty((channels, 0), np.float32), last=True)
-    # One sample at 48 kHz is none at 16 kHz.
+    # One sample at 48 kHz resamples to none at 16 kHz.
     yield rest_CS if samples + rest_CS.shape[1] else np.zeros((channels, 1), np.float32)
 
 
 class _Output:
-    """Enhanced segments in, pieces of the recording's rate, level and length out."""
+    """Converts enhanced segments to pieces of the recording's rate, level and length."""
 
     def __init__(self, info: AudioInfo, overlap_add: OverlapAdd, level_C: np.ndarray) -> None:
         self.info, self.overlap_add = info, overlap_add
-        self.silent_C = level_C < np.finfo(np.float32).tiny  # or too near to it to divide by
+        self.silent_C = level_C < np.finfo(np.float32).tiny  # or too quiet to divide by
         self.scale_C = np.where(self.silent_C, np.float32(1), level_C)
         self.resampler: Resampler | None = None
-        self.lacking = info.samples
+        self.remaining = info.samples
 
     def add(self, enhanced_PCL: np.ndarray) -> Piece:
         phases, channels, _ = enhanced_PCL.shape
@@ -169,11 +168,11 @@ class _Output:
         at_16k_PCS = self.overlap_add.add(enhanced_PCL) * self.scale_C[:, None]
         done, segments = self.overlap_add.added, len(self.overlap_add.starts)
         wav = self.resampler(at_16k_PCS.reshape(phases * channels, -1), last=done == segments)
-        # Resampling there and back may add or lose a sample or two at the end.
-        wav = wav[:, : self.lacking]
-        self.lacking -= wav.shape[1]
+        # Resampling may add or lose a sample or two at the end.
+        wav = wav[:, : self.remaining]
+        self.remaining -= wav.shape[1]
         if done == segments:
-            wav = np.pad(wav, ((0, 0), (0, self.lacking)))
+            wav = np.pad(wav, ((0, 0), (0, self.remaining)))
         return Piece(
             wav=wav.reshape(phases, channels, -1),
             segments_done=done * channels,
@@ -181,32 +180,32 @@ class _Output:
         )
 
 
-def _through_network(
-    work: Iterable[_Segment[AnyRecording] | _Failed[AnyRecording]],
+def _enhance_segments(
+    segments: Iterable[_Segment[AnyRecording] | _Failed[AnyRecording]],
     model: Network,
     phases: Sequence[Phase],
     batch_size: int,
 ) -> Iterator[_Segment[AnyRecording] | _Failed[AnyRecording]]:
-    """What `work` gives, in its order, filled in; `batch_size` channels of segments at once."""
-    held: deque[_Segment[AnyRecording] | _Failed[AnyRecording]] = deque()
+    """The same segments in order, enhanced in batches of `batch_size` channels."""
+    queue: deque[_Segment[AnyRecording] | _Failed[AnyRecording]] = deque()
     rows: list[tuple[_Segment[AnyRecording], int]] = []
-    for segment in work:
-        held.append(segment)
+    for segment in segments:
+        queue.append(segment)
         if isinstance(segment, _Segment):
             rows += [(segment, channel) for channel in segment.waiting]
-        # What needs no network must not gather behind a segment that waits for a full batch.
-        while len(rows) >= batch_size or len(held) > batch_size:
-            _fill(rows[:batch_size], model, phases)
+        # Silent segments must not pile up behind one that waits for a full batch.
+        while len(rows) >= batch_size or len(queue) > batch_size:
+            _enhance_batch(rows[:batch_size], model, phases)
             del rows[:batch_size]
-            while held and not held[0].waiting:
-                yield held.popleft()
+            while queue and not queue[0].waiting:
+                yield queue.popleft()
     while rows:
-        _fill(rows[:batch_size], model, phases)
+        _enhance_batch(rows[:batch_size], model, phases)
         del rows[:batch_size]
-    yield from held
+    yield from queue
 
 
-def _fill(
+def _enhance_batch(
     rows: Sequence[tuple[_Segment[AnyRecording], int]], model: Network, phases: Sequence[Phase]
 ) -> None:
     if not rows:
@@ -217,8 +216,8 @@ def _fill(
         spectral, length = model.config.spectral, batch.shape[1]
         mag, pha = stft(batch.to(device), spectral)
         enhanced_mag, enhanced_pha = model(mag, pha)
-        of_phase = {"model": enhanced_pha, "noisy": pha}
-        wavs = [istft(enhanced_mag, of_phase[phase], spectral, length).cpu().numpy() for phase in phases]
+        phase_of = {"model": enhanced_pha, "noisy": pha}
+        wavs = [istft(enhanced_mag, phase_of[phase], spectral, length).cpu().numpy() for phase in phases]
     for row, (segment, channel) in enumerate(rows):
         for phase, wav in enumerate(wavs):
             segment.enhanced[phase, channel] = wav[row]

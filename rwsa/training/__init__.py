@@ -1,1 +1,1 @@
-"""Training: a loop that knows no cluster, its state, its data, and what it asks of whoever runs it."""
+"""Training: the loop, its state and data, and the context interface that a launcher implements."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: folders that are there whole or not at all, alike however the run was launched."""
+"""Checkpoints of a run: saved atomically, with retention of the newest and the best."""
 
 from __future__ import annotations
 
@@ -22,47 +22,47 @@ from rwsa.files import (
     store_errors,
 )
 
-ABOUT = "state.json"
+STATE_FILE = "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
 
 
 class Checkpoints:
-    """`FOLDER/step-000250` and so on, of which the newest and the best are kept. Rank 0 saves, all read.
+    """Checkpoints `FOLDER/step-000250`, …: the newest and the best are kept. Rank 0 saves, all ranks read.
 
-    In a folder a checkpoint is written aside, flushed to the disk and renamed; to a store it is uploaded,
-    `state.json` last, and without that it does not count.
+    In a folder a checkpoint is written to a temporary folder, synced to disk and renamed. To an object store
+    it is uploaded with `state.json` last; without that file it is incomplete and ignored.
     """
 
     def __init__(self, folder: StoragePath, *, keep: int = 2) -> None:
-        """`folder` may lie in a store; `keep` newest ones stay, and the best."""
+        """Keep the `keep` newest checkpoints and the best."""
         self.folder, self._keep = folder, keep
 
     def save(self, step: int, write: Callable[[Path], None], *, best_step: int | None) -> None:
-        """Have `write` fill a folder, make it the checkpoint of `step`, and drop what is not to be kept.
+        """Save the folder that `write` fills as the checkpoint of `step`, and delete old checkpoints.
 
         Raises:
-            InputError: it cannot be written; those before it are whole.
+            InputError: it cannot be written; earlier checkpoints stay intact.
         """
         path = self._path(step)
         try:
             if not is_remote(self.folder):
-                for leftover in self.folder.glob(".step-*"):  # of a process that was killed
+                for leftover in self.folder.glob(".step-*"):  # of a killed process
                     shutil.rmtree(leftover)
-            with atomic_folder(path, last=ABOUT) as temporary:
+            with atomic_folder(path, last=STATE_FILE) as temporary:
                 write(temporary)
             newest = self.steps()[-self._keep :]
             for old in self.steps():
                 if old not in newest and old != best_step:
-                    remove_folder(self._path(old), first=ABOUT)
+                    remove_folder(self._path(old), first=STATE_FILE)
         except (InputError, OSError) as error:
             reason = error_reason(error).removeprefix(f"{path}: ")
             raise InputError(
-                f"{path}: the checkpoint cannot be saved ({reason}); make room, or the"
-                " folder writable: the same command goes on from the checkpoint before"
+                f"{path}: the checkpoint cannot be saved ({reason}); free disk space or make the"
+                " folder writable; the same command resumes from the previous checkpoint"
             ) from error
 
     def replace_all(self, step: int, folder: Path, *, leave_out: Sequence[str] = ()) -> None:
-        """Take another run's checkpoint, which lies in `folder`, in place of all of this one's.
+        """Replace all checkpoints by another run's checkpoint, which is in `folder`.
 
         Raises:
             InputError: it cannot be written.
@@ -76,37 +76,37 @@ class Checkpoints:
         self.save(step, copy, best_step=None)
         for old in before:
             if old in self.steps():
-                remove_folder(self._path(old), first=ABOUT)
+                remove_folder(self._path(old), first=STATE_FILE)
 
     def steps(self) -> list[int]:
-        """Of all that are whole, in their order."""
-        found = [(match, path) for path in list_folder(self.folder) if (match := _NAME.fullmatch(path.name))]
-        return sorted(int(match[1]) for match, path in found if is_file(path / ABOUT))
+        """Steps of all complete checkpoints, ascending."""
+        named = [(match, path) for path in list_folder(self.folder) if (match := _NAME.fullmatch(path.name))]
+        return sorted(int(match[1]) for match, path in named if is_file(path / STATE_FILE))
 
     def at(self, step: int) -> StoragePath | None:
-        """The one of a step, if it is there."""
+        """The checkpoint of a step, if it exists."""
         return self._path(step) if step in self.steps() else None
 
     def latest(self) -> StoragePath | None:
-        """The newest, which a run goes on from."""
+        """The newest checkpoint, from which a run resumes."""
         steps = self.steps()
         return self._path(steps[-1]) if steps else None
 
     def best(self) -> StoragePath | None:
-        """The one with the highest validation score; the newest where none was validated.
+        """The checkpoint with the highest validation score; the newest if none was validated.
 
         Raises:
-            InputError: it has been deleted.
+            InputError: it was deleted.
         """
         latest = self.latest()
         if latest is None:
             return None
-        step = read_json(latest / ABOUT)["best_step"]
+        step = read_json(latest / STATE_FILE)["best_step"]
         best = latest if step is None else self._path(step)
-        if not is_file(best / ABOUT):
+        if not is_file(best / STATE_FILE):
             raise InputError(
-                f"{best}: the best checkpoint, by {latest.name}, is gone; put it back, or train on until"
-                " there is a better one"
+                f"{best}: the best checkpoint according to {latest.name} is missing; restore it, or train"
+                " until there is a better one"
             )
         return best
 
@@ -115,8 +115,8 @@ class Checkpoints:
 
 
 @contextmanager
-def local(checkpoint: StoragePath) -> Iterator[Path]:
-    """The checkpoint as a folder of this machine: itself, or a copy of what lies in a store."""
+def local_copy(checkpoint: StoragePath) -> Iterator[Path]:
+    """The checkpoint as a local folder: itself, or a temporary copy of one in an object store."""
     if not is_remote(checkpoint):
         yield checkpoint
         return

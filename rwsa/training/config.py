@@ -1,17 +1,20 @@
-"""Everything that a training run is, as configuration. The defaults are the paper's recipe."""
+"""Training options. The defaults are the paper's recipe."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from rwsa.config import config
-from rwsa.corpora.cards import CorpusCard, Split
+from rwsa.corpora.cards import CorpusCard, SourceFolder, Split, read_card
 from rwsa.losses import LossWeights
 from rwsa.metrics import Table1Metric
-from rwsa.mixing.recipes import Recipe
+from rwsa.mixing.recipes import Recipe, read_recipe
 from rwsa.models.config import ModelConfig
+from rwsa.training.optimiser import OptimiserConfig
 from rwsa.training.remix import RemixConfig
 
 Positive = Annotated[int, Field(gt=0)]
@@ -20,21 +23,21 @@ NotNegative = Annotated[int, Field(ge=0)]
 
 @config
 class MixConfig:
-    """Mixing while training: the rows of a recipe's plan are rendered when they are due.
+    """Online mixing: rows of a recipe's plan are rendered during training.
 
-    The samples and their order are those of the shards that `pipelines.mix_shards` makes of the same card
-    and recipe with the same `shard_examples`. An example that cannot be made is replaced as `DataConfig`
-    says.
+    Samples and their order equal those of the shards that `pipelines.mix_shards` makes of the same card
+    and recipe with the same `shard_examples`. An example that cannot be rendered is replaced, see
+    `DataConfig.on_corrupt`.
 
     Attributes:
-        card: YAML of the corpus card, or the card itself.
-        recipe: YAML of the mixing recipe, or the recipe itself.
-        splits: those that are mixed; the others are read from `data.shards`.
-        fresh: draw every epoch's training examples anew, from a seed that follows from the recipe's seed,
-            the run's and the epoch; so none is ever repeated. Validation stays the same.
+        card: path of the corpus card's YAML, or the card itself.
+        recipe: path of the mixing recipe's YAML, or the recipe itself.
+        splits: splits to mix; the others are read from `data.shards`.
+        fresh: draw new training examples every epoch, seeded by the recipe's seed, the run's seed and the
+            epoch. Validation examples stay the same.
         shard_examples: as in `--shard-examples`; the order depends on it.
-        workers: processes that render, beside each training process; 0 renders in a thread of it.
-        strict: end at the first unusable file, or example that cannot be made.
+        workers: rendering processes per training process; 0 renders in a thread of the training process.
+        strict: stop at the first unusable file, or example that cannot be rendered.
     """
 
     card: str | CorpusCard
@@ -48,24 +51,24 @@ class MixConfig:
 
 @config
 class DataConfig:
-    """Where the examples come from: every split from `shards` or from `mix`.
+    """Source of the examples: each split comes from `shards` or from `mix`.
 
     Attributes:
         shards: folder or URL (`s3://…`) of WebDataset shards with an `index.json`.
-        mix: mix while training instead.
-        train, valid: the splits to train on and to choose the best checkpoint by.
+        mix: online mixing.
+        train, valid: the splits for training and for validation.
         open_shards: shards that are shuffled together (see `rwsa.shards.sampling.Order`).
-        valid_examples: validate on so many examples at the most; all by default.
-        train_share: of the training examples, drawn once and for all; a smaller share is part of a larger.
-        overfit: train on the first so many examples of `train`, always the same, and validate by them, to
-            see whether the model can learn them at all.
-        prefetch_batches: batches made ready ahead of the step.
-        loader_threads: that read and decode shards; by default 2 from a folder, 8 from a store, where
-            each mostly waits.
-        on_corrupt: `error` ends the run at a shard that is missing, cut short or changed, or at a noisy file
-            that is silent; `skip` puts the sample before it in the epoch's order in its place (before the
-            first, the last), so that batches, ranks and cursors stay as they are, and counts it. A planned
-            example that could not be mixed is always replaced so; validation leaves both out.
+        valid_examples: maximum number of validation examples; default: all.
+        train_share: share of the training examples to use, drawn once; a smaller share is a subset of a
+            larger one.
+        overfit: train on the first `overfit` examples of `train` and validate on the same ones, to check
+            that the model can learn at all.
+        prefetch_batches: batches prepared ahead of the step.
+        loader_threads: threads that read and decode shards; default: 2 for a folder, 8 for an object store.
+        on_corrupt: `error` stops at a missing, truncated or changed shard, and at a silent noisy file; `skip`
+            replaces the example by the one before it in the epoch's order (for the first: the last), so
+            that batches, ranks and cursors do not change, and counts it. A planned example that could not
+            be mixed is always replaced. Validation leaves both out.
     """
 
     shards: str | None = None
@@ -83,33 +86,12 @@ class DataConfig:
     def __post_init__(self) -> None:
         mixed = () if self.mix is None else self.mix.splits
         splits = (self.train, self.valid)
-        if self.shards is None and (unread := [split for split in splits if split not in mixed]):
-            raise ValueError(f"nothing gives split '{unread[0]}'; set data.shards, or name it in data.mix")
+        if self.shards is None and (missing := [split for split in splits if split not in mixed]):
+            raise ValueError(f"split '{missing[0]}' has no source; set data.shards, or add it to data.mix")
         if self.shards is not None and all(split in mixed for split in splits):
-            raise ValueError("data.mix gives every split; drop data.shards, or shorten data.mix.splits")
+            raise ValueError("data.mix covers every split; remove data.shards, or shorten data.mix.splits")
         if unused := [split for split in mixed if split not in splits]:
-            raise ValueError(f"data.mix.splits names '{unused[0]}', which is not used here; leave it out")
-
-
-@config
-class OptimiserConfig:
-    """AdamW for generator and discriminator alike.
-
-    Attributes:
-        learning_rate: at the end of the warm-up.
-        schedule: `exponential` multiplies by `decay_per_epoch` after each epoch (the paper);
-            `cosine` falls to zero over `max_steps`.
-        warmup_steps: steps of linear rise from zero.
-        max_gradient_norm: gradients are scaled down to it; no clipping where it is absent (the paper).
-    """
-
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    betas: tuple[float, float] = (0.8, 0.99)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    schedule: Literal["exponential", "cosine"] = "exponential"
-    decay_per_epoch: Annotated[float, Field(gt=0, le=1)] = 0.99
-    warmup_steps: NotNegative = 0
-    max_gradient_norm: Annotated[float, Field(gt=0)] | None = None
+            raise ValueError(f"data.mix.splits names '{unused[0]}', which is not used; remove it")
 
 
 @config
@@ -118,25 +100,25 @@ class TrainConfig:
 
     Attributes:
         name: of the run.
-        seed: of the first weights, the sample order, crops and dropout.
-        global_batch_size: segments a step, over all workers.
-        max_steps: where training ends.
-        best_metric: validation metric whose maximum chooses the best checkpoint.
-        checkpoint_every_steps: validate and save so often, and at the end.
-        log_every_steps: record losses and speed so often.
+        seed: of the initial weights, the sample order, crops and dropout.
+        global_batch_size: segments per step, over all workers.
+        max_steps: step at which training ends.
+        best_metric: validation metric whose maximum selects the best checkpoint.
+        checkpoint_every_steps: interval of validation and checkpoint; both also run at the end.
+        log_every_steps: interval of logging losses and throughput.
         valid_batch_size: segments that validation enhances at once.
-        audio_every_steps: record audio and spectrograms of validation clips so often, and at the end.
-        audio_clips: of how many clips; 0 for none.
-        keep_checkpoints: how many of the newest to keep; the best is kept besides.
-        accumulate: parts that each worker takes its segments in, for less memory. The step stays the same,
-            but for the discriminator's spectral norms, which get one more power iteration for each part.
+        audio_every_steps: interval of logging audio and spectrograms of validation clips; also at the end.
+        audio_clips: number of clips to log; 0 for none.
+        keep_checkpoints: number of newest checkpoints to keep, in addition to the best.
+        accumulate: gradient accumulation: parts of each worker's segments. The step stays the same, except
+            that the discriminator's spectral norms get one power iteration per part.
         precision: of the network's forward pass (autocast); losses are always float32.
-        compile_backend: of `torch.compile`, such as `inductor`; without it nothing is compiled.
-        average_decay: of an exponential moving average of the weights, which is then what validates and
-            what is published; none where it is absent (the paper).
-        remix: give clips each other's noise (see `RemixConfig`); not where it is absent (the paper).
-        pesq_processes: of each worker, for the discriminator's targets and for validation by PESQ.
-        patience: validations in a row without a better score after which training ends; endless by default.
+        compile_backend: of `torch.compile`, such as `inductor`; default: no compilation.
+        average_decay: decay of an exponential moving average (EMA) of the weights, which is validated and
+            published; default: no average (the paper).
+        remix: remix augmentation (see `RemixConfig`); default: off (the paper).
+        pesq_processes: per worker, for the discriminator's targets and for validation by PESQ.
+        patience: early stopping: validations in a row without a better score; default: never.
     """
 
     name: str
@@ -161,3 +143,36 @@ class TrainConfig:
     remix: RemixConfig | None = None
     pesq_processes: Positive = 1
     patience: Positive | None = None
+
+
+def card_of(config: MixConfig) -> CorpusCard:
+    """The configuration's corpus card, read from its file if it is a path."""
+    return read_card(Path(config.card)) if isinstance(config.card, str) else config.card
+
+
+def recipe_of(config: MixConfig) -> Recipe:
+    """The configuration's recipe, read from its file if it is a path."""
+    return read_recipe(Path(config.recipe)) if isinstance(config.recipe, str) else config.recipe
+
+
+def self_contained(config: DataConfig) -> DataConfig:
+    """The configuration with card and recipe inlined and absolute roots, for a process in another folder.
+
+    Raises:
+        InputError: the card or recipe cannot be used.
+    """
+    if config.mix is None:
+        return config
+    card = card_of(config.mix)
+    roots: dict[str, Any] = {}
+    for field in dataclasses.fields(card):
+        value = getattr(card, field.name)
+        if isinstance(value, tuple) and all(isinstance(folder, SourceFolder) for folder in value):
+            roots[field.name] = tuple(
+                dataclasses.replace(folder, root=str(Path(folder.root).expanduser().absolute()))
+                for folder in value
+            )
+    mix = dataclasses.replace(
+        config.mix, card=dataclasses.replace(card, **roots), recipe=recipe_of(config.mix)
+    )
+    return dataclasses.replace(config, mix=mix)

@@ -1,4 +1,4 @@
-"""What the training loop may know of the world it runs in. It knows no cluster."""
+"""Interface between the training loop and its launcher. The loop knows no cluster."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rwsa.training.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeardClip:
-    """A validation clip as the model of some step makes it: float32 `[samples]` each, full scale ±1."""
+class AudioSample:
+    """A validation clip, noisy, enhanced and clean: float32 `[samples]` each, full scale ±1."""
 
     example_id: str
     sample_rate_hz: int
@@ -28,113 +28,112 @@ class HeardClip:
     clean: np.ndarray
 
 
-class Listener(Protocol):
-    """Whom rank 0 tells how training goes. Neither method may take long: the step waits."""
+class TrainLogger(Protocol):
+    """Logger of rank 0. Both methods must return fast: the step waits for them."""
 
-    def figures(self, step: int, values: Mapping[str, float]) -> None:
-        """Losses and speed of a step, or the figures of its validation."""
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Log losses and throughput of a step, or its validation metrics."""
 
-    def audio(self, step: int, clips: Sequence[HeardClip]) -> None:
-        """What some validation clips sound like."""
+    def log_audio(self, step: int, samples: Sequence[AudioSample]) -> None:
+        """Log validation clips."""
 
 
 class WorkerContext(Protocol):
-    """One worker's place among all workers, and whom it reports to.
+    """One worker: its rank, device, checkpoints and logger.
 
-    All ranks see the same `checkpoints`; of the listeners only rank 0's is told anything.
+    All ranks read the same `checkpoints`; only rank 0's logger is used.
     """
 
     rank: int
     world_size: int
     device: torch.device
     checkpoints: Checkpoints
-    listener: Listener | None
+    logger: TrainLogger | None
 
-    def saved(self, step: int, values: Mapping[str, float]) -> None:
-        """Take notice that a checkpoint was saved, and of the figures of its validation, if it had one.
+    def report_checkpoint(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Report a saved checkpoint and its validation metrics, if any.
 
         Called on all ranks at the same step.
         """
 
-    def stopping(self) -> bool:
-        """Whether this process has been asked to end: training then saves and stops, on all ranks."""
+    def should_stop(self) -> bool:
+        """Whether this process was asked to stop; training then saves and stops on all ranks."""
 
 
 class StopSignal:
-    """Notes SIGTERM, which schedulers send before they take a machine away, and Ctrl-C; nobody dies of them.
+    """Records SIGTERM (sent by schedulers before they reclaim a machine) and Ctrl-C instead of dying.
 
-    Use as a context manager, in the main thread; elsewhere Python allows no handlers, and it notes nothing.
-    A second Ctrl-C interrupts at once.
+    Use as a context manager in the main thread; in other threads Python allows no handlers, and it has no
+    effect. A second Ctrl-C interrupts at once.
 
     Attributes:
-        number: of the signal that came; None before.
+        number: of the received signal; None before.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._then, self._before = list[Callable[[], object]](), dict[signal.Signals, Any]()
+        self._callbacks, self._previous = list[Callable[[], object]](), dict[signal.Signals, Any]()
 
-    def then(self, call: Callable[[], object]) -> None:
-        """Have something called when the first signal comes, or now if it has."""
-        self._then.append(call)
-        if self.seen:
-            call()
+    def add_callback(self, callback: Callable[[], object]) -> None:
+        """Call `callback` at the first signal, or now if it was received."""
+        self._callbacks.append(callback)
+        if self.received:
+            callback()
 
     @property
-    def seen(self) -> bool:
-        """Whether one has come."""
+    def received(self) -> bool:
+        """Whether a signal was received."""
         return self.number is not None
 
-    def arm(self) -> None:
-        """Take the signals (back) from whoever handles them now, as a library may that was just started."""
+    def install(self) -> None:
+        """Install the handlers, again if a library has replaced them."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before.setdefault(number, signal.signal(number, self._note))
+                self._previous.setdefault(number, signal.signal(number, self._handle))
 
     def __enter__(self) -> Self:
-        self.arm()
+        self.install()
         return self
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.seen:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             return
         self.number = number
-        for call in self._then:
-            call()
+        for callback in self._callbacks:
+            callback()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, PreemptedError) and self.number is not None:
             error.signal_number = self.number
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
 
 
 class LocalContext:
-    """A single process, whose checkpoints go to `FOLDER/checkpoints`."""
+    """A `WorkerContext` of a single process, with checkpoints in `FOLDER/checkpoints`."""
 
     def __init__(
         self,
         folder: StoragePath,
-        listener: Listener | None = None,
+        logger: TrainLogger | None = None,
         *,
         device: torch.device | None = None,
         keep: int = 2,
         stop: StopSignal | None = None,
-        on_saved: Callable[[int, Mapping[str, float]], None] | None = None,
+        on_checkpoint: Callable[[int, Mapping[str, float]], None] | None = None,
     ) -> None:
         self.rank, self.world_size = 0, 1
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=keep)
-        self.listener, self._stop, self._on_saved = listener, stop, on_saved
+        self.logger, self._stop, self._on_checkpoint = logger, stop, on_checkpoint
 
-    def saved(self, step: int, values: Mapping[str, float]) -> None:
-        """Pass it on to whoever wanted to know."""
-        if self._on_saved is not None:
-            self._on_saved(step, values)
+    def report_checkpoint(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._on_checkpoint is not None:
+            self._on_checkpoint(step, metrics)
 
-    def stopping(self) -> bool:
-        return self._stop is not None and self._stop.seen
+    def should_stop(self) -> bool:
+        return self._stop is not None and self._stop.received

@@ -1,4 +1,4 @@
-"""The training loop. It runs alone or under Ray Train, and knows neither."""
+"""The training loop. It runs in one process or under any launcher that provides a `WorkerContext`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rwsa.errors import DivergedError, InputError, PreemptedError
 from rwsa.models.unet import RWSAMambaUNet
 from rwsa.training import ranks
 from rwsa.training.adversary import Adversary
-from rwsa.training.checkpoints import local
+from rwsa.training.checkpoints import local_copy
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import WorkerContext
-from rwsa.training.data import Segments, TrainData
-from rwsa.training.memory import enough_memory
+from rwsa.training.data import SegmentBatch, TrainData
+from rwsa.training.memory import explain_out_of_memory
 from rwsa.training.state import TrainState
 from rwsa.training.step import TrainStep
 from rwsa.training.throughput import ThroughputMeter
@@ -30,15 +30,15 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
     Every rank calls this. Validation runs on all ranks and is reduced as sums and counts.
 
     Raises:
-        InputError: the data or a checkpoint cannot be used, a checkpoint cannot be saved, or there is too
-            little memory.
+        InputError: the data or a checkpoint cannot be used, a checkpoint cannot be saved, or memory ran
+            out.
         DivergedError: a loss became NaN or infinite.
-        PreemptedError: the context is stopping; the last step was saved.
+        PreemptedError: the context asked to stop; the last step was saved.
     """
     data = TrainData(config.data, seed=config.seed, segment_samples=config.model.segment_samples)
     if not ranks.same_everywhere(data.identity(), context.device):
-        raise InputError("the ranks see other data: let all of them read the same files, then start again")
-    with enough_memory():
+        raise InputError("the ranks read different data; give all of them the same files, then start again")
+    with explain_out_of_memory():
         state = TrainState(config, context.device)
         _resume(state, context, data.identity())
     segments = data.segments(
@@ -49,7 +49,7 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
     )
     with ExitStack() as stack:
         stack.enter_context(closing(segments))
-        stack.enter_context(enough_memory())
+        stack.enter_context(explain_out_of_memory())
         adversary = None if state.discriminator is None else stack.enter_context(Adversary(state, context))
         _Run(config, context, state, adversary, data.identity()).train(segments)
     return state
@@ -59,19 +59,19 @@ def _resume(state: TrainState, context: WorkerContext, order_identity: str) -> N
     steps = context.checkpoints.steps()
     if not ranks.same_everywhere(f"{steps[-1] if steps else 0:x}", context.device):
         raise InputError(
-            f"{context.checkpoints.folder}: the ranks see other checkpoints there; let storage.root be a"
-            " folder that all nodes share, or in a store"
+            f"{context.checkpoints.folder}: the ranks see different checkpoints; keep them in a folder that"
+            " all nodes share, or in an object store (storage.root)"
         )
     latest = context.checkpoints.latest()
     if latest is not None:
-        with local(latest) as folder:
+        with local_copy(latest) as folder:
             state.load(folder, order_identity=order_identity)
-        if state.best_step not in steps:  # it was deleted: another is to be found
-            state.forget_best()
+        if state.best_step not in steps:  # it was deleted
+            state.reset_best()
 
 
 class _Run:
-    """What a run's steps share."""
+    """The steps of a run, with their logging, validation and checkpoints."""
 
     def __init__(
         self,
@@ -83,52 +83,52 @@ class _Run:
     ) -> None:
         self._config, self._context, self._state = config, context, state
         self._adversary, self._order_identity = adversary, order_identity
-        self._pace, self._replaced = ThroughputMeter(config, adversary), 0
-        self._listener = context.listener if context.rank == 0 else None
+        self._throughput, self._replaced = ThroughputMeter(config, adversary), 0
+        self._logger = context.logger if context.rank == 0 else None
         self._validation = Validation(config, context)
         self._step = TrainStep(state, context, adversary)
 
-    def train(self, segments: Iterator[Segments]) -> None:
-        """Take all steps that are left.
+    def train(self, segments: Iterator[SegmentBatch]) -> None:
+        """Run all remaining steps.
 
         Raises:
             InputError, DivergedError, PreemptedError: see `fit`.
         """
         config, state = self._config, self._state
         while not state.done:
-            batch = self._pace.waited_for(segments)
+            batch = self._throughput.next_batch(segments)
             rate = state.set_learning_rate()
             losses = self._step(batch)
             state.step, state.cursor = state.step + 1, batch.cursor_after
             self._replaced += batch.replaced
-            stopping = self._checked(losses, batch)
+            stopping = self._check(losses, batch)
             if self._due(config.log_every_steps):
                 self._log(losses, rate)
             due = self._due(config.checkpoint_every_steps)
             if due or stopping:
                 self._checkpoint(validate=due)
             if config.audio_clips and self._due(config.audio_every_steps):
-                self._let_hear()
+                self._log_audio()
             if stopping and not state.done:
                 raise PreemptedError(
-                    f"asked to end at step {state.step}, which is saved; the same command goes on from there"
+                    f"stopped on request at step {state.step}, which is saved; the same command resumes"
                 )
 
     def _due(self, every: int) -> bool:
         return self._state.step % every == 0 or self._state.step == self._config.max_steps
 
-    def _checked(self, losses: Mapping[str, Tensor], batch: Segments) -> bool:
-        """Raise where some rank's loss is not finite; returns whether some rank has been asked to end."""
-        # In float16 a gradient may overflow: the scaler then leaves the step out and tries a smaller scale.
+    def _check(self, losses: Mapping[str, Tensor], batch: SegmentBatch) -> bool:
+        """Raise if any rank's loss is not finite; returns whether any rank was asked to stop."""
+        # A float16 gradient may overflow: the scaler then skips the step and lowers its scale.
         may_overflow = {"gradient_norm"} if self._config.precision == "float16" else set()
         bad = [name for name in losses if name not in may_overflow and not torch.isfinite(losses[name])]
-        diverged, stopping = ranks.any_of(bool(bad), self._context.stopping(), device=self._context.device)
+        diverged, stopping = ranks.any_of(bool(bad), self._context.should_stop(), device=self._context.device)
         if diverged:
-            mine = f"{', '.join(bad)} of clips {', '.join(batch.ids)}" if bad else ""
-            everywhere = "; ".join(text for text in ranks.gathered(mine) if text)
+            local = f"{', '.join(bad)} of clips {', '.join(batch.ids)}" if bad else ""
+            everywhere = "; ".join(text for text in ranks.gathered(local) if text)
             raise DivergedError(
-                f"step {self._state.step}: not finite: {everywhere}; the same command goes on from the last"
-                " checkpoint: give it a lower optimiser.learning_rate, or optimiser.max_gradient_norm"
+                f"step {self._state.step}: not finite: {everywhere}; the same command resumes from the last"
+                " checkpoint; set a lower optimiser.learning_rate, or optimiser.max_gradient_norm"
             )
         return stopping
 
@@ -136,35 +136,35 @@ class _Run:
         missing = ranks.summed(torch.tensor(float(self._replaced)), self._context.device).item()
         self._replaced = 0
         values = ranks.means(losses) | {"learning_rate": learning_rate, "replaced_samples": missing}
-        values |= self._pace.since_last(self._state.step)
+        values |= self._throughput.metrics(self._state.step)
         if isinstance(self._state.generator, RWSAMambaUNet):
             shares = self._state.generator.shared_shares()
             values |= {f"shared_share_{level}": share.item() for level, share in shares.items()}
-        self._tell(values)
+        self._log_values(values)
 
     def _checkpoint(self, *, validate: bool) -> None:
-        """Validate, if asked to, and save; without a validation it is not the best."""
+        """Validate if `validate`, and save; a checkpoint without a validation cannot be the best."""
         state, context = self._state, self._context
         values = dict[str, float]()
         state.score = None
         if validate:
-            with self._pace.aside("validation_seconds"):
-                values = self._validation.scores(state.published)
-            state.scored(values[f"valid_{self._config.best_metric}"])
-            self._tell(values)
-        with self._pace.aside("checkpoint_seconds"):
+            with self._throughput.exclude("validation_seconds"):
+                values = self._validation.metrics(state.published)
+            state.record_score(values[f"valid_{self._config.best_metric}"])
+            self._log_values(values)
+        with self._throughput.exclude("checkpoint_seconds"):
             pending = {} if self._adversary is None else self._adversary.pending()
             write = partial(state.save, order_identity=self._order_identity, pending=pending)
             if context.rank == 0:
                 context.checkpoints.save(state.step, write, best_step=state.best_step)
-        context.saved(state.step, values)
+        context.report_checkpoint(state.step, values)
 
-    def _tell(self, values: Mapping[str, float]) -> None:
-        if self._listener is not None:
-            self._listener.figures(self._state.step, values)
+    def _log_values(self, values: Mapping[str, float]) -> None:
+        if self._logger is not None:
+            self._logger.log_metrics(self._state.step, values)
 
-    def _let_hear(self) -> None:
-        if self._listener is not None:
-            with self._pace.aside("audio_seconds"):
-                clips = self._validation.heard(self._state.published, self._config.audio_clips)
-                self._listener.audio(self._state.step, clips)
+    def _log_audio(self) -> None:
+        if self._logger is not None:
+            with self._throughput.exclude("audio_seconds"):
+                model, clips = self._state.published, self._config.audio_clips
+                self._logger.log_audio(self._state.step, self._validation.audio_samples(model, clips))

@@ -1,4 +1,4 @@
-"""Memory that does not suffice: one message with the remedies, whatever it was that asked for it."""
+"""Out-of-memory errors as one message with the remedies."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ from rwsa.errors import InputError
 
 
 @contextmanager
-def enough_memory() -> Iterator[None]:
-    """Run a training, or what follows it.
+def explain_out_of_memory() -> Iterator[None]:
+    """Turn an out-of-memory error of the GPU or the host into an `InputError`.
 
     Raises:
-        InputError: there is too little memory for it, on the GPU or beside it.
+        InputError: memory ran out; names the options that need less.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        # torch has no class of its own for memory of the host.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and (
+            "DefaultCPUAllocator" not in str(error)
+        ):
             raise
-        said = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            "out of memory; let each worker take its segments in more parts (accumulate), validate fewer at"
-            f" once (valid_batch_size), or use more workers or a smaller model: {said}"
+            "out of memory; raise accumulate, lower valid_batch_size, or use more workers or a smaller"
+            f" model: {reason}"
         ) from error
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    # For memory that is not a GPU's, torch has no class of its own.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

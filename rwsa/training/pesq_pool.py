@@ -1,4 +1,4 @@
-"""PESQ in other processes while training goes on: the discriminator's targets, and validation's scores.
+"""PESQ in background processes: the discriminator's targets and validation's scores.
 
 Legend: B segments of this rank.
 """
@@ -23,7 +23,7 @@ from rwsa.models.discriminator import scaled_pesq
 
 
 class PesqPool:
-    """A few PESQ processes. Use as a context manager, or call `close`.
+    """A pool of PESQ processes. Use as a context manager, or call `close`.
 
     Raises:
         InputError: the package pesq is not installed.
@@ -34,16 +34,16 @@ class PesqPool:
         self._idle: queue.SimpleQueue[PesqProcess] = queue.SimpleQueue()
         for _ in range(processes):
             self._idle.put(PesqProcess())
-        # Threads only wait for the processes' answers.
+        # Threads only wait for the processes' results.
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="rwsa-pesq")
 
     def submit(self, clean: Tensor, enhanced: Tensor) -> PesqTargets:
-        """Begin to score `enhanced` against `clean`, `[B, samples]` each at 16 kHz; returns at once."""
+        """Start scoring `enhanced` against `clean`, `[B, samples]` each at 16 kHz; returns at once."""
         pairs = zip(clean.cpu().numpy(), enhanced.cpu().numpy(), strict=True)
         return PesqTargets([self._threads.submit(self._target, c, e) for c, e in pairs])
 
     def measure(self, clean: np.ndarray, enhanced: np.ndarray) -> Future[float]:
-        """Begin to score one pair, `[samples]` each at 16 kHz; the future may raise `UndefinedError`."""
+        """Start scoring one pair, `[samples]` each at 16 kHz; the future may raise `UndefinedError`."""
         return self._threads.submit(self._score, clean.astype(np.float64), enhanced.astype(np.float64))
 
     def _target(self, clean: np.ndarray, enhanced: np.ndarray) -> float:
@@ -65,7 +65,7 @@ class PesqPool:
             self._idle.put(process)
 
     def close(self) -> None:
-        """End the processes; what was begun and not asked for is lost."""
+        """End the processes and discard pending scores."""
         self._threads.shutdown(cancel_futures=True)
         while not self._idle.empty():
             self._idle.get().close()
@@ -80,16 +80,16 @@ class PesqPool:
 
 
 class PesqTargets:
-    """Targets that are being computed."""
+    """Pending PESQ targets of the discriminator."""
 
     def __init__(self, futures: Sequence[Future[float]]) -> None:
         self._futures = futures
 
     def wait(self) -> Tensor:
-        """Scaled PESQ `[B]`; NaN where PESQ refuses a segment."""
+        """Scaled PESQ `[B]`; NaN where PESQ fails on a segment."""
         return scaled_pesq(torch.tensor([future.result() for future in self._futures]))
 
 
 def _full_scale(wav: np.ndarray) -> np.ndarray:
-    """PESQ aligns levels itself but clips beyond ±1, where RMS-normalised speech lies."""
+    """PESQ aligns levels itself but clips beyond ±1, which RMS-normalised speech exceeds."""
     return wav.astype(np.float64) / max(float(np.abs(wav).max()), 1e-8)

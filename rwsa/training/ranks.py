@@ -1,4 +1,4 @@
-"""Among the ranks of a training run; alone, each of these is the identity."""
+"""Collective operations over the ranks of a training run; with one rank each is the identity."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def world_size() -> int:
-    """How many there are."""
+    """Number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def distributed(model: nn.Module) -> nn.Module:
-    """The model wrapped for DDP."""
+    """The model wrapped in DDP."""
     return DistributedDataParallel(model, gradient_as_bucket_view=True) if dist.is_initialized() else model
 
 
 def concatenated(tensor: Tensor) -> Tensor:
-    """The tensors of all ranks, equal in shape, one after the other; on every rank."""
+    """The tensors of all ranks, equal in shape, concatenated; on every rank."""
     if not dist.is_initialized():
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
@@ -30,7 +30,7 @@ def concatenated(tensor: Tensor) -> Tensor:
 
 
 def summed(values: Tensor, device: torch.device) -> Tensor:
-    """The sum over all ranks; `device` is where they can talk to each other."""
+    """The sum over all ranks; `device` is the one of the process group."""
     if dist.is_initialized():
         values = values.to(device, copy=True)  # all_reduce writes into it
         dist.all_reduce(values)
@@ -38,7 +38,7 @@ def summed(values: Tensor, device: torch.device) -> Tensor:
 
 
 def means(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """The mean over all ranks of every scalar."""
+    """The mean of each scalar over all ranks."""
     stacked = torch.stack([value.float() for value in values.values()])
     if dist.is_initialized():
         dist.all_reduce(stacked)
@@ -52,15 +52,15 @@ def any_of(*flags: bool, device: torch.device) -> tuple[bool, ...]:
 
 
 def gathered(text: str) -> list[str]:
-    """The texts of all ranks, in their order; on every rank."""
+    """The texts of all ranks, in rank order; on every rank."""
     if not dist.is_initialized():
         return [text]
-    found: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(found, text)
-    return found
+    texts: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(texts, text)
+    return texts
 
 
 def same_everywhere(digits: str, device: torch.device) -> bool:
     """Whether all ranks have the same number of up to twelve hexadecimal digits."""
-    mine = torch.tensor([int(digits, 16)], dtype=torch.int64, device=device)
-    return bool((concatenated(mine) == mine).all())
+    own = torch.tensor([int(digits, 16)], dtype=torch.int64, device=device)
+    return bool((concatenated(own) == own).all())

@@ -1,4 +1,4 @@
-"""Remixing as an augmentation: every clip gets the noise of another one, at a fresh SNR, on the device.
+"""Remix augmentation: each clip gets the noise of another clip at a new SNR, on the device.
 
 Source: Défossez et al. 2020, "Real time speech enhancement in the waveform domain", section 3.1 (remix).
 Legend: B segments of this rank, S samples.
@@ -22,14 +22,14 @@ from rwsa.training.ranks import concatenated
 
 @config
 class RemixConfig:
-    """How clips are remixed.
+    """Share and SNR of remixed clips.
 
-    The noise is noisy − clean. So this is for shards whose noisy is clean plus noise: with a room whose
-    target is not `reverberant`, or with `mixture_transforms`, the difference holds the other clip's speech.
+    The noise is noisy − clean, so noisy must be clean plus noise: with a room whose target is not
+    `reverberant`, or with `mixture_transforms`, the difference contains the other clip's speech.
 
     Attributes:
-        share: of the clips that are remixed; the others stay as they are.
-        min_snr_db, max_snr_db: the fresh SNR is uniform between them, by RMS over the segment.
+        share: share of the clips to remix; the others are unchanged.
+        min_snr_db, max_snr_db: range of the new SNR, uniform, by RMS over the segment.
     """
 
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -38,7 +38,7 @@ class RemixConfig:
 
 
 class Remix:
-    """Remixes this rank's share of a global batch; the same at any world size."""
+    """Remixes this rank's share of a global batch; the result is the same for any world size."""
 
     def __init__(
         self, config: RemixConfig, context: WorkerContext, *, seed: int, global_batch_size: int
@@ -51,9 +51,9 @@ class Remix:
         self._share = share_of(global_batch_size, rank=context.rank, world_size=context.world_size)
 
     def __call__(self, noisy_BS: Tensor, clean_BS: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
-        """New noisy and clean segments; noisy has RMS 1 over the segment where it was remixed.
+        """Remixed noisy and clean segments; a remixed noisy segment has RMS 1.
 
-        A clip whose speech or whose new noise is silent stays as it is.
+        A clip is unchanged if its speech or its new noise is silent.
         """
         rng = np.random.default_rng(np.random.SeedSequence([self._seed, step, *b"remix"]))
         partner = rng.permutation(self._batch)[self._share]

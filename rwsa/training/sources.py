@@ -1,6 +1,6 @@
-"""Where training gets its examples: shards, or the plan itself, rendered when a row is due.
+"""Sources of training examples: shards, or a mixing plan whose rows are rendered on demand.
 
-Both number a split's examples alike, by shard and slot, so that the order of the samples is the same.
+All sources number a split's examples by shard and slot, so that the order of the samples is the same.
 """
 
 from __future__ import annotations
@@ -8,77 +8,99 @@ from __future__ import annotations
 import dataclasses
 import logging
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.corpora import scan
-from rwsa.corpora.cards import CorpusCard, SourceFolder, Split, read_card
+from rwsa.corpora.cards import Split
 from rwsa.errors import InputError
 from rwsa.files import is_remote, location
 from rwsa.mixing.plans import MixPlan, plan_hash, plan_split
-from rwsa.mixing.recipes import Recipe, read_recipe, recipe_hash
+from rwsa.mixing.recipes import recipe_hash
 from rwsa.shards.examples import Example
 from rwsa.shards.index import Failure, ShardEntry, read_index, shard_name
 from rwsa.shards.reader import DamagedShardError, ShardReader
-from rwsa.training.config import DataConfig, MixConfig
-from rwsa.training.crops import Missing
-from rwsa.training.rendering import prepare_process, rendered
-from rwsa.training.subsets import FirstExamples, Job, ShareOfExamples, Source
+from rwsa.training.config import DataConfig, MixConfig, card_of, recipe_of
+from rwsa.training.segments import MissingExample, init_render_process, render
+
+Loader = Callable[[], Example | MissingExample]
+# Of the draw of `train_share`. Never change it: existing runs would get another subset.
+_SUBSET_SEED = 30
 
 _log = logging.getLogger(__name__)
 
 
+class Source(Protocol):
+    """A split's planned examples.
+
+    Attributes:
+        sizes: number of examples in each shard.
+        contents: texts that identify the samples; equal only for equal samples.
+    """
+
+    sizes: tuple[int, ...]
+    contents: tuple[str, ...]
+
+    def loader(self, epoch: int, shard: int, slot: int) -> Loader:
+        """A function that loads the example at a slot; to be run by `executor`."""
+
+    def executor(self) -> Executor:
+        """A pool that runs loaders concurrently; the caller shuts it down."""
+
+    def close(self) -> None:
+        """Close open files; a later loader opens them again."""
+
+
 def train_source(config: DataConfig, *, seed: int) -> Source:
-    """What to train on; where `config.mix.fresh` draws each epoch anew, that follows from `seed`.
+    """The training examples; with `config.mix.fresh` each epoch is drawn anew from `seed`.
 
     Raises:
         InputError: the shards, card or recipe cannot be used.
     """
     if config.overfit is not None:
-        return FirstExamples(_source(config, config.train), config.overfit)
+        return first_examples(_source(config, config.train), config.overfit)
     source = _source(config, config.train, fresh_seed=seed)
-    return source if config.train_share == 1 else ShareOfExamples(source, config.train_share)
+    return source if config.train_share == 1 else share_of_examples(source, config.train_share)
 
 
 def valid_source(config: DataConfig) -> Source:
-    """What to validate by: the validation split, or the very examples that `config.overfit` trains on.
+    """The validation examples: the validation split, or with `config.overfit` the training examples.
 
     Raises:
         InputError: the shards, card or recipe cannot be used.
     """
     if config.overfit is not None:
-        return FirstExamples(_source(config, config.train), config.overfit)
+        return first_examples(_source(config, config.train), config.overfit)
     return _source(config, config.valid)
 
 
 def _source(config: DataConfig, split: Split, *, fresh_seed: int | None = None) -> Source:
     if config.mix is not None and split in config.mix.splits:
         return MixSource(config.mix, split, fresh_seed=fresh_seed if config.mix.fresh else None)
-    assert config.shards is not None, "DataConfig sees to it"
+    assert config.shards is not None, "checked by DataConfig"
     return ShardSource(config, split)
 
 
 class ShardSource:
-    """Examples of shards, read by threads that share one reader."""
+    """Examples in shards, read by threads that share one reader."""
 
     def __init__(self, config: DataConfig, split: Split) -> None:
         assert config.shards is not None
         self._index = read_index(location(config.shards), split)
         _check_rate(config.shards, self._index.sample_rate_hz)
-        # Two groups of the order at a time: the one being read, and the next.
+        # Two groups of the order at a time: the current one and the next.
         self._reader = ShardReader(self._index, max_open=2 * config.open_shards + 1)
         self._skip = config.on_corrupt == "skip"
         self._threads = config.loader_threads or (8 if is_remote(self._index.folder) else 2)
         self.sizes = self._index.planned_sizes
-        self.contents = _contents(self._index.entries)
+        self.contents = _shard_contents(self._index.entries)
 
-    def job(self, epoch: int, shard: int, slot: int) -> Job:
+    def loader(self, epoch: int, shard: int, slot: int) -> Loader:
         return partial(self._read, shard, slot)
 
     def executor(self) -> Executor:
@@ -87,27 +109,27 @@ class ShardSource:
     def close(self) -> None:
         self._reader.close()
 
-    def _read(self, shard: int, slot: int) -> Example | Missing:
+    def _read(self, shard: int, slot: int) -> Example | MissingExample:
         entry = self._index.entries[shard]
-        found = entry.at_slot(slot)
-        if isinstance(found, Failure):
-            reason = f"example {found.example_id} could not be mixed: {found.reason}"
-            return Missing(shard=entry.shard, reason=reason)
+        sample = entry.at_slot(slot)
+        if isinstance(sample, Failure):
+            reason = f"example {sample.example_id} could not be mixed: {sample.reason}"
+            return MissingExample(shard=entry.shard, reason=reason)
         try:
-            example = self._reader.read(shard, found)
+            example = self._reader.read(shard, sample)
         except DamagedShardError as error:
             if not self._skip:
                 raise
-            return Missing(shard=entry.shard, reason=str(error))
+            return MissingExample(shard=entry.shard, reason=str(error))
         if self._skip and not example.noisy.any():
-            return Missing(
+            return MissingExample(
                 shard=entry.shard, reason=f"example {example.example_id}: its noisy file is silent"
             )
         return example
 
 
-def _contents(entries: Sequence[ShardEntry]) -> tuple[str, ...]:
-    """As of `MixSource`, where a recipe made them: one recording more or less changes every row of a plan."""
+def _shard_contents(entries: Sequence[ShardEntry]) -> tuple[str, ...]:
+    """With a recipe as in `MixSource`: one recording more or less changes every row of its plan."""
     recipes = sorted({entry.recipe_hash for entry in entries})
     if recipes == [""]:
         return tuple(entry.samples_sha256 for entry in entries)
@@ -115,10 +137,10 @@ def _contents(entries: Sequence[ShardEntry]) -> tuple[str, ...]:
 
 
 class MixSource:
-    """Rows of a plan, rendered in processes of their own.
+    """Rows of a mixing plan, rendered in separate processes.
 
-    Not in threads: audiomentations draws from the process's global generators, which any other thread
-    may use meanwhile.
+    Threads would not do: audiomentations uses the process's global random generators, which other threads
+    may use at the same time.
     """
 
     def __init__(self, config: MixConfig, split: Split, *, fresh_seed: int | None) -> None:
@@ -130,7 +152,7 @@ class MixSource:
         count, each = len(self._plan(0)), config.shard_examples
         if count == 0:
             raise InputError(
-                f"recipe {self._recipe.name}: wants no examples of '{split}'; set examples.{split}"
+                f"recipe {self._recipe.name}: has no examples of '{split}'; set examples.{split}"
             )
         self.sizes = tuple(min(each, count - start) for start in range(0, count, each))
         ends = (self._plan(0)[:each], self._plan(0)[-self.sizes[-1] :])
@@ -142,27 +164,27 @@ class MixSource:
                 "mixing without %d files; the first, %s: %s", len(problems), first.path, first.reason
             )
 
-    def job(self, epoch: int, shard: int, slot: int) -> Job:
+    def loader(self, epoch: int, shard: int, slot: int) -> Loader:
         plan = self._plan(epoch)[shard * self._config.shard_examples + slot]
-        return partial(rendered, plan, shard_name(self._split, shard), strict=self._config.strict)
+        return partial(render, plan, shard_name(self._split, shard), strict=self._config.strict)
 
     def executor(self) -> Executor:
         if self._config.workers == 0:
             return ThreadPoolExecutor(1, thread_name_prefix="rwsa-mix")
-        # Spawned, since a fork would inherit the threads' locks of torch and numba.
+        # Spawned: a fork would inherit locks held by threads of torch and numba.
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._config.workers, context, initializer=prepare_process)
+        return ProcessPoolExecutor(self._config.workers, context, initializer=init_render_process)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Nothing to close."""
 
     def _plan(self, epoch: int) -> Sequence[MixPlan]:
         key = 0 if self._fresh_seed is None else epoch
         if key not in self._plans:
             recipe = self._recipe
             if self._fresh_seed is not None:
-                recipe = dataclasses.replace(recipe, seed=_fresh_seed(recipe.seed, self._fresh_seed, epoch))
-            # A batch reaches from one epoch into the next, never further.
+                recipe = dataclasses.replace(recipe, seed=_epoch_seed(recipe.seed, self._fresh_seed, epoch))
+            # A batch spans at most two consecutive epochs.
             self._plans = {old: plan for old, plan in self._plans.items() if old == key - 1}
             self._plans[key] = plan_split(self._manifest, recipe, self._split)
         return self._plans[key]
@@ -176,44 +198,47 @@ def _check_rate(where: str, sample_rate_hz: int) -> None:
         )
 
 
-def _fresh_seed(recipe_seed: int, run_seed: int, epoch: int) -> int:
+def _epoch_seed(recipe_seed: int, run_seed: int, epoch: int) -> int:
     words = np.random.SeedSequence([recipe_seed, run_seed, epoch]).generate_state(2)
     return int(words[0]) << 32 | int(words[1])
 
 
-def card_of(config: MixConfig) -> CorpusCard:
-    """The corpus card of a configuration, read if need be."""
-    return read_card(Path(config.card)) if isinstance(config.card, str) else config.card
+class _Subset:
+    """A subset of a source: the given slots of each shard."""
+
+    def __init__(self, source: Source, slots: dict[int, list[int]], contents: tuple[str, ...]) -> None:
+        self._source, self.contents = source, contents
+        self._shards = [(shard, chosen) for shard, chosen in slots.items() if chosen]
+        self.sizes = tuple(len(chosen) for _, chosen in self._shards)
+
+    def loader(self, epoch: int, shard: int, slot: int) -> Loader:
+        source_shard, slots = self._shards[shard]
+        return self._source.loader(epoch, source_shard, slots[slot])
+
+    def executor(self) -> Executor:
+        return self._source.executor()
+
+    def close(self) -> None:
+        self._source.close()
 
 
-def recipe_of(config: MixConfig) -> Recipe:
-    """The recipe of a configuration, read if need be."""
-    return read_recipe(Path(config.recipe)) if isinstance(config.recipe, str) else config.recipe
+def first_examples(source: Source, examples: int) -> Source:
+    """The first `examples` examples of a source."""
+    slots: dict[int, list[int]] = {}
+    for shard, size in enumerate(source.sizes):
+        slots[shard] = list(range(min(size, examples)))
+        examples -= len(slots[shard])
+    return _Subset(source, slots, source.contents)
 
 
-def self_contained(config: DataConfig) -> DataConfig:
-    """The same with card and recipe in it and absolute roots, for a process in another folder.
-
-    Raises:
-        InputError: the card or recipe cannot be used.
-    """
-    if config.mix is None:
-        return config
-    card = card_of(config.mix)
-    roots: dict[str, Any] = {
-        field.name: tuple(_at_absolute_root(place) for place in getattr(card, field.name))
-        for field in dataclasses.fields(card)
-        if _holds_sources(getattr(card, field.name))
-    }
-    mix = dataclasses.replace(
-        config.mix, card=dataclasses.replace(card, **roots), recipe=recipe_of(config.mix)
-    )
-    return dataclasses.replace(config, mix=mix)
-
-
-def _holds_sources(value: object) -> bool:
-    return isinstance(value, tuple) and all(isinstance(one, SourceFolder) for one in value)
-
-
-def _at_absolute_root(source: SourceFolder) -> SourceFolder:
-    return dataclasses.replace(source, root=str(Path(source.root).expanduser().absolute()))
+def share_of_examples(source: Source, share: float) -> Source:
+    """A random share in (0, 1] of a source's examples, at least one; smaller shares nest in larger ones."""
+    all_slots = [(shard, slot) for shard, size in enumerate(source.sizes) for slot in range(size)]
+    count = max(1, round(share * len(all_slots)))
+    # One permutation for all shares of a source; each share is a prefix of it.
+    chosen = np.random.default_rng(_SUBSET_SEED).permutation(len(all_slots))[:count]
+    slots: dict[int, list[int]] = {}
+    for index in np.sort(chosen):
+        shard, slot = all_slots[index]
+        slots.setdefault(shard, []).append(slot)
+    return _Subset(source, slots, (*source.contents, f"{count} of {len(all_slots)}"))

@@ -1,10 +1,13 @@
-"""Everything that a training run must remember, saved atomically and loaded strictly.
+"""State of a training run: models, optimisers, step and sample cursor; saved and strictly loaded.
 
-A checkpoint (rwsa.training.checkpoints) is a folder: `generator.safetensors` (loadable by `rwsa.load_model`),
-`averaged.safetensors` (likewise; where weights are averaged), `state.safetensors` (discriminator, both
-optimisers, and the pair that waits for the discriminator), `state.json` (step, sample cursor, best score,
-identities, and the hashes of the other files, by which a damaged one is known). The learning rate follows
-from the step, and whatever is drawn is keyed by step and sample, so there is no random state to keep.
+Files of a checkpoint (rwsa.training.checkpoints):
+- `generator.safetensors`: loadable by `rwsa.load_model`;
+- `averaged.safetensors`: the same for the EMA weights, if enabled;
+- `state.safetensors`: discriminator, both optimisers, and the discriminator's pending pair;
+- `state.json`: step, sample cursor, best score, configuration hashes, and the SHA-256 of the other files.
+
+The learning rate is a function of the step, and random draws are keyed by step and sample, so there is no
+scheduler or random state to save.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import cast
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rwsa.config import config_hash
@@ -34,23 +37,24 @@ from rwsa.models.weights import (
     write_tensors,
 )
 from rwsa.shards.sampling import Cursor
-from rwsa.training.checkpoints import ABOUT
-from rwsa.training.config import OptimiserConfig, TrainConfig
+from rwsa.training.checkpoints import STATE_FILE
+from rwsa.training.config import TrainConfig
+from rwsa.training.optimiser import adamw, learning_rate, optimiser_tensors, restore_optimiser
 
 AVERAGED = "averaged.safetensors"
 _NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def published_weights(checkpoint: Path) -> Path:
-    """The file in a checkpoint that is to be used: the averaged weights where there are any."""
+    """A checkpoint's weights for inference: the EMA weights if saved, otherwise the generator's."""
     averaged = checkpoint / AVERAGED
     return averaged if averaged.is_file() else checkpoint / "generator.safetensors"
 
 
 class TrainState:
-    """Models, optimisers, the step, the sample cursor and the best score so far.
+    """Models, optimisers, step, sample cursor and best score.
 
-    `pending` is the pair that a loaded checkpoint had for the discriminator's next step.
+    `pending` is the discriminator's pending pair of a loaded checkpoint.
     """
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
@@ -61,9 +65,9 @@ class TrainState:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
                 self.discriminator = MetricDiscriminator().to(device)
-        self.generator_optimiser = _adamw(self.generator, config.optimiser)
+        self.generator_optimiser = adamw(self.generator, config.optimiser)
         self.discriminator_optimiser = (
-            None if self.discriminator is None else _adamw(self.discriminator, config.optimiser)
+            None if self.discriminator is None else adamw(self.discriminator, config.optimiser)
         )
         self.averaged: AveragedModel | None = None
         if config.average_decay is not None:
@@ -80,45 +84,45 @@ class TrainState:
 
     @property
     def published(self) -> Network:
-        """The network that validates and is published: the average of the weights where one is kept."""
+        """The network to validate and publish: the EMA if enabled, otherwise the generator."""
         return self.generator if self.averaged is None else cast(Network, self.averaged.module)
 
     @property
     def done(self) -> bool:
-        """Whether training ends here: all steps are taken, or patience is."""
+        """Whether training is complete: `max_steps` reached, or `patience` exhausted."""
         patience = self.config.patience
-        tired = patience is not None and self.validations_since_best >= patience
-        return tired or self.step >= self.config.max_steps
+        stopped_early = patience is not None and self.validations_since_best >= patience
+        return stopped_early or self.step >= self.config.max_steps
 
-    def average(self) -> None:
-        """Take the generator's present weights into the average, if one is kept."""
+    def update_average(self) -> None:
+        """Update the EMA of the generator's weights, if enabled."""
         if self.averaged is not None:
             self.averaged.update_parameters(self.generator)
 
-    def scored(self, score: float) -> None:
-        """Take in the score of a validation of the present step."""
+    def record_score(self, score: float) -> None:
+        """Record the validation score of the current step."""
         self.score = score
         if score > self.best_score:
             self.best_score, self.best_step, self.validations_since_best = score, self.step, 0
         else:
             self.validations_since_best += 1
 
-    def forget_best(self) -> None:
-        """Let the next validation be the best so far."""
+    def reset_best(self) -> None:
+        """Discard the best score, so that the next validation becomes the best."""
         self.best_score, self.best_step = -math.inf, None
 
     def set_learning_rate(self) -> float:
-        """Give both optimisers the learning rate of the present step; returns it."""
+        """Set both optimisers' learning rate for the current step; returns it."""
         rate = learning_rate(
             self.config.optimiser, self.step, epoch=self.cursor.epoch, max_steps=self.config.max_steps
         )
-        for optimiser in self._optimisers().values():
+        for optimiser in self.optimisers().values():
             for group in optimiser.param_groups:
                 group["lr"] = rate
         return rate
 
     def save(self, folder: Path, *, order_identity: str, pending: Mapping[str, Tensor] = _NOTHING) -> None:
-        """Write a checkpoint into `folder`; `pending` is what `Adversary.pending` gives.
+        """Write a checkpoint into `folder`; `pending` is from `Adversary.pending`.
 
         Raises:
             InputError: it cannot be written.
@@ -126,8 +130,8 @@ class TrainState:
         save_model(folder / "generator.safetensors", self.generator, {"step": self.step})
         tensors = {
             f"{name}.{key}": tensor
-            for name, optimiser in self._optimisers().items()
-            for key, tensor in _optimiser_tensors(optimiser).items()
+            for name, optimiser in self.optimisers().items()
+            for key, tensor in optimiser_tensors(optimiser).items()
         }
         if self.discriminator is not None:
             tensors |= {f"discriminator.{k}": v for k, v in weights_of(self.discriminator).items()}
@@ -136,7 +140,7 @@ class TrainState:
         if self.averaged is not None:
             save_model(folder / AVERAGED, self.published, {"step": self.step})
         write_json(
-            folder / ABOUT,
+            folder / STATE_FILE,
             {
                 "files": {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))},
                 "step": self.step,
@@ -146,7 +150,7 @@ class TrainState:
                 "score": self.score,
                 "validations_since_best": self.validations_since_best,
                 "scaler": self.scaler.state_dict(),
-                "stepped": [name for name, optimiser in self._optimisers().items() if optimiser.state],
+                "stepped": [name for name, optimiser in self.optimisers().items() if optimiser.state],
                 "averaged": None if self.averaged is None else int(self.averaged.n_averaged),
                 "order": order_identity,
                 "model": config_hash(self.config.model),
@@ -155,60 +159,60 @@ class TrainState:
         )
 
     def load(self, folder: Path, *, order_identity: str) -> None:
-        """Restore a checkpoint.
+        """Load a checkpoint.
 
         Raises:
-            InputError: a file is damaged; it is of another model, other loss weights or other data, or a
-                tensor is missing, left over or misshapen.
+            InputError: a file is damaged; model, loss weights or data differ; or a tensor is missing,
+                unexpected or of the wrong shape.
         """
-        about = read_json(folder / ABOUT)
-        check_files(folder)
-        for key, mine in (
+        saved = read_json(folder / STATE_FILE)
+        verify_files(folder)
+        for key, current in (
             ("order", order_identity),
             ("model", config_hash(self.config.model)),
             ("loss_weights", config_hash(self.config.loss_weights)),
         ):
-            if about.get(key) != mine:
+            if saved.get(key) != current:
                 raise InputError(
-                    f"{folder}: was saved with another '{key}' ({about.get(key)}, now {mine});"
+                    f"{folder}: was saved with another '{key}' ({saved.get(key)}, now {current});"
                     " give the run another name, or the configuration it was started with"
                 )
         load_weights(self.generator, read_weights(folder / "generator.safetensors"), where=str(folder))
         tensors = load_file(folder / "state.safetensors")
-        parts = {*self._optimisers(), *(() if self.discriminator is None else ("discriminator", "pending"))}
+        parts = {*self.optimisers(), *(() if self.discriminator is None else ("discriminator", "pending"))}
         if unknown := sorted(name for name in tensors if name.split(".")[0] not in parts):
             raise InputError(f"{folder}: state.safetensors holds unexpected {', '.join(unknown)}")
         if self.discriminator is not None:
             load_weights(self.discriminator, _part(tensors, "discriminator"), where=str(folder))
-        for name, optimiser in self._optimisers().items():
-            if name in about["stepped"]:  # before its first step an optimiser has nothing to remember
-                _restore_optimiser(optimiser, _part(tensors, name), where=f"{folder}: {name}")
-        self._load_average(folder, about["averaged"])
-        if about["scaler"]:  # of a run in float16
-            self.scaler.load_state_dict(about["scaler"])
+        for name, optimiser in self.optimisers().items():
+            if name in saved["stepped"]:  # before its first step an optimiser has no state
+                restore_optimiser(optimiser, _part(tensors, name), where=f"{folder}: {name}")
+        self._load_average(folder, saved["averaged"])
+        if saved["scaler"]:  # float16 only
+            self.scaler.load_state_dict(saved["scaler"])
         self.pending = self._checked_pending(_part(tensors, "pending"), folder)
-        self.validations_since_best, self.best_step = about["validations_since_best"], about["best_step"]
-        self.step = about["step"]
-        self.cursor = Cursor(**about["cursor"])
-        self.best_score = -math.inf if about["best_score"] is None else about["best_score"]
+        self.validations_since_best, self.best_step = saved["validations_since_best"], saved["best_step"]
+        self.step = saved["step"]
+        self.cursor = Cursor(**saved["cursor"])
+        self.best_score = -math.inf if saved["best_score"] is None else saved["best_score"]
 
     def _checked_pending(self, pending: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
         batch = self.config.global_batch_size
         if pending and pending.keys() != {"clean", "enhanced", "target"}:
-            raise InputError(f"{folder}: the discriminator's next pair has the parts {sorted(pending)}")
+            raise InputError(f"{folder}: the discriminator's pending pair has the parts {sorted(pending)}")
         for name, tensor in pending.items():
             if len(tensor) != batch:
                 raise InputError(
-                    f"{folder}: the discriminator's next pair ({name}) holds {len(tensor)} segments, and"
+                    f"{folder}: the discriminator's pending pair ({name}) has {len(tensor)} segments, and"
                     f" global_batch_size is now {batch}; set it back, or give the run another name"
                 )
         return pending
 
     def _load_average(self, folder: Path, averaged: int | None) -> None:
         if (averaged is None) != (self.averaged is None):
-            kept = "none" if averaged is None else "one"
+            saved = "without" if averaged is None else "with"
             raise InputError(
-                f"{folder}: was saved with {kept} average of the weights (average_decay); give the run"
+                f"{folder}: was saved {saved} an average of the weights (average_decay); give the run"
                 " another name, or the configuration it was started with"
             )
         if self.averaged is not None and averaged is not None:
@@ -216,66 +220,27 @@ class TrainState:
             load_weights(self.averaged.module, read_weights(path), where=str(path))
             self.averaged.n_averaged.fill_(averaged)
 
-    def _optimisers(self) -> dict[str, torch.optim.AdamW]:
-        found = {"generator_optimiser": self.generator_optimiser}
+    def optimisers(self) -> dict[str, torch.optim.AdamW]:
+        """Both optimisers by their names in a checkpoint."""
+        optimisers = {"generator_optimiser": self.generator_optimiser}
         if self.discriminator_optimiser is not None:
-            found["discriminator_optimiser"] = self.discriminator_optimiser
-        return found
+            optimisers["discriminator_optimiser"] = self.discriminator_optimiser
+        return optimisers
 
 
-def learning_rate(config: OptimiserConfig, step: int, *, epoch: int, max_steps: int) -> float:
-    """The learning rate of a step: a pure function, so that resuming needs nothing saved."""
-    rate = config.learning_rate * min(1.0, (step + 1) / (config.warmup_steps + 1))
-    if config.schedule == "cosine":
-        return rate * 0.5 * (1 + math.cos(math.pi * min(step / max_steps, 1.0)))
-    return rate * config.decay_per_epoch**epoch
-
-
-def check_files(folder: Path) -> None:
-    """Make sure that a checkpoint's files are as they were written.
+def verify_files(folder: Path) -> None:
+    """Check a checkpoint's files against their SHA-256.
 
     Raises:
-        InputError: one is not.
+        InputError: a file is damaged or missing.
     """
-    for name, sha256 in read_json(folder / ABOUT)["files"].items():
+    for name, sha256 in read_json(folder / STATE_FILE)["files"].items():
         path = folder / name
         if not path.is_file() or sha256_of(path) != sha256:
             raise InputError(
-                f"{path}: damaged or missing ({ABOUT} beside it has another SHA-256); delete {folder}, to go"
-                " on from the checkpoint before"
+                f"{path}: damaged or missing (its SHA-256 is not that in {STATE_FILE}); delete {folder} to"
+                " resume from the previous checkpoint"
             )
-
-
-def _adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-    )
-
-
-def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimiser.state_dict()["state"]
-    return {f"{index}.{key}": tensor for index, slots in state.items() for key, tensor in slots.items()}
-
-
-def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], *, where: str) -> None:
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    expected = {
-        f"{i}.{key}": torch.Size() if key == "step" else parameter.shape
-        for i, parameter in enumerate(parameters)
-        for key in ("step", "exp_avg", "exp_avg_sq")
-    }
-    wrong = sorted(tensors.keys() ^ expected.keys())
-    if wrong:
-        raise InputError(f"{where}: does not fit; missing or left over: {', '.join(wrong)}")
-    misshapen = [name for name, shape in expected.items() if tensors[name].shape != shape]
-    if misshapen:
-        raise InputError(f"{where}: does not fit; of another shape: {', '.join(misshapen)}")
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""One training step: the generator on this step's segments, the discriminator on the pair before.
+"""One training step: the generator on this batch, the discriminator on the previous step's pair.
 
 Legend: B segments of this rank, F frequency bins, T frames.
 """
@@ -17,8 +17,8 @@ from rwsa.losses import spectral_losses, weighted_total
 from rwsa.stft import istft, stft
 from rwsa.training.adversary import Adversary
 from rwsa.training.context import WorkerContext
-from rwsa.training.data import Segments
-from rwsa.training.optimisation import clip
+from rwsa.training.data import SegmentBatch
+from rwsa.training.optimiser import clip
 from rwsa.training.ranks import distributed, world_size
 from rwsa.training.remix import Remix
 from rwsa.training.state import TrainState
@@ -27,12 +27,12 @@ _PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class TrainStep:
-    """The generator's forward and backward passes, wrapped for DDP where several ranks train.
+    """One update of generator and discriminator, under DDP where several ranks train.
 
-    The segments of this rank are taken in `accumulate` parts, whose gradients add up to those of the whole.
+    The gradients of `accumulate` parts of this rank's segments add up to those of all of them.
 
     Raises:
-        InputError: the segments of a rank do not divide into so many parts.
+        InputError: a rank's segments do not divide into `accumulate` equal parts.
     """
 
     def __init__(self, state: TrainState, context: WorkerContext, adversary: Adversary | None) -> None:
@@ -50,43 +50,45 @@ class TrainStep:
         segments = self._config.global_batch_size // world_size()
         if segments % self._config.accumulate:
             raise InputError(
-                f"accumulate is {self._config.accumulate}: a worker's {segments} segments a step do not"
-                " divide into so many equal parts"
+                f"accumulate is {self._config.accumulate}: a worker's {segments} segments per step do not"
+                " divide into as many equal parts"
             )
         self.generate = distributed(
             state.generator if backend is None else torch.compile(state.generator, backend=backend)  # type: ignore[arg-type]
         )
 
-    def __call__(self, segments: Segments) -> dict[str, Tensor]:
-        """Update both models once; returns every loss by name, detached, and the gradient norm."""
-        noisy, clean = segments.noisy.to(self.device), segments.clean.to(self.device)
+    def __call__(self, batch: SegmentBatch) -> dict[str, Tensor]:
+        """Update both models; returns the losses by name, detached, and the gradient norm."""
+        noisy, clean = batch.noisy.to(self.device), batch.clean.to(self.device)
         if self._remix is not None:
             noisy, clean = self._remix(noisy, clean, step=self.state.step)
         self.state.generator_optimiser.zero_grad(set_to_none=True)
-        losses, mag_BFT, pha_BFT = self._generator(noisy, clean)
-        losses["gradient_norm"] = self._descend()
+        losses, mag_BFT, pha_BFT = self._backward(noisy, clean)
+        losses["gradient_norm"] = self._update_generator()
         if self._adversary is not None:
-            losses |= self._adversary.learn()
+            losses |= self._adversary.update()
             clean_mag_BFT, _ = stft(clean, self._spectral)
             enhanced = istft(mag_BFT, pha_BFT, self._spectral, clean.shape[-1])
-            self._adversary.remember(clean_mag_BFT, mag_BFT, clean, enhanced)
+            self._adversary.enqueue(clean_mag_BFT, mag_BFT, clean, enhanced)
         return {name: value.detach() for name, value in losses.items()}
 
-    def _generator(self, noisy: Tensor, clean: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Gradients of all parts; returns the mean losses and what the generator made."""
+    def _backward(self, noisy: Tensor, clean: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Accumulate gradients over all parts; returns the mean losses, magnitudes and phases."""
         parts = self._config.accumulate
-        kept = self._adversary.dropout_factors("metric").chunk(parts) if self._adversary else [None] * parts
-        every, magnitudes, phases = list[dict[str, Tensor]](), list[Tensor](), list[Tensor]()
+        masks = self._adversary.dropout_mask("metric").chunk(parts) if self._adversary else [None] * parts
+        part_losses, magnitudes, phases = list[dict[str, Tensor]](), list[Tensor](), list[Tensor]()
         for number, (noisy_part, clean_part, dropout_mask_BH) in enumerate(
-            zip(noisy.chunk(parts), clean.chunk(parts), kept, strict=True)
+            zip(noisy.chunk(parts), clean.chunk(parts), masks, strict=True)
         ):
-            with self._unsynchronised() if number + 1 < parts else nullcontext():
+            with self._no_sync() if number + 1 < parts else nullcontext():
                 losses, mag_BFT, pha_BFT = self._losses(noisy_part, clean_part, dropout_mask_BH)
                 self.state.scaler.scale(losses["total"] / parts).backward()
-            every.append({name: value.detach() for name, value in losses.items()})
+            part_losses.append({name: value.detach() for name, value in losses.items()})
             magnitudes.append(mag_BFT.detach())
             phases.append(pha_BFT.detach())
-        means = {name: torch.stack([losses[name] for losses in every]).mean() for name in every[0]}
+        means = {
+            name: torch.stack([losses[name] for losses in part_losses]).mean() for name in part_losses[0]
+        }
         return means, torch.cat(magnitudes), torch.cat(phases)
 
     def _losses(
@@ -100,21 +102,21 @@ class TrainStep:
         if self._adversary is not None:
             assert dropout_mask_BH is not None
             clean_mag_BFT, _ = stft(clean, self._spectral)
-            losses["metric"] = self._adversary.loss(clean_mag_BFT, mag_BFT, dropout_mask_BH)
+            losses["metric"] = self._adversary.generator_loss(clean_mag_BFT, mag_BFT, dropout_mask_BH)
         losses["total"] = weighted_total(losses, self._config.loss_weights)
         return losses, mag_BFT, pha_BFT
 
-    def _unsynchronised(self) -> Any:
+    def _no_sync(self) -> Any:
         return (
             self.generate.no_sync() if isinstance(self.generate, DistributedDataParallel) else nullcontext()
         )
 
-    def _descend(self) -> Tensor:
-        """One step of the generator's optimiser; with float16 none where a scaled gradient overflowed."""
+    def _update_generator(self) -> Tensor:
+        """One optimiser step, skipped if a float16 gradient overflowed; returns the gradient norm."""
         scaler, optimiser = self.state.scaler, self.state.generator_optimiser
         scaler.unscale_(optimiser)
         norm = clip(optimiser, self._config.optimiser.max_gradient_norm)
         scaler.step(optimiser)
         scaler.update()
-        self.state.average()
+        self.state.update_average()
         return norm

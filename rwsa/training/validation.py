@@ -1,7 +1,7 @@
-"""Validation: the split enhanced and scored, each rank its part, PESQ beside the network's work.
+"""Validation: enhance and score the split, sharded over ranks, with PESQ in background processes.
 
-Segments of one length, of several clips, fill the network's batches (rwsa.enhancement.recordings), so none is
-padded for its longest clip.
+Batches are of segments of one length from several clips (rwsa.enhancement.recordings): no padding to the
+longest clip.
 """
 
 from __future__ import annotations
@@ -24,15 +24,13 @@ from rwsa.models.weights import Network
 from rwsa.shards.examples import Example
 from rwsa.training import ranks
 from rwsa.training.config import TrainConfig
-from rwsa.training.context import HeardClip, WorkerContext
+from rwsa.training.context import AudioSample, WorkerContext
 from rwsa.training.data import ValidData
 from rwsa.training.pesq_pool import PesqPool
 
-# As `rwsa.enhance` has them.
-
 
 class Validation:
-    """Scores a network on the validation split, and lets some of its clips be heard."""
+    """Metrics of a network on the validation split, and audio samples of its first clips."""
 
     def __init__(self, config: TrainConfig, context: WorkerContext) -> None:
         self._config, self._context = config, context
@@ -41,24 +39,24 @@ class Validation:
 
     @property
     def clips(self) -> int:
-        """How many clips it scores, over all ranks."""
+        """Number of clips over all ranks."""
         return self._data.clips
 
-    def scores(self, model: Network) -> dict[str, float]:
-        """Figures over all ranks; every rank calls it.
+    def metrics(self, model: Network) -> dict[str, float]:
+        """Metrics over all ranks; every rank calls it.
 
         Returns:
-            `valid_METRIC` for SI-SDR and the metric that chooses the best checkpoint: means over the clips
-            that have a value; `valid_METRIC_failed`, how many have none; `valid_clips`, how many clips there
-            were; `valid_missing`, how many could not be had.
+            For SI-SDR and `best_metric`: `valid_METRIC`, the mean over clips with a value, and
+            `valid_METRIC_failed`, the number of clips without. Also `valid_clips`, the number of clips, and
+            `valid_missing`, the number of missing examples.
 
         Raises:
-            InputError: no clip has a value by which to choose.
+            InputError: no clip has a value of `best_metric`.
         """
-        mine = self._data.examples(rank=self._context.rank, world_size=self._context.world_size)
+        examples = self._data.examples(rank=self._context.rank, world_size=self._context.world_size)
         sums = torch.zeros(len(self._names) + 1, 2, dtype=torch.float64)
         reason = "there are no clips"
-        for example_id, scores in self._scored(mine, model):
+        for example_id, scores in self._scored(examples, model):
             for row, name in zip(sums, self._names, strict=False):
                 value = scores[name]
                 if isinstance(value, Failure):
@@ -69,11 +67,11 @@ class Validation:
         sums[-1, 1] = self._data.missing
         return self._means(ranks.summed(sums, self._context.device), reason)
 
-    def heard(self, model: Network, clips: int) -> list[HeardClip]:
-        """The split's first clips, whole, whatever the world size."""
+    def audio_samples(self, model: Network, clips: int) -> list[AudioSample]:
+        """The split's first clips, enhanced; the same for any world size."""
         first = self._data.examples(rank=0, world_size=1, limit=clips)
         return [
-            HeardClip(
+            AudioSample(
                 example_id=example.example_id,
                 sample_rate_hz=example.sample_rate_hz,
                 noisy=example.noisy,
@@ -90,16 +88,16 @@ class Validation:
             pool = None
             if "pesq" in self._names:
                 pool = stack.enter_context(PesqPool(self._config.pesq_processes))
-            waiting = list[tuple[str, dict[str, float | Failure], Future[float] | None]]()
+            pending = list[tuple[str, dict[str, float | Failure], Future[float] | None]]()
             for example, enhanced in self._enhanced(examples, model):
                 names = [name for name in self._names if pool is None or name != "pesq"]
                 pesq = None if pool is None else pool.measure(example.clean, enhanced)
-                waiting.append((example.example_id, score(example.clean, enhanced, names), pesq))
-            for example_id, scores, pesq in waiting:
+                pending.append((example.example_id, score(example.clean, enhanced, names), pesq))
+            for example_id, scores, pesq in pending:
                 yield example_id, scores if pesq is None else scores | {"pesq": _value(pesq)}
 
     def _enhanced(self, examples: Iterator[Example], model: Network) -> Iterator[tuple[Example, np.ndarray]]:
-        """Each example with what the network makes of it, in eval mode."""
+        """Each example and its enhanced signal, with the network in eval mode."""
         was_training = model.training
         model.eval()
         try:
@@ -130,13 +128,13 @@ class Validation:
         best_metric = self._config.best_metric
         if f"valid_{best_metric}" not in values:
             raise InputError(
-                f"validation by {best_metric} gives no value ({reason}); choose best_metric anew"
+                f"validation by {best_metric} gives no value ({reason}); choose another best_metric"
             )
         return values
 
 
 class _Clip:
-    """An example's noisy signal as a recording, which knows its example."""
+    """An example's noisy signal as a `Recording`."""
 
     def __init__(self, example: Example) -> None:
         self.example = example

@@ -155,7 +155,7 @@ def _by_hand(rank: int, workers: int, folder: Path, name: str, run_id: str) -> N
             return
         run = TrackedRun(config.storage, run_id)
         with RunLog(config, run, "bench") as log:
-            context.listener = log
+            context.logger = log
             fit(config, context)
         run.close(status=None)
     finally:

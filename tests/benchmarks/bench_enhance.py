@@ -1,6 +1,6 @@
-"""Enhancing from file to file: speed, peak memory, and what each crossfade costs; one line a figure.
+"""Enhancement of files: speed, peak memory, and the cost of each crossfade in SI-SDR.
 
-python -m tests.benchmarks.bench_enhance [--weights FILE | --size xs] [--pairs DIR] [--only FIGURE ...]
+python -m tests.benchmarks.bench_enhance [--weights FILE | --size xs] [--pairs DIR] [--only PART ...]
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from rwsa.audio import find_audio, read_mono, write_blocks
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.enhancement import enhance
 from rwsa.enhancement.files import enhance_files
-from rwsa.enhancement.segments import segment_starts
+from rwsa.enhancement.overlap_add import segment_starts
 from rwsa.metrics import Failure, score
 from rwsa.models import SIZES, Network, build_model, load_model
 from tests.benchmarks.timing import warm_seconds
 
 CROSSFADES = (0.0, 0.05, 0.1, 0.25, 0.5)
 CLIP_SECONDS, RUNS, MINUTES = 10, 5, (1, 10)
-# In a process of its own; run before this one grows, because Linux hands a parent's peak on to its child.
+# In a separate process, started first: on Linux a child inherits its parent's peak memory.
 PEAK = """
 import resource, sys
 from rwsa.cli import main
@@ -63,13 +63,13 @@ def _arguments() -> argparse.Namespace:
     which.add_argument("--weights", help="trained weights")
     which.add_argument("--size", choices=SIZES, default="xs", help="untrained weights of this size")
     parser.add_argument("--pairs", type=Path, help="folder with noisy/ and clean/, mono at 16 kHz")
-    figures = ("memory", "speed", "crossfade")
-    parser.add_argument("--only", nargs="+", choices=figures, default=figures, metavar="FIGURE")
+    parts = ("memory", "speed", "crossfade")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART")
     return parser.parse_args()
 
 
 def _memory(folder: Path, model_options: list[str]) -> None:
-    """Of the command itself, with resampling."""
+    """Peak memory of `rwsa enhance`, with resampling."""
     peaks = []
     for minutes in MINUTES:
         write_blocks(folder / "long.wav", _seconds(60 * minutes, 48_000), 48_000)
@@ -85,17 +85,17 @@ def _speed(folder: Path, model: Network) -> None:
     clip = folder / "clip.wav"
     write_blocks(clip, _seconds(CLIP_SECONDS, SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
 
-    def work() -> None:
+    def run() -> None:
         enhance_files([clip], folder / "out", model, crossfade=0.05)
 
-    factors = [taken / CLIP_SECONDS for taken in warm_seconds(work, RUNS)]
+    factors = [seconds / CLIP_SECONDS for seconds in warm_seconds(run, RUNS)]
     median, load = statistics.median(factors), os.getloadavg()[0]
     print(f"real-time factor, {CLIP_SECONDS} s file to file, crossfade 5%: {median:.3f}", end=" ")
     print(f"(median of {RUNS}, {min(factors):.3f} to {max(factors):.3f}; load average {load:.2f})")
 
 
 def _crossfade(pairs: Path, model: Network) -> None:
-    """SI-SDR against the longest crossfade, over clips of more than one segment; others have no border."""
+    """SI-SDR relative to the longest crossfade, over clips of more than one segment."""
     length = model.config.segment_samples
     si_sdr_db: dict[float, list[float]] = {crossfade: [] for crossfade in CROSSFADES}
     segments = dict.fromkeys(CROSSFADES, 0)

@@ -1,8 +1,8 @@
-"""What training waits for and what it costs beside the step, on the demo's shards; one line a figure.
+"""Overheads of a training step (data, PESQ, logging, checkpoints) on the demo's shards.
 
     python -m tests.benchmarks.bench_training [--only waiting pesq workers]
 
-Times are medians of one run; ratios compare what ran in turn in that run.
+Times are medians of one run; ratios compare alternating steps of that run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipelines.training.config import TrainRunConfig
 from pipelines.training.run_log import RunLog
 from rwsa.config import read_config
 from rwsa.training.adversary import Adversary
-from rwsa.training.context import HeardClip, LocalContext
+from rwsa.training.context import AudioSample, LocalContext
 from rwsa.training.data import TrainData
 from rwsa.training.loop import fit
 from rwsa.training.pesq_pool import PesqPool, PesqTargets
@@ -54,40 +54,40 @@ def main() -> None:
 
 
 def _config(folder: Path, *settings: str) -> TrainRunConfig:
-    places = [f"data.shards={folder}/shards", f"storage.root={folder}"]
+    locations = [f"data.shards={folder}/shards", f"storage.root={folder}"]
     tracking = f"storage.tracking_uri=sqlite:///{folder}/mlflow.db"
     return read_config(
         TrainRunConfig,
         config_paths(["base", "nano", "demo"]),
-        ["name=bench", *places, tracking, "log_every_steps=1", f"max_steps={STEPS}", *settings],
+        ["name=bench", *locations, tracking, "log_every_steps=1", f"max_steps={STEPS}", *settings],
     )
 
 
 class _Timed:
-    """A listener that times another, and keeps the figures."""
+    """Times another `TrainLogger` and records the metrics."""
 
     def __init__(self, other: RunLog) -> None:
         self._other, self.seconds = other, list[float]()
         self.values = list[Mapping[str, float]]()
 
-    def figures(self, step: int, values: Mapping[str, float]) -> None:
-        began = time.perf_counter()
-        self._other.figures(step, values)
-        self.seconds.append(time.perf_counter() - began)
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        start = time.perf_counter()
+        self._other.log_metrics(step, values)
+        self.seconds.append(time.perf_counter() - start)
         self.values.append(values)
 
-    def audio(self, step: int, clips: Sequence[HeardClip]) -> None:
-        self._other.audio(step, clips)
+    def log_audio(self, step: int, samples: Sequence[AudioSample]) -> None:
+        self._other.log_audio(step, samples)
 
 
 def _waiting(folder: Path) -> None:
-    """Waiting for data, logging every step to MLflow, and a checkpoint, against the step."""
+    """Data wait, MLflow logging of every step, and a checkpoint, relative to a step."""
     torch.set_num_threads(os.cpu_count() or 1)
     config = _config(folder, "checkpoint_every_steps=8", "audio_clips=0", "data.valid_examples=2")
     with Tracker(config.storage).run("bench") as run, RunLog(config, run, "bench") as log:
-        listener = _Timed(log)
-        fit(config, LocalContext(folder / "run", listener))
-    steps = [values for values in listener.values if "samples_per_second" in values][1:]  # the first compiles
+        logger = _Timed(log)
+        fit(config, LocalContext(folder / "run", logger))
+    steps = [values for values in logger.values if "samples_per_second" in values][1:]  # the first compiles
     step = statistics.median(config.global_batch_size / values["samples_per_second"] for values in steps)
     share = statistics.mean(values["data_wait_share"] for values in steps)
     saving = statistics.median(
@@ -95,12 +95,12 @@ def _waiting(folder: Path) -> None:
     )
     demo = _config(folder).checkpoint_every_steps
     print(f"step of 4 segments of nano {step:.3f} s, of which waiting for data {share:.2%}")
-    print(f"logging every step takes {statistics.median(listener.seconds) / step:.2%} of it")
+    print(f"logging every step takes {statistics.median(logger.seconds) / step:.2%} of it")
     print(f"a checkpoint takes {saving:.3f} s: {saving / (demo * step):.2%} of the demo's {demo} steps")
 
 
 class _Free(PesqPool):
-    """Targets that cost nothing."""
+    """Constant targets, at no cost."""
 
     def submit(self, clean: torch.Tensor, enhanced: torch.Tensor) -> PesqTargets:
         futures = [Future[float]() for _ in clean]
@@ -110,7 +110,7 @@ class _Free(PesqPool):
 
 
 class _Inside(PesqPool):
-    """Targets that the step waits for."""
+    """Targets computed within the step."""
 
     def submit(self, clean: torch.Tensor, enhanced: torch.Tensor) -> PesqTargets:
         targets = super().submit(clean, enhanced)
@@ -119,7 +119,7 @@ class _Inside(PesqPool):
 
 
 def _pesq(folder: Path) -> None:
-    """Steps on one core with PESQ beside them on another, inside them, and free of cost, in turn."""
+    """Steps on one core with PESQ on another core, within the step, and at no cost, alternating."""
     torch.set_num_threads(1)
     config = _config(folder, "loss_weights.metric=0.05")
     context = LocalContext(folder / "pesq")
@@ -132,24 +132,24 @@ def _pesq(folder: Path) -> None:
         own, step = adversary._pool, TrainStep(state, context, adversary)
         for number in range(-1, PESQ_STEPS):
             for name, pool in kinds.items():
-                # Two steps of a kind: the second meets targets that the first began on.
+                # Two steps of each kind: the second uses the targets that the first started.
                 for second in (False, True):
                     adversary._pool = pool
                     batch = next(segments)
-                    began = time.perf_counter()
+                    start = time.perf_counter()
                     step(batch)
                     if second and number >= 0:
-                        times[name].append(time.perf_counter() - began)
+                        times[name].append(time.perf_counter() - start)
         adversary._pool = own
     for pool in kinds.values():
         pool.close()
     free, beside, inside = (statistics.median(times[name]) for name in ("free", "beside", "inside"))
     print(f"step without PESQ's cost {free:.3f} s, beside {beside:.3f} s, inside {inside:.3f} s")
-    print(f"of {inside - free:.3f} s of PESQ a step {(inside - beside) / (inside - free):.0%} are hidden")
+    print(f"of {inside - free:.3f} s of PESQ per step {(inside - beside) / (inside - free):.0%} are hidden")
 
 
 def _workers(folder: Path) -> None:
-    """Samples a second of one process of one thread, and of two that train together."""
+    """Samples per second of one process with one thread, and of two processes."""
     rates = {}
     for world in (1, 2):
         out = folder / f"world-{world}"
@@ -163,11 +163,11 @@ class _Rates:
     def __init__(self) -> None:
         self.values = list[float]()
 
-    def figures(self, step: int, values: Mapping[str, float]) -> None:
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         if "samples_per_second" in values:
             self.values.append(values["samples_per_second"])
 
-    def audio(self, step: int, clips: Sequence[HeardClip]) -> None:
+    def log_audio(self, step: int, samples: Sequence[AudioSample]) -> None:
         """Not timed."""
 
 

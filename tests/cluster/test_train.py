@@ -116,7 +116,7 @@ def test_a_signal_saves_and_the_same_command_resumes(shards: Path, tmp_path: Pat
             child.send_signal(number)
             _, errors = child.communicate(timeout=200)
         assert child.returncode == 128 + number
-        assert "the same command goes on from there" in errors
+        assert "the same command resumes" in errors
     for number, each in settings.items():
         (saved,) = (tmp_path / number.name).rglob("state.json")
         reached = read_json(saved)["step"]

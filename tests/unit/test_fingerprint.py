@@ -101,7 +101,7 @@ def test_a_docstring_of_a_real_metric_does_not_count_and_its_arithmetic_does(
             {
                 "rwsa.models.unet",
                 "rwsa.kernels.scan_loops",
-                "rwsa.enhancement.segments",
+                "rwsa.enhancement.overlap_add",
                 "rwsa.stft",
             },
         ),

@@ -24,7 +24,7 @@ from rwsa.shards.sampling import Cursor
 from rwsa.stft import SpectralConfig, stft
 from rwsa.training.config import DataConfig, TrainConfig
 from rwsa.training.context import LocalContext
-from rwsa.training.data import Segments
+from rwsa.training.data import SegmentBatch
 from rwsa.training.state import TrainState
 from rwsa.training.step import TrainStep
 from tests.tensors import normal, parameters
@@ -158,7 +158,7 @@ def test_a_training_step_updates_it(tmp_path: Path) -> None:
     state = TrainState(config, context.device)
     before = [p.detach().clone() for p in state.generator.parameters()]
     clean = normal(2, config.model.segment_samples)
-    segments = Segments(
+    segments = SegmentBatch(
         noisy=clean + normal(*clean.shape, seed=1), clean=clean, ids=("a", "b"), cursor_after=Cursor()
     )
     losses = TrainStep(state, context, adversary=None)(segments)

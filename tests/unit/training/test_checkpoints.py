@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, the newest and the best kept; in a folder, a store, on a full disk."""
+"""Checkpoints: atomic saving and retention, in a folder, an object store and on a full disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from rwsa.errors import InputError
 from rwsa.files import location, write_json
-from rwsa.training.checkpoints import ABOUT, Checkpoints, local
+from rwsa.training.checkpoints import STATE_FILE, Checkpoints, local_copy
 from rwsa.training.context import LocalContext
 from rwsa.training.loop import fit
 from tests.training_runs import assert_same_bits, config_of, trained, write_shards
@@ -25,7 +25,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def save(checkpoints: Checkpoints, step: int, *, best_step: int | None) -> None:
     def write(path: Path) -> None:
         (path / "weights").write_bytes(bytes([step]) * 10)
-        write_json(path / ABOUT, {"best_step": best_step})
+        write_json(path / STATE_FILE, {"best_step": best_step})
 
     checkpoints.save(step, write, best_step=best_step)
 
@@ -39,20 +39,20 @@ def test_the_newest_and_the_best_are_kept(folder: Path) -> None:
     assert checkpoints.steps() == [2, 4, 5]
     assert checkpoints.best() == folder / "step-000002"
     assert checkpoints.latest() == folder / "step-000005"
-    with local(folder / "step-000005") as found:
-        assert (found / "weights").read_bytes() == b"\5" * 10
-    again = Checkpoints(folder)
-    assert (again.latest(), again.best()) == (checkpoints.latest(), checkpoints.best())
+    with local_copy(folder / "step-000005") as copy:
+        assert (copy / "weights").read_bytes() == b"\5" * 10
+    reopened = Checkpoints(folder)
+    assert (reopened.latest(), reopened.best()) == (checkpoints.latest(), checkpoints.best())
 
 
-def test_without_a_validation_the_newest_is_the_best(folder: Path) -> None:
+def test_the_newest_is_the_best_without_a_validation(folder: Path) -> None:
     checkpoints = Checkpoints(folder, keep=1)
     for step in (1, 2):
         save(checkpoints, step, best_step=None)
     assert checkpoints.best() == folder / "step-000002"
 
 
-def test_a_step_that_is_saved_again_replaces_its_checkpoint(folder: Path) -> None:
+def test_saving_a_step_again_replaces_its_checkpoint(folder: Path) -> None:
     checkpoints = Checkpoints(folder)
     save(checkpoints, 3, best_step=None)
     save(checkpoints, 3, best_step=3)
@@ -60,7 +60,7 @@ def test_a_step_that_is_saved_again_replaces_its_checkpoint(folder: Path) -> Non
     assert checkpoints.best() == folder / "step-000003"
 
 
-def test_what_was_cut_short_does_not_count(folder: Path) -> None:
+def test_incomplete_checkpoints_are_ignored(folder: Path) -> None:
     checkpoints = Checkpoints(folder)
     save(checkpoints, 1, best_step=1)
     (folder / "step-000002").mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def test_what_was_cut_short_does_not_count(folder: Path) -> None:
     assert checkpoints.latest() == folder / "step-000002"
 
 
-def test_a_failure_while_writing_leaves_nothing(folder: Path) -> None:
+def test_a_failed_write_leaves_no_files(folder: Path) -> None:
     checkpoints = Checkpoints(folder)
     save(checkpoints, 1, best_step=1)
 
@@ -85,30 +85,30 @@ def test_a_failure_while_writing_leaves_nothing(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["step-000001"]
 
 
-def test_the_best_that_was_deleted_is_named(tmp_path: Path) -> None:
+def test_a_deleted_best_checkpoint_is_an_error(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 2, best_step=1)
-    with pytest.raises(InputError, match=r"step-000001: the best checkpoint, by step-000002, is gone"):
+    with pytest.raises(
+        InputError, match=r"step-000001: the best checkpoint according to step-000002 is missing"
+    ):
         checkpoints.best()
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system that holds one checkpoint and most of another."""
+    """A file system with space for about one and a half checkpoints."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounting = subprocess.run(
+    mount = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=16M", "none", disk], capture_output=True, text=True, check=False
     )
-    if mounting.returncode:
-        pytest.skip(f"cannot mount a small file system here: {mounting.stderr.strip()}")
+    if mount.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mount.stderr.strip()}")
     yield disk
     subprocess.run(["umount", disk], check=True)
 
 
-def test_on_a_full_disk_training_stops_and_goes_on_when_there_is_room(
-    small_disk: Path, tmp_path: Path
-) -> None:
+def test_training_stops_on_a_full_disk_and_resumes_with_free_space(small_disk: Path, tmp_path: Path) -> None:
     config = config_of(write_shards(tmp_path / "shards"))
     ballast = small_disk / "ballast"
     one = one_checkpoint_bytes(tmp_path / "measured", tmp_path / "shards")
@@ -120,8 +120,8 @@ def test_on_a_full_disk_training_stops_and_goes_on_when_there_is_room(
     assert checkpoints.steps() == [2]
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-000002"]
     ballast.unlink()
-    again = fit(config, LocalContext(small_disk))
-    assert_same_bits(again, trained(config, tmp_path / "undisturbed"))
+    resumed = fit(config, LocalContext(small_disk))
+    assert_same_bits(resumed, trained(config, tmp_path / "uninterrupted"))
 
 
 def one_checkpoint_bytes(folder: Path, shards: Path) -> int:

@@ -15,7 +15,7 @@ from rwsa.models import load_model
 from rwsa.training.state import published_weights
 from tests.training_runs import Log, trained, write_shards
 
-BEFORE = Path(__file__).parents[2] / "fixtures" / "before"
+BEFORE = Path(__file__).parents[2] / "fixtures" / "before" / "training"
 CHECKPOINT = BEFORE / "checkpoints" / "step-000004"
 # `config_hash` of config.yaml in the release that wrote it; MLflow runs and names of trials hold such hashes.
 STORED_HASH = "fee3857e9c7e"

@@ -1,4 +1,4 @@
-"""SIGTERM: training saves the step it is at, says so, and the same command goes on from there."""
+"""SIGTERM: training saves the current step, raises `PreemptedError` and resumes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class StoppingLog(Log):
-    """Sends this process SIGTERM at a step."""
+    """Sends SIGTERM to this process at a step."""
 
     def __init__(self, at: int) -> None:
         super().__init__()
         self._at = at
 
-    def figures(self, step: int, values: Mapping[str, float]) -> None:
-        super().figures(step, values)
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        super().log_metrics(step, values)
         if step == self._at and "total" in values:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("at", [2, 3])
-def test_it_saves_between_checkpoints_and_goes_on(shards: Path, tmp_path: Path, at: int) -> None:
+def test_sigterm_saves_the_step_and_training_resumes(shards: Path, tmp_path: Path, at: int) -> None:
     config = config_of(shards, max_steps=5, checkpoint_every_steps=4, loss_weights={"metric": 0.05})
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal() as stop, pytest.raises(PreemptedError, match=rf"step {at + 1}, which is saved"):
@@ -45,20 +45,20 @@ def test_it_saves_between_checkpoints_and_goes_on(shards: Path, tmp_path: Path, 
         f"step-00000{at + 1}"
     ]
     rest = Log()
-    again = trained(config, tmp_path / "cut", rest)
+    resumed = trained(config, tmp_path / "cut", rest)
     assert min(rest.steps) == at + 2
-    assert_same_bits(again, trained(config, tmp_path / "whole"))
+    assert_same_bits(resumed, trained(config, tmp_path / "uninterrupted"))
 
 
-def test_elsewhere_than_in_the_main_thread_nothing_is_changed() -> None:
-    found: list[object] = []
+def test_no_handlers_are_installed_outside_the_main_thread() -> None:
+    seen: list[object] = []
     before = signal.getsignal(signal.SIGTERM)
 
     def enter() -> None:
         with StopSignal() as stop:
-            found.extend([stop.seen, signal.getsignal(signal.SIGTERM)])
+            seen.extend([stop.received, signal.getsignal(signal.SIGTERM)])
 
     thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
-    assert found == [False, before]
+    assert seen == [False, before]

@@ -1,4 +1,4 @@
-"""Remixing: other clips' noise at a fresh SNR, the same at any world size."""
+"""Remix augmentation: other clips' noise at a new SNR."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def rms(wav: Tensor) -> Tensor:
     return wav.square().mean(1).sqrt()
 
 
-def test_each_clip_gets_anothers_noise_once_at_an_snr_in_range() -> None:
+def test_noises_are_permuted_and_mixed_at_an_snr_in_range() -> None:
     noisy, clean, noise = batch()
     mixed, target = remix(min_snr_db=-5, max_snr_db=15)(noisy, clean, step=7)
     torch.testing.assert_close(rms(mixed), torch.ones(BATCH))
     added = mixed - target
-    # Which noise it is: the one it is parallel to.
-    likeness = torch.nn.functional.normalize(added, dim=1) @ torch.nn.functional.normalize(noise, dim=1).T
-    assert sorted(likeness.argmax(1).tolist()) == list(range(BATCH))
-    assert (likeness.max(1).values > 0.999).all()
+    # Identify each noise by cosine similarity.
+    similarity = torch.nn.functional.normalize(added, dim=1) @ torch.nn.functional.normalize(noise, dim=1).T
+    assert sorted(similarity.argmax(1).tolist()) == list(range(BATCH))
+    assert (similarity.max(1).values > 0.999).all()
     snr_db = 20 * torch.log10(rms(target) / rms(added))
     assert ((snr_db > -5.01) & (snr_db < 15.01)).all()
     assert snr_db.max() - snr_db.min() > 1
@@ -45,14 +45,14 @@ def test_each_clip_gets_anothers_noise_once_at_an_snr_in_range() -> None:
     torch.testing.assert_close(parallel, torch.ones(BATCH))
 
 
-def test_steps_differ_and_repeat() -> None:
+def test_a_step_is_reproducible_and_differs_from_other_steps() -> None:
     noisy, clean, _ = batch()
     one, again, other = (remix()(noisy, clean, step=step)[0] for step in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 
 
-def test_the_share_left_alone_and_silence_stay_as_they_are() -> None:
+def test_unselected_and_silent_clips_are_unchanged() -> None:
     noisy, clean, _ = batch()
     noisy[0] = clean[0] = 0
     mixed, target = remix(share=0.5)(noisy, clean, step=0)
@@ -62,6 +62,6 @@ def test_the_share_left_alone_and_silence_stay_as_they_are() -> None:
     assert torch.equal(target[same], clean[same])
 
 
-def test_a_range_upside_down_is_refused() -> None:
+def test_a_reversed_snr_range_is_refused() -> None:
     with pytest.raises(InputError, match=r"max_snr_db 0\.0 is below min_snr_db 5\.0"):
         remix(min_snr_db=5, max_snr_db=0)

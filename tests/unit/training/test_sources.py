@@ -1,4 +1,4 @@
-"""Mixed online, examples are those of the shards; what is missing is replaced, and counted."""
+"""Sources: online mixing equals shards; missing examples are replaced and counted."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ from rwsa.mixing.recipes import read_recipe, recipe_hash
 from rwsa.shards import Example, write_shard
 from rwsa.shards.index import Failure, merge_index, read_index
 from rwsa.shards.sampling import Cursor
-from rwsa.training.config import DataConfig
+from rwsa.training.config import DataConfig, card_of, self_contained
 from rwsa.training.context import LocalContext
-from rwsa.training.data import Segments, TrainData, ValidData
+from rwsa.training.data import SegmentBatch, TrainData, ValidData
 from rwsa.training.loop import fit
-from rwsa.training.sources import card_of, self_contained
 from tests.training_runs import TINY, Log
 
 RATE_HZ = 16_000
@@ -64,7 +63,7 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Card, recipe, recordings (one of each split's speakers is silent), and the shards made of them."""
+    """Card, recipe, recordings (one silent speaker per split), and their shards."""
     root = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     for kind, count in (("speech", 4), ("noise", 2)):
@@ -88,7 +87,7 @@ def write_shards(root: Path) -> None:
     manifest = scan(read_card(root / "card.yaml"))
     for split in ("train", "valid"):
         plans = plan_split(manifest, recipe, split)
-        items = [rendered(plan) for plan in plans]
+        items = [render(plan) for plan in plans]
         for number, at in enumerate(range(0, len(items), SHARD_EXAMPLES)):
             write_shard(
                 root / "shards",
@@ -102,7 +101,7 @@ def write_shards(root: Path) -> None:
     merge_index(root / "shards")
 
 
-def rendered(plan: Any) -> Example | Failure:
+def render(plan: Any) -> Example | Failure:
     try:
         return render_example(plan)
     except InputError as error:
@@ -132,7 +131,7 @@ def batches_of(
     size: int = 4,
     rank: int = 0,
     world_size: int = 1,
-) -> list[Segments]:
+) -> list[SegmentBatch]:
     data = TrainData(config, seed=seed, segment_samples=SAMPLES)
     segments = data.segments(cursor or Cursor(), global_batch_size=size, rank=rank, world_size=world_size)
     try:
@@ -141,7 +140,7 @@ def batches_of(
         segments.close()
 
 
-def bits(batches: list[Segments]) -> list[tuple[Any, ...]]:
+def bits(batches: list[SegmentBatch]) -> list[tuple[Any, ...]]:
     return [
         (b.ids, b.cursor_after, b.replaced, b.noisy.numpy().tobytes(), b.clean.numpy().tobytes())
         for b in batches
@@ -149,19 +148,19 @@ def bits(batches: list[Segments]) -> list[tuple[Any, ...]]:
 
 
 class TestOnline:
-    def test_segments_are_bit_for_bit_those_of_the_shards(self, corpus: Path) -> None:
-        # Ten batches of 4 reach into a third epoch of 14.
+    def test_segments_are_bit_identical_to_those_of_shards(self, corpus: Path) -> None:
+        # Ten batches of 4 span three epochs of 14.
         mixed, read = batches_of(online(corpus), 10), batches_of(offline(corpus / "shards"), 10)
         assert bits(mixed) == bits(read)
         assert mixed[-1].cursor_after.epoch == 2
-        assert sum(batch.replaced for batch in mixed) > 0  # the silent speaker's
+        assert sum(batch.replaced for batch in mixed) > 0  # those of the silent speaker
 
-    def test_so_they_are_when_processes_render_for_one_of_two_ranks(self, corpus: Path) -> None:
-        place: dict[str, Any] = {"rank": 1, "world_size": 2, "cursor": Cursor(0, 6)}
-        mixed = batches_of(online(corpus, workers=2), 4, **place)
-        assert bits(mixed) == bits(batches_of(offline(corpus / "shards"), 4, **place))
+    def test_rendering_processes_on_one_of_two_ranks_give_the_same_bits(self, corpus: Path) -> None:
+        share: dict[str, Any] = {"rank": 1, "world_size": 2, "cursor": Cursor(0, 6)}
+        mixed = batches_of(online(corpus, workers=2), 4, **share)
+        assert bits(mixed) == bits(batches_of(offline(corpus / "shards"), 4, **share))
 
-    def test_identity_is_that_of_the_shards_until_recipe_or_corpus_changes(
+    def test_identity_equals_that_of_shards_and_depends_on_recipe_and_corpus(
         self, corpus: Path, tmp_path: Path
     ) -> None:
         def identity(config: DataConfig) -> str:
@@ -180,7 +179,7 @@ class TestOnline:
         others.append(online(tmp_path / "fewer"))
         assert len({identity(config) for config in (online(corpus), *others)}) == 5
 
-    def test_validation_is_that_of_the_shards(self, corpus: Path) -> None:
+    def test_validation_examples_equal_those_of_shards(self, corpus: Path) -> None:
         configs = (online(corpus), online(corpus, fresh=True), offline(corpus / "shards"))
         seen = []
         for config in configs:
@@ -193,11 +192,11 @@ class TestOnline:
         few = [[e.example_id for e in ValidData(c).examples(rank=0, world_size=1)] for c in (two, of_shards)]
         assert few[0] == few[1]
 
-    def test_strict_ends_at_what_cannot_be_mixed(self, corpus: Path) -> None:
+    def test_strict_stops_at_an_example_that_cannot_be_mixed(self, corpus: Path) -> None:
         with pytest.raises(InputError, match="silent throughout"):
             batches_of(online(corpus, strict=True), 4)
 
-    def test_the_same_training_as_from_shards(self, corpus: Path, tmp_path: Path) -> None:
+    def test_training_equals_training_from_shards(self, corpus: Path, tmp_path: Path) -> None:
         logs = []
         for name, data in (("online", online(corpus)), ("shards", offline(corpus / "shards"))):
             log = Log()
@@ -208,21 +207,21 @@ class TestOnline:
         assert sum(values["replaced_samples"] for values in logs[0].values()) > 0
         assert logs[0][2]["valid_clips"] < 5
 
-    def test_nothing_to_mix_is_named(self, corpus: Path) -> None:
+    def test_a_recipe_without_examples_is_refused(self, corpus: Path) -> None:
         config = online(corpus, recipe={**RECIPE, "examples": {"valid": 1}})
-        with pytest.raises(InputError, match=r"wants no examples of 'train'; set examples\.train"):
+        with pytest.raises(InputError, match=r"has no examples of 'train'; set examples\.train"):
             TrainData(config, seed=0, segment_samples=SAMPLES)
 
 
 class TestFresh:
-    def test_no_epoch_repeats_another(self, corpus: Path) -> None:
+    def test_epochs_have_different_examples(self, corpus: Path) -> None:
         batches = batches_of(online(corpus, fresh=True), 11)  # 44 samples: three epochs
-        stretches = [s.tobytes() for batch in batches for s in batch.noisy.numpy()]
-        # Those that stand in for others are in one epoch twice; none is in two epochs.
-        assert len(set(stretches)) == len(stretches) - sum(batch.replaced for batch in batches)
+        segments = [s.tobytes() for batch in batches for s in batch.noisy.numpy()]
+        # Replacements occur twice in an epoch; no segment occurs in two epochs.
+        assert len(set(segments)) == len(segments) - sum(batch.replaced for batch in batches)
         assert batches[0].noisy.numpy().tobytes() != batches_of(online(corpus), 1)[0].noisy.numpy().tobytes()
 
-    def test_it_resumes_and_spreads_over_ranks(self, corpus: Path) -> None:
+    def test_it_resumes_and_is_sharded_over_ranks(self, corpus: Path) -> None:
         config = online(corpus, fresh=True)
         straight = batches_of(config, 8)
         assert bits(batches_of(config, 4, cursor=straight[3].cursor_after)) == bits(straight[4:])
@@ -231,7 +230,7 @@ class TestFresh:
             ids = [name for rank in ranks for name in rank[step].ids]
             assert tuple(ids) == straight[step].ids
 
-    def test_another_run_has_other_examples(self, corpus: Path) -> None:
+    def test_another_seed_gives_other_examples(self, corpus: Path) -> None:
         config = online(corpus, fresh=True)
         one, two = (
             {s.tobytes() for b in batches_of(config, 4, seed=seed) for s in b.noisy.numpy()}
@@ -247,7 +246,7 @@ if __name__ == "__main__":
 
     from rwsa.config import build
     from rwsa.shards.sampling import Cursor
-    from rwsa.training.config import DataConfig
+    from rwsa.training.config import DataConfig, card_of, self_contained
     from rwsa.training.data import TrainData
 
     mix = {"card": sys.argv[1] + "/card.yaml", "recipe": sys.argv[1] + "/recipe.yaml", "workers": 2}
@@ -260,7 +259,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.full
-def test_rendering_processes_end_with_their_parent_even_if_it_is_killed(corpus: Path, tmp_path: Path) -> None:
+def test_rendering_processes_exit_when_their_parent_is_killed(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "render.py").write_text(RENDERING)
     command = [sys.executable, str(tmp_path / "render.py"), str(corpus)]
     environment = {**os.environ, "PYTHONPATH": str(CONFIGS.parents[1])}
@@ -283,26 +282,26 @@ def alive(pid: int) -> bool:
 
 
 def damaged(corpus: Path, folder: Path, *, shards: tuple[int, ...] = (), member: bool = False) -> Path:
-    """A copy of the shards of which some are missing, or the first example's noisy half is changed."""
+    """A copy of the shards with missing shards, or with a changed byte in the first noisy file."""
     shutil.copytree(corpus / "shards", folder)
     for number in shards:
         (folder / f"train-{number:06d}.tar").unlink()
     if member:
         tar = folder / "train-000000.tar"
-        place = read_index(folder, "train").entries[0].examples[0].noisy
+        noisy = read_index(folder, "train").entries[0].examples[0].noisy
         data = bytearray(tar.read_bytes())
-        data[place.offset + 100] ^= 0xFF
+        data[noisy.offset + 100] ^= 0xFF
         tar.write_bytes(bytes(data))
     return folder
 
 
 class TestCorruptShards:
-    def test_by_default_the_run_ends_and_names_the_shard(self, corpus: Path, tmp_path: Path) -> None:
+    def test_by_default_a_damaged_shard_is_an_error(self, corpus: Path, tmp_path: Path) -> None:
         shards = damaged(corpus, tmp_path / "shards", member=True)
         with pytest.raises(InputError, match=r"train-000000\.tar: member .+noisy\.flac: its checksum"):
             batches_of(offline(shards), 4)
 
-    def test_skipped_ones_are_replaced_by_the_one_before(
+    def test_skipped_examples_are_replaced_by_the_previous_one(
         self, corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         shards = damaged(corpus, tmp_path / "shards", shards=(1,), member=True)
@@ -310,43 +309,41 @@ class TestCorruptShards:
         with caplog.at_level(logging.WARNING):
             batches = batches_of(config, 7, size=2)  # one epoch
         entries = read_index(shards, "train").entries
-        whole = {e.example_id for n in (0, 2, 3) for e in entries[n].examples}
-        whole -= {entries[0].examples[0].example_id}
+        intact = {e.example_id for n in (0, 2, 3) for e in entries[n].examples}
+        intact -= {entries[0].examples[0].example_id}
         order = TrainData(config, seed=3, segment_samples=SAMPLES).order.epoch(0)
         expected, usable = list[str](), list[str | None]()
         for shard, slot in order.tolist():
             at = entries[shard].at_slot(slot)
             name = None if isinstance(at, Failure) else entries[shard].examples[at].example_id
-            usable.append(name if name in whole else None)
+            usable.append(name if name in intact else None)
         for at in range(len(usable)):
             expected.append(next(filter(None, (usable[at - back] for back in range(len(usable))))))
         assert [name for batch in batches for name in batch.ids] == expected
-        assert set(expected) == whole
+        assert set(expected) == intact
         assert sum(batch.replaced for batch in batches) == usable.count(None)
-        # Once a shard, by name; of the others, some could not be mixed.
+        # One warning per shard; the other shards have examples that could not be mixed.
         named = [record.getMessage().partition(":")[0] for record in caplog.records]
         assert {"train-000000.tar", "train-000001.tar"} <= set(named)
         assert len(named) == len(set(named))
 
-    def test_the_same_samples_at_any_world_size_and_after_resuming(
-        self, corpus: Path, tmp_path: Path
-    ) -> None:
+    def test_samples_do_not_depend_on_world_size_or_resuming(self, corpus: Path, tmp_path: Path) -> None:
         config = offline(damaged(corpus, tmp_path / "shards", shards=(2,)), on_corrupt="skip")
         straight = batches_of(config, 8)
         assert bits(batches_of(config, 4, cursor=straight[3].cursor_after)) == bits(straight[4:])
         ranks = [batches_of(config, 8, rank=rank, world_size=2) for rank in (0, 1)]
-        for step, whole in enumerate(straight):
+        for step, batch in enumerate(straight):
             parts = [rank[step] for rank in ranks]
-            assert tuple(name for part in parts for name in part.ids) == whole.ids
-            assert sum(part.replaced for part in parts) == whole.replaced
+            assert tuple(name for part in parts for name in part.ids) == batch.ids
+            assert sum(part.replaced for part in parts) == batch.replaced
             assert {len(part.ids) for part in parts} == {2}
 
-    def test_none_left_is_an_error(self, corpus: Path, tmp_path: Path) -> None:
+    def test_no_usable_example_is_an_error(self, corpus: Path, tmp_path: Path) -> None:
         shards = damaged(corpus, tmp_path / "shards", shards=(0, 1, 2, 3))
-        with pytest.raises(InputError, match=r"no training example can be had; the last, train-00000\d\.tar"):
+        with pytest.raises(InputError, match=r"no training example is usable; the last, train-00000\d\.tar"):
             batches_of(offline(shards, on_corrupt="skip"), 1)
 
-    def test_the_count_is_in_the_progress_line(self) -> None:
+    def test_the_progress_line_shows_the_count(self) -> None:
         assert "3 samples missing and replaced" in progress_line(
             1, 2, {"total": 1.0, "replaced_samples": 3.0}
         )
@@ -354,7 +351,7 @@ class TestCorruptShards:
 
 
 @pytest.mark.parametrize(("threads", "world_size"), [(1, 1), (3, 2), (2, 4)])
-def test_threads_and_ranks_do_not_multiply_the_data(corpus: Path, threads: int, world_size: int) -> None:
+def test_threads_and_ranks_do_not_duplicate_examples(corpus: Path, threads: int, world_size: int) -> None:
     config = offline(corpus / "shards", loader_threads=threads)
     steps = 7  # of 4 samples: two epochs of 14
     ids = list[str]()
@@ -372,28 +369,28 @@ def test_threads_and_ranks_do_not_multiply_the_data(corpus: Path, threads: int, 
 
 class TestConfig:
     @pytest.mark.parametrize(
-        ("values", "says"),
+        ("values", "message"),
         [
-            ({}, "nothing gives split 'train'; set data.shards"),
-            ({"mix": {"splits": ["train"]}}, "nothing gives split 'valid'"),
-            ({"mix": {}, "shards": "x"}, "data.mix gives every split; drop data.shards"),
-            ({"mix": {"splits": ["train", "valid", "test"]}}, "names 'test', which is not used here"),
+            ({}, "split 'train' has no source; set data.shards"),
+            ({"mix": {"splits": ["train"]}}, "split 'valid' has no source"),
+            ({"mix": {}, "shards": "x"}, "data.mix covers every split; remove data.shards"),
+            ({"mix": {"splits": ["train", "valid", "test"]}}, "names 'test', which is not used"),
             ({"mix": {"fersh": True}}, "unknown key 'mix.fersh'; did you mean 'fresh'"),
         ],
     )
-    def test_every_split_has_one_source(self, values: dict[str, Any], says: str) -> None:
+    def test_every_split_has_one_source(self, values: dict[str, Any], message: str) -> None:
         if "mix" in values:
             values = {**values, "mix": {"card": "c", "recipe": "r", **values["mix"]}}
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match=message):
             build(DataConfig, values, where="test")
 
-    def test_one_split_may_be_mixed_and_the_other_read(self, corpus: Path) -> None:
+    def test_one_split_can_be_mixed_and_the_other_read(self, corpus: Path) -> None:
         mix = {"card": str(corpus / "card.yaml"), "recipe": RECIPE, "splits": ["train"], "workers": 0}
         config = build(DataConfig, {"mix": mix, "shards": str(corpus / "shards")}, where="test")
         assert batches_of(config, 1)[0].noisy.shape == (4, SAMPLES)
         assert list(ValidData(config).examples(rank=0, world_size=1))
 
-    def test_self_contained_it_travels_to_another_folder(
+    def test_a_self_contained_configuration_works_in_another_folder(
         self, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         card = merge(CARD, {"name": "relative"})
@@ -401,15 +398,15 @@ class TestConfig:
         config = build(
             DataConfig, {"mix": {"card": card, "recipe": "recipe.yaml", "workers": 0}}, where="test"
         )
-        here = batches_of(config, 2)
+        expected = batches_of(config, 2)
         packed = as_mapping(self_contained(absolute(tiny(config)).data))
         monkeypatch.chdir(tmp_path)
-        there = build(DataConfig, packed, where="test")
-        assert there.mix is not None
-        assert isinstance(card_of(there.mix), CorpusCard)
-        assert bits(batches_of(there, 2)) == bits(here)
+        elsewhere = build(DataConfig, packed, where="test")
+        assert elsewhere.mix is not None
+        assert isinstance(card_of(elsewhere.mix), CorpusCard)
+        assert bits(batches_of(elsewhere, 2)) == bits(expected)
 
-    def test_urls_are_left_as_they_are(self, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_urls_are_unchanged(self, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(corpus)
         assert absolute(tiny(offline(Path("shards")))).data.shards == str(corpus / "shards")
         url = dataclasses.replace(offline(Path("x")), shards="memory://bucket/shards")
@@ -432,7 +429,7 @@ CONFIG = {
 }
 
 
-def test_the_overlay_trains_without_shards(corpus: Path, tmp_path: Path) -> None:
+def test_the_online_overlay_trains_without_shards(corpus: Path, tmp_path: Path) -> None:
     small = {**CONFIG, "data": {"mix": {"card": str(corpus / "card.yaml"), "recipe": RECIPE, "workers": 1}}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     overlays = [CONFIGS / "base.yaml", CONFIGS / "online.yaml", tmp_path / "small.yaml"]
@@ -447,7 +444,7 @@ def test_the_overlay_trains_without_shards(corpus: Path, tmp_path: Path) -> None
     assert {"total", "learning_rate", "replaced_samples"} < log.steps[1].keys()
 
 
-def test_the_overlay_names_a_card_and_recipe_that_are_there() -> None:
+def test_the_card_and_recipe_of_the_online_overlay_exist() -> None:
     config = read_config(
         TrainRunConfig, [CONFIGS / f"{name}.yaml" for name in ("base", "nano", "demo", "online")], ["name=x"]
     )

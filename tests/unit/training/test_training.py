@@ -1,4 +1,4 @@
-"""Training: resumed or spread over ranks it is the same training; what does not fit is refused by name."""
+"""Training: resuming is bit-identical; unsuitable checkpoints, data and losses are named errors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from rwsa.files import read_json, sha256_of, write_json
 from rwsa.models import load_model
 from rwsa.shards import Example
 from rwsa.shards.sampling import Cursor, sample_rng
-from rwsa.training.checkpoints import ABOUT, Checkpoints
-from rwsa.training.config import OptimiserConfig
-from rwsa.training.data import TrainData, ValidData, crop_or_pad, normalised
-from rwsa.training.state import TrainState, learning_rate
+from rwsa.training.checkpoints import STATE_FILE, Checkpoints
+from rwsa.training.data import TrainData, ValidData
+from rwsa.training.optimiser import OptimiserConfig, learning_rate
+from rwsa.training.segments import crop_or_pad, normalise
+from rwsa.training.state import TrainState
 from tests.training_runs import (
     AUDIBLE,
     RATE_HZ,
@@ -45,33 +46,33 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestResuming:
     @pytest.mark.parametrize("metric", [0, 0.05])
-    def test_broken_off_and_resumed_is_the_same_training(
+    def test_an_interrupted_and_resumed_run_is_bit_identical(
         self, shards: Path, tmp_path: Path, metric: float
     ) -> None:
-        # Step 3 reaches into a second epoch.
+        # Step 3 spans two epochs.
         config = config_of(shards, loss_weights={"metric": metric}, model=AUDIBLE if metric else {})
-        straight, broken, resumed = Log(), Log(break_off_at=3), Log()
-        whole = trained(config, tmp_path / "straight", straight)
+        straight, interrupted, resumed = Log(), Log(interrupt_at=3), Log()
+        expected = trained(config, tmp_path / "straight", straight)
         with pytest.raises(KeyboardInterrupt):
-            trained(config, tmp_path / "broken", broken)
-        again = trained(config, tmp_path / "broken", resumed)
+            trained(config, tmp_path / "interrupted", interrupted)
+        state = trained(config, tmp_path / "interrupted", resumed)
 
         assert straight.steps.keys() == {1, 2, 3, 4}
         assert resumed.steps == {step: straight.steps[step] for step in (3, 4)}
-        assert [broken.steps[step] for step in (1, 2)] == [straight.steps[step] for step in (1, 2)]
-        assert whole.cursor.epoch == 1
-        assert_same_bits(whole, again)
+        assert [interrupted.steps[step] for step in (1, 2)] == [straight.steps[step] for step in (1, 2)]
+        assert expected.cursor.epoch == 1
+        assert_same_bits(expected, state)
         if metric:
-            learnt = {"discriminator_clean", "discriminator_enhanced"}
+            discriminator = {"discriminator_clean", "discriminator_enhanced"}
             assert "metric" in straight.steps[1]
-            assert not learnt & straight.steps[1].keys()  # one step behind
-            assert learnt < straight.steps[2].keys()
+            assert not discriminator & straight.steps[1].keys()  # one step behind
+            assert discriminator < straight.steps[2].keys()
             assert any(values.get("discriminator_enhanced", 0) > 0 for values in straight.steps.values())
         else:
-            assert whole.discriminator is None
+            assert expected.discriminator is None
             assert "metric" not in straight.steps[1]
 
-    def test_going_on_beyond_the_end_is_the_same_training(self, shards: Path, tmp_path: Path) -> None:
+    def test_raising_max_steps_of_a_finished_run_is_bit_identical(self, shards: Path, tmp_path: Path) -> None:
         first, rest = Log(), Log()
         trained(config_of(shards, max_steps=1), tmp_path / "parts", first)
         parts = trained(config_of(shards, max_steps=3), tmp_path / "parts", rest)
@@ -81,12 +82,12 @@ class TestResuming:
         assert losses == {step: values["total"] for step, values in straight.steps.items()}
         assert len(set(losses.values())) == 3
 
-    def test_a_finished_run_trains_no_more(self, shards: Path, tmp_path: Path) -> None:
+    def test_a_finished_run_takes_no_more_steps(self, shards: Path, tmp_path: Path) -> None:
         done, log = trained(config_of(shards, max_steps=1), tmp_path), Log()
         assert_same_bits(done, trained(config_of(shards, max_steps=1), tmp_path, log))
         assert log.steps == {}
 
-    def test_the_saved_model_is_the_trained_one(self, shards: Path, tmp_path: Path) -> None:
+    def test_the_saved_weights_are_the_trained_ones(self, shards: Path, tmp_path: Path) -> None:
         state = trained(config_of(shards, max_steps=2), tmp_path)
         saved = load_model(tmp_path / "checkpoints" / "step-000002" / "generator.safetensors")
         assert saved.config == state.config.model
@@ -96,7 +97,7 @@ class TestResuming:
 
 @pytest.fixture(scope="module")
 def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run of two steps with a discriminator, which learns from the second on."""
+    """Folder of a run of two steps, with a discriminator that is trained from the second step."""
     folder = tmp_path_factory.mktemp("finished")
     trained(config_of(shards, max_steps=2, loss_weights={"metric": 0.05}), folder)
     return folder
@@ -104,7 +105,7 @@ def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestRefusing:
     @pytest.mark.parametrize(
-        ("changes", "says"),
+        ("changes", "message"),
         [
             ({"seed": 1}, "saved with another 'order'"),
             ({"data": {"open_shards": 1}}, "saved with another 'order'"),
@@ -114,17 +115,17 @@ class TestRefusing:
             ({"loss_weights": {"metric": 0}}, "saved with another 'loss_weights'"),
         ],
     )
-    def test_a_checkpoint_of_another_run(
-        self, shards: Path, finished: Path, changes: dict[str, Any], says: str
+    def test_a_checkpoint_of_another_configuration_is_refused(
+        self, shards: Path, finished: Path, changes: dict[str, Any], message: str
     ) -> None:
         config = config_of(shards, **merge({"loss_weights": {"metric": 0.05}}, changes))
-        with pytest.raises(InputError, match=says) as caught:
+        with pytest.raises(InputError, match=message) as caught:
             trained(config, finished)
         assert "step-000002" in str(caught.value)
         assert "give the run another name" in str(caught.value)
 
     @pytest.mark.parametrize(
-        ("file", "change", "says"),
+        ("file", "change", "message"),
         [
             ("generator", lambda t: t.pop("merges.0.weight"), r"missing merges\.0\.weight"),
             ("generator", lambda t: t.update(more=torch.zeros(1)), "unexpected more"),
@@ -152,24 +153,24 @@ class TestRefusing:
             pytest.param("state", lambda t: t.update({"other.0": torch.zeros(1)}), r"other\.0"),
         ],
     )
-    def test_a_checkpoint_with_wrong_keys(
+    def test_a_checkpoint_with_wrong_tensors_is_refused(
         self,
         shards: Path,
         finished: Path,
         tmp_path: Path,
         file: str,
         change: Callable[[dict[str, Tensor]], Any],
-        says: str,
+        message: str,
     ) -> None:
         shutil.copytree(finished, tmp_path / "run")
         edit(tmp_path / "run" / "checkpoints" / "step-000002" / f"{file}.safetensors", change)
         config = config_of(shards, max_steps=3, loss_weights={"metric": 0.05})
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match=message):
             trained(config, tmp_path / "run")
 
     @pytest.mark.parametrize("name", ["generator.safetensors", "state.safetensors"])
     @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"!"])
-    def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
+    def test_a_damaged_checkpoint_is_named_and_the_previous_one_resumes(
         self, shards: Path, finished: Path, tmp_path: Path, name: str, damage: Callable[[bytes], bytes]
     ) -> None:
         config = config_of(shards, max_steps=4, loss_weights={"metric": 0.05})
@@ -177,17 +178,17 @@ class TestRefusing:
         newest = tmp_path / "run" / "checkpoints" / "step-000004"
         (newest / name).write_bytes(damage((newest / name).read_bytes()))
         with pytest.raises(
-            InputError, match=rf"step-000004/{name}: damaged .*; delete .*step-000004, to go on"
+            InputError, match=rf"step-000004/{name}: damaged .*; delete .*step-000004 to resume"
         ):
             trained(config, tmp_path / "run")
         shutil.rmtree(newest)
-        assert_same_bits(trained(config, tmp_path / "run"), trained(config, tmp_path / "undisturbed"))
+        assert_same_bits(trained(config, tmp_path / "run"), trained(config, tmp_path / "uninterrupted"))
 
-    def test_shards_that_are_not_there(self, tmp_path: Path) -> None:
+    def test_missing_shards_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no such index"):
             trained(config_of(tmp_path), tmp_path / "run")
 
-    def test_a_batch_that_cannot_be_shared(self, shards: Path) -> None:
+    def test_a_batch_that_ranks_cannot_share_equally_is_refused(self, shards: Path) -> None:
         data = TrainData(config_of(shards).data, seed=0, segment_samples=100)
         with pytest.raises(InputError, match="multiple of 2"):
             next(data.segments(Cursor(), global_batch_size=3, rank=0, world_size=2))
@@ -200,9 +201,9 @@ def edit(path: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
     length = int.from_bytes(header[:8], "little")
     metadata = json.loads(header[8 : 8 + length]).get("__metadata__")
     save_file(tensors, path, metadata=metadata)
-    about = read_json(path.with_name(ABOUT))
-    about["files"][path.name] = sha256_of(path)
-    write_json(path.with_name(ABOUT), about)
+    saved = read_json(path.with_name(STATE_FILE))
+    saved["files"][path.name] = sha256_of(path)
+    write_json(path.with_name(STATE_FILE), saved)
 
 
 def without(tensors: dict[str, Tensor], prefix: str) -> None:
@@ -210,58 +211,58 @@ def without(tensors: dict[str, Tensor], prefix: str) -> None:
         del tensors[name]
 
 
-def test_a_loss_that_is_not_finite_names_step_and_clips(shards: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_an_error_with_step_and_clips(shards: Path, tmp_path: Path) -> None:
     config = config_of(shards, max_steps=1)
     trained(config, tmp_path)
     newest = tmp_path / "checkpoints" / "step-000001" / "generator.safetensors"
     edit(newest, lambda tensors: tensors["merges.0.weight"].fill_(math.nan))
     with pytest.raises(
         DivergedError,
-        match=r"^step 2: not finite: .*total.* clips train-\d, train-\d; the same command goes on",
+        match=r"^step 2: not finite: .*total.* clips train-\d, train-\d; the same command resumes",
     ):
         trained(config_of(shards, max_steps=3), tmp_path)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-000001"}
 
 
-def test_too_little_memory_names_what_takes_less(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^out of memory; let each worker take .*accumulate.*: .*alloc"):
+def test_out_of_memory_names_options_that_need_less(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^out of memory; raise accumulate.*: .*alloc"):
         trained(config_of(shards, model={"channels": 4_000_000}), tmp_path)
 
 
 class TestLearningRate:
-    def test_exponential_falls_by_epoch_alone(self) -> None:
+    def test_exponential_decays_per_epoch(self) -> None:
         config = OptimiserConfig(learning_rate=1e-3)
         rates = [learning_rate(config, step, epoch=e, max_steps=10) for step, e in ((0, 0), (9, 0), (9, 3))]
         assert rates == pytest.approx([1e-3, 1e-3, 1e-3 * 0.99**3], rel=1e-12)
 
-    def test_cosine_falls_to_zero_over_the_run(self) -> None:
+    def test_cosine_decays_to_zero_over_the_run(self) -> None:
         config = OptimiserConfig(learning_rate=1e-3, schedule="cosine")
         rates = [learning_rate(config, step, epoch=5, max_steps=8) for step in (0, 2, 4, 8, 9)]
         assert rates == pytest.approx([1e-3, 1e-3 * (1 + 0.5**0.5) / 2, 5e-4, 0, 0], abs=1e-12)
 
-    def test_warm_up_rises_in_equal_steps(self) -> None:
+    def test_warm_up_is_linear(self) -> None:
         config = OptimiserConfig(learning_rate=1e-3, warmup_steps=3)
         rates = [learning_rate(config, step, epoch=0, max_steps=10) for step in range(6)]
         assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
 
-    def test_both_optimisers_get_it(self, shards: Path) -> None:
+    def test_both_optimisers_use_it(self, shards: Path) -> None:
         state = TrainState(
             config_of(shards, loss_weights={"metric": 0.05}, optimiser={"learning_rate": 0.5}),
             torch.device("cpu"),
         )
         state.cursor = Cursor(2, 0)
         assert state.set_learning_rate() == pytest.approx(0.5 * 0.99**2)
-        rates = {group["lr"] for o in state._optimisers().values() for group in o.param_groups}
+        rates = {group["lr"] for o in state.optimisers().values() for group in o.param_groups}
         assert rates == {0.5 * 0.99**2}
-        assert len(state._optimisers()) == 2
+        assert len(state.optimisers()) == 2
 
 
-def test_gradients_are_scaled_down_to_the_limit(shards: Path, tmp_path: Path) -> None:
+def test_gradients_are_clipped_to_the_maximum_norm(shards: Path, tmp_path: Path) -> None:
     free, limited = Log(), Log()
     one = trained(config_of(shards, max_steps=1), tmp_path / "free", free)
     limit = {"optimiser": {"max_gradient_norm": 1e-9}}
     two = trained(config_of(shards, max_steps=1, **limit), tmp_path / "limited", limited)
-    # The norm that is logged is the one before; AdamW's first step hardly sees a gradient of 1e-9.
+    # The logged norm is before clipping; a gradient of 1e-9 is below AdamW's epsilon at its first step.
     assert limited.steps[1]["gradient_norm"] == free.steps[1]["gradient_norm"] > 1e-3
     moved = [
         (state.generator.merges[0].weight - fresh.generator.merges[0].weight).abs().max().item()
@@ -271,7 +272,7 @@ def test_gradients_are_scaled_down_to_the_limit(shards: Path, tmp_path: Path) ->
     assert moved[1] < 0.3 * moved[0]
 
 
-def test_the_best_validation_chooses(shards: Path, tmp_path: Path) -> None:
+def test_the_best_checkpoint_has_the_best_validation_score(shards: Path, tmp_path: Path) -> None:
     log = Log()
     trained(config_of(shards, max_steps=3, checkpoint_every_steps=1, keep_checkpoints=1), tmp_path, log)
     scores = {step: values["valid_si_sdr"] for step, values in log.steps.items()}
@@ -282,7 +283,7 @@ def test_the_best_validation_chooses(shards: Path, tmp_path: Path) -> None:
 
 
 class TestData:
-    def test_short_clips_are_padded_and_long_ones_cropped_alike(self) -> None:
+    def test_short_clips_are_padded_and_long_clips_cropped_at_the_same_place(self) -> None:
         rng = np.random.default_rng(0)
         noisy = np.arange(1.0, 8.0)
         padded, clean = crop_or_pad(noisy, -noisy, 10, rng)
@@ -297,19 +298,19 @@ class TestData:
             np.testing.assert_array_equal(clean, -cropped)
         assert starts == {1, 2, 3, 4}
 
-    def test_both_are_divided_by_the_level_of_the_whole_noisy_file(self) -> None:
+    def test_noisy_and_clean_are_divided_by_the_level_of_the_noisy_file(self) -> None:
         pair = example("a", 5000)
-        noisy, clean = normalised(pair)
+        noisy, clean = normalise(pair)
         assert rms(noisy) == pytest.approx(1, rel=1e-5)
         np.testing.assert_allclose(clean, pair.clean / rms(pair.noisy), rtol=1e-5)
         assert noisy.dtype == clean.dtype == np.float32
 
-    def test_silence_is_refused_by_name(self) -> None:
+    def test_a_silent_noisy_file_is_refused(self) -> None:
         silent = Example(
             example_id="a-1", noisy=np.zeros(9), clean=np.zeros(9), sample_rate_hz=RATE_HZ, meta={}
         )
         with pytest.raises(InputError, match="example a-1: its noisy file is silent"):
-            normalised(silent)
+            normalise(silent)
 
     def test_segments_are_the_planned_crops(self, shards: Path) -> None:
         data = TrainData(config_of(shards).data, seed=4, segment_samples=2400)
@@ -318,12 +319,12 @@ class TestData:
         assert first.noisy.shape == first.clean.shape == (2, 2400)
         assert first.cursor_after == Cursor(0, 4)
         for name, noisy in zip(first.ids, first.noisy.numpy(), strict=True):
-            whole = example(name, 600 + 1800 * int(name[-1]))
-            expected, _ = crop_or_pad(*normalised(whole), 2400, sample_rng(4, 0, name))
+            clip = example(name, 600 + 1800 * int(name[-1]))
+            expected, _ = crop_or_pad(*normalise(clip), 2400, sample_rng(4, 0, name))
             np.testing.assert_array_equal(noisy, expected)
         batches.close()  # type: ignore[attr-defined]
 
-    def test_trouble_in_the_decoding_thread_is_raised_here(self, shards: Path, tmp_path: Path) -> None:
+    def test_an_error_in_the_decoding_thread_is_raised(self, shards: Path, tmp_path: Path) -> None:
         shutil.copytree(shards, tmp_path / "damaged")
         for tar in (tmp_path / "damaged").glob("train-*.tar"):
             tar.write_bytes(b"\0" * tar.stat().st_size)
@@ -331,7 +332,7 @@ class TestData:
         with pytest.raises(InputError, match=r"train-00000\d\.tar: member train-\d"):
             next(data.segments(Cursor(), global_batch_size=1, rank=0, world_size=1))
 
-    def test_validation_shares_hold_every_example_once(self, shards: Path) -> None:
+    def test_validation_over_ranks_has_every_example_once(self, shards: Path) -> None:
         data = ValidData(config_of(shards).data)
         ids = [e.example_id for rank in (0, 1, 2) for e in data.examples(rank=rank, world_size=3)]
         assert sorted(ids) == ["valid-0", "valid-1"]

@@ -1,4 +1,4 @@
-"""What a run may ask for beside the paper's recipe: parts, averages, precision, patience, remixing."""
+"""Training options beyond the paper's recipe: accumulation, EMA, precision, patience, subsets, audio."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from rwsa.shards.index import merge_index
 from rwsa.shards.sampling import Cursor
 from rwsa.training.context import LocalContext
 from rwsa.training.data import TrainData, ValidData
+from rwsa.training.sources import share_of_examples
 from rwsa.training.state import TrainState, published_weights
-from rwsa.training.subsets import ShareOfExamples
 from rwsa.training.validation import Validation
 from tests.training_runs import (
     AUDIBLE,
@@ -49,21 +49,21 @@ def losses(log: Log, name: str = "total") -> list[float]:
     return [values[name] for _, values in sorted(log.steps.items()) if name in values]
 
 
-def test_in_parts_it_is_the_same_step(shards: Path, tmp_path: Path) -> None:
-    whole, parts = Log(), Log()
+def test_accumulation_gives_the_same_step(shards: Path, tmp_path: Path) -> None:
+    full, parts = Log(), Log()
     settings = {"global_batch_size": 4, "max_steps": 2}
-    trained(config_of(shards, **settings), tmp_path / "whole", whole)
+    trained(config_of(shards, **settings), tmp_path / "full", full)
     trained(config_of(shards, **settings, accumulate=2), tmp_path / "parts", parts)
-    assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
-    assert losses(parts, "gradient_norm")[0] == pytest.approx(losses(whole, "gradient_norm")[0], rel=1e-3)
+    assert losses(parts) == pytest.approx(losses(full), rel=1e-4)
+    assert losses(parts, "gradient_norm")[0] == pytest.approx(losses(full, "gradient_norm")[0], rel=1e-3)
 
 
-def test_more_parts_than_segments_are_refused(shards: Path, tmp_path: Path) -> None:
+def test_unequal_parts_are_refused(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="accumulate"):
         trained(config_of(shards, global_batch_size=2, accumulate=3), tmp_path)
 
 
-def test_the_average_of_the_weights_validates_and_is_published(shards: Path, tmp_path: Path) -> None:
+def test_the_averaged_weights_are_published(shards: Path, tmp_path: Path) -> None:
     config = config_of(shards, max_steps=2, average_decay=0.5)
     state = trained(config, tmp_path)
     folder = tmp_path / "checkpoints" / "step-000002"
@@ -73,13 +73,13 @@ def test_the_average_of_the_weights_validates_and_is_published(shards: Path, tmp
     assert not torch.equal(published.state_dict()[name], last.state_dict()[name])
 
 
-def test_the_average_is_that_of_the_steps(shards: Path, tmp_path: Path) -> None:
+def test_the_average_is_over_the_steps(shards: Path, tmp_path: Path) -> None:
     after = {}
     for steps in (1, 2):
         config = config_of(shards, max_steps=steps, optimiser={"schedule": "exponential"}, average_decay=0.5)
         after[steps] = trained(config, tmp_path / str(steps))
     one, two = (after[steps].generator.merges[0].weight for steps in (1, 2))
-    # The first step's weights begin the average.
+    # The average starts with the weights of the first step.
     torch.testing.assert_close(after[2].published.merges[0].weight, 0.5 * one + 0.5 * two)
 
 
@@ -94,29 +94,29 @@ def test_the_average_is_that_of_the_steps(shards: Path, tmp_path: Path) -> None:
     ],
     ids=lambda option: next(iter(option)) + str(next(iter(option.values())))[:8],
 )
-def test_broken_off_and_resumed_it_is_the_same_training(
+def test_an_interrupted_and_resumed_run_is_bit_identical(
     shards: Path, tmp_path: Path, option: dict[str, Any]
 ) -> None:
     config = config_of(shards, max_steps=4, **option)
-    straight, broken, resumed = Log(), Log(break_off_at=3), Log()
-    whole = trained(config, tmp_path / "straight", straight)
+    straight, interrupted, resumed = Log(), Log(interrupt_at=3), Log()
+    expected = trained(config, tmp_path / "straight", straight)
     with pytest.raises(KeyboardInterrupt):
-        trained(config, tmp_path / "broken", broken)
-    assert_same_bits(whole, trained(config, tmp_path / "broken", resumed))
+        trained(config, tmp_path / "interrupted", interrupted)
+    assert_same_bits(expected, trained(config, tmp_path / "interrupted", resumed))
     assert resumed.steps == {step: straight.steps[step] for step in (3, 4)}
-    if whole.averaged is not None:
-        again = load_file(published_weights(tmp_path / "broken" / "checkpoints" / "step-000004"))
+    if expected.averaged is not None:
+        again = load_file(published_weights(tmp_path / "interrupted" / "checkpoints" / "step-000004"))
         ours = load_file(published_weights(tmp_path / "straight" / "checkpoints" / "step-000004"))
         assert [name for name in ours if not torch.equal(ours[name], again[name])] == []
 
 
-def test_a_checkpoint_without_an_average_is_refused_by_a_run_with_one(shards: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_an_average_does_not_resume_with_one(shards: Path, tmp_path: Path) -> None:
     trained(config_of(shards, max_steps=1), tmp_path)
-    with pytest.raises(InputError, match=r"step-000001: was saved with none average of the weights"):
+    with pytest.raises(InputError, match=r"step-000001: was saved without an average of the weights"):
         trained(config_of(shards, max_steps=2, average_decay=0.9), tmp_path)
 
 
-def test_lower_precision_is_near(shards: Path, tmp_path: Path) -> None:
+def test_lower_precision_gives_similar_losses(shards: Path, tmp_path: Path) -> None:
     full, half = Log(), Log()
     trained(config_of(shards, max_steps=1), tmp_path / "full", full)
     trained(config_of(shards, max_steps=1, precision="bfloat16"), tmp_path / "half", half)
@@ -125,7 +125,7 @@ def test_lower_precision_is_near(shards: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_compiled_it_is_the_same_training(shards: Path, tmp_path: Path) -> None:
+def test_compilation_gives_the_same_losses(shards: Path, tmp_path: Path) -> None:
     plain, compiled = Log(), Log()
     trained(config_of(shards, max_steps=2), tmp_path / "plain", plain)
     config = config_of(shards, max_steps=2, compile_backend="aot_eager")
@@ -135,8 +135,8 @@ def test_compiled_it_is_the_same_training(shards: Path, tmp_path: Path) -> None:
     assert not any("_orig_mod" in name for name in tensors_of(state))
 
 
-def test_patience_ends_training_and_it_stays_ended(shards: Path, tmp_path: Path) -> None:
-    # At this rate nothing changes.
+def test_patience_ends_training_for_good(shards: Path, tmp_path: Path) -> None:
+    # At this learning rate the score does not change.
     config = config_of(
         shards, max_steps=50, checkpoint_every_steps=1, patience=2, optimiser={"learning_rate": 1e-20}
     )
@@ -148,7 +148,7 @@ def test_patience_ends_training_and_it_stays_ended(shards: Path, tmp_path: Path)
     assert log.steps == {}
 
 
-def test_validation_counts_what_has_no_value_and_needs_one(shards: Path, tmp_path: Path) -> None:
+def test_validation_counts_failures_and_needs_one_value(shards: Path, tmp_path: Path) -> None:
     log = Log()
     trained(config_of(shards, max_steps=1), tmp_path / "counted", log)
     counts = {
@@ -161,7 +161,7 @@ def test_validation_counts_what_has_no_value_and_needs_one(shards: Path, tmp_pat
 
 
 class TestPendingPair:
-    def test_it_is_in_the_checkpoint_in_the_order_of_the_global_batch(
+    def test_a_checkpoint_holds_it_in_the_order_of_the_global_batch(
         self, shards: Path, tmp_path: Path
     ) -> None:
         config = config_of(shards, max_steps=1, loss_weights={"metric": 0.05}, model=AUDIBLE)
@@ -181,12 +181,12 @@ class TestPendingPair:
     def test_another_batch_size_is_refused(self, shards: Path, tmp_path: Path) -> None:
         config = config_of(shards, max_steps=1, loss_weights={"metric": 0.05})
         trained(config, tmp_path)
-        with pytest.raises(InputError, match="holds 2 segments, and global_batch_size is now 4"):
+        with pytest.raises(InputError, match="has 2 segments, and global_batch_size is now 4"):
             trained(
                 config_of(shards, max_steps=2, loss_weights={"metric": 0.05}, global_batch_size=4), tmp_path
             )
 
-    def test_without_a_metric_loss_there_is_none(self, shards: Path, tmp_path: Path) -> None:
+    def test_a_run_without_metric_loss_has_none(self, shards: Path, tmp_path: Path) -> None:
         trained(config_of(shards, max_steps=1), tmp_path)
         tensors = load_file(tmp_path / "checkpoints" / "step-000001" / "state.safetensors")
         assert not any(name.startswith("pending.") for name in tensors)
@@ -196,7 +196,7 @@ def order_of(folder: Path) -> str:
     return read_json(folder / "checkpoints" / "step-000001" / "state.json")["order"]
 
 
-def test_overfitting_trains_on_the_first_examples_and_validates_by_them(shards: Path, tmp_path: Path) -> None:
+def test_overfit_trains_and_validates_on_the_first_examples(shards: Path, tmp_path: Path) -> None:
     config = config_of(shards, max_steps=2, data={"overfit": 4})
     data = TrainData(config.data, seed=0, segment_samples=config.model.segment_samples)
     with closing(data.segments(Cursor(), global_batch_size=4, rank=0, world_size=1)) as segments:
@@ -212,7 +212,7 @@ def test_overfitting_trains_on_the_first_examples_and_validates_by_them(shards: 
         trained(config_of(shards, max_steps=3), tmp_path)
 
 
-def test_a_silent_noisy_file_ends_the_run_or_is_replaced(tmp_path: Path) -> None:
+def test_a_silent_noisy_file_is_an_error_or_replaced(tmp_path: Path) -> None:
     silent = dataclasses.replace(example("train-1", 3000), noisy=np.zeros(3000, dtype=np.int16))
     write_shard(tmp_path, "train", 0, [example("train-0", 3000), silent], sample_rate_hz=RATE_HZ)
     write_shard(tmp_path, "valid", 0, [example("valid-0", 3000)], sample_rate_hz=RATE_HZ)
@@ -231,28 +231,28 @@ def test_a_silent_noisy_file_ends_the_run_or_is_replaced(tmp_path: Path) -> None
     assert (seen[0].ids, seen[0].replaced) == (("train-0", "train-0"), 1)
 
 
-class Places:
-    """A source whose examples are their own places."""
+class SlotSource:
+    """A source whose examples are their shard and slot."""
 
-    sizes, contents = (30, 10, 20), ("places",)
+    sizes, contents = (30, 10, 20), ("slots",)
 
-    def job(self, epoch: int, shard: int, slot: int) -> Callable[[], Any]:
+    def loader(self, epoch: int, shard: int, slot: int) -> Callable[[], Any]:
         return lambda: (shard, slot)
 
     def executor(self) -> Executor:
-        raise AssertionError("nothing is run here")
+        raise AssertionError("not used")
 
     def close(self) -> None:
         pass
 
 
 def test_a_share_is_drawn_from_all_shards() -> None:
-    # The first examples would not do: recordings of one speaker may lie together.
-    share = ShareOfExamples(Places(), 0.3)
-    places = [share.job(0, shard, slot)() for shard, size in enumerate(share.sizes) for slot in range(size)]
-    assert len(set(places)) == len(places) == 18
-    assert {shard for shard, _ in places} == {0, 1, 2}
-    assert share.contents == ("places", "18 of 60")
+    # Not the first examples: recordings of one speaker may be adjacent.
+    share = share_of_examples(SlotSource(), 0.3)
+    slots = [share.loader(0, shard, slot)() for shard, size in enumerate(share.sizes) for slot in range(size)]
+    assert len(set(slots)) == len(slots) == 18
+    assert {shard for shard, _ in slots} == {0, 1, 2}
+    assert share.contents == ("slots", "18 of 60")
 
 
 def ids_of_share(shards: Path, share: float) -> set[str]:
@@ -262,37 +262,35 @@ def ids_of_share(shards: Path, share: float) -> set[str]:
         return {next(segments).ids[0] for _ in range(train.order.samples)}
 
 
-def test_a_share_of_the_examples_is_part_of_a_larger_one(shards: Path, tmp_path: Path) -> None:
-    whole, half, least = (ids_of_share(shards, share) for share in (1, 0.5, 0.01))
-    assert (len(half), len(least)) == (len(whole) // 2, 1)
-    assert least < half < whole
+def test_a_smaller_share_is_a_subset_of_a_larger_one(shards: Path, tmp_path: Path) -> None:
+    full, half, least = (ids_of_share(shards, share) for share in (1, 0.5, 0.01))
+    assert (len(half), len(least)) == (len(full) // 2, 1)
+    assert least < half < full
     trained(config_of(shards, max_steps=2, data={"train_share": 0.5}), tmp_path)
     with pytest.raises(InputError, match="saved with another 'order'"):
         trained(config_of(shards, max_steps=3), tmp_path)
 
 
-def test_the_first_validation_clips_are_heard_every_so_often_and_at_the_end(
-    shards: Path, tmp_path: Path
-) -> None:
+def test_audio_samples_are_logged_at_their_interval_and_at_the_end(shards: Path, tmp_path: Path) -> None:
     log = Log()
     state = trained(config_of(shards, max_steps=5, audio_every_steps=3, audio_clips=1), tmp_path, log)
-    assert log.heard.keys() == {3, 5}
-    (clip,) = log.heard[5]
+    assert log.audio.keys() == {3, 5}
+    (clip,) = log.audio[5]
     assert clip.example_id == "valid-0"
     assert len(clip.noisy) == len(clip.enhanced) == len(clip.clean) == 2000
     ours = enhance(clip.noisy, RATE_HZ, state.published.eval())
     np.testing.assert_allclose(clip.enhanced, ours, atol=1e-5)
     silent = Log()
     trained(config_of(shards, max_steps=1, audio_clips=0), tmp_path / "silent", silent)
-    assert silent.heard == {}
+    assert silent.audio == {}
 
 
-def test_overfitting_wants_no_other_clips_to_validate_by(shards: Path) -> None:
+def test_overfit_overrides_valid_examples(shards: Path) -> None:
     data = config_of(shards, data={"overfit": 4, "valid_examples": 2}).data
     assert ValidData(data).clips == 4
 
 
-def test_other_rates_than_the_models_are_refused(tmp_path: Path) -> None:
+def test_another_sample_rate_is_refused(tmp_path: Path) -> None:
     write_shard(
         tmp_path,
         "train",
@@ -305,17 +303,17 @@ def test_other_rates_than_the_models_are_refused(tmp_path: Path) -> None:
         TrainData(config_of(tmp_path).data, seed=0, segment_samples=100)
 
 
-def test_a_run_goes_on_in_float16(shards: Path, tmp_path: Path) -> None:
+def test_a_float32_run_resumes_in_float16(shards: Path, tmp_path: Path) -> None:
     trained(config_of(shards, max_steps=1), tmp_path)
     state = trained(config_of(shards, max_steps=2, precision="float16"), tmp_path)
     assert state.step == 2
 
 
-def test_a_best_checkpoint_that_was_deleted_gives_way_to_the_next(shards: Path, tmp_path: Path) -> None:
+def test_a_deleted_best_checkpoint_is_replaced_by_the_next_best(shards: Path, tmp_path: Path) -> None:
     trained(config_of(shards, max_steps=2, optimiser={"learning_rate": 1e-9}), tmp_path)
-    about = read_json(tmp_path / "checkpoints" / "step-000002" / "state.json")
+    saved = read_json(tmp_path / "checkpoints" / "step-000002" / "state.json")
     write_json(
-        tmp_path / "checkpoints" / "step-000002" / "state.json", about | {"best_step": 1, "best_score": 99.0}
+        tmp_path / "checkpoints" / "step-000002" / "state.json", saved | {"best_step": 1, "best_score": 99.0}
     )
     state = trained(config_of(shards, max_steps=4), tmp_path)
     assert state.best_step == 4
@@ -323,20 +321,20 @@ def test_a_best_checkpoint_that_was_deleted_gives_way_to_the_next(shards: Path, 
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_validation_in_batches_gives_the_scores_of_clips_enhanced_alone(
+def test_batched_validation_gives_the_scores_of_single_clips(
     shards: Path, tmp_path: Path, batch: int
 ) -> None:
     config = config_of(shards, valid_batch_size=batch, best_metric="ssnr", data={"overfit": 5})
     context = LocalContext(tmp_path)
     state = TrainState(config, context.device)
-    found = Validation(config, context).scores(state.published)
+    metrics = Validation(config, context).metrics(state.published)
     assert state.published.training
     values: dict[str, list[float]] = {"si_sdr": [], "ssnr": []}
     for one in ValidData(config.data).examples(rank=0, world_size=1):
-        alone = enhance(one.noisy, RATE_HZ, state.published.eval())
-        for name, value in score(one.clean, alone, tuple(values)).items():
+        enhanced = enhance(one.noisy, RATE_HZ, state.published.eval())
+        for name, value in score(one.clean, enhanced, tuple(values)).items():
             if isinstance(value, float):
                 values[name].append(value)
     for name, each in values.items():
-        assert found[f"valid_{name}"] == pytest.approx(sum(each) / len(each), abs=1e-2)
-        assert found[f"valid_{name}_failed"] == 5 - len(each)
+        assert metrics[f"valid_{name}"] == pytest.approx(sum(each) / len(each), abs=1e-2)
+        assert metrics[f"valid_{name}_failed"] == 5 - len(each)

@@ -1,4 +1,4 @@
-"""Over ranks it is the same training: figures, bits, faults and checkpoints."""
+"""Training on two ranks equals training on one: losses, weights, errors and checkpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.full
 
 
 class GlooContext(LocalContext):
-    """One of several processes, whose checkpoints lie in one folder."""
+    """One of several processes that share a checkpoint folder."""
 
     def __init__(self, rank: int, world_size: int, folder: Path) -> None:
         self.log = Log()
@@ -44,7 +44,7 @@ def spread(shards: Path, metric: float, **changes: Any) -> TrainConfig:
 
 
 def train_as_rank(rank: int, folder: Path) -> None:
-    """What each spawned process runs."""
+    """Entry point of each spawned process."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     shards = folder / "shards"
@@ -61,15 +61,15 @@ def train_as_rank(rank: int, folder: Path) -> None:
                 (folder / f"{name}.json").write_text(json.dumps(context.log.steps))
         resume_both_ways(rank, shards, folder)
         fail_on_one_rank(rank, spread(shards, 0), folder)
-        see_other_checkpoints(rank, spread(shards, 0), folder)
+        fail_on_different_checkpoints(rank, spread(shards, 0), folder)
     finally:
         torch.distributed.destroy_process_group()
 
 
 def resume_both_ways(rank: int, shards: Path, folder: Path) -> None:
-    """Go on with what one process began, and begin what it goes on with."""
-    for name in ("begun-alone", "begun-together"):
-        steps = 4 if name == "begun-alone" else 2
+    """Resume a run of one process, and start one that one process resumes."""
+    for name in ("started-by-one", "started-by-two"):
+        steps = 4 if name == "started-by-one" else 2
         context = GlooContext(rank, 2, folder / name)
         fit(longer(shards, steps), context)
         if rank == 0:
@@ -77,47 +77,47 @@ def resume_both_ways(rank: int, shards: Path, folder: Path) -> None:
 
 
 def longer(shards: Path, steps: int) -> TrainConfig:
-    """With everything that a checkpoint may hold."""
+    """A run whose checkpoint has all optional parts."""
     return spread(shards, 0.05, max_steps=steps, checkpoint_every_steps=2, average_decay=0.9)
 
 
 def fail_on_one_rank(rank: int, config: TrainConfig, folder: Path) -> None:
-    """A loss that only rank 1 sees go wrong must stop both, at the same step."""
+    """A loss that is NaN on rank 1 only stops both ranks at the same step."""
     from rwsa.training import loop
 
-    healthy = loop.TrainStep.__call__
+    original = loop.TrainStep.__call__
 
-    def sick(self: Any, segments: Any) -> dict[str, Tensor]:
-        losses = healthy(self, segments)
+    def with_nan(self: Any, segments: Any) -> dict[str, Tensor]:
+        losses = original(self, segments)
         if rank == 1 and self.state.step == 1:
             losses["total"] = torch.tensor(math.nan)
         return losses
 
-    loop.TrainStep.__call__ = sick  # type: ignore[method-assign]
+    loop.TrainStep.__call__ = with_nan  # type: ignore[method-assign]
     try:
         fit(config, GlooContext(rank, 2, folder / "diverged"))
     except DivergedError as error:
         (folder / f"diverged-{rank}").write_text(str(error))
     finally:
-        loop.TrainStep.__call__ = healthy  # type: ignore[method-assign]
+        loop.TrainStep.__call__ = original  # type: ignore[method-assign]
 
 
-def see_other_checkpoints(rank: int, config: TrainConfig, folder: Path) -> None:
-    """As on two nodes whose folders are not one."""
-    place = folder / ("plain" if rank == 0 else "nowhere")
+def fail_on_different_checkpoints(rank: int, config: TrainConfig, folder: Path) -> None:
+    """Two ranks with different folders, as on nodes without a shared one."""
+    run = folder / ("plain" if rank == 0 else "empty")
     try:
-        fit(config, GlooContext(rank, 2, place))
+        fit(config, GlooContext(rank, 2, run))
     except InputError as error:
         (folder / f"apart-{rank}").write_text(str(error))
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two ranks left behind."""
+    """Folder with the results of two ranks."""
     folder = tmp_path_factory.mktemp("together")
     write_shards(folder / "shards")
     write_nano_shards(folder / "nano-shards")
-    trained(longer(folder / "shards", 2), folder / "begun-alone")
+    trained(longer(folder / "shards", 2), folder / "started-by-one")
     torch.multiprocessing.spawn(train_as_rank, args=(folder,), nprocs=2)
     return folder
 
@@ -127,58 +127,58 @@ def curve(folder: Path, name: str) -> dict[int, dict[str, float]]:
 
 
 @pytest.mark.parametrize(("name", "metric"), [("plain", 0), ("metric", 0.05)])
-def test_losses_are_those_of_one_process(together: Path, tmp_path: Path, name: str, metric: float) -> None:
-    alone, spread_out = Log(), curve(together, name)
-    trained(spread(together / "shards", metric), tmp_path, alone)
-    assert spread_out.keys() == alone.steps.keys()
-    for step, values in alone.steps.items():
-        # Bins whose phase is nearly undefined rule the gradient's norm, and rounding rules them.
+def test_losses_equal_those_of_one_process(together: Path, tmp_path: Path, name: str, metric: float) -> None:
+    one, two = Log(), curve(together, name)
+    trained(spread(together / "shards", metric), tmp_path, one)
+    assert two.keys() == one.steps.keys()
+    for step, values in one.steps.items():
+        # Bins of nearly undefined phase dominate the gradient norm, and depend on rounding.
         norm, si_sdr = values.pop("gradient_norm"), values.pop("valid_si_sdr", 0)
-        others = spread_out[step]
+        others = two[step]
         assert others.pop("gradient_norm") == pytest.approx(norm, rel=1e-3 if step == 1 else 0.5)
         assert others.pop("valid_si_sdr", 0) == pytest.approx(si_sdr, abs=0.05)
         assert others == pytest.approx(values, rel=1e-4), step
 
 
-def test_twenty_steps_of_nano_are_the_golden_ones(together: Path) -> None:
+def test_twenty_steps_of_nano_match_the_golden_curve(together: Path) -> None:
     assert_golden(curve(together, "nano"))
 
 
 @pytest.mark.parametrize("name", ["plain", "metric", "nano"])
-def test_both_ranks_end_with_the_same_bits(together: Path, name: str) -> None:
+def test_both_ranks_end_with_identical_weights(together: Path, name: str) -> None:
     first, second = (torch.load(together / f"{name}-{rank}.pt") for rank in (0, 1))
     assert any("discriminator" in key for key in first) == (name != "plain")
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
 
 
-def test_clips_that_pesq_refuses_do_not_stop_the_discriminator(together: Path) -> None:
+def test_the_discriminator_trains_on_clean_pairs_where_pesq_fails(together: Path) -> None:
     steps = curve(together, "metric")
-    # Segments are too short for PESQ: clean pairs alone teach it.
-    learnt = [steps[step] for step in (2, 3)]
-    assert [values["pesq_refused_share"] for values in learnt] == [1.0] * 2
-    assert [values["discriminator_enhanced"] for values in learnt] == [0.0] * 2
-    assert len({values["discriminator_clean"] for values in learnt}) == 2
+    # Segments are too short for PESQ: only clean pairs are used.
+    trained_steps = [steps[step] for step in (2, 3)]
+    assert [values["pesq_refused_share"] for values in trained_steps] == [1.0] * 2
+    assert [values["discriminator_enhanced"] for values in trained_steps] == [0.0] * 2
+    assert len({values["discriminator_clean"] for values in trained_steps}) == 2
 
 
-def test_a_checkpoint_goes_on_at_another_world_size(together: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_resumes_at_another_world_size(together: Path, tmp_path: Path) -> None:
     config = longer(together / "shards", 4)
-    straight, narrowed = Log(), Log()
+    straight, on_one = Log(), Log()
     state = trained(config, tmp_path, straight)
-    again = trained(config, together / "begun-together", narrowed)
-    assert (again.step, again.cursor) == (state.step, state.cursor)
-    for resumed in (narrowed.steps, curve(together, "begun-alone")):
+    resumed_state = trained(config, together / "started-by-two", on_one)
+    assert (resumed_state.step, resumed_state.cursor) == (state.step, state.cursor)
+    for resumed in (on_one.steps, curve(together, "started-by-one")):
         assert resumed.keys() == {3, 4}
         for step, values in resumed.items():
             same = {name: v for name, v in values.items() if name not in ("gradient_norm", "valid_si_sdr")}
             assert same == pytest.approx({name: straight.steps[step][name] for name in same}, rel=1e-3), step
 
 
-def test_a_loss_that_goes_wrong_on_one_rank_stops_both_and_says_why(together: Path) -> None:
+def test_nan_on_one_rank_stops_both_with_the_same_message(together: Path) -> None:
     first, second = ((together / f"diverged-{rank}").read_text() for rank in (0, 1))
     assert first == second
     assert first.startswith("step 2: not finite: total of clips train-")
 
 
-def test_ranks_that_see_other_checkpoints_are_refused(together: Path) -> None:
+def test_ranks_with_different_checkpoints_are_refused(together: Path) -> None:
     for rank in (0, 1):
-        assert "the ranks see other checkpoints there" in (together / f"apart-{rank}").read_text()
+        assert "the ranks see different checkpoints" in (together / f"apart-{rank}").read_text()

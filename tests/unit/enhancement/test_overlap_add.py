@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rwsa.enhancement.segments import OverlapAdd, cut, fade_window, segment_starts
+from rwsa.enhancement.overlap_add import OverlapAdd, fade_window, segment_starts, split_blocks
 from rwsa.errors import InputError
 
 
@@ -45,7 +45,7 @@ def test_what_is_cut_is_put_together_again(samples: int, length: int, share: flo
     joined = OverlapAdd(samples, length, int(length * share))
     step = max(step, samples // 50)
     blocks = (wav[:, at : at + step] for at in range(0, samples, step))
-    finished = [joined.add(segment) for segment in cut(blocks, joined.starts, length, samples)]
+    finished = [joined.add(segment) for segment in split_blocks(blocks, joined.starts, length, samples)]
     assert all(0 < part.shape[1] <= length for part in finished)
     np.testing.assert_allclose(np.concatenate(finished, axis=1), wav, rtol=0, atol=1e-6)
 
@@ -54,4 +54,4 @@ def test_what_is_cut_is_put_together_again(samples: int, length: int, share: flo
 def test_a_signal_shorter_than_was_counted_is_refused(present: int, counted: int) -> None:
     starts = segment_starts(counted, 40, 4)
     with pytest.raises(InputError, match=f"ends after {present} samples where {counted} were counted"):
-        list(cut([np.zeros((1, present))], starts, 40, counted))
+        list(split_blocks([np.zeros((1, present))], starts, 40, counted))

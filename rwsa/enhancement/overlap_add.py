@@ -1,4 +1,4 @@
-"""Cut a signal into overlapping segments and put it together again, holding one segment at a time.
+"""Overlap-add: split a signal into overlapping segments and cross-fade them, one segment in memory.
 
 Legend: C channels, L samples of a segment, S samples.
 """
@@ -13,17 +13,17 @@ from rwsa.errors import InputError
 
 
 def segment_starts(samples: int, length: int, overlap: int) -> list[int]:
-    """Where segments of `length` start, so that they cover `samples`.
+    """Start positions of segments of `length` that cover `samples` and overlap by `overlap`.
 
-    Neighbours overlap by `overlap`; the last segment is moved back to end with the signal, so that
-    it holds sound rather than padding. A signal shorter than a segment has one, padded at its end.
+    The last segment is moved back to end with the signal, so that it needs no padding. A signal shorter
+    than a segment has one segment, padded at its end.
     """
     last = max(samples - length, 0)
     return [*range(0, last, length - overlap), last]
 
 
 def fade_window(length: int, overlap: int) -> np.ndarray:
-    """Weights of a segment `[length]`, float32: 1 inside, sin² rises over the overlap; never 0."""
+    """Cross-fade weights of a segment `[length]`, float32: 1 inside, sin² ramps over the overlap; never 0."""
     window = np.ones(length)
     if overlap:
         rise = np.sin(np.pi / 2 * (np.arange(overlap) + 0.5) / overlap) ** 2
@@ -31,41 +31,41 @@ def fade_window(length: int, overlap: int) -> np.ndarray:
     return window.astype(np.float32)
 
 
-def cut(
+def split_blocks(
     blocks_CS: Iterable[np.ndarray], starts: Sequence[int], length: int, samples: int
 ) -> Iterator[np.ndarray]:
-    """Segments `[C, L]` that start at `starts` (ascending) in a signal of `samples` that comes in blocks.
+    """Segments `[C, L]` at `starts` (ascending) of a signal of `samples`, read in blocks.
 
-    A segment that reaches beyond the signal's end is padded with zeros.
+    A segment that extends beyond the signal's end is zero-padded.
 
     Raises:
         InputError: the signal has fewer samples.
     """
     blocks = iter(blocks_CS)
-    held_CS, origin = next(blocks), 0
+    buffer_CS, origin = next(blocks), 0
     for start in starts:
-        held_CS, origin = held_CS[:, start - origin :], start
-        while held_CS.shape[1] < length and (block := next(blocks, None)) is not None:
-            held_CS = np.concatenate((held_CS, block), axis=1)
-        if start + held_CS.shape[1] < min(start + length, samples):
-            raise InputError(f"ends after {start + held_CS.shape[1]} samples where {samples} were counted")
-        lacking = max(0, length - held_CS.shape[1])
-        yield np.pad(held_CS[:, :length], ((0, 0), (0, lacking)))
+        buffer_CS, origin = buffer_CS[:, start - origin :], start
+        while buffer_CS.shape[1] < length and (block := next(blocks, None)) is not None:
+            buffer_CS = np.concatenate((buffer_CS, block), axis=1)
+        if start + buffer_CS.shape[1] < min(start + length, samples):
+            raise InputError(f"ends after {start + buffer_CS.shape[1]} samples where {samples} were counted")
+        lacking = max(0, length - buffer_CS.shape[1])
+        yield np.pad(buffer_CS[:, :length], ((0, 0), (0, lacking)))
 
 
 class OverlapAdd:
-    """Cross-fades segments, given in order, into the signal that they were cut from."""
+    """Cross-fades segments, added in order, into the signal they were split from."""
 
     def __init__(self, samples: int, length: int, overlap: int) -> None:
         self.starts = segment_starts(samples, length, overlap)
-        self.ends = [*self.starts[1:], samples]  # up to where the signal is done after each segment
+        self.ends = [*self.starts[1:], samples]  # end of the finished signal after each segment
         self.window_L = fade_window(length, overlap)
         self.added = 0
         self.total: np.ndarray | None = None
         self.weight_L = np.zeros(length, np.float32)
 
     def add(self, segment: np.ndarray) -> np.ndarray:
-        """Take the next segment `[..., L]`; give the samples `[..., S]` that no later one changes."""
+        """Add the next segment `[..., L]`; returns the finished samples `[..., S]`."""
         if self.total is None:
             self.total = np.zeros_like(segment)
         self.total += segment * self.window_L
@@ -78,5 +78,5 @@ class OverlapAdd:
 
 
 def _shifted(array: np.ndarray, by: int) -> np.ndarray:
-    """`array` moved towards its start, zeros moved in."""
+    """`array` shifted towards its start and zero-filled at its end."""
     return np.concatenate((array[..., by:], np.zeros_like(array[..., :by])), axis=-1)
