@@ -391,6 +391,7 @@ def test_noisy_alone_is_a_table(bench: Bench, done: Done) -> None:
     assert alone.run_id is not None
 
 
+@pytest.mark.full
 def test_a_kill_loses_the_clips_in_flight_alone(bench: Bench, ray_address: str) -> None:
     """SIGKILL in mid-evaluation; what was scored is there, and the table is that of a run left in peace."""
     root = bench.root

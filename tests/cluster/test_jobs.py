@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -20,6 +21,7 @@ import psutil
 import pytest
 import yaml
 
+from pipelines import mix_shards
 from pipelines.core.ray_cluster import NOT_CARRIED, environment_of_workers
 from rwsa.models.weights import read_weights
 from rwsa.training.checkpoints import Checkpoints
@@ -141,48 +143,78 @@ def _wait(condition: object, why: object, seconds: float = 120) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.full
-def test_a_job_lives_without_its_client_saves_when_stopped_and_goes_on(
-    cluster: Cluster, tmp_path: Path
-) -> None:
-    shards = write_shards(tmp_path / "shards")
-    command = ["-m", "pipelines.train", "base", "--workers", "2", "--storage", str(tmp_path), "--set"]
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """A training that was submitted, stopped and submitted again.
+
+    Attributes:
+        folder: its storage.
+        stopped_status: of the first job, after it was stopped.
+        saved: steps of the checkpoints that the first job left.
+        ended_status: of the second job, which asks for two steps more.
+        log: of the second job.
+    """
+
+    folder: Path
+    stopped_status: str
+    saved: list[int]
+    ended_status: str
+    log: str
+
+
+@pytest.fixture(scope="module")
+def training_job(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    folder = tmp_path_factory.mktemp("job")
+    shards = write_shards(folder / "shards")
+    command = ["-m", "pipelines.train", "base", "--workers", "2", "--storage", str(folder), "--set"]
     command += [f"model={TINY}", "loss_weights.metric=0", "best_metric=si_sdr", "global_batch_size=4"]
     command += [f"checkpoint_every_steps={STEPS}", f"max_steps={STEPS}", "log_every_steps=1", "name=job"]
-    command += [f"data.shards={shards}", f"storage.tracking_uri=sqlite:///{tmp_path}/mlflow.db"]
-    checkpoints = Checkpoints(tmp_path / "runs" / "job" / "checkpoints")
+    command += [f"data.shards={shards}", f"storage.tracking_uri=sqlite:///{folder}/mlflow.db"]
     first = cluster.submit(*command)
     _wait(lambda: "step   5/" in cluster.logs(first), lambda: cluster.logs(first))
     cluster.job("stop", first)
-    assert cluster.status(first) == "STOPPED", cluster.logs(first)
-    (saved,) = checkpoints.steps()
-    assert 5 <= saved < STEPS
-    last = cluster.submit(*[word.replace(f"max_steps={STEPS}", f"max_steps={saved + 2}") for word in command])
+    stopped_status = cluster.status(first)
+    saved = Checkpoints(folder / "runs" / "job" / "checkpoints").steps()
+    assert saved, cluster.logs(first)
+    longer = f"max_steps={max(saved) + 2}"
+    last = cluster.submit(*[longer if word.startswith("max_steps=") else word for word in command])
     _wait(lambda: cluster.status(last) not in ("PENDING", "RUNNING"), lambda: cluster.logs(last))
-    said = cluster.logs(last)
-    assert cluster.status(last) == "SUCCEEDED", said
-    assert read_weights(tmp_path / "runs" / "job" / "model.safetensors")
-    assert f"step {saved}/" not in said
-    assert "best si_sdr" in said
+    return TrainingJob(
+        folder=folder,
+        stopped_status=stopped_status,
+        saved=saved,
+        ended_status=cluster.status(last),
+        log=cluster.logs(last),
+    )
+
+
+@pytest.mark.full
+def test_a_job_lives_without_its_client_saves_when_stopped_and_resumes(training_job: TrainingJob) -> None:
+    assert training_job.stopped_status == "STOPPED"
+    (saved,) = training_job.saved
+    assert 5 <= saved < STEPS
+    assert training_job.ended_status == "SUCCEEDED", training_job.log
+    assert read_weights(training_job.folder / "runs" / "job" / "model.safetensors")
+    assert f"step {saved}/" not in training_job.log
+    assert "best si_sdr" in training_job.log
 
 
 @pytest.mark.full
 def test_over_rays_client_shards_are_those_of_one_machine(cluster: Cluster, tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus")
-    mix = [sys.executable, "-m", "pipelines.mix_shards", "--shard-examples", "8"]
+    mix = ["--shard-examples", "8"]
     for name in ("card", "recipe"):
         mix += [f"--{name}", str(tmp_path / "corpus" / f"{name}.yaml")]
-    here = [*mix, "--workers", "0", "--out", str(tmp_path / "here")]
-    there = [*mix, "--address", f"ray://127.0.0.1:{cluster.client}", "--storage", str(tmp_path)]
-    for command in (here, there):
-        done = subprocess.run(
-            command,
-            cwd=CHECKOUT,
-            env=cluster.environment | {"PYTHONPATH": str(CHECKOUT)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+    assert mix_shards.main([*mix, "--workers", "0", "--out", str(tmp_path / "here")]) == 0
+    there = ["--address", f"ray://127.0.0.1:{cluster.client}", "--storage", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.mix_shards", *mix, *there],
+        cwd=CHECKOUT,
+        env=cluster.environment | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
     assert checksums(tmp_path / "shards") == checksums(tmp_path / "here")
 
 
@@ -196,26 +228,30 @@ def test_wrong_addresses_and_tokens_are_one_line(cluster: Cluster, tmp_path: Pat
         f"127.0.0.1:{free_port()}": SECRETS["RAY_AUTH_TOKEN"],
         cluster.address: "another-token-0123456789-0123456789",
     }
-    for address, token in cases.items():
-        done = subprocess.run(
+    drivers = {
+        address: subprocess.Popen(
             [sys.executable, "-c", script],
             cwd=CHECKOUT,
             env=cluster.environment | {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": token},
-            capture_output=True,
+            stderr=subprocess.PIPE,
             text=True,
         )
-        assert done.returncode == 2, done.stderr
-        assert f"error: RAY_ADDRESS {address}: no Ray cluster can be joined there" in done.stderr
-        assert "Traceback" not in done.stderr
+        for address, token in cases.items()
+    }
+    for address, driver in drivers.items():
+        _, errors = driver.communicate()
+        assert driver.returncode == 2, errors
+        assert f"error: RAY_ADDRESS {address}: no Ray cluster can be joined there" in errors
+        assert "Traceback" not in errors
 
 
 @pytest.mark.full
-def test_no_secret_is_shown_or_written_down(cluster: Cluster, tmp_path: Path) -> None:
-    """After the tests above: in Ray's logs and state, and in what the runs left, MLflow's database too."""
+def test_no_secret_is_shown_or_written_down(cluster: Cluster, training_job: TrainingJob) -> None:
+    """In Ray's logs and state, and in what the jobs left, MLflow's database too."""
     states = ("/api/v0/runtime_envs", "/api/v0/jobs", "/api/v0/actors", "/api/v0/workers")
     shown = "".join(cluster.ask(f"{state}?detail=1") for state in states) + cluster.ask("/api/jobs/")
     assert '"OMP_NUM_THREADS"' in shown
-    left = (*cluster.folder.rglob("*"), *tmp_path.parent.rglob("*"))
+    left = (*cluster.folder.rglob("*"), *training_job.folder.parent.rglob("*"))
     # But for the copy of the code that a job came with, which has this file in it.
     files = [path for path in left if path.is_file() and path.name != Path(__file__).name]
     assert any(path.suffix == ".log" for path in files)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +18,6 @@ from rwsa.shards.index import read_index
 from tests.toy_corpus import RATE_HZ, checksums, write_corpus
 
 pytestmark = pytest.mark.usefixtures("ray_address")
-CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -84,28 +78,6 @@ def test_more_examples_keep_the_shards_made_before(card: CorpusCard, recipe: Rec
     more = read_recipe(corpus / "recipe.yaml", ["examples.train=30"])
     summary = mix_shards(card, more, out, splits=["train"], shard_examples=4, report=quiet)
     assert (summary.shards, summary.reused, summary.examples) == (8, 5, 30)
-
-
-def test_a_killed_run_is_completed_to_the_same_bytes(corpus: Path, ray_address: str, tmp_path: Path) -> None:
-    arguments = ["--card", str(corpus / "card.yaml"), "--recipe", str(corpus / "recipe.yaml")]
-    arguments += ["--set", "examples.train=160", "--shard-examples", "4", "--splits", "train"]
-    command = [sys.executable, "-m", "pipelines.mix_shards", *arguments, "--out", str(tmp_path / "killed")]
-    # A driver of its own, started outside the checkout; killing it takes its tasks with it.
-    environment = {**os.environ, "RAY_ADDRESS": ray_address, "PYTHONPATH": str(CHECKOUT)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment)
-    try:
-        deadline = time.monotonic() + 120
-        while len(list((tmp_path / "killed").glob("train-*.json"))) < 2 and time.monotonic() < deadline:
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert 2 <= len(list((tmp_path / "killed").glob("train-*.json"))) < 40
-    assert not (tmp_path / "killed" / "index.json").exists()
-    for name in ("killed", "whole"):
-        assert main([*arguments, "--out", str(tmp_path / name)]) == 0
-    assert checksums(tmp_path / "killed") == checksums(tmp_path / "whole")
 
 
 def test_a_split_left_half_made_stays_out_of_the_index(

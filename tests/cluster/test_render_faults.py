@@ -22,30 +22,27 @@ pytestmark = pytest.mark.full
 CHECKOUT = Path(__file__).parents[2]
 SHARDS, DEADLINE_SECONDS = 80, 120
 # On Ray every start costs as many seconds as all shards do.
-KILLS = {"0": 10, "2": 3}
+KILLS = {"0": 5, "2": 2}
 
 
-@pytest.fixture
-def arguments(tmp_path: Path) -> list[str]:
-    """Of a run of 80 shards, each of which takes a moment."""
-    write_corpus(tmp_path / "corpus")
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Arguments of a run of 80 shards, each of which takes a moment."""
+    corpus = tmp_path_factory.mktemp("corpus") / "corpus"
+    write_corpus(corpus)
     settings = [f"examples.train={4 * SHARDS}", "seconds=8", "sample_rate_hz=8000"]
     return [
-        *(
-            "--card",
-            str(tmp_path / "corpus" / "card.yaml"),
-            "--recipe",
-            str(tmp_path / "corpus" / "recipe.yaml"),
-        ),
+        *("--card", str(corpus / "card.yaml"), "--recipe", str(corpus / "recipe.yaml")),
         *("--splits", "train", "--shard-examples", "4", "--set", *settings),
     ]
 
 
-@pytest.fixture
-def undisturbed(arguments: list[str], tmp_path: Path) -> dict[str, str]:
-    """Checksums of what an undisturbed run leaves."""
-    assert main([*arguments, "--out", str(tmp_path / "undisturbed"), "--workers", "0"]) == 0
-    return checksums(tmp_path / "undisturbed")
+@pytest.fixture(scope="module")
+def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Checksums of the files of an undisturbed run."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert main([*arguments, "--out", str(out), "--workers", "0"]) == 0
+    return checksums(out)
 
 
 def surroundings(workers: str, request: pytest.FixtureRequest) -> dict[str, str]:
