@@ -1,4 +1,4 @@
-"""Mixing speech and noise: plan rows are drawn, and rendered into pairs of noisy and clean."""
+"""Mixing speech and noise: draw the rows of a plan, and render them into pairs of noisy and clean speech."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Speech and music codecs as a transform beside audiomentations' own, by libsndfile: no other program.
+"""Speech and music codecs as an audiomentations transform, by libsndfile and no other program.
 
-Imported when a recipe names it, since importing audiomentations takes a second.
+Imported only when a recipe has transforms, since importing audiomentations takes a second.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ CODECS = {
 
 
 class Codec(BaseWaveformTransform):
-    """Encode and decode, perhaps at a lower sample rate; equally long, and aligned.
+    """Encode and decode, optionally at a lower sample rate; the output is equally long and aligned.
 
-    A signal above full scale is scaled down before and up after, so that it does not clip.
+    A signal above full scale is scaled down before and back up after, so that it does not clip.
 
     Args:
         codecs: names out of `CODECS`, each equally likely.
-        sample_rates_hz: rates to encode at, each equally likely (8000 for a telephone); by default the
-            signal's own.
-        min_compression, max_compression: from 0 (best quality) to 1, uniform; for vorbis, opus and mp3.
+        sample_rates_hz: rates to encode at, each equally likely (8000 for telephone); default: the
+            signal's own rate.
+        min_compression, max_compression: the compression level of vorbis, opus and mp3 is uniform between
+            them; 0 is the best quality, 1 the lowest.
         p: probability of being applied.
     """
 
@@ -74,5 +75,5 @@ class Codec(BaseWaveformTransform):
         soundfile.write(file, encoded, rate, format=container, subtype=subtype, **level)
         file.seek(0)
         decoded = resample(soundfile.read(file, dtype="float32")[0], rate, sample_rate)[: samples.size]
-        # A frame that the codec leaves unfinished at the end is silent.
+        # Samples that the codec drops at the end are replaced by silence.
         return np.pad(decoded, (0, samples.size - decoded.size)) * np.float32(scale)

@@ -1,4 +1,4 @@
-"""Drawing what goes into an example: stretches of recordings, babbles, rooms. No audio is read."""
+"""Drawing the contents of an example: stretches of recordings, babble, rooms. No audio is read."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rwsa.mixing.plan_rows import Layer, Noise, SourceRange
 from rwsa.mixing.recipes import NoiseChoice, NoiseKind, Recipe
 
 _KINDS: tuple[NoiseKind, ...] = ("recording", "babble", "speech_shaped")
-# How often to look for a noise recording that the example does not have yet, before taking any.
-_FRESH_TRIES = 16
+# Attempts to draw a noise recording that the example does not contain yet.
+_UNUSED_TRIES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The clips of one split that examples are made of."""
+    """The clips of one split, from which examples are drawn."""
 
     speech: Sequence[Clip]
     noise: Sequence[Clip] = ()
@@ -31,7 +31,7 @@ class Pool:
 
     @cached_property
     def by_speaker(self) -> dict[str, list[Clip]]:
-        """The speech of every speaker who is named, speakers in the order of their names."""
+        """The speech clips of each labelled speaker, sorted by speaker."""
         spoken: dict[str, list[Clip]] = {}
         for clip in self.speech:
             if clip.speaker is not None:
@@ -44,7 +44,7 @@ class Pool:
 
 
 def check_pool(pool: Pool, recipe: Recipe, *, where: str) -> None:
-    """Make sure that the split has what the recipe draws from.
+    """Check that the split has the clips that the recipe draws.
 
     Raises:
         InputError: beginning with `where`, naming the key of the recipe and the remedy.
@@ -58,7 +58,7 @@ def check_pool(pool: Pool, recipe: Recipe, *, where: str) -> None:
     nameless = next((clip for clip in pool.speech if clip.speaker is None), None)
     if nameless is not None:
         raise InputError(
-            f"{where} has speech by unnamed speakers ({nameless.path}), and {what} must tell them apart; "
+            f"{where} has speech without a speaker label ({nameless.path}), which {what} needs; "
             "add a group (?P<speaker>…) to its card"
         )
     others = len(pool.speakers) - 1
@@ -70,10 +70,10 @@ def check_pool(pool: Pool, recipe: Recipe, *, where: str) -> None:
 
 
 def source_range(clip: Clip, samples: int, sample_rate_hz: int, share: float, *, loop: bool) -> SourceRange:
-    """A stretch of `clip`, `samples` at `sample_rate_hz` long, that starts at random.
+    """A random stretch of `clip`, `samples` long at `sample_rate_hz`.
 
-    It lies inside the clip where it fits; else it starts anywhere when looped, and is all of the clip
-    when not. `share`, from 0 to below 1, says where among the possible starts.
+    If the clip is too short, the stretch starts anywhere in it and loops, or, without `loop`, is the complete
+    clip. `share` in [0, 1) chooses among the possible starts.
     """
     needed = math.ceil(samples * clip.sample_rate_hz / sample_rate_hz)
     if needed <= clip.samples:
@@ -92,10 +92,10 @@ def source_range(clip: Clip, samples: int, sample_rate_hz: int, share: float, *,
     )
 
 
-def filled(
+def fill(
     rng: np.random.Generator, first: SourceRange, clips: Sequence[Clip], samples: int, sample_rate_hz: int
 ) -> tuple[SourceRange, ...]:
-    """`first` and as many of `clips` after it as `samples` take, the last one cut at a random place."""
+    """`first`, then random clips until `samples` are filled; of the last a random stretch."""
     parts = [first]
     while (left := samples - sum(_length(part, sample_rate_hz) for part in parts)) > 0:
         clip = clips[int(rng.integers(len(clips)))]
@@ -108,7 +108,7 @@ def _length(part: SourceRange, sample_rate_hz: int) -> int:
 
 
 def draw_room(draws: np.ndarray, rooms: Sequence[Clip], share: float) -> SourceRange | None:
-    """With probability `share` one of the impulse responses, whole; `draws` are two shares of 1."""
+    """With probability `share` one of the impulse responses; `draws` are two uniform numbers in [0, 1)."""
     chance, which = draws
     if chance >= share:
         return None
@@ -117,39 +117,42 @@ def draw_room(draws: np.ndarray, rooms: Sequence[Clip], share: float) -> SourceR
 
 
 def draw_noises(
-    seed: int, recipe: Recipe, pool: Pool, turn: tuple[Clip, float] | None, speech: Clip, samples: int
+    seed: int, recipe: Recipe, pool: Pool, first: tuple[Clip, float] | None, speech: Clip, samples: int
 ) -> tuple[Noise, ...]:
-    """Draw the noises of an example, each with a generator of its own.
+    """Draw the noises of an example, each with its own generator.
 
     Args:
-        seed: of all draws here.
-        recipe: says which noises.
+        seed: seed of all draws here.
+        recipe: the recipe.
         pool: the split's clips.
-        turn: the recording whose turn it is and where to start in it (see `source_range`), for the
-            first noise if that is a recording.
-        speech: the target.
+        first: the recording for the first noise, if that is a recording, and its start as a share (see
+            `source_range`).
+        speech: the clip of the target.
         samples: length of the example at the recipe's rate.
     """
     choice = recipe.noise
-    if turn and _is_plain(choice):
-        # The same as below without making generators, which would take most of the time of a plan.
-        first = source_range(turn[0], samples, recipe.sample_rate_hz, turn[1], loop=True)
-        return (_noise("recording", turn[0].environment, (Layer(gain_db=0.0, parts=(first,)),)),)
+    if first and _is_one_looped_recording(choice):
+        # The same result as below without making generators, which would take most of the time.
+        part = source_range(first[0], samples, recipe.sample_rate_hz, first[1], loop=True)
+        return (_noise("recording", first[0].environment, (Layer(gain_db=0.0, parts=(part,)),)),)
     count = int(np.random.default_rng(seed).integers(choice.min_count, choice.max_count, endpoint=True))
     noises: list[Noise] = []
     for number in range(count):
-        rng = np.random.default_rng([seed, number + 1])  # [seed, 0] would be the count's own
+        rng = np.random.default_rng([seed, number + 1])  # [seed, 0] equals [seed], the count's
         kind = _draw_kind(rng, choice)
         gain_db, noise_seed = rng.uniform(choice.min_gain_db, choice.max_gain_db), int(rng.integers(2**32))
         room = draw_room(rng.random(2), pool.rooms, choice.room_share)
         environment: str | None = kind
         layers: tuple[Layer, ...] = ()
         if kind == "recording":
-            clip, share = turn if turn and number == 0 else (_fresh(rng, pool.noise, noises), rng.random())
+            if first and number == 0:
+                clip, share = first
+            else:
+                clip, share = _unused_recording(rng, pool.noise, noises), rng.random()
             environment = clip.environment
-            layers = (_recording(rng, recipe, pool, clip, share, samples),)
+            layers = (_recording_layer(rng, recipe, pool, clip, share, samples),)
         elif kind == "babble":
-            layers = _talkers(rng, recipe, pool, speech, samples)
+            layers = _babble_layers(rng, recipe, pool, speech, samples)
         one = _noise(kind, environment, layers, gain_db if count > 1 else 0.0)
         generated = kind == "speech_shaped"
         noises.append(
@@ -158,10 +161,9 @@ def draw_noises(
     return tuple(noises)
 
 
-def _is_plain(choice: NoiseChoice) -> bool:
-    """Whether an example gets one looped recording, and nothing of it is left to draw."""
-    alone = choice.max_count == 1 and not (choice.uses("babble") or choice.uses("speech_shaped"))
-    return alone and choice.fill == "loop" and choice.room_share == 0
+def _is_one_looped_recording(choice: NoiseChoice) -> bool:
+    single = choice.max_count == 1 and not (choice.uses("babble") or choice.uses("speech_shaped"))
+    return single and choice.fill == "loop" and choice.room_share == 0
 
 
 def _noise(
@@ -175,29 +177,29 @@ def _draw_kind(rng: np.random.Generator, choice: NoiseChoice) -> NoiseKind:
     return _KINDS[int(rng.choice(len(_KINDS), p=weights / weights.sum()))]
 
 
-def _fresh(rng: np.random.Generator, clips: Sequence[Clip], noises: Sequence[Noise]) -> Clip:
-    """A recording that is not among `noises`, if one is soon found."""
-    taken = {part.clip_id for noise in noises for layer in noise.layers for part in layer.parts}
+def _unused_recording(rng: np.random.Generator, clips: Sequence[Clip], noises: Sequence[Noise]) -> Clip:
+    """A random recording; up to `_UNUSED_TRIES` draws avoid those in `noises`."""
+    used = {part.clip_id for noise in noises for layer in noise.layers for part in layer.parts}
     clip = clips[int(rng.integers(len(clips)))]
-    for _ in range(_FRESH_TRIES):
-        if clip.clip_id not in taken:
+    for _ in range(_UNUSED_TRIES):
+        if clip.clip_id not in used:
             break
         clip = clips[int(rng.integers(len(clips)))]
     return clip
 
 
-def _recording(
+def _recording_layer(
     rng: np.random.Generator, recipe: Recipe, pool: Pool, clip: Clip, share: float, samples: int
 ) -> Layer:
     rate, loop = recipe.sample_rate_hz, recipe.noise.fill == "loop"
     first = source_range(clip, samples, rate, share, loop=loop)
-    return Layer(gain_db=0.0, parts=(first,) if loop else filled(rng, first, pool.noise, samples, rate))
+    return Layer(gain_db=0.0, parts=(first,) if loop else fill(rng, first, pool.noise, samples, rate))
 
 
-def _talkers(
+def _babble_layers(
     rng: np.random.Generator, recipe: Recipe, pool: Pool, speech: Clip, samples: int
 ) -> tuple[Layer, ...]:
-    """One layer a talker: a run of one speaker's clips, whose first is entered anywhere."""
+    """One layer per talker: concatenated clips of one speaker that start within the first clip."""
     choice, rate = recipe.noise, recipe.sample_rate_hz
     others = [speaker for speaker in pool.speakers if speaker != speech.speaker]
     count = int(rng.integers(choice.min_talkers, choice.max_talkers, endpoint=True))
@@ -207,9 +209,9 @@ def _talkers(
         clip = clips[int(rng.integers(len(clips)))]
         first = source_range(clip, samples, rate, rng.random(), loop=False)
         if first.samples == clip.samples:
-            # All talkers beginning a clip at once would be heard.
+            # It would be audible if all talkers began a clip at the same time.
             start = int(rng.random() * clip.samples)
             first = dataclasses.replace(first, offset=start, samples=clip.samples - start)
         gain_db = rng.uniform(-BABBLE_SPREAD_DB, BABBLE_SPREAD_DB)
-        layers.append(Layer(gain_db=gain_db, parts=filled(rng, first, clips, samples, rate)))
+        layers.append(Layer(gain_db=gain_db, parts=fill(rng, first, clips, samples, rate)))
     return tuple(layers)

@@ -1,4 +1,4 @@
-"""How loud a signal is: by RMS, by active speech level (ITU-T P.56) or by loudness (ITU-R BS.1770).
+"""Signal levels: RMS, active speech level (ITU-T P.56), loudness (ITU-R BS.1770), and level normalisation.
 
 Levels are in dB re full scale (LUFS for loudness). Arrays are mono `[samples]`, full scale ±1.
 """
@@ -17,14 +17,14 @@ from rwsa.errors import InputError
 _SMOOTHING_SECONDS = 0.03
 _HANGOVER_SECONDS = 0.2
 _MARGIN_DB = 15.9
-# Thresholds are powers of two. Clause 7 asks for those from a quantum to half of the full scale; the
-# signals here are not quantised yet, so these reach below 16 bits.
+# Thresholds are powers of two. Clause 7 requires those from one quantum to half of full scale; the signals
+# here are not quantised yet, so these go below 16 bits.
 _LOWEST_THRESHOLD = 2.0**-20
 _SHORTEST_LOUDNESS_SECONDS = 0.4
 
 
 def level_db(wav: np.ndarray, sample_rate_hz: int, measure: str) -> float:
-    """Level of `wav` by `measure`: `rms`, `active` or `loudness`; -inf for silence.
+    """The level of `wav` by `measure`: `rms`, `active` or `loudness`; -inf for silence.
 
     Raises:
         InputError: the signal is too short for loudness, or pyloudnorm is missing.
@@ -37,13 +37,23 @@ def level_db(wav: np.ndarray, sample_rate_hz: int, measure: str) -> float:
     return 20 * math.log10(level) if level > 0 else -math.inf
 
 
+def level_gain(wav: np.ndarray, level_dbfs: float | None) -> float:
+    """The factor that brings `wav` to an RMS of `level_dbfs`; 1 for None."""
+    return 1.0 if level_dbfs is None else 10 ** (level_dbfs / 20) / rms(wav)
+
+
+def peak(wav: np.ndarray) -> float:
+    """The largest magnitude of `wav`."""
+    return max(float(wav.max()), -float(wav.min()))
+
+
 def active_level_db(wav: np.ndarray, sample_rate_hz: int) -> float:
-    """Active speech level: RMS over the time in which somebody talks (ITU-T P.56, method B).
+    """Active speech level: RMS over the time with speech activity (ITU-T P.56, method B).
 
     The envelope is the rectified signal smoothed twice (clause 7.2). A sample is active at a threshold
-    while the envelope is at or above it and for 200 ms more. The active level is the one that lies
-    15.9 dB above the threshold that it was counted with, interpolated in decibels between the two
-    thresholds on either side of it. -inf where not even the lowest threshold finds activity.
+    while the envelope is at or above it and for 200 ms more. The active level is the one that is 15.9 dB
+    above its own threshold, interpolated in decibels between the two nearest thresholds. -inf if no
+    threshold gives any activity.
     """
     power = float(np.sum(np.square(wav, dtype=np.float64)))
     envelope = _envelope(wav, sample_rate_hz)
@@ -56,7 +66,7 @@ def active_level_db(wav: np.ndarray, sample_rate_hz: int) -> float:
         if excess >= 0:
             if above is None:
                 return level
-            # `excess` falls from here to the threshold above; the level asked for is where it is zero.
+            # `excess` falls from here to the threshold above; the active level is where it is zero.
             share = excess / (excess - above[1])
             return level + share * (above[0] - level)
         above = level, excess
@@ -65,15 +75,15 @@ def active_level_db(wav: np.ndarray, sample_rate_hz: int) -> float:
 
 
 def _envelope(wav: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    from scipy.signal import lfilter  # late: importing it takes a while, and RMS needs none of it
+    from scipy.signal import lfilter  # late: importing it takes a while, and RMS does not need it
 
-    keep = math.exp(-1 / (_SMOOTHING_SECONDS * sample_rate_hz))
-    smooth_once = lfilter([1 - keep], [1, -keep], np.abs(wav.astype(np.float64)))
-    return lfilter([1 - keep], [1, -keep], smooth_once)
+    decay = math.exp(-1 / (_SMOOTHING_SECONDS * sample_rate_hz))
+    smoothed_once = lfilter([1 - decay], [1, -decay], np.abs(wav.astype(np.float64)))
+    return lfilter([1 - decay], [1, -decay], smoothed_once)
 
 
 def _active_samples(envelope: np.ndarray, threshold: float, hangover: int) -> int:
-    """How many samples are at or above the threshold, or at most `hangover` after one that is."""
+    """The number of samples at or above the threshold or at most `hangover` samples after one."""
     loud = np.flatnonzero(envelope >= threshold)
     gaps = np.diff(loud, append=envelope.size) - 1
     return loud.size + int(np.minimum(gaps, hangover).sum())
@@ -94,6 +104,6 @@ def loudness_lufs(wav: np.ndarray, sample_rate_hz: int) -> float:
     if wav.size < _SHORTEST_LOUDNESS_SECONDS * sample_rate_hz:
         seconds = wav.size / sample_rate_hz
         raise InputError(
-            f"{seconds:.2f} s are too short for loudness, which needs 0.4 s; use longer examples"
+            f"{seconds:.2f} s is too short to measure loudness, which needs 0.4 s; use longer examples"
         )
     return float(pyloudnorm.Meter(sample_rate_hz).integrated_loudness(wav.astype(np.float64)))

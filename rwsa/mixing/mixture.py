@@ -1,4 +1,4 @@
-"""A rendered example, and the description that is stored with it."""
+"""A rendered example, and the metadata stored with it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Mixture:
     """A rendered example: float32 `[samples]`, on the 16-bit grid.
 
     Attributes:
-        snr_db: that it was mixed at: the plan's, unless the peak rule raised it.
-        noise_gains_db: applied to each noise before they were added.
-        noise_gain_db: then applied to their sum to reach the SNR.
-        level_gain_db: then applied to speech and noise to reach the level.
-        peak_gain_db: then applied to both to keep the peaks, 0 or below.
-        degradations: the transforms that were applied, with the parameters they drew.
+        snr_db: SNR of the mixture: the planned one, unless the peak rule raised it.
+        noise_gains_db: gain of each noise before they were added.
+        noise_gain_db: gain of their sum, to reach the SNR.
+        level_gain_db: gain of speech and noise, to reach the level.
+        peak_gain_db: gain of noisy and clean, to stay below the peak limit; 0 or below.
+        degradations: the applied transforms with their drawn parameters.
     """
 
     clean: np.ndarray
@@ -38,24 +38,24 @@ class Mixture:
 
 
 def describe(plan: MixPlan, sources: Sources, mixture: Mixture) -> dict[str, Any]:
-    """What is stored with an example: JSON values, without paths, so that bytes do not depend on them.
+    """The metadata stored with an example: JSON values without paths, so that bytes do not depend on them.
 
-    `noise`, `noise_offset`, `noise_licence` and `environment` are of the first recording of the first
-    noise (None where that is generated); `noises` has all of them.
+    `noise`, `noise_offset`, `noise_licence` and `environment` describe the first recording of the first
+    noise (None if it is generated); `noises` describes all of them.
     """
     read = zip(plan.sources(), sources.offsets, strict=True)
-    speech, *more_speech = (_described(*one) for one in itertools.islice(read, 1 + len(plan.more_speech)))
-    room = None if plan.room is None else _described(*next(read))
+    speech, *more_speech = (_source(*one) for one in itertools.islice(read, 1 + len(plan.more_speech)))
+    room = None if plan.room is None else _source(*next(read))
     noises = [
         {
             "kind": noise.kind,
             "environment": noise.environment,
             "gain_db": gain_db,
             "layers": [
-                {"gain_db": layer.gain_db, "parts": [_described(*next(read)) for _ in layer.parts]}
+                {"gain_db": layer.gain_db, "parts": [_source(*next(read)) for _ in layer.parts]}
                 for layer in noise.layers
             ],
-            "room": None if noise.room is None else _described(*next(read)),
+            "room": None if noise.room is None else _source(*next(read)),
         }
         for noise, gain_db in zip(plan.noises, mixture.noise_gains_db, strict=True)
     ]
@@ -90,5 +90,5 @@ def describe(plan: MixPlan, sources: Sources, mixture: Mixture) -> dict[str, Any
     }
 
 
-def _described(source: SourceRange, offset: int) -> dict[str, Any]:
+def _source(source: SourceRange, offset: int) -> dict[str, Any]:
     return {"clip": source.clip_id, "offset": offset, "licence": source.licence}

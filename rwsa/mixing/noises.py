@@ -1,8 +1,7 @@
-"""Noises that the field generates: babble, speech-shaped, coloured and mains hum.
+"""Generated noises: babble, speech-shaped and coloured noise, and mains hum.
 
-Arrays are mono float32 `[samples]`; every generator ends at the level `RMS`, below full scale. All
-randomness comes from the generator passed in. The starter corpus is made of them, and mixing generates
-noise with them.
+Arrays are mono float32 `[samples]` with an RMS of `RMS`, below full scale. All randomness comes from the
+generator passed in. Mixing and the starter corpus use them.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ _SPECTRUM_WINDOW = 512
 _MAINS_HZ = (50.0, 60.0)
 _BABBLE_SPEED = (0.84, 1.19)
 _BABBLE_TALKERS = (3, 8)
-# Talkers of a babble differ in level by up to this, either way.
+# The level of each talker of a babble is uniform between minus this and plus this.
 BABBLE_SPREAD_DB = 3.0
 
 
 def coloured(rng: np.random.Generator, samples: int, sample_rate_hz: int, colour: str) -> np.ndarray:
-    """Gaussian noise of one of `COLOURS`, from 30 Hz up, whose level wanders slowly."""
+    """Gaussian noise of one of `COLOURS`, from 30 Hz up, with a slowly drifting level."""
     hz = np.fft.rfftfreq(samples, 1 / sample_rate_hz)
     gain = np.zeros_like(hz)
     audible = hz >= _LOWEST_HZ
     gain[audible] = hz[audible] ** (-COLOURS[colour] / 2)
-    return _levelled(_filtered_white(rng, samples, gain) * _wander(rng, samples, sample_rate_hz))
+    return _normalised(_filtered_white(rng, samples, gain) * _level_drift(rng, samples, sample_rate_hz))
 
 
 def speech_shaped(
@@ -45,17 +44,17 @@ def speech_shaped(
 ) -> np.ndarray:
     """Gaussian noise with the long-term spectrum `power_F` (see `long_term_power`).
 
-    Its level wanders unless it is `steady`.
+    Its level drifts slowly unless it is `steady`.
     """
     hz = np.fft.rfftfreq(samples, 1 / sample_rate_hz)
     gain = np.interp(hz, np.linspace(0, sample_rate_hz / 2, len(power_F)), np.sqrt(power_F))
     gain[hz < _LOWEST_HZ] = 0
     wav = _filtered_white(rng, samples, gain)
-    return _levelled(wav if steady else wav * _wander(rng, samples, sample_rate_hz))
+    return _normalised(wav if steady else wav * _level_drift(rng, samples, sample_rate_hz))
 
 
 def mains_hum(rng: np.random.Generator, samples: int, sample_rate_hz: int) -> np.ndarray:
-    """50 or 60 Hz, up to 0.2% off, with harmonics that fall off at random, over a faint white floor."""
+    """50 or 60 Hz (±0.2%) with harmonics of random decay, over faint white noise."""
     seconds = np.arange(samples) / sample_rate_hz
     mains_hz = rng.choice(_MAINS_HZ) * (1 + rng.uniform(-0.002, 0.002))
     fall = rng.uniform(0.4, 1.4)
@@ -63,22 +62,22 @@ def mains_hum(rng: np.random.Generator, samples: int, sample_rate_hz: int) -> np
     for harmonic in range(1, int(sample_rate_hz / 2 / mains_hz)):
         amplitude = rng.uniform(0.1, 1.0) * harmonic**-fall
         wav += amplitude * np.sin(2 * np.pi * (harmonic * mains_hz * seconds + rng.uniform()))
-    return _levelled(wav + 0.02 * np.std(wav) * rng.standard_normal(samples))
+    return _normalised(wav + 0.02 * np.std(wav) * rng.standard_normal(samples))
 
 
 def babble(
     rng: np.random.Generator, samples: int, sample_rate_hz: int, clips: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """3 to 8 talkers at once, each a random run of `clips` played at a speed (so a pitch) of its own.
+    """3 to 8 simultaneous talkers, each a random sequence of `clips` at its own speed (and so pitch).
 
-    The speeds make several talkers of few recorded voices, as speed perturbation does in recognition
+    The speeds make several talkers out of few recorded voices, like speed perturbation in speech recognition
     (Ko et al. 2015).
     """
     wav = np.zeros(samples)
     for _ in range(rng.integers(_BABBLE_TALKERS[0], _BABBLE_TALKERS[1], endpoint=True)):
         talker = _talker(rng, samples, sample_rate_hz, clips)
         wav += at_level(talker, rng.uniform(-BABBLE_SPREAD_DB, BABBLE_SPREAD_DB))
-    return _levelled(wav)
+    return _normalised(wav)
 
 
 def long_term_power(clips: Sequence[np.ndarray]) -> np.ndarray:
@@ -96,7 +95,7 @@ def long_term_power(clips: Sequence[np.ndarray]) -> np.ndarray:
             power_F += np.square(np.abs(np.fft.rfft(frames_TN * window))).sum(axis=0)
     if not power_F.any():
         raise InputError(
-            f"the speech has no spectrum: it is silent, or below {_SPECTRUM_WINDOW} samples long"
+            f"the speech has no spectrum: it is silent, or shorter than {_SPECTRUM_WINDOW} samples"
         )
     return power_F / power_F.sum()
 
@@ -123,13 +122,13 @@ def _filtered_white(rng: np.random.Generator, samples: int, gain_F: np.ndarray) 
     return np.fft.irfft(np.fft.rfft(rng.standard_normal(samples)) * gain_F, n=samples)
 
 
-def _wander(rng: np.random.Generator, samples: int, sample_rate_hz: int) -> np.ndarray:
-    """A gain that moves by a few decibels from second to second, as the level of real noises does."""
+def _level_drift(rng: np.random.Generator, samples: int, sample_rate_hz: int) -> np.ndarray:
+    """A gain that changes by a few decibels from second to second, like the level of real noise."""
     knots_s = np.arange(samples // sample_rate_hz + 2)
     gain_db = np.interp(np.arange(samples) / sample_rate_hz, knots_s, rng.normal(0, 2.5, len(knots_s)))
     return 10 ** (gain_db / 20)
 
 
-def _levelled(wav: np.ndarray) -> np.ndarray:
+def _normalised(wav: np.ndarray) -> np.ndarray:
     levelled = wav * (RMS / rms(wav))
     return (levelled / max(1.0, np.abs(levelled).max() / 0.99)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Rows of a plan: everything that decides one example, as plain values that travel as JSON or a table."""
+"""The rows of a plan: all choices for one example, as plain values for JSON or a table."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rwsa.mixing.transforms import Transform
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRange:
-    """A stretch of a recording: `samples` from `offset` on, counted at the file's own rate.
+    """A stretch of a recording: `samples` from `offset` on, at the file's own rate.
 
-    `offset + samples` beyond `clip_samples` means that the recording is looped (noise only). In
-    `channel`, None stands for a mono file.
+    If `offset + samples` exceeds `clip_samples`, the recording is looped (noise only). `channel` None means
+    a mono file.
     """
 
     clip_id: str
@@ -33,7 +33,7 @@ class SourceRange:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """Recordings played one after the other; `gain_db` is relative to the other layers of a noise."""
+    """Concatenated recordings; `gain_db` is relative to the other layers of the noise."""
 
     gain_db: float
     parts: tuple[SourceRange, ...]
@@ -44,12 +44,11 @@ class Noise:
     """One of the noises of an example.
 
     Attributes:
-        kind: `recording` has one layer, `babble` one a talker, `speech_shaped` one, whose long-term
-            spectrum it takes.
-        environment: as the manifest names it; else the kind.
-        gain_db: its level relative to the other noises of the example.
-        seed: of what is generated; 0 where nothing is.
-        room: the impulse response that it is heard through; None leaves it as recorded.
+        kind: `recording` has one layer, `babble` one per talker, `speech_shaped` none, as it is generated.
+        environment: from the manifest; the kind if there is none.
+        gain_db: level relative to the other noises of the example.
+        seed: seed of a generated noise, otherwise 0.
+        room: room impulse response; None leaves the noise as recorded.
     """
 
     kind: NoiseKind
@@ -62,20 +61,20 @@ class Noise:
 
 @dataclass(frozen=True, kw_only=True)
 class MixPlan:
-    """Everything that decides one example; plain values, so that it can be a row of a table.
+    """One row of a plan: all choices for one example.
 
     Attributes:
         plan_row: number of the example within its split.
-        samples: length of the example, at `sample_rate_hz`.
-        mix_rate_hz: the rate that it is mixed at.
-        more_speech: further recordings of the same speaker, that follow `speech`.
-        speaker: as the manifest names it, where it does.
-        environment: of the first noise.
-        room: the impulse response that the speech is heard through; None leaves it as recorded.
+        samples: length of the example at `sample_rate_hz`.
+        mix_rate_hz: the sample rate at which it is mixed.
+        more_speech: further recordings of the same speaker, appended to `speech`.
+        speaker: from the manifest, None if unknown.
+        environment: environment of the first noise.
+        room: room impulse response of the speech; None leaves it as recorded.
         level_dbfs: RMS of the mixture; None leaves the speech at its recorded level.
-        transform_seed: for all that the transforms draw.
+        transform_seed: seed of all draws of the transforms.
 
-    The rest is as in `Recipe`.
+    The other fields are as in `Recipe`.
     """
 
     plan_row: int
@@ -104,7 +103,7 @@ class MixPlan:
     transform_seed: int
 
     def sources(self) -> Iterator[SourceRange]:
-        """Every stretch of a recording that goes in, the target's first."""
+        """All stretches of recordings, those of the target first."""
         yield self.speech
         yield from self.more_speech
         if self.room is not None:
@@ -133,10 +132,10 @@ def from_row(row: Mapping[str, Any]) -> MixPlan:
 
 
 def plan_hash(plans: Iterable[MixPlan]) -> str:
-    """Identifies what rendering these rows gives; the same wherever the recordings are kept."""
+    """A hash of the rows without paths, so that it does not depend on where the recordings are."""
     digest = hashlib.sha256()
     for plan in plans:
-        digest.update(json.dumps(_placeless(to_row(plan)), sort_keys=True).encode() + b"\n")
+        digest.update(json.dumps(_without_paths(to_row(plan)), sort_keys=True).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
@@ -153,8 +152,8 @@ def _range_or_none(row: Mapping[str, Any] | None) -> SourceRange | None:
     return None if row is None else SourceRange(**row)
 
 
-def _placeless(value: Any) -> Any:
-    """The same nested values without any `path`."""
+def _without_paths(value: Any) -> Any:
+    """The nested values without the keys `path`."""
     if isinstance(value, dict):
-        return {name: _placeless(item) for name, item in value.items() if name != "path"}
-    return [_placeless(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: _without_paths(item) for name, item in value.items() if name != "path"}
+    return [_without_paths(item) for item in value] if isinstance(value, list | tuple) else value

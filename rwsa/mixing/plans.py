@@ -1,7 +1,7 @@
-"""Plans of mixtures: one complete, serialisable row per example, drawn without reading audio.
+"""Plans: one complete, serialisable row per example, drawn without reading audio.
 
-A plan is a pure function of (manifest, recipe, split). Whoever renders a row, wherever and whenever,
-needs nothing but the row and the files that it names.
+A plan is a pure function of (manifest, recipe, split). Rendering a row needs only the row and the files that
+it names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from rwsa.corpora.cards import SPLITS, Split
 from rwsa.corpora.manifest import Clip, Manifest
 from rwsa.errors import InputError
-from rwsa.mixing.draws import Pool, check_pool, draw_noises, draw_room, filled, source_range
+from rwsa.mixing.draws import Pool, check_pool, draw_noises, draw_room, fill, source_range
 from rwsa.mixing.plan_rows import Layer, MixPlan, Noise, SourceRange, from_row, plan_hash, to_row
 from rwsa.mixing.recipes import Recipe, check_recipe
 
@@ -33,22 +33,22 @@ __all__ = [
     "usable_speech",
 ]
 
-_SPEECH_TURN, _NOISE_TURN = 1, 2
+_SPEECH_KEY, _NOISE_KEY = 1, 2
 
 
 class SplitPlan(Sequence[MixPlan]):
-    """All examples of a split, drawn when asked for: a million rows take no memory until then."""
+    """The plan of a split; rows are drawn on access, so a million rows need almost no memory."""
 
     def __init__(self, recipe: Recipe, split: Split, pool: Pool) -> None:
         self.recipe, self.split, self.pool = recipe, split, pool
         self._number, count = SPLITS.index(split), recipe.examples.get(split, 0)
         key = [recipe.seed, self._number, 0]
-        self._speech_turns = _turns(count, len(pool.speech), [*key, _SPEECH_TURN])
+        self._speech_order = _passes(count, len(pool.speech), [*key, _SPEECH_KEY])
         uses_noise = recipe.noise.uses("recording")
-        self._noise_turns = _turns(count, len(pool.noise), [*key, _NOISE_TURN]) if uses_noise else None
+        self._noise_order = _passes(count, len(pool.noise), [*key, _NOISE_KEY]) if uses_noise else None
 
     def __len__(self) -> int:
-        return len(self._speech_turns)
+        return len(self._speech_order)
 
     @overload
     def __getitem__(self, row: int) -> MixPlan: ...
@@ -62,8 +62,8 @@ class SplitPlan(Sequence[MixPlan]):
         return draw_mix(
             np.random.default_rng(np.random.SeedSequence([self.recipe.seed, self._number, row])),
             self.recipe,
-            self.pool.speech[self._speech_turns[row]],
-            None if self._noise_turns is None else self.pool.noise[self._noise_turns[row]],
+            self.pool.speech[self._speech_order[row]],
+            None if self._noise_order is None else self.pool.noise[self._noise_order[row]],
             self.pool,
             split=self.split,
             plan_row=row,
@@ -71,14 +71,14 @@ class SplitPlan(Sequence[MixPlan]):
 
 
 def plan_split(manifest: Manifest, recipe: Recipe, split: Split) -> Sequence[MixPlan]:
-    """Plan all examples of a split; reads no audio.
+    """Plan all examples of a split without reading audio.
 
-    Clips are used in turn, shuffled anew in each turn, speech apart from noise, so none is used
-    twice before all have been used once. Asking for more examples keeps the first ones.
+    Speech and noise clips are each used in shuffled passes: every clip is used once before any is used
+    again, and each pass has a new order. Increasing `examples` keeps the first rows.
 
     Raises:
-        InputError: the split lacks what the recipe draws from (noise, speech that is long enough,
-            rooms, speakers for babble), or the recipe contradicts itself.
+        InputError: the split lacks what the recipe needs (noise, speech that is long enough, rooms,
+            speakers for babble), or the recipe contradicts itself.
     """
     check_recipe(recipe, where=f"recipe {recipe.name}")
     if recipe.examples.get(split, 0) == 0:
@@ -105,8 +105,8 @@ def usable_speech(manifest: Manifest, recipe: Recipe, split: str) -> list[Clip]:
     return [clip for clip in manifest.speech(split) if clip.seconds >= recipe.min_speech_seconds]
 
 
-def _turns(count: int, clips: int, key: list[int]) -> np.ndarray:
-    """`count` clip numbers: one permutation of all clips after the other."""
+def _passes(count: int, clips: int, key: list[int]) -> np.ndarray:
+    """`count` clip numbers from successive permutations of all clips."""
     rng = np.random.default_rng(np.random.SeedSequence(key))
     return np.concatenate([rng.permutation(clips) for _ in range(math.ceil(count / clips))])[:count]
 
@@ -121,11 +121,11 @@ def draw_mix(
     split: str,
     plan_row: int,
 ) -> MixPlan:
-    """Draw one example of `speech` in `noise` (None where the recipe uses no recordings of noise).
+    """Draw one example of `speech` in `noise` (None if the recipe uses no noise recordings).
 
-    Every draw is made whether the recipe uses it or not, so that changing one of its values leaves
-    the others' draws as they were: what draws more than a few numbers has a seed of its own. `pool`
-    holds what else may be drawn; by default these two clips.
+    Every number is drawn whether the recipe uses it or not, so that changing one value of a recipe leaves
+    all other draws unchanged; parts that draw many numbers have their own seeds. `pool` holds the other
+    clips that may be drawn; default: only these two.
     """
     pool = pool or Pool(speech=[speech], noise=[noise] if noise else [])
     snr, level, speech_at, noise_at = rng.random(4)
@@ -135,8 +135,8 @@ def draw_mix(
     rate = recipe.sample_rate_hz
     samples = round((recipe.seconds if recipe.seconds is not None else speech.seconds) * rate)
     first = source_range(speech, samples, rate, speech_at, loop=False)
-    turn = None if noise is None else (noise, noise_at)
-    noises = draw_noises(noise_seed, recipe, pool, turn, speech, samples)
+    first_noise = None if noise is None else (noise, noise_at)
+    noises = draw_noises(noise_seed, recipe, pool, first_noise, speech, samples)
     return MixPlan(
         plan_row=plan_row,
         example_id=f"{recipe.name}-{split}-{plan_row:07d}",
@@ -171,7 +171,7 @@ def _more_speech(
     if recipe.speech_fill == "pad" or speech.speaker is None:
         return ()
     clips = pool.by_speaker[speech.speaker]
-    return filled(np.random.default_rng(seed), first, clips, samples, recipe.sample_rate_hz)[1:]
+    return fill(np.random.default_rng(seed), first, clips, samples, recipe.sample_rate_hz)[1:]
 
 
 def _snr(recipe: Recipe, share: float) -> float:
@@ -180,10 +180,10 @@ def _snr(recipe: Recipe, share: float) -> float:
     elif recipe.min_snr_db is not None and recipe.max_snr_db is not None:
         snr_db = _between(recipe.min_snr_db, recipe.max_snr_db, share)
     else:
-        raise ValueError("check_recipe lets no recipe through without an SNR")
+        raise ValueError("the recipe has no SNR; check_recipe refuses it")
     if recipe.snr_step_db is None:
         return snr_db
-    # The second rounding makes 3.3 of 33 × 0.1.
+    # The second rounding turns 33 × 0.1 into 3.3.
     return round(round(snr_db / recipe.snr_step_db) * recipe.snr_step_db, 9)
 
 

@@ -1,4 +1,4 @@
-"""Mixing recipes: every choice that turns clean speech and noise into pairs, as one configuration."""
+"""Mixing recipes: the configuration of how speech and noise become pairs of noisy and clean speech."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _NAME = re.compile(r"[a-z0-9_-]{1,40}")
 
 @config
 class NoiseChoice:
-    """Which noises an example gets.
+    """The noises of an example.
 
     Attributes:
-        min_count, max_count: how many at once.
-        min_gain_db, max_gain_db: where there are several, each one's level is uniform between them;
-            only the differences matter, since the SNR sets the sum.
+        min_count, max_count: number of simultaneous noises.
+        min_gain_db, max_gain_db: the level of each of several noises is uniform between them; only the
+            differences matter, since the SNR sets the level of the sum.
         kinds: kind -> weight. `recording` is a noise recording of the split; `babble` is several talkers
-            of the split's own speech, none of them the target's speaker; `speech_shaped` is steady
-            Gaussian noise with the long-term spectrum of the target's speech.
-        min_talkers, max_talkers: how many talk in a babble.
+            from the split's speech without the target's speaker; `speech_shaped` is steady Gaussian noise
+            with the long-term spectrum of the target's speech.
+        min_talkers, max_talkers: number of talkers in babble.
         fill: recordings shorter than the example are `loop`ed, or `concatenate`d with others.
-        room_share: probability that a recording or babble is heard through a room of its own.
+        room_share: probability that a recording or babble is reverberated, in its own room.
     """
 
     min_count: Annotated[int, Field(ge=1)] = 1
@@ -60,39 +60,39 @@ class NoiseChoice:
 
 @config
 class Recipe:
-    """How speech and noise become pairs of noisy and clean.
+    """How speech and noise are mixed.
 
     Attributes:
         name: lower case; the first part of every example's id.
-        description: for people.
-        sample_rate_hz: of the pairs; sources at other rates are resampled.
-        mix_rate_hz: everything up to the peak rule happens at this rate; None mixes at `sample_rate_hz`.
-        seconds: length of an example: longer speech gives a random stretch, shorter speech is filled up
-            as `speech_fill` says. None takes each speech clip whole.
-        speech_fill: `pad` with zeros at the end, or `concatenate` with others of the same speaker.
+        description: free text.
+        sample_rate_hz: sample rate of the pairs; sources at other rates are resampled.
+        mix_rate_hz: sample rate of all steps up to the peak rule; None: `sample_rate_hz`.
+        seconds: length of an example: a random stretch of longer speech; shorter speech is filled as
+            `speech_fill` says. None: the length of each speech clip.
+        speech_fill: `pad` with zeros at the end, or `concatenate` with other clips of the same speaker.
         min_speech_seconds: shorter speech clips are left out.
-        speech_transforms: applied to the speech first of all; the target has them too.
-        room_share: probability that the speech is heard through a room (the card's `rooms`).
-        target: what `clean` is where there is a room: `dry` speech, with the direct sound and what comes
-            within `early_ms` after it (`early`), or with all of the room (`reverberant`).
+        speech_transforms: applied to the speech before all else; they change the target too.
+        room_share: probability that the speech is reverberated (by one of the card's `rooms`).
+        target: the clean signal of reverberated speech: the `dry` speech, the direct sound with the
+            reflections up to `early_ms` after it (`early`), or all of it (`reverberant`).
         early_ms: see `target`.
-        noise: which noises, see `NoiseChoice`.
-        min_snr_db, max_snr_db: the SNR is uniform between them, over the whole example, before
-            `mixture_transforms`; of the speech as it is heard in the mixture, room included.
-        snr_grid_db: instead of the two, the SNRs to choose from, each equally likely.
+        noise: the noises, see `NoiseChoice`.
+        min_snr_db, max_snr_db: the SNR is uniform between them; it is measured over the example, before
+            `mixture_transforms`, with the speech as in the mixture (reverberated).
+        snr_grid_db: alternative to the two: a list of SNRs, each equally likely.
         snr_step_db: the drawn SNR is rounded to a multiple of it.
-        snr_measure: the levels that the SNR is between: `rms`, `active` (speech by ITU-T P.56, noise by
-            RMS) or `loudness` (both by ITU-R BS.1770).
+        snr_measure: the levels that define the SNR: `rms`, `active` (speech by ITU-T P.56, noise by RMS) or
+            `loudness` (both by ITU-R BS.1770).
         min_level_dbfs, max_level_dbfs: the RMS level of the mixture is uniform between them, before
-            `mixture_transforms`; both None leaves the speech at the level of its recording.
-        peak: where the mixture peaks above `max_peak`, `scale` leaves all to the last step;
-            `raise_snr` first raises the SNR by 1 dB at a time. In the last step, after
-            `mixture_transforms`, noisy and clean are scaled down by one gain if either peaks above.
-        max_peak: 1 is full scale.
-        noise_transforms: applied to the sum of the noises before its level is set.
-        mixture_transforms: applied to the mixture alone, so they are degradations to be undone.
-        examples: how many per split; more keep the first ones.
-        seed: of every draw.
+            `mixture_transforms`; both None leaves the speech at its recorded level.
+        peak: the rule for mixtures that peak above `max_peak`. The last step, after `mixture_transforms`,
+            always scales noisy and clean down by the same gain if either peaks above; `scale` does only
+            this, `raise_snr` first raises the SNR by 1 dB at a time.
+        max_peak: the peak limit; 1 is full scale.
+        noise_transforms: applied to the sum of the noises before it is scaled to the SNR.
+        mixture_transforms: applied only to the mixture, as degradations that the network should undo.
+        examples: number per split; increasing it keeps the first ones.
+        seed: seed of all draws.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Recipe:
 
 
 def read_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
-    """Read a recipe and lay `key=value` settings over it.
+    """Read a recipe and apply `key=value` settings.
 
     Raises:
         InputError: see `rwsa.config.read_config` and `check_recipe`.
@@ -134,7 +134,7 @@ def read_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
 
 
 def check_recipe(recipe: Recipe, *, where: str) -> None:
-    """Make sure that a recipe's values agree, and try its transforms.
+    """Check that the values of a recipe do not contradict each other, and try its transforms.
 
     Raises:
         InputError: naming `where` and the key.
@@ -160,20 +160,20 @@ def _check_values(recipe: Recipe) -> None:
     _check_order("level_dbfs", low, high)
     if recipe.peak == "raise_snr" and low is not None:
         raise InputError(
-            "peak raise_snr keeps the speech at its level; give no min_level_dbfs, or peak: scale"
+            "peak raise_snr keeps the level of the speech; remove min_level_dbfs, or set peak: scale"
         )
     if recipe.speech_fill == "concatenate" and recipe.seconds is None:
-        raise InputError("speech_fill concatenate has nothing to fill without seconds; give it, or pad")
+        raise InputError("speech_fill concatenate needs seconds; set it, or speech_fill: pad")
     if recipe.target != "dry" and recipe.room_share == 0:
         raise InputError(
-            f"target {recipe.target} means nothing without a room; set room_share, or target: dry"
+            f"target {recipe.target} has no effect without a room; set room_share, or target: dry"
         )
     noise = recipe.noise
     _check_order("count", noise.min_count, noise.max_count, prefix="noise.")
     _check_order("gain_db", noise.min_gain_db, noise.max_gain_db, prefix="noise.")
     _check_order("talkers", noise.min_talkers, noise.max_talkers, prefix="noise.")
     if not any(noise.kinds.values()):
-        raise InputError("noise.kinds gives no kind a weight above 0; give recording: 1")
+        raise InputError("noise.kinds has no weight above 0; set recording: 1")
 
 
 def _check_snr(recipe: Recipe) -> None:
@@ -184,7 +184,7 @@ def _check_snr(recipe: Recipe) -> None:
         if not grid:
             raise InputError("snr_grid_db is empty; list at least one SNR")
     elif low is None or high is None:
-        raise InputError("says no SNR; give min_snr_db and max_snr_db, or snr_grid_db")
+        raise InputError("has no SNR; set min_snr_db and max_snr_db, or snr_grid_db")
     _check_order("snr_db", low, high)
 
 
@@ -194,5 +194,5 @@ def _check_order(name: str, low: float | None, high: float | None, *, prefix: st
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Twelve digits that tell how examples are made, not how many: more examples keep it."""
+    """Twelve hexadecimal digits that identify a recipe, without its description and number of examples."""
     return config_hash(dataclasses.replace(recipe, examples={}, description=""))

@@ -1,7 +1,7 @@
-"""Rooms: speech or noise heard through a room impulse response (RIR), aligned with the direct sound.
+"""Reverberation by a room impulse response (RIR), aligned with the direct sound.
 
-The direct sound is the RIR's largest sample, in magnitude. The RIR is scaled so that it is 1: the direct
-sound keeps the level, polarity and time of the dry signal, and all that is reverberation comes on top.
+The direct sound is the RIR's sample of largest magnitude. The RIR is scaled so that this sample is 1: the
+direct sound keeps the level, polarity and time of the dry signal, and the reflections are added to it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from rwsa.errors import InputError
 def reverberate(
     dry: np.ndarray, rir: np.ndarray, sample_rate_hz: int, *, early_ms: float | None = None
 ) -> np.ndarray:
-    """`dry` in a room: float32 `[samples]`, as long as `dry` (what rings on after its end is cut off).
+    """Convolve `dry` with a RIR; float32 `[samples]`, as long as `dry` (the tail after its end is cut off).
 
     Args:
         dry: float32 `[samples]`.
         rir: `[taps]`, at the same rate.
         sample_rate_hz: of both.
-        early_ms: leave out reflections that come later than this after the direct sound (50 ms is the
-            usual limit, as in ISO 3382-1's D50); None takes all.
+        early_ms: drop reflections later than this after the direct sound (50 ms is the usual limit, as in
+            ISO 3382-1's D50); None keeps all.
 
     Raises:
         InputError: the RIR is silent.
     """
-    from scipy.signal import oaconvolve  # late: importing it takes a while, and dry recipes need none of it
+    from scipy.signal import oaconvolve  # late: importing it takes a while, and dry recipes do not need it
 
     direct = int(np.argmax(np.abs(rir)))
     if rir[direct] == 0:

@@ -1,4 +1,4 @@
-"""audiomentations transforms as recipe entries, with their global randomness fenced in."""
+"""audiomentations transforms as recipe entries, seeded without changing the global generators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rwsa.config import config
 from rwsa.errors import InputError
 from rwsa.global_random import seeded_globals
 
-# A causal filter delays by its phase, well below this; anything above moves the sound.
+# Causal filters delay by much less than this; a larger delay misaligns mixture and target.
 _MAX_DELAY_SECONDS = 0.002
 _PROBE_SECONDS = 1.0
 _PROBE_DRAWS = 4
@@ -25,9 +25,9 @@ class Transform:
     """One audiomentations transform, or `Codec` (`rwsa.mixing.codecs`).
 
     Attributes:
-        name: its class, such as `ClippingDistortion`.
-        p: probability that it is applied to an example.
-        parameters: its other arguments, by audiomentations' own names.
+        name: the class, such as `ClippingDistortion`.
+        p: probability of being applied to an example.
+        parameters: the other arguments of the class.
     """
 
     name: str
@@ -38,17 +38,17 @@ class Transform:
 def apply_transforms(
     transforms: Sequence[Transform], wav: np.ndarray, sample_rate_hz: int, seed: int
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Draw each transform's parameters and apply it, in order; a function of its arguments alone.
+    """Draw each transform's parameters and apply it, in order; the result depends only on the arguments.
 
     Args:
-        transforms: what to apply.
+        transforms: the transforms.
         wav: float32 `[samples]`.
-        sample_rate_hz: of `wav`.
-        seed: for all draws.
+        sample_rate_hz: sample rate of `wav`.
+        seed: seed of all draws.
 
     Returns:
         wav: float32 `[samples]`, equally long.
-        drawn: for each applied transform its name and the parameters that audiomentations drew.
+        drawn: name and drawn parameters of each applied transform.
 
     Raises:
         InputError: a transform is unknown, fails, changes the length, or gives NaN or infinity.
@@ -56,7 +56,7 @@ def apply_transforms(
     if not transforms:
         return wav, []
     drawn = []
-    # Some transforms draw again while being applied, so the fence stays up around both.
+    # Some transforms draw again while being applied, so both steps are seeded.
     with seeded_globals(seed):
         for transform in transforms:
             made = _make(transform)
@@ -78,17 +78,17 @@ def apply_transforms(
 
 
 def check_transform(transform: Transform, sample_rate_hz: int, *, aligned: bool) -> None:
-    """Try a transform on a second of noise, several times.
+    """Apply a transform to one second of noise several times, to check it.
 
     Args:
-        transform: what to try.
-        sample_rate_hz: the rate that it will be used at.
-        aligned: whether its output must stay aligned with its input to 2 ms, as a mixture must with
-            its clean target.
+        transform: the transform.
+        sample_rate_hz: the sample rate at which it will be used.
+        aligned: require that input and output are aligned to 2 ms, as a mixture and its clean target must
+            be.
 
     Raises:
-        InputError: it is unknown, cannot be made with these parameters, changes the length, or moves
-            the sound although `aligned`.
+        InputError: it is unknown, cannot be made with these parameters, changes the length, or delays the
+            signal although `aligned`.
     """
     probe = np.random.default_rng(0).normal(scale=0.1, size=round(_PROBE_SECONDS * sample_rate_hz))
     probe = probe.astype(np.float32)
@@ -98,13 +98,13 @@ def check_transform(transform: Transform, sample_rate_hz: int, *, aligned: bool)
         delay = abs(_delay_samples(probe, changed)) / sample_rate_hz
         if aligned and delay > _MAX_DELAY_SECONDS:
             raise InputError(
-                f"transform {transform.name}: moves the mixture by {delay:.3f} s against its clean target;"
+                f"transform {transform.name}: delays the mixture by {delay:.3f} s against its clean target;"
                 " use it on the noise, or leave it out"
             )
 
 
 def _delay_samples(before: np.ndarray, after: np.ndarray) -> int:
-    """Lag of the largest cross-correlation, in magnitude (a flipped polarity is no delay)."""
+    """The lag of the largest cross-correlation in magnitude (polarity does not matter)."""
     size = 2 * before.size
     product = np.fft.rfft(after, size) * np.conj(np.fft.rfft(before, size))
     lag = int(np.argmax(np.abs(np.fft.irfft(product, size))))
@@ -112,7 +112,7 @@ def _delay_samples(before: np.ndarray, after: np.ndarray) -> int:
 
 
 def _make(transform: Transform) -> Any:
-    # Imported late: it takes a second and most recipes need none of it.
+    # Imported late: it takes a second, and most recipes do not need it.
     import audiomentations
     from audiomentations.core.transforms_interface import BaseWaveformTransform
 
@@ -140,7 +140,7 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Drawn parameters as JSON values; long arrays (drawn noise) are left out, the seed gives them."""
+    """Drawn parameters as JSON values, without arrays (drawn noise), which the seed reproduces."""
     plain = {}
     for name, value in parameters.items():
         value = value.item() if isinstance(value, np.generic) else value

@@ -188,12 +188,12 @@ NAMELESS: list[Clip] = [dataclasses.replace(one, speaker=None) for one in corpus
         (
             Manifest(card="toy", clips=tuple(NAMELESS)),
             noise(kinds={"babble": 1}),
-            r"speech by unnamed speakers \(/nowhere/speech-",
+            r"speech without a speaker label \(/nowhere/speech-",
         ),
         (
             Manifest(card="toy", clips=tuple(NAMELESS)),
             {"speech_fill": "concatenate"},
-            "speech_fill concatenate must tell them apart",
+            "which speech_fill concatenate needs",
         ),
     ],
 )
@@ -207,16 +207,16 @@ def test_what_a_split_lacks_is_named(found: Manifest, values: dict, says: str) -
     [
         ({"snr_grid_db": (0.0,)}, "snr_grid_db and min_snr_db/max_snr_db contradict"),
         ({**GRID, "snr_grid_db": ()}, "snr_grid_db is empty"),
-        ({"min_snr_db": None}, "says no SNR; give min_snr_db and max_snr_db"),
-        ({"target": "early"}, "target early means nothing without a room"),
+        ({"min_snr_db": None}, "has no SNR; set min_snr_db and max_snr_db"),
+        ({"target": "early"}, "target early has no effect without a room"),
         (
             {"peak": "raise_snr", "min_level_dbfs": -30.0, "max_level_dbfs": -20.0},
-            "raise_snr keeps the speech at its level",
+            "raise_snr keeps the level of the speech",
         ),
-        ({"seconds": None, "speech_fill": "concatenate"}, "has nothing to fill without seconds"),
+        ({"seconds": None, "speech_fill": "concatenate"}, "concatenate needs seconds"),
         (noise(min_count=2, max_count=1), r"noise\.max_count 1 is below min_count 2"),
         (noise(min_talkers=9), r"noise\.max_talkers 8 is below"),
-        (noise(kinds={"recording": 0}), r"noise\.kinds gives no kind a weight"),
+        (noise(kinds={"recording": 0}), r"noise\.kinds has no weight above 0"),
     ],
 )
 def test_choices_that_contradict_are_refused(values: dict, says: str) -> None:

@@ -90,7 +90,7 @@ def test_silence_has_no_level(measure: str) -> None:
 
 
 def test_loudness_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"0\.30 s are too short for loudness"):
+    with pytest.raises(InputError, match=r"0\.30 s is too short to measure loudness"):
         loudness_lufs(bursts(0.3), RATE_HZ)
     monkeypatch.setitem(sys.modules, "pyloudnorm", None)
     with pytest.raises(InputError, match=r"install the extra 'app'"):

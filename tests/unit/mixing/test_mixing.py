@@ -226,7 +226,7 @@ def test_one_channel_is_taken_when_named(tmp_path: Path) -> None:
     noise = written(tmp_path, "noise", wave(2, 2))
     speech = written(tmp_path, "speech", both, channel=1)
     np.testing.assert_array_equal(load_sources(planned(speech, noise)).speech, both[1])
-    for channel, says in ((None, "has 2 channels; name the one to use"), (2, "asks for number 2")):
+    for channel, says in ((None, "has 2 channels; set 'channel'"), (2, "channel is 2")):
         with pytest.raises(InputError, match=says):
             load_sources(planned(dataclasses.replace(speech, channel=channel), noise))
 
@@ -257,7 +257,7 @@ def test_damaged_and_changed_files_are_named(tmp_path: Path) -> None:
     longer = dataclasses.replace(speech, samples=9 * RATE_HZ)
     with pytest.raises(InputError, match=r"speech\.wav: "):
         load_sources(planned(longer, noise, seed=1))
-    with pytest.raises(InputError, match=r"is at 16000 Hz, was at 8000 Hz when planned"):
+    with pytest.raises(InputError, match=r"is at 16000 Hz, but was at 8000 Hz when planned"):
         load_sources(planned(dataclasses.replace(speech, sample_rate_hz=8000), noise))
     Path(noise.path).unlink()
     with pytest.raises(InputError, match=r"noise\.wav: no such file"):
@@ -324,9 +324,9 @@ def test_transforms_apply_with_their_probability(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"mixture_transforms": (Transform(name="Shift"),)}, "Shift: moves the mixture by"),
-        ({"mixture_transforms": (Transform(name="Reverse"),)}, "Reverse: moves the mixture by"),
-        ({"mixture_transforms": (STRETCH,)}, "TimeStretch: moves the mixture by"),
+        ({"mixture_transforms": (Transform(name="Shift"),)}, "Shift: delays the mixture by"),
+        ({"mixture_transforms": (Transform(name="Reverse"),)}, "Reverse: delays the mixture by"),
+        ({"mixture_transforms": (STRETCH,)}, "TimeStretch: delays the mixture by"),
         ({"noise_transforms": (Transform(name="Resample"),)}, "Resample: turns 16000 samples into"),
         (
             {"noise_transforms": (Transform(name="Reverb"),)},

@@ -251,7 +251,7 @@ def test_of_recordings_in_a_row_some_may_be_silent(tmp_path: Path, corpus: Manif
         if works:
             assert rms(render_example(plan).noisy) > 0
         else:
-            with pytest.raises(InputError, match=r"noise-silent\.wav: silent .* as are the 3 after it"):
+            with pytest.raises(InputError, match=r"noise-silent\.wav: silent .* as are the next 3 parts"):
                 render_example(plan)
 
 
