@@ -57,7 +57,7 @@ def test_sigterm_saves_and_the_same_command_resumes(
         child.send_signal(signal.SIGTERM)
         _, errors = child.communicate(timeout=200)
     assert child.returncode == 128 + signal.SIGTERM
-    assert "the same command goes on from there" in errors
+    assert "the same command resumes" in errors
     (saved,) = tmp_path.rglob("state.json")
     reached = read_json(saved)["step"]
     assert main(["base", "--workers", "0", "--set", *settings, f"max_steps={reached + 1}"]) == 0
@@ -124,7 +124,7 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(
     assert status == 0
     assert "8 examples in 1 shard, from" in said
     assert "2 segments of 0.11 s over 2 workers, 1 each" in said
-    assert "100 steps, 4.0 an epoch, 25.0 epochs" in said
+    assert "100 steps, 4.0 per epoch, 25.0 epochs" in said
     assert "no discriminator" in said
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""`rwsa enhance` and `rwsa score`: what comes out where, with which status."""
+"""`rwsa enhance`, `score` and `info`: output and exit status."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def piped(data: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, input=data, capture_output=True, check=False)
 
 
-def test_status_tells_whether_files_were_skipped(
+def test_the_exit_status_shows_whether_files_were_skipped(
     tmp_path: Path, weights: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_audio(tmp_path / "in/good.wav", noise(3000), RATE_HZ)
@@ -54,7 +54,7 @@ def test_status_tells_whether_files_were_skipped(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["a.wav"], "--out: give a folder to write to"),
         (["a.wav", "--out", "-"], "--out: give a folder to write to"),
@@ -64,13 +64,13 @@ def test_status_tells_whether_files_were_skipped(
         (["none.wav", "--out", "folder", "--device", "abacus"], "--device abacus: cannot be used ("),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+def test_contradictory_arguments_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["enhance", *arguments, "--untrained", "nano"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"error: {says}")
+    assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
 
 
@@ -91,13 +91,15 @@ def test_random_weights_are_used_only_on_explicit_request(
     assert "not allowed with argument" in capsys.readouterr().err
 
 
-def test_a_terminal_is_no_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_stdin_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     assert main(["enhance", "-", "--untrained", "nano"]) == 2
     assert capsys.readouterr().err == "error: stdin is a terminal; pipe in audio\n"
 
 
-def test_a_pipe_gives_what_a_file_gives_and_nothing_else(tmp_path: Path, weights: str) -> None:
+def test_a_pipe_gives_the_audio_of_a_file_and_nothing_else(tmp_path: Path, weights: str) -> None:
     write_audio(tmp_path / "a.wav", noise(20_000), 44_100)
     main(["enhance", str(tmp_path / "a.wav"), "--out", str(tmp_path / "out"), "--weights", weights])
     done = piped((tmp_path / "a.wav").read_bytes(), "-", "--weights", weights)
@@ -118,7 +120,7 @@ def scored(root: Path, *options: str) -> int:
     return main(["score", "--clean", str(root / "clean"), "--enhanced", str(root / "enhanced"), *options])
 
 
-def test_scoring_takes_the_metrics_asked_for_and_says_by_its_status_whether_all_were_found(
+def test_score_uses_the_requested_metrics_and_its_status_shows_failures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_audio(tmp_path / "clean/a.wav", noise(RATE_HZ), RATE_HZ)
@@ -134,7 +136,7 @@ def test_scoring_takes_the_metrics_asked_for_and_says_by_its_status_whether_all_
     assert "unknown metric 'dnsmos'; did you mean 'dnsmos_" in capsys.readouterr().err
 
 
-def test_scores_are_shown_even_where_their_file_cannot_be_written(
+def test_scores_are_printed_even_if_their_file_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_audio(tmp_path / "clean/a.wav", noise(RATE_HZ), RATE_HZ)

@@ -1,12 +1,18 @@
+"""Scores of folders: pairing, failures, resampling, strictness, processes."""
+
+from __future__ import annotations
+
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from rwsa.errors import InputError
-from rwsa.folder_scores import FOLDER_METRICS, ClipFailure, format_table, score_folders
+from rwsa.folder_scores import FOLDER_METRICS, ClipFailure, FolderScores, format_table, score_folders
 from rwsa.metrics import Failure, score
 
 QUICK = ("ssnr", "si_sdr")
@@ -16,28 +22,29 @@ NOISY = CLEAN + np.round(1000 * RNG.standard_normal(16_000)) / 32768
 
 
 @pytest.fixture
-def folders(tmp_path):
-    """Two folders that hold one good pair, under a subfolder and with two extensions."""
+def folders(tmp_path: Path) -> Path:
+    """Two folders with one good pair, in a subfolder and with different extensions."""
     put(tmp_path, "clean/room/good.wav", CLEAN)
     put(tmp_path, "enhanced/room/good.flac", NOISY)
     return tmp_path
 
 
-def put(root, name, wav, rate_hz=16_000, subtype=None):
+def put(root: Path, name: str, wav: np.ndarray, rate_hz: int = 16_000, subtype: str | None = None) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, wav, rate_hz, subtype=subtype)
 
 
-def scored(root, **options):
-    return score_folders(root / "clean", root / "enhanced", **({"metrics": QUICK, "workers": 1} | options))
+def scored(root: Path, **options: Any) -> FolderScores:
+    defaults: dict[str, Any] = {"metrics": QUICK, "workers": 1}
+    return score_folders(root / "clean", root / "enhanced", **(defaults | options))
 
 
-def test_clips_are_paired_by_path_without_extension_and_named_as_in_clean(folders):
+def test_clips_are_paired_by_path_without_extension_and_named_as_in_clean(folders: Path) -> None:
     assert scored(folders).clips == {"room/good.wav": score(CLEAN, NOISY, QUICK)}
 
 
-def test_the_json_holds_all_seven_metrics_with_means_and_counts(folders):
+def test_the_json_holds_all_seven_metrics_with_means_and_counts(folders: Path) -> None:
     put(folders, "clean/silent.wav", 0 * CLEAN)
     put(folders, "enhanced/silent.wav", NOISY)
     found = scored(folders, metrics=FOLDER_METRICS).as_json()
@@ -50,8 +57,8 @@ def test_the_json_holds_all_seven_metrics_with_means_and_counts(folders):
     assert found["failures"] == [{"file": "silent.wav", "metric": None, "reason": "clean is silent"}]
 
 
-def spoil(root):
-    """Beside the good pair, one clip of every fault; what each should be reported with."""
+def write_bad_clips(root: Path) -> dict[str, str]:
+    """Add one clip of every fault; returns the expected reasons."""
     for name in ("long", "stereo", "damaged", "nan", "twice"):
         put(root, f"clean/{name}.wav", CLEAN)
     put(root, "enhanced/long.wav", np.r_[NOISY, 0.1])
@@ -76,8 +83,8 @@ def spoil(root):
     }
 
 
-def test_every_fault_is_reported_with_its_reason_and_does_not_end_the_job(folders):
-    expected = spoil(folders)
+def test_every_fault_is_a_failure_with_its_reason(folders: Path) -> None:
+    expected = write_bad_clips(folders)
     found = scored(folders)
     reasons = {failure.file: failure.reason for failure in found.failures}
     assert reasons.keys() == expected.keys()
@@ -87,7 +94,7 @@ def test_every_fault_is_reported_with_its_reason_and_does_not_end_the_job(folder
     assert {(summary.count, summary.failures) for summary in found.summaries.values()} == {(1, 7)}
 
 
-def test_a_single_failed_metric_leaves_the_others_of_the_clip(folders):
+def test_one_failed_metric_does_not_affect_the_others(folders: Path) -> None:
     put(folders, "clean/same.wav", CLEAN)
     put(folders, "enhanced/same.wav", CLEAN)
     found = scored(folders)
@@ -97,7 +104,7 @@ def test_a_single_failed_metric_leaves_the_others_of_the_clip(folders):
     assert (found.summaries["ssnr"].count, found.summaries["si_sdr"].count) == (2, 1)
 
 
-def test_clips_shorter_than_a_window_fail_in_the_metrics_that_have_one(folders):
+def test_clips_shorter_than_a_window_fail_in_windowed_metrics(folders: Path) -> None:
     put(folders, "clean/short.wav", CLEAN[:500])
     put(folders, "enhanced/short.wav", NOISY[:500])
     found = scored(folders, metrics=FOLDER_METRICS)
@@ -110,7 +117,7 @@ def test_clips_shorter_than_a_window_fail_in_the_metrics_that_have_one(folders):
 
 
 @pytest.mark.parametrize(
-    ("file", "wav", "words"),
+    ("file", "wav", "message"),
     [
         ("clean/missing.wav", CLEAN, "missing.wav: not in"),
         ("enhanced/extra.wav", NOISY, "extra.wav: not in"),
@@ -118,17 +125,17 @@ def test_clips_shorter_than_a_window_fail_in_the_metrics_that_have_one(folders):
         ("clean/room/good.wav", 0 * CLEAN, "good.wav: clean is silent"),
     ],
 )
-def test_strict_ends_at_the_first_failure(folders, file, wav, words):
+def test_strict_stops_at_the_first_failure(folders: Path, file: str, wav: np.ndarray, message: str) -> None:
     put(folders, file, wav)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         scored(folders, strict=True)
 
 
-def test_strict_passes_what_is_right(folders):
+def test_strict_accepts_valid_folders(folders: Path) -> None:
     assert scored(folders, strict=True) == scored(folders)
 
 
-def test_other_rates_are_resampled_and_said(tmp_path):
+def test_other_rates_are_resampled_and_listed(tmp_path: Path) -> None:
     seconds = np.arange(48_000) / 48_000
     tones = 0.3 * np.sin(2 * np.pi * 440 * seconds), 0.1 * np.sin(2 * np.pi * 1000 * seconds)
     put(tmp_path, "clean/tone.wav", tones[0][::3])
@@ -139,7 +146,7 @@ def test_other_rates_are_resampled_and_said(tmp_path):
     assert "resampled to 16 kHz before scoring (1):\n  tone.wav" in format_table(found)
 
 
-def test_clipped_clips_are_scored_and_named(folders):
+def test_clipped_clips_are_scored_and_listed(folders: Path) -> None:
     put(folders, "clean/flat.wav", CLEAN)
     put(folders, "enhanced/flat.wav", np.where(np.arange(16_000) % 100 < 5, 1, NOISY))
     put(folders, "clean/peak.wav", CLEAN)
@@ -147,19 +154,19 @@ def test_clipped_clips_are_scored_and_named(folders):
     found = scored(folders)
     assert isinstance(found.clips["flat.wav"]["si_sdr"], float)
     assert found.clipped == ("flat.wav",)
-    assert "clipped, in one folder or both, and scored as they are (1):\n  flat.wav" in format_table(found)
+    assert "clipped in either folder, scored anyway (1):\n  flat.wav" in format_table(found)
 
 
-def test_ratings_that_silence_floors_are_named(folders):
+def test_ratings_floored_by_silence_are_listed(folders: Path) -> None:
     put(folders, "clean/room/good.wav", np.where(np.arange(16_000) < 12_000, CLEAN, 0))
     found = scored(folders, metrics=("csig", "covl"))
     assert found.clips["room/good.wav"] == {"csig": 1.0, "covl": 1.0}
     assert found.floored == ("room/good.wav",)
-    assert "1 for digital silence alone" in format_table(found)
+    assert "1 due to digital silence" in format_table(found)
 
 
-def test_two_processes_find_what_one_finds(folders, monkeypatch):
-    spoil(folders)
+def test_two_processes_give_the_scores_of_one(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bad_clips(folders)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     assert scored(folders, workers=2) == scored(folders)
@@ -167,7 +174,7 @@ def test_two_processes_find_what_one_finds(folders, monkeypatch):
     assert "MKL_NUM_THREADS" not in os.environ
 
 
-def test_strict_ends_a_pool_of_processes_too(folders):
+def test_strict_stops_a_pool_of_processes(folders: Path) -> None:
     for number in range(4):
         put(folders, f"clean/{number}.wav", CLEAN)
         put(folders, f"enhanced/{number}.wav", CLEAN)
@@ -175,23 +182,23 @@ def test_strict_ends_a_pool_of_processes_too(folders):
         scored(folders, workers=2, strict=True)
 
 
-def test_folders_without_a_common_name_are_refused(tmp_path):
+def test_folders_without_a_common_name_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "clean/a.wav", CLEAN)
     put(tmp_path, "enhanced/a_enhanced.wav", NOISY)
-    with pytest.raises(InputError, match=r"no file is named as one in .* a_enhanced and a"):
+    with pytest.raises(InputError, match=r"shares no file name with .* a_enhanced and a"):
         scored(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [({"workers": 0}, "--workers is 0"), ({"metrics": ("pesk",)}, "did you mean 'pesq'")],
 )
-def test_wrong_options_raise(folders, options, words):
-    with pytest.raises(InputError, match=words):
+def test_invalid_options_are_refused(folders: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         scored(folders, **options)
 
 
-def test_the_table_shows_means_counts_and_the_first_failures(folders):
+def test_the_table_shows_means_counts_and_the_first_failures(folders: Path) -> None:
     for number in range(30):
         put(folders, f"clean/{number:02}.wav", CLEAN)
     table = format_table(scored(folders))
@@ -203,13 +210,13 @@ def test_the_table_shows_means_counts_and_the_first_failures(folders):
     assert table.endswith("… and 10 more")
 
 
-def test_the_table_says_where_there_is_no_mean(tmp_path):
+def test_the_table_marks_a_missing_mean(tmp_path: Path) -> None:
     put(tmp_path, "clean/a.wav", 0 * CLEAN)
     put(tmp_path, "enhanced/a.wav", NOISY)
     rows = [line.split() for line in format_table(scored(tmp_path)).splitlines()]
     assert ["ssnr", "–", "dB", "0", "1"] in rows
 
 
-def test_a_failure_reads_as_one_line():
+def test_a_failure_is_one_line() -> None:
     assert str(ClipFailure(file="a.wav", metric=None, reason="r")) == "a.wav: r"
     assert str(ClipFailure(file="a.wav", metric="pesq", reason="r")) == "a.wav: pesq: r"

@@ -1,4 +1,4 @@
-"""Files become what arrays become, keep name, format and length, and a bad one harms no other."""
+"""Enhancement of files, folders and streams: equal to arrays; formats, lengths and errors."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ CONFIG = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=
 LENGTH = CONFIG.segment_samples
 
 
-class Same(nn.Module):
-    """A model that changes nothing, counts its batches and is interrupted in the one told."""
+class Identity(nn.Module):
+    """An identity model that counts its batches and can be interrupted in one."""
 
     def __init__(self, interrupted_in: int | None = None) -> None:
         super().__init__()
         self.config, self.batches, self.interrupted_in = CONFIG, 0, interrupted_in
-        self.anywhere = nn.Parameter(torch.zeros(()))
+        self.parameter = nn.Parameter(torch.zeros(()))
 
     def forward(self, mag_BFT: Tensor, pha_BFT: Tensor) -> tuple[Tensor, Tensor]:
         self.batches += 1
@@ -49,19 +49,17 @@ def files_below(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("rate_hz", "channels"), [(16_000, 1), (48_000, 2), (44_100, 1), (8000, 3)])
-def test_a_file_becomes_bit_for_bit_what_an_array_becomes(
-    tmp_path: Path, rate_hz: int, channels: int
-) -> None:
+def test_a_file_is_enhanced_bit_identically_to_an_array(tmp_path: Path, rate_hz: int, channels: int) -> None:
     model, wav = build_model(CONFIG, seed=1).eval(), noise(channels, rate_hz)
     write_audio(tmp_path / "a.wav", wav, rate_hz, subtype="FLOAT")
     assert enhance_files([tmp_path / "a.wav"], tmp_path / "out", model) == []
-    found, found_rate_hz = read_audio(tmp_path / "out/a.wav")
-    assert found_rate_hz == rate_hz
-    np.testing.assert_array_equal(found, enhance(wav, rate_hz, model))
+    enhanced, enhanced_rate_hz = read_audio(tmp_path / "out/a.wav")
+    assert enhanced_rate_hz == rate_hz
+    np.testing.assert_array_equal(enhanced, enhance(wav, rate_hz, model))
 
 
 @pytest.mark.parametrize(
-    ("name", "format", "subtype", "becomes"),
+    ("name", "format", "subtype", "expected"),
     [
         ("a.wav", "WAV", "PCM_16", "PCM_16"),
         ("a.wav", "WAV", "PCM_24", "PCM_24"),
@@ -71,7 +69,7 @@ def test_a_file_becomes_bit_for_bit_what_an_array_becomes(
         ("a.wav", "WAV", "ULAW", "PCM_16"),
         ("a.wav", "WAV", "IMA_ADPCM", "PCM_16"),
         ("a.wav", "WAV", "GSM610", "PCM_16"),
-        ("a.wav", "FLAC", "PCM_16", "PCM_16"),  # a name that misleads
+        ("a.wav", "FLAC", "PCM_16", "PCM_16"),  # a misleading name
         ("a.flac", "FLAC", "PCM_24", "PCM_24"),
         ("a.aif", "AIFF", "PCM_16", "PCM_16"),
         ("a.ogg", "OGG", "VORBIS", "VORBIS"),
@@ -79,19 +77,19 @@ def test_a_file_becomes_bit_for_bit_what_an_array_becomes(
         ("a.mp3", "MP3", "MPEG_LAYER_III", "MPEG_LAYER_III"),
     ],
 )
-def test_outputs_have_their_inputs_format_and_length(
-    tmp_path: Path, name: str, format: str, subtype: str, becomes: str
+def test_outputs_have_format_and_length_of_their_inputs(
+    tmp_path: Path, name: str, format: str, subtype: str, expected: str
 ) -> None:
     wav = 0.1 * np.sin(np.arange(12_345) / 7).astype(np.float32)
     soundfile.write(tmp_path / name, wav, RATE_HZ, format=format, subtype=subtype)
-    assert enhance_files([tmp_path / name], tmp_path / "out", Same()) == []
+    assert enhance_files([tmp_path / name], tmp_path / "out", Identity()) == []
     before, after = read_info(tmp_path / name), read_info(tmp_path / "out" / name)
     assert (after.samples, after.channels, after.sample_rate_hz, after.format, after.subtype) == (
         before.samples,
         1,
         RATE_HZ,
         before.format,
-        becomes,
+        expected,
     )
     inputs, outputs = (read_audio(folder / name)[0][0] for folder in (tmp_path, tmp_path / "out"))
     assert np.corrcoef(inputs, outputs)[0, 1] > 0.99
@@ -102,12 +100,12 @@ def test_folders_keep_their_structure_and_files_their_names(tmp_path: Path) -> N
         write_audio(tmp_path / name, noise(3000), RATE_HZ)
     (tmp_path / "in/notes.txt").touch()
     out = tmp_path / "new/out"
-    assert enhance_files([tmp_path / "in", tmp_path / "alone.wav"], out, Same()) == []
+    assert enhance_files([tmp_path / "in", tmp_path / "alone.wav"], out, Identity()) == []
     assert files_below(out) == ["a.wav", "alone.wav", "deep/er/b.flac"]
 
 
-def spoil(folder: Path) -> dict[str, str]:
-    """Bad files beside two good ones, and what each is reported with."""
+def write_bad_files(folder: Path) -> dict[str, str]:
+    """Write bad files and two good ones; returns the expected errors."""
     folder.mkdir()
     for name in ("a good.wav", "z good.wav"):
         write_audio(folder / name, noise(2 * LENGTH), RATE_HZ)
@@ -129,24 +127,24 @@ def spoil(folder: Path) -> dict[str, str]:
     }
 
 
-def test_bad_files_are_told_in_order_and_passed_over(tmp_path: Path) -> None:
-    expected = spoil(tmp_path / "in")
-    failures = enhance_files([tmp_path / "in"], tmp_path / "out", Same())
+def test_bad_files_are_reported_in_order_and_skipped(tmp_path: Path) -> None:
+    expected = write_bad_files(tmp_path / "in")
+    failures = enhance_files([tmp_path / "in"], tmp_path / "out", Identity())
     assert len(failures) == len(expected)
-    for failure, (name, says) in zip(failures, expected.items(), strict=True):
-        assert failure.startswith(f"{tmp_path / 'in' / name}: {says}")
+    for failure, (name, message) in zip(failures, expected.items(), strict=True):
+        assert failure.startswith(f"{tmp_path / 'in' / name}: {message}")
         assert failure.endswith("; replace or remove the file")
     assert files_below(tmp_path / "out") == ["a good.wav", "z good.wav"]
 
 
-def test_strict_stops_at_the_first(tmp_path: Path) -> None:
-    spoil(tmp_path / "in")
+def test_strict_stops_at_the_first_bad_file(tmp_path: Path) -> None:
+    write_bad_files(tmp_path / "in")
     with pytest.raises(InputError, match=r"empty\.wav: not readable as audio"):
-        enhance_files([tmp_path / "in"], tmp_path / "out", Same(), strict=True)
+        enhance_files([tmp_path / "in"], tmp_path / "out", Identity(), strict=True)
     assert files_below(tmp_path / "out") == ["a good.wav"]
 
 
-def test_what_cannot_be_written_is_told_and_not_enhanced_to_its_end(
+def test_a_file_that_cannot_be_written_is_reported_and_abandoned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("long.wav", "short.wav"):
@@ -159,7 +157,7 @@ def test_what_cannot_be_written_is_told_and_not_enhanced_to_its_end(
         write(file, wav)
 
     monkeypatch.setattr(soundfile.SoundFile, "write", write_or_fail)
-    model = Same()
+    model = Identity()
     (failure,) = enhance_files([tmp_path / "in"], tmp_path / "out", model)
     assert failure.startswith(f"{tmp_path}/out/long.wav: cannot be written (")
     assert files_below(tmp_path / "out") == ["short.wav"]
@@ -167,36 +165,36 @@ def test_what_cannot_be_written_is_told_and_not_enhanced_to_its_end(
 
 
 @pytest.mark.parametrize("out", ["/proc/rwsa", "file"])
-def test_an_out_that_is_no_writable_folder_is_told_first(tmp_path: Path, out: str) -> None:
+def test_an_unwritable_output_folder_is_refused_first(tmp_path: Path, out: str) -> None:
     (tmp_path / "file").touch()
     write_audio(tmp_path / "a.wav", noise(10), RATE_HZ)
-    model = Same()
+    model = Identity()
     with pytest.raises(InputError, match=r"cannot be written to \(.+\); choose another --out$"):
         enhance_files([tmp_path / "a.wav"], tmp_path / out, model)
     assert model.batches == 0
 
 
-def test_no_input_is_overwritten_and_no_output_twice(tmp_path: Path) -> None:
+def test_inputs_are_not_overwritten_and_outputs_are_unique(tmp_path: Path) -> None:
     for name in ("one/a.wav", "two/a.wav", "three/b.wav"):
         write_audio(tmp_path / name, noise(10), RATE_HZ)
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
-    for inputs, out, says in (
+    for inputs, out, message in (
         ([one], one, "one/a.wav: is an input and would be overwritten"),
-        ([one, two / "a.wav"], three, "would both become .*three/a.wav; enhance them apart"),
+        ([one, two / "a.wav"], three, "would both be written to .*three/a.wav; enhance them separately"),
         ([one / "a.wav", three], one, "one/a.wav: is an input"),
         ([three, one / "b.wav"], one, "one/b.wav: no such file or folder"),
         ([two / "none"], one, "none: no such file or folder"),
     ):
-        with pytest.raises(InputError, match=says):
-            enhance_files(inputs, out, Same())
+        with pytest.raises(InputError, match=message):
+            enhance_files(inputs, out, Identity())
     assert files_below(tmp_path) == ["one/a.wav", "three/b.wav", "two/a.wav"]
 
 
-def test_an_interruption_leaves_whole_files_only(tmp_path: Path) -> None:
+def test_an_interruption_leaves_complete_files_only(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_audio(tmp_path / f"in/{name}.wav", noise(10 * LENGTH), RATE_HZ)
     with pytest.raises(KeyboardInterrupt):
-        enhance_files([tmp_path / "in"], tmp_path / "out", Same(interrupted_in=5))
+        enhance_files([tmp_path / "in"], tmp_path / "out", Identity(interrupted_in=5))
     assert files_below(tmp_path / "out") == ["a.wav"]
     assert read_info(tmp_path / "out/a.wav").samples == 10 * LENGTH
 
@@ -207,7 +205,7 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
         blocks = (noise(2, 48_000, seed=second) for second in range(seconds))
         write_blocks(tmp_path / f"{seconds}.wav", blocks, 48_000)
         tracemalloc.start()
-        assert enhance_files([tmp_path / f"{seconds}.wav"], tmp_path / "out", Same()) == []
+        assert enhance_files([tmp_path / f"{seconds}.wav"], tmp_path / "out", Identity()) == []
         peaks[seconds] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peaks[100] < 1.1 * peaks[10]
@@ -216,7 +214,7 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
 def stream(data: bytes, **options: Any) -> bytes:
     sink = io.BytesIO()
     try:
-        enhance_stream(io.BytesIO(data), sink, Same(), **options)
+        enhance_stream(io.BytesIO(data), sink, Identity(), **options)
     except InputError:
         assert sink.getvalue() == b""
         raise
@@ -224,15 +222,15 @@ def stream(data: bytes, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
-def test_a_stream_becomes_what_a_file_becomes(tmp_path: Path, suffix: str) -> None:
+def test_a_stream_equals_a_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     write_audio(path, noise(2, 50_000), 44_100)
-    enhance_files([path], tmp_path / "out", Same())
+    enhance_files([path], tmp_path / "out", Identity())
     assert stream(path.read_bytes()) == (tmp_path / "out" / path.name).read_bytes()
 
 
 @pytest.mark.parametrize("claimed_bytes", [0xFFFFFFFF, 0x7FFFFFFF])
-def test_a_stream_whose_header_knows_no_length_gets_one_that_does(tmp_path: Path, claimed_bytes: int) -> None:
+def test_a_stream_with_unknown_length_gets_a_correct_header(tmp_path: Path, claimed_bytes: int) -> None:
     write_audio(tmp_path / "a.wav", noise(50_000), RATE_HZ)
     data = bytearray((tmp_path / "a.wav").read_bytes())
     data[40:44] = struct.pack("<I", claimed_bytes)
@@ -243,7 +241,7 @@ def test_a_stream_whose_header_knows_no_length_gets_one_that_does(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"),
+    ("kind", "message"),
     [
         ("empty", "stdin: not readable as audio ("),
         ("text", "stdin: not readable as audio ("),
@@ -252,7 +250,7 @@ def test_a_stream_whose_header_knows_no_length_gets_one_that_does(tmp_path: Path
         ("half", "stdin: damaged audio ("),
     ],
 )
-def test_a_bad_stream_is_told_and_gives_nothing(tmp_path: Path, kind: str, says: str) -> None:
+def test_a_bad_stream_is_an_error_and_writes_nothing(tmp_path: Path, kind: str, message: str) -> None:
     wav = np.full(10, np.nan) if kind == "nan" else noise(0 if kind == "no samples" else 90_000)
     path = tmp_path / ("a.flac" if kind == "half" else "a.wav")
     write_audio(path, wav, RATE_HZ, subtype="FLOAT" if kind == "nan" else "PCM_16")
@@ -260,15 +258,15 @@ def test_a_bad_stream_is_told_and_gives_nothing(tmp_path: Path, kind: str, says:
     data = {"empty": b"", "text": b"no audio", "half": data[: len(data) // 2]}.get(kind, data)
     with pytest.raises(InputError) as caught:
         stream(data)
-    assert str(caught.value).startswith(says)
-    assert str(caught.value).endswith("; pipe in one whole audio file")
+    assert str(caught.value).startswith(message)
+    assert str(caught.value).endswith("; pipe in one complete audio file")
 
 
-def test_a_sink_that_fails_is_told(tmp_path: Path) -> None:
+def test_a_closed_sink_is_an_error(tmp_path: Path) -> None:
     class Closed(io.RawIOBase):
         def write(self, _: Any) -> int:
             raise BrokenPipeError(32, "Broken pipe")
 
     write_audio(tmp_path / "a.wav", noise(10), RATE_HZ)
     with pytest.raises(InputError, match=r"stdin could not be enhanced to stdout \(Broken pipe\)"):
-        enhance_stream(io.BytesIO((tmp_path / "a.wav").read_bytes()), Closed(), Same())
+        enhance_stream(io.BytesIO((tmp_path / "a.wav").read_bytes()), Closed(), Identity())

@@ -1,4 +1,4 @@
-"""Recordings share batches and keep their order, their own faults and little memory."""
+"""Recordings share batches; their order, errors and memory."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LENGTH = CONFIG.segment_samples
 
 
 class Halve(nn.Module):
-    """A model that halves the signal, and remembers how much it was given at once."""
+    """A model that halves the signal and records its batch sizes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.config, self.batches = CONFIG, list[int]()
-        self.anywhere = nn.Parameter(torch.zeros(()))
+        self.parameter = nn.Parameter(torch.zeros(()))
 
     def forward(self, mag_BFT: Tensor, pha_BFT: Tensor) -> tuple[Tensor, Tensor]:
         self.batches.append(len(mag_BFT))
@@ -34,7 +34,7 @@ class Halve(nn.Module):
 
 
 class Blocks:
-    """An array as a recording, in blocks of 1000 samples; `readings` of `fault` end with an error."""
+    """An array as a recording, in blocks of 1000 samples; reading number `fault` raises an error."""
 
     def __init__(self, wav: np.ndarray, rate_hz: int = RATE_HZ, fault: int | None = None) -> None:
         self.wav, self.fault, self.readings, self.samples_read = np.atleast_2d(wav), fault, 0, 0
@@ -59,8 +59,8 @@ def run(
     return enhance_recordings(recordings, model, ("model",), crossfade=0.1, batch_size=batch_size)
 
 
-def together(recordings: Sequence[Blocks], model: nn.Module, batch_size: int = 4) -> list[np.ndarray]:
-    """What each recording becomes, `[channels, samples]`."""
+def enhance_all(recordings: Sequence[Blocks], model: nn.Module, batch_size: int = 4) -> list[np.ndarray]:
+    """Each recording enhanced, `[channels, samples]`."""
     parts: dict[Blocks, list[np.ndarray]] = {recording: [] for recording in recordings}
     order = []
     for recording, piece in run(recordings, model, batch_size):
@@ -76,7 +76,7 @@ def test_short_recordings_and_channels_fill_batches() -> None:
     recordings = [
         Blocks(noise(1 + n % 2, 200 + 10 * n, seed=n), 48_000 if n % 3 else 16_000) for n in range(7)
     ]
-    enhanced = together(recordings, model)
+    enhanced = enhance_all(recordings, model)
     assert model.batches == [4, 4, 2]
     for recording, wav in zip(recordings, enhanced, strict=True):
         assert wav.shape == recording.wav.shape
@@ -85,29 +85,29 @@ def test_short_recordings_and_channels_fill_batches() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4])
-def test_in_company_a_recording_becomes_what_it_becomes_alone(batch_size: int) -> None:
+def test_a_recording_in_shared_batches_equals_one_alone(batch_size: int) -> None:
     model = build_model(CONFIG, seed=1).eval()
     wavs = [noise(channels, samples, seed=samples) for channels, samples in ((1, 9000), (2, 500), (1, 7000))]
-    enhanced = together([Blocks(wav) for wav in wavs], model, batch_size)
-    for wav, found in zip(wavs, enhanced, strict=True):
-        np.testing.assert_allclose(found, enhance(wav, RATE_HZ, model), rtol=0, atol=1e-5)
+    enhanced = enhance_all([Blocks(wav) for wav in wavs], model, batch_size)
+    for wav, shared in zip(wavs, enhanced, strict=True):
+        np.testing.assert_allclose(shared, enhance(wav, RATE_HZ, model), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("fault", [1, 2])
-def test_a_fault_ends_its_own_recording_only(fault: int) -> None:
+def test_an_error_ends_only_its_own_recording(fault: int) -> None:
     recordings = [Blocks(noise(9000)), Blocks(noise(9000), fault=fault), Blocks(noise(9000))]
-    found: list[list[Piece | InputError]] = [[], [], []]
+    pieces: list[list[Piece | InputError]] = [[], [], []]
     for recording, piece in run(recordings, Halve()):
-        found[recordings.index(recording)].append(piece)
-    assert str(found[1][-1]) == "half of it is missing"
-    assert [isinstance(piece, InputError) for piece in found[1][:-1]] == [False] * (len(found[1]) - 1)
-    assert (len(found[1]) > 1) == (fault == 2)  # the first reading comes before any piece
-    for whole in (found[0], found[2]):
-        wav = np.concatenate([piece.wav[0, 0] for piece in whole if isinstance(piece, Piece)])
+        pieces[recordings.index(recording)].append(piece)
+    assert str(pieces[1][-1]) == "half of it is missing"
+    assert [isinstance(piece, InputError) for piece in pieces[1][:-1]] == [False] * (len(pieces[1]) - 1)
+    assert (len(pieces[1]) > 1) == (fault == 2)  # the first reading precedes all pieces
+    for complete in (pieces[0], pieces[2]):
+        wav = np.concatenate([piece.wav[0, 0] for piece in complete if isinstance(piece, Piece)])
         np.testing.assert_allclose(wav, noise(9000) / 2, atol=1e-6)
 
 
-def test_one_that_shrinks_between_its_readings_is_a_fault() -> None:
+def test_a_recording_that_shrinks_between_readings_is_an_error() -> None:
     class Shrinking(Blocks):
         def blocks(self) -> Iterator[np.ndarray]:
             for block in super().blocks():
@@ -118,8 +118,8 @@ def test_one_that_shrinks_between_its_readings_is_a_fault() -> None:
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3])
-def test_little_is_read_ahead(level: float) -> None:
-    # Silence needs no network; it must not gather behind the segment that waits for a batch.
+def test_read_ahead_is_bounded(level: float) -> None:
+    # Silence needs no network; it must not pile up behind a segment that waits for a full batch.
     short, long = Blocks(noise(100)), Blocks(level * noise(300 * LENGTH))
     longest = 0
     for recording, piece in run([short, long], Halve()):
@@ -131,6 +131,6 @@ def test_little_is_read_ahead(level: float) -> None:
     assert 0 < longest <= 8 * LENGTH
 
 
-def test_arguments_out_of_range_are_no_fault_of_a_recording() -> None:
+def test_arguments_out_of_range_raise_at_once() -> None:
     with pytest.raises(InputError, match=r"batch_size \(0\)"):
         next(run([Blocks(noise(10))], Halve(), batch_size=0))

@@ -1,4 +1,4 @@
-"""Enhancement: as long as the input whatever it is, without seams, channels apart, silence untouched."""
+"""Enhancement of arrays: length, seams, channels, levels, silence, types."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import rwsa
 from rwsa.enhancement import enhance, enhance_phases
-from rwsa.enhancement.segments import segment_starts
+from rwsa.enhancement.overlap_add import segment_starts
 from rwsa.errors import InputError
 from rwsa.models import ModelConfig, build_model
 from rwsa.stft import istft, stft
@@ -27,12 +27,12 @@ Spectrum = tuple[Tensor, Tensor]
 
 
 class Fake(nn.Module):
-    """A model that does `change` to magnitude and phase, and counts the segments it is given."""
+    """A model that applies `change` to magnitude and phase, and records its batch sizes."""
 
     def __init__(self, change: Callable[[Tensor, Tensor], Spectrum] = lambda mag, pha: (mag, pha)) -> None:
         super().__init__()
         self.config, self.change, self.batches = CONFIG, change, list[int]()
-        self.anywhere = nn.Parameter(torch.zeros(()))
+        self.parameter = nn.Parameter(torch.zeros(()))
 
     def forward(self, mag_BFT: Tensor, pha_BFT: Tensor) -> Spectrum:
         self.batches.append(len(mag_BFT))
@@ -55,7 +55,9 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 @example(samples=2, rate_hz=48_000, channels=2, crossfade=0.0)
 @example(samples=1, rate_hz=16_000, channels=1, crossfade=0.5)
 @example(samples=LENGTH + 1, rate_hz=16_000, channels=1, crossfade=0.5)
-def test_output_is_as_long_as_the_input(samples: int, rate_hz: int, channels: int, crossfade: float) -> None:
+def test_output_length_equals_input_length(
+    samples: int, rate_hz: int, channels: int, crossfade: float
+) -> None:
     wav = noise(channels, samples)
     enhanced = enhance(wav, rate_hz, Fake(), crossfade=crossfade, batch_size=16)
     assert enhanced.shape == wav.shape
@@ -70,16 +72,14 @@ def test_output_is_as_long_as_the_input(samples: int, rate_hz: int, channels: in
 )
 @example(samples=2 * LENGTH, crossfade=0.0, batch_size=1)
 @example(samples=LENGTH + 1, crossfade=0.5, batch_size=2)
-def test_a_model_that_changes_nothing_gives_the_input_back(
-    samples: int, crossfade: float, batch_size: int
-) -> None:
+def test_an_identity_model_returns_the_input(samples: int, crossfade: float, batch_size: int) -> None:
     wav = noise(samples)
     enhanced = enhance(wav, RATE_HZ, Fake(), crossfade=crossfade, batch_size=batch_size)
     np.testing.assert_allclose(enhanced, wav, rtol=0, atol=1e-5)
 
 
 def border_steps(crossfade: float) -> tuple[np.ndarray, np.ndarray]:
-    """|difference| of neighbouring samples of a tone that a real network made, at borders and elsewhere."""
+    """Absolute sample differences of a tone enhanced by a network, at segment borders and elsewhere."""
     model = build_model(CONFIG, seed=1).eval()
     seconds = np.arange(int(6.3 * LENGTH)) / RATE_HZ
     wav = (0.3 * np.sin(2 * np.pi * 220 * seconds) + 0.02 * noise(len(seconds))).astype(np.float32)
@@ -90,19 +90,19 @@ def border_steps(crossfade: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("crossfade", [0.05, 0.1, 0.25, 0.5])
-def test_a_real_model_leaves_no_seam(crossfade: float) -> None:
+def test_a_network_leaves_no_seams(crossfade: float) -> None:
     at_borders, elsewhere = border_steps(crossfade)
     assert at_borders.max() <= np.quantile(elsewhere, 0.999)
     assert np.median(at_borders) <= 2 * np.median(elsewhere)
 
 
-def test_without_a_crossfade_seams_are_seen() -> None:
+def test_without_a_crossfade_there_are_seams() -> None:
     at_borders, elsewhere = border_steps(0.0)
     assert at_borders.max() > np.quantile(elsewhere, 0.999)
     assert np.median(at_borders) > 2 * np.median(elsewhere)
 
 
-def test_a_file_of_one_segment_is_the_models_own_output() -> None:
+def test_a_signal_of_one_segment_is_the_models_output() -> None:
     model, wav = build_model(CONFIG, seed=1).eval(), noise(LENGTH)
     level = np.sqrt(np.mean(np.square(wav, dtype=np.float64)))
     with torch.inference_mode():
@@ -111,7 +111,7 @@ def test_a_file_of_one_segment_is_the_models_own_output() -> None:
     np.testing.assert_allclose(enhance(wav, RATE_HZ, model), expected, rtol=0, atol=1e-6)
 
 
-def test_channels_are_enhanced_apart() -> None:
+def test_channels_are_enhanced_separately() -> None:
     model, wav = build_model(CONFIG, seed=1).eval(), noise(2, 2 * LENGTH + 100)
     wav[1] *= 0.01
     both = enhance(wav, RATE_HZ, model)
@@ -119,7 +119,7 @@ def test_channels_are_enhanced_apart() -> None:
         np.testing.assert_allclose(enhance(channel, RATE_HZ, model), enhanced, rtol=0, atol=1e-6)
 
 
-def test_silence_passes_through() -> None:
+def test_silence_stays_silence() -> None:
     loud = Fake(lambda mag, pha: (mag + 1, pha))
     wav = np.zeros((2, 3 * LENGTH), np.float32)
     assert not enhance(wav, RATE_HZ, loud).any()
@@ -131,15 +131,15 @@ def test_silence_passes_through() -> None:
 
 
 @pytest.mark.parametrize("exponent", [-100, -20, 3, 20])
-def test_scaling_by_a_power_of_two_scales_every_bit(exponent: int) -> None:
+def test_scaling_by_a_power_of_two_is_bit_exact(exponent: int) -> None:
     model, wav, gain = build_model(CONFIG, seed=1).eval(), noise(2 * LENGTH), np.float32(2.0**exponent)
     np.testing.assert_array_equal(enhance(wav * gain, RATE_HZ, model), enhance(wav, RATE_HZ, model) * gain)
 
 
 @pytest.mark.parametrize("gain", [1e-30, 0.013, 30_000])
-def test_scaling_by_anything_scales_the_output(gain: float) -> None:
-    # Not a network: in the first frame, which reflection makes symmetric, phases are 0 or ±π, and the
-    # sign of π hangs on the last bit.
+def test_scaling_the_input_scales_the_output(gain: float) -> None:
+    # Not a network: reflection makes the first frame symmetric, so its phases are 0 or ±π, and the sign of π
+    # depends on the last bit.
     compressor, wav = Fake(lambda mag, pha: (mag.tanh(), pha)), noise(2 * LENGTH)
     expected = enhance(wav, RATE_HZ, compressor) * np.float32(gain)
     assert np.abs(expected - wav * np.float32(gain)).max() > 0.1 * gain
@@ -148,30 +148,29 @@ def test_scaling_by_anything_scales_the_output(gain: float) -> None:
 
 
 @pytest.mark.parametrize("value", [1e-45, 1e-40, 1e-38])
-def test_the_quietest_of_clicks_stays_finite(value: float) -> None:
+def test_a_subnormal_click_stays_finite(value: float) -> None:
     wav = np.zeros(5 * LENGTH, np.float32)
     wav[100] = value
     assert np.isfinite(enhance(wav, RATE_HZ, Fake())).all()
 
 
-def test_level_is_that_of_the_whole_file() -> None:
-    # A model that puts 1 where anything sounds tells what level it was given.
+def test_the_level_is_measured_over_the_whole_signal() -> None:
     seen = list[float]()
 
-    def look(mag: Tensor, pha: Tensor) -> Spectrum:
+    def record_level(mag: Tensor, pha: Tensor) -> Spectrum:
         seen.append(istft(mag, pha, CONFIG.spectral, LENGTH).square().mean().item())
         return mag, pha
 
     wav = noise(10 * LENGTH)
     wav[5 * LENGTH :] *= 0.1
-    enhance(wav, RATE_HZ, Fake(look), batch_size=1, crossfade=0.0)
+    enhance(wav, RATE_HZ, Fake(record_level), batch_size=1, crossfade=0.0)
     assert seen[0] == pytest.approx(2, rel=0.1)
     assert seen[-1] == pytest.approx(0.02, rel=0.1)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(2000,), (1, 2000), (2, 2000)])
-def test_numpy_comes_back_in_kind(dtype: Any, shape: tuple[int, ...]) -> None:
+def test_numpy_output_has_dtype_and_shape_of_the_input(dtype: Any, shape: tuple[int, ...]) -> None:
     wav = noise(*shape).astype(dtype)
     before = wav.copy()
     enhanced = enhance(wav, RATE_HZ, Fake())
@@ -181,7 +180,7 @@ def test_numpy_comes_back_in_kind(dtype: Any, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_torch_comes_back_in_kind(dtype: torch.dtype) -> None:
+def test_torch_output_has_dtype_and_shape_of_the_input(dtype: torch.dtype) -> None:
     wav = torch.from_numpy(noise(2, 2000)).to(dtype).requires_grad_()
     enhanced = enhance(wav, RATE_HZ, Fake())
     assert isinstance(enhanced, Tensor)
@@ -190,7 +189,7 @@ def test_torch_comes_back_in_kind(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wav", "says"),
+    ("wav", "message"),
     [
         (np.zeros(0, np.float32), r"wav has shape \[0\]; give \[samples\]"),
         (np.zeros((0, 5), np.float32), r"wav has shape \[0, 5\]"),
@@ -205,8 +204,8 @@ def test_torch_comes_back_in_kind(dtype: torch.dtype) -> None:
         (np.array([0.1, 1e39]), "wav holds NaN or infinite samples"),
     ],
 )
-def test_what_is_no_signal_is_refused(wav: Any, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_invalid_signals_are_refused(wav: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         enhance(wav, RATE_HZ, Fake())
 
 
@@ -228,13 +227,13 @@ def test_progress_counts_every_segment_of_every_channel() -> None:
     assert seen == sorted(seen)
 
 
-def test_no_batch_is_larger_than_asked() -> None:
+def test_no_batch_exceeds_batch_size() -> None:
     model = Fake()
     enhance(noise(9 * LENGTH), RATE_HZ, model, crossfade=0.0, batch_size=4)
     assert model.batches == [4, 4, 1]
 
 
-def test_phases_come_from_one_pass() -> None:
+def test_phases_use_one_pass_of_the_model() -> None:
     model = Fake(lambda mag, pha: (mag, pha + 1))
     wav = noise(2, LENGTH + 50)
     own, noisy = enhance_phases(wav, RATE_HZ, model, ("model", "noisy"))
@@ -244,5 +243,5 @@ def test_phases_come_from_one_pass() -> None:
     assert sum(model.batches) == 8  # two segments of two channels, twice
 
 
-def test_the_package_offers_it() -> None:
+def test_the_package_exports_it() -> None:
     assert rwsa.enhance is enhance

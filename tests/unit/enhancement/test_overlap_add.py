@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwsa.enhancement.overlap_add import OverlapAdd, fade_window, segment_starts, split_blocks
@@ -34,13 +34,14 @@ def test_the_window_fades_to_one_and_is_never_zero(length: int, share: float) ->
     np.testing.assert_allclose(window, window[::-1], atol=1e-6)
 
 
+@settings(deadline=None)
 @given(
     samples=st.integers(1, 3000),
     length=st.integers(2, 500),
     share=st.floats(0, 0.5),
     step=st.integers(1, 800),
 )
-def test_what_is_cut_is_put_together_again(samples: int, length: int, share: float, step: int) -> None:
+def test_overlap_add_restores_the_signal(samples: int, length: int, share: float, step: int) -> None:
     wav = np.random.default_rng(samples).uniform(-1, 1, (2, samples)).astype(np.float32)
     joined = OverlapAdd(samples, length, int(length * share))
     step = max(step, samples // 50)
@@ -51,7 +52,7 @@ def test_what_is_cut_is_put_together_again(samples: int, length: int, share: flo
 
 
 @pytest.mark.parametrize(("present", "counted"), [(99, 100), (60, 100), (0, 1), (3, 5)])
-def test_a_signal_shorter_than_was_counted_is_refused(present: int, counted: int) -> None:
+def test_a_signal_shorter_than_measured_is_refused(present: int, counted: int) -> None:
     starts = segment_starts(counted, 40, 4)
     with pytest.raises(InputError, match=f"ends after {present} samples where {counted} were counted"):
         list(split_blocks([np.zeros((1, present))], starts, 40, counted))

@@ -1,4 +1,4 @@
-"""The configurations of pipelines/configs say what the library's named sizes say."""
+"""The configurations in pipelines/configs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REQUIRED = ["name=x", "data.shards=y"]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_size_is_the_same_in_yaml_and_in_the_library(size: str) -> None:
+def test_sizes_in_yaml_equal_those_of_the_library(size: str) -> None:
     assert read_config(TrainRunConfig, config_paths(["base", size]), REQUIRED).model == SIZES[size]
 
 
@@ -29,7 +29,7 @@ def test_base_is_the_papers_recipe() -> None:
     assert config.model.segment_samples == 30600
 
 
-def test_a_later_configuration_lies_over_an_earlier_one() -> None:
+def test_a_later_configuration_overrides_an_earlier_one() -> None:
     config = read_config(TrainRunConfig, config_paths(["base", "nano", "demo"]), [*REQUIRED, "max_steps=3"])
     assert config.max_steps == 3
     assert config.loss_weights.metric == 0
@@ -38,25 +38,25 @@ def test_a_later_configuration_lies_over_an_earlier_one() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("data", ["vb_demandex", "dns2020", "starter", "online"])
-def test_every_size_goes_with_every_corpus_and_with_a_smoke_test(size: str, data: str) -> None:
+def test_every_size_combines_with_every_corpus_and_smoke(size: str, data: str) -> None:
     config = read_config(TrainRunConfig, config_paths(["base", size, data, "smoke"]), ["name=x"])
     assert config.model == SIZES[size]
     assert config.max_steps == 12
     assert config.loss_weights.metric == 0.05
     assert (config.data.mix is None) == (data == "vb_demandex")
     if config.data.mix is not None:
-        for place in (config.data.mix.card, config.data.mix.recipe):
-            assert isinstance(place, str)
-            assert (CHECKOUT / place).is_file()
+        for path in (config.data.mix.card, config.data.mix.recipe):
+            assert isinstance(path, str)
+            assert (CHECKOUT / path).is_file()
 
 
-def test_the_one_for_a_cpu_is_xs_with_another_phase_and_shorter_segments() -> None:
+def test_cpu_is_xs_with_residual_phase_and_shorter_segments() -> None:
     config = read_config(TrainRunConfig, config_paths(["base", "xs", "cpu"]), ["name=x"])
     assert config.model == dataclasses.replace(SIZES["xs"], phase="residual", segment_frames=128)
     assert config.max_steps == 560
 
 
-def test_every_configuration_is_covered_here() -> None:
+def test_every_configuration_is_tested() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
         *SIZES, "base", "cpu", "demo", "online", "smoke", "vb_demandex", "dns2020", "starter"
     }  # fmt: skip
