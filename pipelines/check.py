@@ -21,9 +21,9 @@ from pipelines.core.cli import (
 )
 from pipelines.core.pool import check_workers
 from pipelines.evaluation.noisy_scores import score_noisy
-from pipelines.inspection.card_check import check_between, check_card
 from pipelines.inspection.check_report import CheckReport, Severity
-from pipelines.inspection.recording_facts import read_facts, recordings_of
+from pipelines.inspection.corpus_check import check_between, check_corpus
+from pipelines.inspection.recording_facts import read_recording_facts, recordings_of
 from pipelines.inspection.shard_check import check_shards
 from rwsa.corpora import scan
 from rwsa.corpora.cards import CorpusCard, read_card
@@ -32,7 +32,7 @@ from rwsa.file_cache import FileCache
 from rwsa.files import write_json
 
 
-def check(
+def check_corpora(
     cards: Sequence[CorpusCard],
     *,
     shards: Sequence[Path] = (),
@@ -64,14 +64,14 @@ def check(
             raise InputError(f"--card: two cards are named '{name}'; leave one out")
     manifests = [scan(card, cache=cache, leaks_raise=False) for card in cards]
     recordings = [one for manifest in manifests for one in recordings_of(manifest)]
-    facts = None if headers_only else read_facts(recordings, cache, workers=workers, report=report)
+    facts = None if headers_only else read_recording_facts(recordings, cache, workers=workers, report=report)
     sections = []
     for card, manifest in zip(cards, manifests, strict=True):
         scores = None
         if card.pairs and card.noisy_row and not headers_only:
             scores = score_noisy(card, manifest, files=cache, workers=workers, report=report)
         own = [one for one in recordings if one.card == card.name]
-        sections.append(check_card(card, manifest, own, facts, scores))
+        sections.append(check_corpus(card, manifest, own, facts, scores))
     if len(cards) > 1 and facts is not None:
         sections.append(check_between(recordings, facts))
     sections += [check_shards(folder, manifests, workers=workers) for folder in shards]
@@ -96,7 +96,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 )
 def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    result = check(
+    result = check_corpora(
         [read_card(path) for path in options.card],
         shards=options.shards,
         cache=FileCache(options.cache),

@@ -19,7 +19,7 @@ import yaml
 from pipelines.core.cli import as_location, mlflow_argument, storage_arguments, storage_of, verb
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
-from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, read_facts
+from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, read_dataset_facts
 from pipelines.reports.dataset_report import DatasetSample, dataset_html
 from rwsa.errors import InputError
 from rwsa.files import atomic_write
@@ -53,7 +53,7 @@ def write_page(
         InputError: the folder cannot be read, a shard is damaged, the shards were mixed by another recipe, or
             `out` is not writable.
     """
-    facts = read_facts(shards, report)
+    facts = read_dataset_facts(shards, report)
     values = _matching_recipe(recipe, facts) if recipe is not None else _planned_recipe(shards)
     levels_dbfs = {split.split: _levels_dbfs(shards, split) for split in facts.splits}
     samples = _select_samples(shards, next(split for split in facts.splits if split.examples), AUDIO_SAMPLES)

@@ -88,8 +88,8 @@ def mean_if_complete(values: Sequence[float | None]) -> float | None:
 
 
 @config
-class Progress:
-    """Progress of a trial.
+class TrialProgress:
+    """TrialProgress of a trial.
 
     Attributes:
         reports: (step, validation score) of its checkpoints.
@@ -101,10 +101,10 @@ class Progress:
     seconds: float = 0.0
     point: SearchPoint | None = None
 
-    def with_report(self, step: int, score: float, seconds: float, *, point: SearchPoint) -> Progress:
+    def with_report(self, step: int, score: float, seconds: float, *, point: SearchPoint) -> TrialProgress:
         """Append a report; reports of this and later steps, from before an interruption, are dropped."""
         earlier = tuple(report for report in self.reports if report[0] < step)
-        return Progress(reports=(*earlier, (step, score)), seconds=self.seconds + seconds, point=point)
+        return TrialProgress(reports=(*earlier, (step, score)), seconds=self.seconds + seconds, point=point)
 
 
 def if_current(result: TrialResult | None, settings: EvaluationSettings) -> TrialResult | None:
@@ -149,12 +149,12 @@ class ResultFolder:
         """Delete a trial's result, so that it runs again."""
         self._path(name).unlink(missing_ok=True)
 
-    def progress(self, name: str) -> Progress:
-        """Progress of a trial."""
+    def progress(self, name: str) -> TrialProgress:
+        """TrialProgress of a trial."""
         path = self._path(f"{name}.progress")
-        return build(Progress, read_json(path), where=str(path)) if path.is_file() else Progress()
+        return build(TrialProgress, read_json(path), where=str(path)) if path.is_file() else TrialProgress()
 
-    def save_progress(self, name: str, progress: Progress) -> None:
+    def save_progress(self, name: str, progress: TrialProgress) -> None:
         """Save the progress of a trial."""
         write_json(self._path(f"{name}.progress"), as_mapping(progress), sort_keys=False)
 

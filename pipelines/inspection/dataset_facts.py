@@ -100,7 +100,7 @@ class DatasetFacts:
         return sum(split.hours for split in self.splits)
 
 
-def read_facts(folder: Path, report: Callable[[str], None] = lambda line: None) -> DatasetFacts:
+def read_dataset_facts(folder: Path, report: Callable[[str], None] = lambda line: None) -> DatasetFacts:
     """Read the index and every example's JSON.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipelines.inspection.check_report import Finding, Severity, counted
-from pipelines.inspection.recording_facts import Facts, Recording
+from pipelines.inspection.recording_facts import CorpusRecording, RecordingFacts
 from rwsa.audio_facts import AudioFacts
 
 # Kinds of files that are a network's target in training: speech in one corpus may be a clean half in another.
@@ -17,8 +17,8 @@ _ROLES = {"speech": "target", "clean": "target"}
 class Duplicate:
     """Two files with the same decoded audio."""
 
-    first: Recording
-    second: Recording
+    first: CorpusRecording
+    second: CorpusRecording
 
     @property
     def leak(self) -> bool:
@@ -30,13 +30,13 @@ class Duplicate:
         return f"{first} = {second}"
 
 
-def find_duplicates(recordings: Iterable[Recording], facts: Facts) -> list[Duplicate]:
+def find_duplicates(recordings: Iterable[CorpusRecording], facts: RecordingFacts) -> list[Duplicate]:
     """Every file of a corpus whose audio an earlier file has, paired with the first such file; leaks first.
 
     Unreadable files and digital silence have no hash and are not compared. Resampled, lossily coded or scaled
     copies are not found.
     """
-    first: dict[str, Recording] = {}
+    first: dict[str, CorpusRecording] = {}
     duplicates = []
     for sha256, recording in _hashed(recordings, facts):
         earlier = first.setdefault(sha256, recording)
@@ -45,14 +45,14 @@ def find_duplicates(recordings: Iterable[Recording], facts: Facts) -> list[Dupli
     return sorted(duplicates, key=lambda duplicate: not duplicate.leak)
 
 
-def find_duplicates_between(recordings: Iterable[Recording], facts: Facts) -> list[Duplicate]:
+def find_duplicates_between(recordings: Iterable[CorpusRecording], facts: RecordingFacts) -> list[Duplicate]:
     """Every file whose audio an earlier corpus has, paired with a file that it leaks to if there is one.
 
     One path that two corpora use for the same split and role is intended and no duplicate. Otherwise as
     `find_duplicates`.
     """
     # One recording per card, split and role represents its copies, so that comparisons stay few.
-    earlier: dict[str, dict[tuple[str, str, str], Recording]] = {}
+    earlier: dict[str, dict[tuple[str, str, str], CorpusRecording]] = {}
     duplicates = []
     for sha256, recording in _hashed(recordings, facts):
         known = earlier.setdefault(sha256, {})
@@ -68,14 +68,16 @@ def find_duplicates_between(recordings: Iterable[Recording], facts: Facts) -> li
     )
 
 
-def _hashed(recordings: Iterable[Recording], facts: Facts) -> Iterator[tuple[str, Recording]]:
+def _hashed(
+    recordings: Iterable[CorpusRecording], facts: RecordingFacts
+) -> Iterator[tuple[str, CorpusRecording]]:
     for recording in recordings:
         known = facts.get(recording.key)
         if isinstance(known, AudioFacts) and known.sha256 is not None:
             yield known.sha256, recording
 
 
-def _role(recording: Recording) -> str:
+def _role(recording: CorpusRecording) -> str:
     return _ROLES.get(recording.kind, recording.kind)
 
 

@@ -19,7 +19,7 @@ _CHUNK_FILES, _CHUNK_SECONDS = 128, 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recording:
+class CorpusRecording:
     """A file of a corpus; `kind` is the clip's kind, or `clean` or `noisy` for the halves of a pair."""
 
     card: str
@@ -35,10 +35,10 @@ class Recording:
         return self.path, self.channel
 
 
-def recordings_of(manifest: Manifest) -> list[Recording]:
+def recordings_of(manifest: Manifest) -> list[CorpusRecording]:
     """All recordings of a manifest."""
     clips = [
-        Recording(
+        CorpusRecording(
             card=manifest.card,
             kind=clip.kind,
             split=clip.split,
@@ -49,7 +49,7 @@ def recordings_of(manifest: Manifest) -> list[Recording]:
         for clip in manifest.clips
     ]
     halves = [
-        Recording(
+        CorpusRecording(
             card=manifest.card, kind=kind, split=pair.split, path=path, channel=None, seconds=pair.seconds
         )
         for pair in manifest.pairs
@@ -58,17 +58,17 @@ def recordings_of(manifest: Manifest) -> list[Recording]:
     return clips + halves
 
 
-Facts = Mapping[tuple[str, int | None], AudioFacts | str]
+RecordingFacts = Mapping[tuple[str, int | None], AudioFacts | str]
 
 
-def read_facts(
-    recordings: Sequence[Recording],
+def read_recording_facts(
+    recordings: Sequence[CorpusRecording],
     cache: FileCache,
     *,
     workers: int | None = None,
     report: Callable[[str], None] = print,
-) -> Facts:
-    """Facts by `Recording.key`; a message instead for a file that cannot be decoded.
+) -> RecordingFacts:
+    """Facts by `CorpusRecording.key`; a message instead for a file that cannot be decoded.
 
     Facts are cached after each chunk of files, so that little is lost when the process is killed. Messages
     are not cached, since the file may be repaired.
@@ -122,9 +122,9 @@ def _cache_facts(
         cache.put(_cache_kind(channel), values)
 
 
-def _chunks(recordings: Sequence[Recording]) -> Iterator[list[Recording]]:
+def _chunks(recordings: Sequence[CorpusRecording]) -> Iterator[list[CorpusRecording]]:
     """Chunks in order, limited by number of files and duration."""
-    chunk: list[Recording] = []
+    chunk: list[CorpusRecording] = []
     for recording in recordings:
         chunk.append(recording)
         if len(chunk) == _CHUNK_FILES or sum(one.seconds for one in chunk) >= _CHUNK_SECONDS:

@@ -12,7 +12,7 @@ import soundfile
 from pipelines.core.pool import unordered
 from pipelines.evaluation import noisy_scores
 from pipelines.evaluation.noisy_scores import score_noisy
-from pipelines.inspection.recording_facts import Recording, read_facts
+from pipelines.inspection.recording_facts import CorpusRecording, read_recording_facts
 from rwsa.audio_facts import AudioFacts
 from rwsa.corpora import scan
 from rwsa.corpora.cards import Scores, read_card
@@ -23,14 +23,16 @@ pytestmark = pytest.mark.usefixtures("ray_address")
 RATE_HZ = 16_000
 
 
-def write_recordings(root: Path, count: int) -> list[Recording]:
+def write_recordings(root: Path, count: int) -> list[CorpusRecording]:
     rng = np.random.default_rng(0)
     found = []
     for number in range(count):
         path = root / f"{number}.flac"
         soundfile.write(path, rng.integers(-3000, 3000, 1600).astype(np.int16), RATE_HZ)
         found.append(
-            Recording(card="toy", kind="speech", split="train", path=str(path), channel=None, seconds=0.1)
+            CorpusRecording(
+                card="toy", kind="speech", split="train", path=str(path), channel=None, seconds=0.1
+            )
         )
     return found
 
@@ -42,8 +44,8 @@ def quiet(_: str) -> None:
 def test_facts_equal_those_of_one_process(tmp_path: Path) -> None:
     recordings = write_recordings(tmp_path, 150)
     Path(recordings[7].path).write_bytes(b"nothing")
-    alone = read_facts(recordings, FileCache(tmp_path / "alone"), workers=0, report=quiet)
-    on_ray = read_facts(recordings, FileCache(tmp_path / "ray"), workers=2, report=quiet)
+    alone = read_recording_facts(recordings, FileCache(tmp_path / "alone"), workers=0, report=quiet)
+    on_ray = read_recording_facts(recordings, FileCache(tmp_path / "ray"), workers=2, report=quiet)
     assert on_ray == alone
     assert sum(isinstance(fact, AudioFacts) for fact in on_ray.values()) == 149
 

@@ -16,7 +16,7 @@ import soundfile
 import yaml
 
 from pipelines.check import main
-from pipelines.inspection.recording_facts import _CHUNK_FILES, read_facts, recordings_of
+from pipelines.inspection.recording_facts import _CHUNK_FILES, read_recording_facts, recordings_of
 from rwsa.audio import round_to_int16
 from rwsa.audio_facts import audio_facts
 from rwsa.corpora import read_card, scan
@@ -427,7 +427,7 @@ def test_facts_of_finished_files_survive_a_kill(tmp_path: Path, monkeypatch: pyt
         return audio_facts(path, **keys)
 
     monkeypatch.setattr("pipelines.inspection.recording_facts.audio_facts", count)
-    facts = read_facts(recordings, FileCache(tmp_path / "c"), workers=0)
+    facts = read_recording_facts(recordings, FileCache(tmp_path / "c"), workers=0)
     assert len(facts) == files
     assert len(decoded) == files - before
 

@@ -20,7 +20,7 @@ import soundfile
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.dataset_page import log_page, main, write_page
-from pipelines.inspection.dataset_facts import environments, read_facts
+from pipelines.inspection.dataset_facts import environments, read_dataset_facts
 from rwsa.audio import round_to_int16
 from rwsa.errors import InputError
 from rwsa.files import sha256_of
@@ -88,7 +88,7 @@ def quiet(text: str) -> None:
 
 
 def test_facts_count_everything_once(shards: Path) -> None:
-    facts = read_facts(shards)
+    facts = read_dataset_facts(shards)
     train, valid = facts.splits
     assert (train.split, train.examples, train.shards, train.failed, train.speakers) == ("train", 30, 3, 1, 4)
     assert train.hours == pytest.approx(30 / 3600)
@@ -134,7 +134,7 @@ def test_several_noises_rooms_and_generated_ones_are_sources_too(tmp_path: Path)
     }
     write_shard(tmp_path, "train", 0, [example("train", 1, **meta)], sample_rate_hz=RATE_HZ)
     merge_index(tmp_path)
-    (train,) = read_facts(tmp_path).splits
+    (train,) = read_dataset_facts(tmp_path).splits
     assert environments(meta) == ["street", "babble"]
     assert {role: train.recordings_of(role) for role in ("speech", "noise", "room")} == {
         "speech": 2,
@@ -217,12 +217,12 @@ def test_damage_is_named(copied: Path, tmp_path: Path, capsys: pytest.CaptureFix
     data[at : at + 8] = b'"snr_bd"'
     tar.write_bytes(data)
     with pytest.raises(InputError, match=r"train-000001\.tar: member made-train-\d+\.json: its checksum"):
-        read_facts(copied)
+        read_dataset_facts(copied)
     tar.unlink()
     assert main(["--shards", str(copied), "--out", str(tmp_path / "page.html")]) == 2
     assert "train-000001.tar: No such file or directory" in capsys.readouterr().err
     with pytest.raises(InputError, match="no such index"):
-        read_facts(tmp_path / "nowhere")
+        read_dataset_facts(tmp_path / "nowhere")
 
 
 @pytest.mark.full

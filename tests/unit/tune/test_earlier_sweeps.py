@@ -16,7 +16,7 @@ from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from rwsa.files import read_json
 from tune.report import report
-from tune.report_page import render_report
+from tune.report_page import sweep_html
 from tune.search_space import base_values, plan_trials
 from tune.sweep_config import SweepConfig, read_sweep
 from tune.sweep_report import make_report, winner_rule
@@ -53,9 +53,9 @@ def test_the_earlier_wording_is_the_same_rule(files: ResultFolder, sweep: SweepC
     summary = make_report(sweep, results, preregistered_rule=saved)
     assert summary.preregistered_rule == summary.rule
     assert summary.verdict.startswith("No winner: sharing none has the highest mean, -20.123")
-    assert CHANGED not in render_report(sweep, results, summary, {})
+    assert CHANGED not in sweep_html(sweep, results, summary, {})
     other = make_report(sweep, results, preregistered_rule=saved.replace("SI-SDR", "PESQ"))
-    assert CHANGED in render_report(sweep, results, other, {})
+    assert CHANGED in sweep_html(sweep, results, other, {})
 
 
 def test_a_report_is_written_again_from_earlier_data(tmp_path: Path) -> None:

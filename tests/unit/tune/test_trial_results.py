@@ -12,7 +12,7 @@ from rwsa.errors import InputError
 from tests.sweep_rows import row_of, sweep_of
 from tune.schedulers import concurrent_trials
 from tune.search_space import base_values, plan_trials
-from tune.trial_results import Progress, ResultFolder
+from tune.trial_results import ResultFolder, TrialProgress
 
 POINT = {"model.sharing": "none"}
 
@@ -34,7 +34,7 @@ def test_results_are_in_the_order_of_the_sweep(files: ResultFolder) -> None:
     first, second, third = planned
     done = row_of(third.point, 0, 3.0, trial=third.name)
     files.save_result(done)
-    files.save_progress(second.name, Progress().with_report(5, 1.5, 10.0, point=second.point))
+    files.save_progress(second.name, TrialProgress().with_report(5, 1.5, 10.0, point=second.point))
     evaluated = done.evaluated
     assert evaluated is not None
     rows = files.results(planned, evaluated)
@@ -64,7 +64,7 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
 
 
 def test_repeated_steps_count_once_and_their_time_twice() -> None:
-    progress = Progress()
+    progress = TrialProgress()
     for step, score in ((10, 1.0), (20, 2.0), (20, 2.5), (30, 3.0)):
         progress = progress.with_report(step, score, 4.0, point=POINT)
     assert progress.reports == ((10, 1.0), (20, 2.5), (30, 3.0))

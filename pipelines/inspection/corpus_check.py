@@ -10,7 +10,7 @@ from pipelines.evaluation.noisy_row import VERIFIED, tolerances
 from pipelines.evaluation.noisy_scores import NoisyScores
 from pipelines.inspection.check_report import Counts, Finding, Section, Severity, counted
 from pipelines.inspection.duplicates import duplicates_finding, find_duplicates, find_duplicates_between
-from pipelines.inspection.recording_facts import Facts, Recording
+from pipelines.inspection.recording_facts import CorpusRecording, RecordingFacts
 from rwsa.audio_facts import CLIPPED_RUN_SAMPLES, CLIPPED_SHARE, AudioFacts
 from rwsa.corpora.cards import SPLITS, CorpusCard
 from rwsa.corpora.manifest import Clip, ClipPair, Manifest, leaks
@@ -23,11 +23,11 @@ DC_OFFSET = 0.02
 _SPLIT_UNITS = {"speaker": ("speech", "pairs"), "noise recording": ("noise",), "room": ("room",)}
 
 
-def check_card(
+def check_corpus(
     card: CorpusCard,
     manifest: Manifest,
-    recordings: Sequence[Recording],
-    facts: Facts | None,
+    recordings: Sequence[CorpusRecording],
+    facts: RecordingFacts | None,
     scores: NoisyScores | None,
 ) -> Section:
     """Check one corpus.
@@ -53,7 +53,7 @@ def check_card(
     )
 
 
-def check_between(recordings: Sequence[Recording], facts: Facts) -> Section:
+def check_between(recordings: Sequence[CorpusRecording], facts: RecordingFacts) -> Section:
     """Check several corpora against each other for the same recordings."""
     finding = duplicates_finding(find_duplicates_between(recordings, facts), "in two corpora")
     return Section(title="between corpora", findings=(finding,))
@@ -134,7 +134,7 @@ def _split(unit: str, names: Sequence[tuple[str | None, str]], leaking: Sequence
     )
 
 
-def _audio(recordings: Sequence[Recording], facts: Facts) -> list[Finding]:
+def _audio(recordings: Sequence[CorpusRecording], facts: RecordingFacts) -> list[Finding]:
     """Damaged and silent files (errors); quiet, clipped or off-centre ones (warnings)."""
     unique = [
         (recording, facts[recording.key]) for recording in {one.key: one for one in recordings}.values()
