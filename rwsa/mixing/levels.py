@@ -59,7 +59,8 @@ def active_level_db(wav: np.ndarray, sample_rate_hz: int) -> float:
     envelope = _envelope(wav, sample_rate_hz)
     hangover = math.ceil(_HANGOVER_SECONDS * sample_rate_hz)
     above: tuple[float, float] | None = None
-    threshold = 2.0 ** math.floor(math.log2(peak)) if (peak := float(envelope.max(initial=0.0))) > 0 else 0.0
+    largest = float(envelope.max(initial=0.0))
+    threshold = 2.0 ** math.floor(math.log2(largest)) if largest > 0 else 0.0
     while threshold >= _LOWEST_THRESHOLD:
         level = 10 * math.log10(power / _active_samples(envelope, threshold, hangover))
         excess = level - 20 * math.log10(threshold) - _MARGIN_DB
