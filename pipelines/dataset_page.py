@@ -88,7 +88,7 @@ def log_page(storage: StorageConfig, facts: DatasetFacts, page: Path) -> str:
     tags = {"rwsa.kind": "dataset", "rwsa.index_sha256": facts.index_sha256}
     key = f"dataset-{facts.index_sha256}"
     with Tracker(storage).run(f"dataset {facts.folder}", key=key, params=params, tags=tags) as run:
-        run.file(page)
+        run.log_file(page)
     return run.run_id
 
 

@@ -90,10 +90,10 @@ def log_gap(storage: StorageConfig, results: GapResults, out: StoragePath) -> st
     }
     name = f"domain gap from {results.settings.reference}"
     with Tracker(storage).run(name, params=params, tags={"rwsa.kind": "domain-gap"}) as run:
-        run.log(0, _metrics(results))
+        run.log_metrics(0, _metrics(results))
         run.tag(mlflow__note__content=markdown(results))
         for file in (PAGE, TABLE, FIGURES):
-            run.file(out / file)
+            run.log_file(out / file)
     return run.run_id
 
 

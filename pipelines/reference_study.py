@@ -132,7 +132,7 @@ def log_study(storage: StorageConfig, study: ReferenceStudy, out: StoragePath) -
     name = f"reference study of {study.corpus}"
     with Tracker(storage).run(name, params=params, tags={"rwsa.kind": "reference-study"}) as run:
         for file in (PAGE, FIGURES):
-            run.file(out / file)
+            run.log_file(out / file)
     return run.run_id
 
 

@@ -119,8 +119,8 @@ def train(
         weights = folder / "model.safetensors"
         score = _publish(config, weights)
         if math.isfinite(score):
-            run.log(config.max_steps, {"valid/best_score": score})
-        run.contents({weights.name: weights.read_bytes()})
+            run.log_metrics(config.max_steps, {"valid/best_score": score})
+        run.log_contents({weights.name: weights.read_bytes()})
     return TrainSummary(
         weights=weights, best_score=score, seconds=time.monotonic() - started, run_id=run.run_id
     )

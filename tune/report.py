@@ -94,10 +94,10 @@ def log_report(
     for name, text in ((PAGE, page), (DATA, data)):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    run.contents({PAGE: page.encode(), DATA: data.encode()})
-    run.table(TABLE, _columns(results))
+    run.log_contents({PAGE: page.encode(), DATA: data.encode()})
+    run.log_table(TABLE, _columns(results))
     run.tag(rwsa__verdict=summary.verdict, rwsa__winner=summary.winner or "none")
-    run.log(0, {f"trials.{status}": count for status, count in summary.counts.items()})
+    run.log_metrics(0, {f"trials.{status}": count for status, count in summary.counts.items()})
     return folder / PAGE
 
 

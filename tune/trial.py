@@ -219,7 +219,7 @@ def _train_and_evaluate(context: TrialContext, trial: Trial, reporter: _ScoreRep
     (system,) = evaluated.systems
     assert isinstance(system, Model)
     run = TrackedRun(trial.train.storage, trained.run_id)
-    run.log(trial.train.max_steps, flat_means(means))
+    run.log_metrics(trial.train.max_steps, flat_means(means))
     run.close()
     network = load_model(trained.weights)
     shares = network.shared_shares() if isinstance(network, RWSAMambaUNet) else {}

@@ -1,4 +1,4 @@
-"""The only place that knows MLflow's server: runs, figures, files, in batches and off the caller's way."""
+"""MLflow runs: metrics, tags, files, images and tables, queued on disk and sent in the background."""
 
 from __future__ import annotations
 
@@ -23,30 +23,31 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from PIL import Image
 
 from pipelines.core.ray_cluster import CHECKOUT
-from pipelines.core.record_queue import SPOOLED, Journal, Record, waiting_keys
+from pipelines.core.record_queue import SPOOLED, Record, RecordQueue, abandoned_keys
 from pipelines.core.storage import StorageConfig
 from rwsa.errors import InputError, PreemptedError, UnreachableError
 from rwsa.files import StoragePath, is_remote, local_copy, local_state_folder, location
 
-_BATCH = 1000  # MLflow's own limit of metrics in one call
+_BATCH = 1000  # metrics per call, MLflow's limit
 _PARAMS_BATCH = 100
-_SECONDS_TO_ANSWER = 5.0
-# Else MLflow's interface takes an experiment with tables for one of a language model's.
+_ANSWER_SECONDS = 5.0
+# Else MLflow's UI treats an experiment with tables as one on language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# Short, since the queue retries anyway.
+_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 class Tracker:
     """One experiment on one MLflow server (or SQLite file)."""
 
     def __init__(self, storage: StorageConfig) -> None:
-        """Connect, and send what earlier processes could not.
+        """Connect, and send records that earlier processes left unsent.
 
         Raises:
-            InputError: the server does not answer, or the database file cannot be made.
+            InputError: the server does not answer, or the database file cannot be created.
         """
         self.storage = storage
-        _be_brief()
+        _limit_retries()
         _check_reachable(storage.tracking_uri)
         try:
             self.client = MlflowClient(storage.tracking_uri)
@@ -54,9 +55,9 @@ class Tracker:
         except (MlflowException, OSError) as error:
             raise UnreachableError(
                 f"MLflow at {storage.tracking_uri} cannot be used ({error}); start it, or set"
-                " storage.tracking_uri to one that answers"
+                " storage.tracking_uri to another server"
             ) from error
-        for run_id in waiting_keys(_unsent(storage)):
+        for run_id in abandoned_keys(_unsent(storage)):
             TrackedRun(storage, run_id).close(status=None)
 
     def _experiment(self) -> str:
@@ -76,14 +77,14 @@ class Tracker:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> TrackedRun:
-        """Start a run, or go on with the one that has this key.
+        """Start a run, or resume the run that has this key.
 
         Args:
-            name: shown in the user interface.
-            key: identity of the work; a second run of the same key continues the first.
+            name: shown in MLflow's UI.
+            key: identity of the work; a second call with the same key resumes the same run.
             parent: id of the run to nest it under.
             params: nested mappings are flattened to `a.b`.
-            tags: beside the git commit, which is always set.
+            tags: in addition to the git commit.
         """
         run_id = self._existing(key) if key else None
         if run_id is None:
@@ -105,65 +106,65 @@ class Tracker:
 
 
 class TrackedRun:
-    """One run. Everything is written down and sent by a thread; what MLflow cannot take waits on the disk.
+    """One run, whose records are queued on disk and sent by a thread.
 
-    The next process that opens the run, or a `Tracker` of the same storage, sends what waits. Use as a
-    context manager: leaving it sends what is left and marks the run finished, failed, or, where somebody
-    ended it, killed.
+    While MLflow does not answer, records stay on disk; the next process that opens the run, or a `Tracker` of
+    the same storage, sends them. As a context manager it sends the rest on exit and marks the run finished,
+    failed or, after Ctrl-C or preemption, killed.
     """
 
     def __init__(self, storage: StorageConfig, run_id: str) -> None:
-        _be_brief()
+        _limit_retries()
         self.run_id, self._uri = run_id, storage.tracking_uri
         self.client = MlflowClient(storage.tracking_uri)
-        self._journal = Journal(_unsent(storage), run_id, self._send, refusals=(MlflowException, OSError))
+        self._queue = RecordQueue(_unsent(storage), run_id, self._send, retry_on=(MlflowException, OSError))
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record figures of a step; returns at once."""
+    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Record metrics of a step; returns at once."""
         now = int(time.time() * 1000)
-        self._journal.add({"metrics": [[name, float(value), now, step] for name, value in values.items()]})
+        self._queue.add({"metrics": [[name, float(value), now, step] for name, value in values.items()]})
 
     def tag(self, **tags: str) -> None:
         """Set tags; `__` in a name stands for a dot."""
-        self._journal.add({"tags": {name.replace("__", "."): value for name, value in tags.items()}})
+        self._queue.add({"tags": {name.replace("__", "."): value for name, value in tags.items()}})
 
-    def file(self, path: StoragePath, folder: str | None = None) -> None:
-        """Upload a file, or everything in a folder, as artifacts; it may be deleted at once."""
-        with self._journal.spooled({"artifacts": folder}) as spooled:
+    def log_file(self, path: StoragePath, folder: str | None = None) -> None:
+        """Upload a file, or everything in a folder, as artifacts; the caller may delete it at once."""
+        with self._queue.spooled({"artifacts": folder}) as spooled:
             if not is_remote(path) and path.is_dir():
                 shutil.copytree(path, spooled, dirs_exist_ok=True)
             else:
                 with local_copy(path) as file:
                     shutil.copyfile(file, spooled / path.name)
 
-    def contents(self, files: Mapping[str, bytes], folder: str | None = None) -> None:
-        """Upload files that are in memory, by their names, as artifacts."""
-        with self._journal.spooled({"artifacts": folder}) as spooled:
+    def log_contents(self, files: Mapping[str, bytes], folder: str | None = None) -> None:
+        """Upload bytes in memory as artifacts under the given file names."""
+        with self._queue.spooled({"artifacts": folder}) as spooled:
             for name, content in files.items():
                 (spooled / name).write_bytes(content)
 
-    def image(self, key: str, step: int, png: bytes) -> None:
-        """Record a picture of a step, which MLflow's interface shows in a series under its key."""
+    def log_image(self, key: str, step: int, png: bytes) -> None:
+        """Record an image of a step; MLflow's UI shows the images of one key as a series."""
         record = {"image": {"key": key, "step": step, "timestamp": int(time.time() * 1000)}}
-        with self._journal.spooled(record) as spooled:
+        with self._queue.spooled(record) as spooled:
             (spooled / "image.png").write_bytes(png)
 
-    def table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Record a table that MLflow's interface shows and compares."""
-        self._journal.add({"table": name, "columns": {key: list(values) for key, values in columns.items()}})
+    def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Record a table, which MLflow's UI shows and compares between runs."""
+        self._queue.add({"table": name, "columns": {key: list(values) for key, values in columns.items()}})
 
     def close(self, status: str | None = "FINISHED") -> None:
-        """Send what is left, or leave it on the disk where MLflow does not answer.
+        """Send the rest; records that MLflow does not accept stay on disk.
 
         Args:
-            status: to end the run with; None leaves that to another process that has it open.
+            status: final status of the run; None leaves it open for another process.
         """
         if status is not None:
-            self._journal.add({"status": status, "at": int(time.time() * 1000)})
-        if not self._journal.close():
+            self._queue.add({"status": status, "at": int(time.time() * 1000)})
+        if not self._queue.close():
             print(
-                f"MLflow did not take everything ({self._journal.trouble}); the rest waits in"
-                f" {self._journal.path}, and the next command with this storage sends it",
+                f"MLflow did not accept all records ({self._queue.last_error}); the rest is queued in"
+                f" {self._queue.path}, and the next command with this storage sends it",
                 flush=True,
             )
 
@@ -179,14 +180,14 @@ class TrackedRun:
         except InputError as cannot_write:
             if error is None:
                 raise
-            print(cannot_write, flush=True)  # what happened first is what matters
+            print(cannot_write, flush=True)  # the first error is the one to raise
 
     def _send(self, records: list[Record]) -> int:
-        """Send the first record, or as many records of figures as come first and fit one call."""
-        _ask(self._uri)
+        """Send the first record, or all leading metric records that fit one call; returns how many."""
+        _ping(self._uri)
         first, spooled = records[0], Path(records[0].get(SPOOLED, ""))
         if SPOOLED in first and not spooled.is_dir():
-            return 1  # was sent by a process that was killed before it could note it
+            return 1  # already sent by a process that was killed before it could remove the record
         if "metrics" in first:
             return self._send_metrics(records)
         if "tags" in first:
@@ -203,29 +204,29 @@ class TrackedRun:
         return 1
 
     def _send_metrics(self, records: list[Record]) -> int:
-        batch, taken = list[Metric](), 0
+        batch, count = list[Metric](), 0
         for record in itertools.takewhile(lambda record: "metrics" in record, records):
-            if taken and len(batch) + len(record["metrics"]) > _BATCH:
+            if count and len(batch) + len(record["metrics"]) > _BATCH:
                 break
-            batch += [Metric(*figure) for figure in record["metrics"]]
-            taken += 1
+            batch += [Metric(*values) for values in record["metrics"]]
+            count += 1
         for at in range(0, len(batch), _BATCH):
             self.client.log_batch(self.run_id, metrics=batch[at : at + _BATCH])
-        return taken
+        return count
 
 
 def _unsent(storage: StorageConfig) -> Path:
-    """Where journals for one server lie: with the runs' other files, so that another node finds them.
+    """Folder of the queues for one server: below the storage root, so that any node finds it.
 
-    Where these are in a store, on this machine.
+    If the root is in an object store, on this machine.
     """
     server = hashlib.sha256(storage.tracking_uri.encode()).hexdigest()[:8]
     return local_state_folder(location(storage.root)) / "unsent" / server
 
 
-def _be_brief() -> None:
-    """Have MLflow's client give up soon: what it could not send is tried again anyway."""
-    for name, value in _PATIENCE.items():
+def _limit_retries() -> None:
+    """Make MLflow's client give up early."""
+    for name, value in _RETRIES.items():
         os.environ.setdefault(name, value)
 
 
@@ -238,9 +239,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The checkout's git commit, with `-dirty` where files differ.
+    """The checkout's git commit, with `-dirty` if files differ.
 
-    Outside a repository, as in a job's copy or an image, what `RWSA_COMMIT` says, or `unknown`.
+    Outside a repository, as in a job's copy or an image: the value of `RWSA_COMMIT`, or `unknown`.
     """
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
@@ -254,7 +255,7 @@ def _commit_tag() -> dict[str, str]:
 
 
 def _artifact_location(storage: StorageConfig) -> str | None:
-    """Beside a SQLite file; a server decides for itself."""
+    """A folder next to a SQLite file; None for a server, which has its own."""
     if not storage.tracking_uri.startswith("sqlite:///"):
         return None
     database = Path(storage.tracking_uri.removeprefix("sqlite:///")).resolve()
@@ -262,25 +263,25 @@ def _artifact_location(storage: StorageConfig) -> str | None:
 
 
 def _check_reachable(uri: str) -> None:
-    """Ask before MLflow's client does, whose retries take minutes."""
+    """Check that the server answers, since MLflow's client would retry for minutes."""
     if uri.startswith("sqlite:///"):
         folder = Path(uri.removeprefix("sqlite:///")).resolve().parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"storage.tracking_uri {uri}: {folder} cannot be made ({error.strerror})"
+                f"storage.tracking_uri {uri}: {folder} cannot be created ({error.strerror})"
             ) from error
         if not os.access(folder, os.W_OK):
             raise InputError(f"storage.tracking_uri {uri}: {folder} is not writable")
     elif urlsplit(uri).scheme in ("http", "https"):
         if urlsplit(uri).password is not None:
             raise InputError(
-                "storage.tracking_uri: holds a password, and every run would show it; leave it out, and set"
+                "storage.tracking_uri: contains a password, which every run would show; remove it and set"
                 " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
             )
         try:
-            _ask(uri)
+            _ping(uri)
         except OSError as error:
             raise UnreachableError(
                 f"MLflow at {uri} does not answer ({error}); start it with `mlflow server`, or set"
@@ -290,8 +291,8 @@ def _check_reachable(uri: str) -> None:
         raise InputError(f"storage.tracking_uri {uri}: give sqlite:///FILE or http(s)://HOST:PORT")
 
 
-def _ask(uri: str) -> None:
-    """Ask a server whether it is there; raises OSError where it is not."""
+def _ping(uri: str) -> None:
+    """Raise OSError if a server does not answer."""
     if urlsplit(uri).scheme in ("http", "https"):
-        with urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS_TO_ANSWER):
+        with urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_SECONDS):
             pass

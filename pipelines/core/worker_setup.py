@@ -1,4 +1,4 @@
-"""What every Ray worker does first. Small, because all of them import it."""
+"""Setup hooks that Ray runs first in every worker process. Small, because every worker imports this file."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import logging
 import os
 import socket
 
-_CHATTY = {
-    # Asks the dashboard, which a local Ray does not start, and says each second that nobody answers.
-    "ray.train.v2._internal.execution.controller.placement_group_cleaner": logging.ERROR,
-}
 _GLOO = "GLOO_SOCKET_IFNAME"
 
 
-def quieten() -> None:
-    """Silence what is no news."""
-    for name, level in _CHATTY.items():
-        logging.getLogger(name).setLevel(level)
+def set_up_local_worker() -> None:
+    """Silence a warning that Ray Train repeats every second where Ray runs without its dashboard.
 
-
-def on_a_cluster() -> None:
-    """The same, and have gloo speak from the address by which Ray's nodes know this one.
-
-    By itself it takes the one that the host's name stands for, which on many machines is a loopback's, where
-    other nodes look in vain.
+    Processes that Ray Train configures by its own `LoggingConfig` override this.
     """
-    quieten()
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+
+
+def set_up_cluster_worker() -> None:
+    """Also make gloo listen on the address by which Ray knows this node.
+
+    By default gloo uses the address of the host's name, on many machines a loopback address that other nodes
+    cannot reach.
+    """
+    set_up_local_worker()
     import psutil
     import ray.util
 

@@ -84,14 +84,14 @@ def log_evaluation(
     }
     params = _params(summary, examples)
     with tracker.run(summary.name, parent=parent, params=params, tags=tags) as run:
-        run.log(0, _metric_values(summary))
+        run.log_metrics(0, _metric_values(summary))
         for system in summary.systems:
             for corpus in summary.corpora:
                 _log_child(tracker, run.run_id, summary, system, corpus, statistics[corpus.name])
-        run.table(SCORES_TABLE, score_columns(summary, statistics))
+        run.log_table(SCORES_TABLE, score_columns(summary, statistics))
         with tempfile.TemporaryDirectory(prefix="rwsa-evaluation-") as folder:
             _write_artifacts(Path(folder), summary, statistics, samples, run.run_id)
-            run.file(Path(folder))
+            run.log_file(Path(folder))
         # Last, so that an incomplete run is never taken for this evaluation.
         run.tag(**{_KEY: key})
     return run.run_id
@@ -177,8 +177,8 @@ def _log_child(
     }
     params = {"corpus": corpus.name, "clips": len(corpus.clips), **_system_params(system)}
     with tracker.run(f"{system.name} on {corpus.name}", parent=parent, params=params, tags=tags) as run:
-        run.log(0, child_metrics(system.name, corpus, statistics))
-        run.table(CLIPS_TABLE, clip_columns(system.name, corpus))
+        run.log_metrics(0, child_metrics(system.name, corpus, statistics))
+        run.log_table(CLIPS_TABLE, clip_columns(system.name, corpus))
 
 
 def _system_params(system: System) -> dict[str, Any]:

@@ -53,13 +53,13 @@ class RunLog:
     def __init__(self, config: TrainRunConfig, run: TrackedRun, commit: str) -> None:
         """`commit` comes from the driver: workers may run a copy of the checkout."""
         self._config, self._run, self._commit = config, run, commit
-        self._system_metrics = SystemMetrics(run.log)
+        self._system_metrics = SystemMetrics(run.log_metrics)
 
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Print a line and log the metrics of a step."""
         print(progress_line(step, self._config.max_steps, values), flush=True)
         tracked = {name: value for name, value in values.items() if name not in _NOT_TRACKED}
-        self._run.log(step, {tracked_name(name): value for name, value in tracked.items()})
+        self._run.log_metrics(step, {tracked_name(name): value for name, value in tracked.items()})
 
     def log_audio(self, step: int, samples: Sequence[AudioSample]) -> None:
         """Log noisy, enhanced and clean clips as FLAC, and their spectrograms side by side."""
@@ -67,19 +67,19 @@ class RunLog:
             signals = {"noisy": sample.noisy, "enhanced": sample.enhanced, "clean": sample.clean}
             figure = new_figure(height_inches=3.3)
             draw_spectrograms(figure, signals, sample.sample_rate_hz)
-            self._run.image(f"validation-{sample.example_id}", step, png(figure))
+            self._run.log_image(f"validation-{sample.example_id}", step, png(figure))
             gain = common_gain(signals.values())
             files = {
                 f"{name}.flac": flac(wav, sample.sample_rate_hz, gain=gain) for name, wav in signals.items()
             }
-            self._run.contents(files, f"validation/step-{step:06d}/{sample.example_id}")
+            self._run.log_contents(files, f"validation/step-{step:06d}/{sample.example_id}")
 
     def __enter__(self) -> Self:
         self._system_metrics.__enter__()
         # A resumed run has several starts, which may differ in commit, machine and configuration.
         start = {"commit": self._commit, "environment": environment(), "config": as_mapping(self._config)}
         name = time.strftime("%Y%m%dT%H%M%SZ.json", time.gmtime())
-        self._run.contents({name: json.dumps(start, indent=2).encode()}, "starts")
+        self._run.log_contents({name: json.dumps(start, indent=2).encode()}, "starts")
         return self
 
     def __exit__(

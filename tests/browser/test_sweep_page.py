@@ -49,7 +49,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
         for row in rows:
             params = {axis_name(name): value for name, value in row.point.items()} | {"seed": row.seed}
             with tracker.run(row.trial, parent=parent.run_id, params=params) as child:
-                child.log(row.step, flat_means(row.means))
+                child.log_metrics(row.step, flat_means(row.means))
             children.append(child.run_id)
         found = make_report(sweep, rows)
         page = log_report(parent, sweep, rows, found, folder, about={})

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from pipelines import mix_shards
-from pipelines.core.ray_cluster import NOT_CARRIED, environment_of_workers
+from pipelines.core.ray_cluster import EXCLUDES, worker_environment
 from rwsa.models.weights import read_weights
 from rwsa.training.checkpoints import Checkpoints
 from tests.mlflow_server import free_port
@@ -43,9 +43,9 @@ STEPS = 200
 
 def test_a_job_has_what_the_workers_of_other_drivers_have() -> None:
     given = yaml.safe_load(ENVIRONMENT.read_text())
-    assert given["excludes"] == NOT_CARRIED
-    assert given["env_vars"].items() >= environment_of_workers().items()
-    assert given["env_vars"].keys() - environment_of_workers().keys() == {"RAY_JOB_STOP_WAIT_TIME_S"}
+    assert given["excludes"] == EXCLUDES
+    assert given["env_vars"].items() >= worker_environment().items()
+    assert given["env_vars"].keys() - worker_environment().keys() == {"RAY_JOB_STOP_WAIT_TIME_S"}
 
 
 class Cluster:

@@ -257,7 +257,7 @@ def test_a_training_with_a_store_that_is_slow_and_refuses_and_an_mlflow_that_is_
     train = nodes.drive("pipelines.train", *training(nodes, "refused"))
     wait_for_checkpoint(train, "refused")
     nodes.net["mlflow"].kill()
-    assert "the rest waits in" in train.ends()
+    assert "the rest is queued in" in train.ends()
     _, after = set_faults(nodes.store)
     assert after > before
     assert same(weights("refused"), undisturbed)

@@ -42,7 +42,7 @@ def storage(
 def test_more_figures_than_one_batch_all_arrive(storage: StorageConfig) -> None:
     with Tracker(storage).run("figures", params={"a": {"b": 1}}, tags={"kind": "test"}) as run:
         for step in range(2500):
-            run.log(step, {"loss": 1 / (1 + step)})
+            run.log_metrics(step, {"loss": 1 / (1 + step)})
     history = run.client.get_metric_history(run.run_id, "loss")
     assert {one.step: one.value for one in history} == {step: 1 / (1 + step) for step in range(2500)}
     found = run.client.get_run(run.run_id)
@@ -54,7 +54,7 @@ def test_more_figures_than_one_batch_all_arrive(storage: StorageConfig) -> None:
 def test_a_run_of_the_same_key_goes_on_and_a_failed_one_says_so(storage: StorageConfig) -> None:
     tracker = Tracker(storage)
     first = tracker.run("work", key="one")
-    first.log(0, {"x": 1})
+    first.log_metrics(0, {"x": 1})
     with pytest.raises(ZeroDivisionError), first:
         _ = 1 / 0
     assert first.client.get_run(first.run_id).info.status == "FAILED"
@@ -83,8 +83,8 @@ def test_tables_and_files_come_back_as_they_went(storage: StorageConfig, tmp_pat
     (tmp_path / "pages/page.html").write_text("<p>é</p>", encoding="utf-8")
     columns = {"clip": ["a", "b"], "pesq": [2.5, None]}
     with Tracker(storage).run("files") as run:
-        run.table("clips.json", columns)
-        run.file(tmp_path / "pages", "pages")
+        run.log_table("clips.json", columns)
+        run.log_file(tmp_path / "pages", "pages")
     back = Path(run.client.download_artifacts(run.run_id, "pages/page.html", str(tmp_path)))
     assert back.read_text(encoding="utf-8") == "<p>é</p>"
     table = json.loads(

@@ -127,8 +127,8 @@ def servers(folder: Path) -> Iterator[Servers]:
 
 def log(storage: StorageConfig, name: str, page: Path) -> str:
     with Tracker(storage).run(name, params={"a": 1}) as run:
-        run.log(1, {"loss": 0.5})
-        run.file(page)
+        run.log_metrics(1, {"loss": 0.5})
+        run.log_file(page)
     return run.run_id
 
 

@@ -1,4 +1,4 @@
-"""Tracked runs: what was sent and not noted blocks nothing; servers' journals are apart."""
+"""Tracked runs: a record that was sent but not removed blocks no other; each server has its own queue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def storage(tmp_path: Path) -> StorageConfig:
     return StorageConfig(root=str(tmp_path), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
 
 
-def test_a_picture_that_was_sent_and_not_noted_holds_up_nothing(
+def test_an_image_that_was_sent_but_not_removed_blocks_nothing(
     storage: StorageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record_queue, "_SECONDS_BETWEEN_SENDS", 1000.0)
@@ -26,9 +26,9 @@ def test_a_picture_that_was_sent_and_not_noted_holds_up_nothing(
     with tracker.run("first") as first:
         run_id = first.run_id
     cut = TrackedRun(storage, run_id)
-    cut.image("spectrogram", 1, png(new_figure(height_inches=1)))
-    cut.log(1, {"after": 2.0})
-    # As after a kill between sending the picture and noting that it was sent.
+    cut.log_image("spectrogram", 1, png(new_figure(height_inches=1)))
+    cut.log_metrics(1, {"after": 2.0})
+    # As after a kill between sending the image and removing its record.
     (files,) = tmp_path.glob("unsent/*/*.files")
     shutil.rmtree(files)
     cut.close(status=None)
@@ -36,14 +36,14 @@ def test_a_picture_that_was_sent_and_not_noted_holds_up_nothing(
     assert not list(tmp_path.glob("unsent/*/*"))
 
 
-def test_what_waits_for_one_server_is_not_offered_to_another(storage: StorageConfig, tmp_path: Path) -> None:
+def test_records_for_one_server_are_not_sent_to_another(storage: StorageConfig, tmp_path: Path) -> None:
     other = StorageConfig(root=str(tmp_path), tracking_uri=f"sqlite:///{tmp_path}/other.db")
     with Tracker(other).run("there") as there:
         lost = TrackedRun(other, there.run_id)
-        lost.log(1, {"x": 1.0})
-        lost._journal._closing.set()  # as if its process had gone before it sent anything
-        lost._journal._thread.join()
-        lost._journal._file.close()
+        lost.log_metrics(1, {"x": 1.0})
+        lost._queue._closing.set()  # as if its process had ended before it sent anything
+        lost._queue._thread.join()
+        lost._queue._file.close()
     assert len(list(tmp_path.glob("unsent/*/*.jsonl"))) == 1
     Tracker(storage)
     assert len(list(tmp_path.glob("unsent/*/*.jsonl"))) == 1

@@ -1,4 +1,4 @@
-"""What Ray's workers set up for themselves."""
+"""Setup hooks of Ray's workers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import psutil
 import pytest
 import ray.util
 
-from pipelines.core.worker_setup import on_a_cluster
+from pipelines.core.worker_setup import set_up_cluster_worker
 
 
-def test_gloo_speaks_from_the_nodes_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gloo_uses_the_address_by_which_ray_knows_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     (name, address), *_ = [
         (name, one.address)
         for name, addresses in psutil.net_if_addrs().items()
@@ -21,8 +21,8 @@ def test_gloo_speaks_from_the_nodes_own_address(monkeypatch: pytest.MonkeyPatch)
     ]
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: address)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "chosen")
-    on_a_cluster()
+    set_up_cluster_worker()
     assert os.environ["GLOO_SOCKET_IFNAME"] == "chosen"
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
-    on_a_cluster()
+    set_up_cluster_worker()
     assert os.environ["GLOO_SOCKET_IFNAME"] == name

@@ -61,7 +61,7 @@ def test_the_earlier_wording_is_the_same_rule(files: ResultFolder, sweep: SweepC
 def test_a_report_is_written_again_from_earlier_data(tmp_path: Path) -> None:
     storage = StorageConfig(root=str(tmp_path), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     with Tracker(storage).run("before") as run:
-        run.file(FIXTURE / "sweep.json")
+        run.log_file(FIXTURE / "sweep.json")
     page = report(run.run_id, tmp_path / "report", storage=storage)
     assert "Does sharing attention help?" in page.read_text()
     assert CHANGED not in page.read_text()
