@@ -85,7 +85,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if (self.trials is None) == (self.kind in ("random", "optuna")):
-            raise ValueError("search.trials belongs to the kinds random and optuna only")
+            raise ValueError("search.trials is required for the kinds random and optuna, else refused")
 
 
 @config
@@ -109,7 +109,7 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         for kind, name in (("asha", "grace_steps"), ("pbt", "interval_steps")):
             if (self.kind == kind) != (getattr(self, name) is not None):
-                raise ValueError(f"scheduler.{name} belongs to the kind {kind} only")
+                raise ValueError(f"scheduler.{name} is required for the kind {kind}, else refused")
 
 
 @config
