@@ -146,7 +146,7 @@ def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
         made.close()
 
 
-def wait_until(condition: Callable[[], object], why: Callable[[], str], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], object], why: Callable[[], str], seconds: float = 300) -> None:
     """Wait; when it takes too long, fail and say why."""
     deadline = time.monotonic() + seconds
     while not condition():

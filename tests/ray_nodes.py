@@ -128,7 +128,7 @@ class Driver:
         wait_until(lambda: text in self.said or self._process.poll() is not None, lambda: self.said, seconds)
         assert text in self.said, self.said[-3000:]
 
-    def ends(self, status: int = 0, seconds: float = 300) -> str:
+    def ends(self, status: int = 0, seconds: float = 600) -> str:
         """Wait for its end; returns what it said."""
         try:
             wait_until(lambda: self._process.poll() is not None, lambda: self.said[-3000:], seconds)
