@@ -31,7 +31,7 @@ demo: .venv/.app
 # whatever the first comes to, and one summary ends them (tests/README.md).
 define pytest_twice
 @mkdir -p outputs/tests && rm -f outputs/tests/make-$@.jsonl; failed=0; \
-$(BIN)/pytest -q -n 2 --dist worksteal --times outputs/tests/make-$@.jsonl -m "$(1)" || failed=1; \
+$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --times outputs/tests/make-$@.jsonl -m "$(1)" || failed=1; \
 $(BIN)/pytest -q --times outputs/tests/make-$@.jsonl -m "$(2)" tests/cluster || failed=1; \
 $(BIN)/python -m tests.suite_times make-$@; exit $$failed
 endef
