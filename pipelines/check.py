@@ -49,7 +49,7 @@ def check_corpora(
         cache: of headers, facts about audio and scores; cached files are not read again.
         headers_only: decode and score nothing; damage, duplicates and corpora that are not the published
             ones then go undetected.
-        workers: see `pipelines.core.pool.unordered`.
+        workers: see `pipelines.core.pool.map_unordered`.
         report: receives progress lines.
 
     Raises:

@@ -23,7 +23,7 @@ from pipelines.evaluation.clips import EvaluationSet, read_sets
 from pipelines.evaluation.corpus_statistics import corpus_statistics
 from pipelines.evaluation.results import EvaluationSummary
 from pipelines.evaluation.score_cache import SCORES, ScoreCache, digest
-from pipelines.evaluation.scored_sets import Scoring, SetScorer
+from pipelines.evaluation.set_scorer import SetScorer
 from pipelines.evaluation.systems import System, read_systems
 from pipelines.reports.evaluation_log import finished_run, log_evaluation, select_samples
 from pipelines.reports.score_table import Statistics, format_table
@@ -101,17 +101,15 @@ def evaluate(
     name = name or _run_name(systems)
     tracker = Tracker(storage)
     scorer = SetScorer(
-        Scoring(
-            systems=systems,
-            networks=networks,
-            sets=sets,
-            workers=workers,
-            device=_device(device),
-            scores=ScoreCache(root / "cache" / SCORES),
-            files=files,
-            report=report,
-            metrics=measured,
-        )
+        systems,
+        networks,
+        sets,
+        cache=ScoreCache(root / "cache" / SCORES),
+        files=files,
+        metrics=measured,
+        device=_device(device),
+        workers=workers,
+        report=report,
     )
     key = _key(scorer, sets, name, parent, audio_clips)
     run_id = finished_run(tracker, key)
@@ -121,7 +119,7 @@ def evaluate(
         corpora=scorer.score(strict=strict),
         seconds=scorer.seconds,
         cpu_seconds=scorer.cpu_seconds,
-        kept=scorer.kept,
+        cached=scorer.cached,
         run_id=run_id,
     )
     if run_id is None:
@@ -252,8 +250,8 @@ def main(options: argparse.Namespace) -> int:
 
 def _last_line(summary: EvaluationSummary, storage: StorageConfig) -> str:
     clips = sum(len(corpus.clips) for corpus in summary.corpora)
-    kept, signals = summary.kept
-    known = f", {kept} of {signals} scores from before" if kept else ""
+    cached, signals = summary.cached
+    known = f", {cached} of {signals} signals from the cache" if cached else ""
     return (
         f"{clips} clips in {summary.seconds:.1f} s{known};"
         f" MLflow run {summary.run_id} in {storage.tracking_uri}"

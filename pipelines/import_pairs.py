@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.core.cli import cluster_argument, shards_arguments, shards_of, verb, workers_argument
-from pipelines.core.pool import check_workers, unordered
+from pipelines.core.pool import check_workers, map_unordered
 from pipelines.core.progress import Progress
 from pipelines.mixing.output_folder import remove_index
 from rwsa.audio import read_mono, rms, round_to_int16
@@ -78,7 +78,7 @@ def import_pairs(
         out: folder of the shards; created if missing.
         splits: the splits to import; default: all splits with pairs.
         shard_examples: pairs per shard.
-        workers: see `pipelines.core.pool.unordered`.
+        workers: see `pipelines.core.pool.map_unordered`.
         cache: cache of file headers; see `rwsa.corpora.scan`.
         report: called with progress lines.
 
@@ -100,7 +100,7 @@ def import_pairs(
     remove_index(out)
     entries: list[tuple[ShardEntry, bool]] = []
     with Progress(len(jobs), "import pairs", "shards", report) as progress:
-        for _, outcome in unordered(_make, jobs, workers=workers):
+        for _, outcome in map_unordered(_make, jobs, workers=workers):
             if isinstance(outcome, str):
                 raise InputError(outcome)
             entries.append(outcome)

@@ -25,7 +25,7 @@ from pipelines.core.cli import (
     verb,
     workers_argument,
 )
-from pipelines.core.pool import check_workers, unordered
+from pipelines.core.pool import check_workers, map_unordered
 from pipelines.core.progress import Progress
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
@@ -68,7 +68,7 @@ def reference_study(
         weights: of a model whose output is one more estimate.
         examples: clips.
         seed: of the noises and rooms.
-        workers: see `pipelines.core.pool.unordered`.
+        workers: see `pipelines.core.pool.map_unordered`.
         report: takes progress lines.
 
     Raises:
@@ -114,7 +114,7 @@ def _studied(
     done: dict[int, ClipStudy] = {}
     failed = 0
     with Progress(len(items), "reference study", "clips", report) as progress:
-        for number, clip in unordered(study_clip, items, workers=workers):
+        for number, clip in map_unordered(study_clip, items, workers=workers):
             done[number] = clip
             failed += clip.error is not None
             progress.set_postfix_str(f"failures {failed}", refresh=False)

@@ -71,7 +71,7 @@ def cluster_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def workers_argument(parser: argparse.ArgumentParser) -> None:
-    """`--workers` of Ray tasks; see `pipelines.core.pool.unordered`."""
+    """`--workers` of Ray tasks; see `pipelines.core.pool.map_unordered`."""
     parser.add_argument(
         "--workers",
         type=int,

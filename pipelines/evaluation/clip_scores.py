@@ -1,4 +1,4 @@
-"""Scores of one clip, for every system; knows no cluster."""
+"""Scores of one clip: what is computed of each signal, without Ray."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from rwsa.errors import InputError
 from rwsa.metrics import TABLE1_METRICS, Failure, Reference, floored_by_silence
 from rwsa.models import Network
 
-# What a model's signal is scored by besides: its magnitude with the noisy phase.
+# A metric of models alone: SI-SDR of the model's magnitude with the noisy phase.
 NOISY_PHASE = "si_sdr_noisy_phase"
-# The row that every table has: the input as it is.
+# The row of the unprocessed input, which every table has.
 NOISY = "noisy"
 
-Row = Mapping[str, float | Failure]
+MetricRow = Mapping[str, float | Failure]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SignalScores:
-    """What is known of one signal of one clip.
+    """Scores and facts of one signal of one clip.
 
     Attributes:
-        values: metric -> value, or the failure that says why there is none.
+        values: metric -> value, or the failure with its reason.
         snr_db: energy of the clean signal over that of the difference to it; None where either is zero.
         clipped_share: samples in flat tops at full scale, as a share of all.
-        floored: whether CSIG and COVL are 1 for digital silence alone; see `rwsa.metrics.composite.llr`.
+        floored: whether only digital silence makes CSIG and COVL 1; see `rwsa.metrics.composite.llr`.
     """
 
-    values: Row
+    values: MetricRow
     snr_db: float | None = None
     clipped_share: float = 0.0
     floored: bool = False
@@ -47,8 +47,8 @@ class ClipScores:
     """One clip's scores.
 
     Attributes:
-        signals: system -> its scores, the noisy input's first.
-        error: why the clip could not be read, None where it could; every value is then a failure.
+        signals: system -> its scores, the noisy input first.
+        error: why the clip could not be read, so that every value is a failure; None otherwise.
     """
 
     corpus: str
@@ -61,39 +61,36 @@ class ClipScores:
 
     @property
     def input_snr_db(self) -> float | None:
-        """Of noisy against clean over the whole clip."""
+        """SNR of the noisy signal over the whole clip."""
         return self.signals[NOISY].snr_db
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What failed and why: the whole clip, whole systems, or single metrics."""
+        """Failures with their reasons: of the clip, of systems, or of single metrics."""
         if self.error is not None:
             return (self.error,)
         return tuple(line for name, one in self.signals.items() for line in _failed(name, one.values))
 
     def value(self, system: str, metric: str) -> float | None:
-        """A score, None where it failed or the system has no such metric."""
+        """A score; None where it failed or the system lacks the metric."""
         value = self.signals[system].values.get(metric)
         return value if isinstance(value, float) else None
 
     def gain(self, metric: str, system: str) -> float | None:
-        """The system's score minus that of the noisy input, None where either failed."""
+        """The system's score minus that of the noisy input; None where either failed."""
         noisy, value = self.value(NOISY, metric), self.value(system, metric)
         return None if noisy is None or value is None else value - noisy
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipAudio:
-    """What one hears and sees of a clip: name -> float32 `[samples]` at 16 kHz.
-
-    The first is the noisy input, the last the clean target, and between them what systems made of it.
-    """
+    """The signals of a clip, name -> float32 `[samples]` at 16 kHz: noisy, then of systems, then clean."""
 
     signals: Mapping[str, np.ndarray]
 
 
-def _failed(system: str, values: Row) -> list[str]:
-    """A line a reason, with the metrics that failed for it; without them where all did."""
+def _failed(system: str, values: MetricRow) -> list[str]:
+    """One line per reason, with the metrics that failed for it unless all did."""
     failed: dict[str, list[str]] = {}
     for name, value in values.items():
         if isinstance(value, Failure):
@@ -105,61 +102,58 @@ def _failed(system: str, values: Row) -> list[str]:
 
 
 def with_table1(further: Sequence[str]) -> tuple[str, ...]:
-    """`TABLE1_METRICS` and the further ones, each once."""
+    """Table 1's metrics and the further ones, without duplicates."""
     return tuple(dict.fromkeys((*TABLE1_METRICS, *further)))
 
 
-def of_signal(metrics: Sequence[str], *, model: bool) -> tuple[str, ...]:
-    """What a signal is scored by: `metrics`, and where it is a model's `NOISY_PHASE` besides."""
+def metrics_of(metrics: Sequence[str], *, model: bool) -> tuple[str, ...]:
+    """The metrics of a signal: `metrics`, and `NOISY_PHASE` for a model's."""
     return (*metrics, NOISY_PHASE) if model else tuple(metrics)
 
 
 class ClipScorer:
-    """Scores signals of one clip; what rests on the clean one alone is computed once for all of them."""
+    """Scores signals of one clip; the clean signal's part of a metric is computed once."""
 
     def __init__(self, clean: np.ndarray, metrics: Sequence[str] = TABLE1_METRICS) -> None:
-        """Take the clean signal, `[samples]` at 16 kHz."""
+        """Score against `clean`, `[samples]` at 16 kHz."""
         self._clean, self._metrics = clean, tuple(metrics)
         self._reference = Reference(clean)
 
-    def signal(self, wav: np.ndarray, known: SignalScores | None = None) -> SignalScores:
+    def score(self, wav: np.ndarray, cached: SignalScores | None = None) -> SignalScores:
         """Score a signal as long as the clean one.
 
         Args:
             wav: `[samples]` at 16 kHz.
-            known: scores of this very signal from before; they are in what is returned.
+            cached: scores of the same signal that are not computed again; the result includes them.
         """
-        before: Row = known.values if known is not None else {}
+        before: MetricRow = cached.values if cached is not None else {}
         missing = tuple(name for name in self._metrics if name not in before)
         values = {**before, **self._reference.score(wav, missing, known=before)}
+        rated = any(values.get(name) == 1.0 for name in ("csig", "covl"))
         return SignalScores(
             values={name: values[name] for name in (*self._metrics, *before)},
             snr_db=snr_db(self._clean, wav),
             clipped_share=clipped_share(wav),
-            floored=self._is_floored(wav, values),
+            floored=rated and floored_by_silence(self._clean, wav),
         )
 
-    def enhanced(self, enhanced_PS: np.ndarray, known: SignalScores | None = None) -> SignalScores:
-        """Score what `enhance_clip` gave: as any signal, and by `NOISY_PHASE`."""
+    def score_model(self, enhanced_PS: np.ndarray, cached: SignalScores | None = None) -> SignalScores:
+        """Score the output of `enhance_clip`, by `NOISY_PHASE` too."""
         model_S, noisy_phase_S = enhanced_PS
-        scores = self.signal(model_S, known)
+        scores = self.score(model_S, cached)
         if NOISY_PHASE in scores.values:
             return scores
         with_noisy_phase = self._reference.score(noisy_phase_S, ("si_sdr",))["si_sdr"]
         return replace(scores, values={**scores.values, NOISY_PHASE: with_noisy_phase})
 
-    def _is_floored(self, wav: np.ndarray, values: Row) -> bool:
-        rated = any(values.get(name) == 1.0 for name in ("csig", "covl"))
-        return rated and floored_by_silence(self._clean, wav)
-
 
 def unscored(reason: str, metrics: Sequence[str] = TABLE1_METRICS, *, model: bool = False) -> SignalScores:
-    """A signal that could not be had: a failure for every metric; `model` says that it is a model's."""
-    return SignalScores(values=dict.fromkeys(of_signal(metrics, model=model), Failure(reason)))
+    """Scores of an unavailable signal: a failure in every metric of a model's signal or another."""
+    return SignalScores(values=dict.fromkeys(metrics_of(metrics, model=model), Failure(reason)))
 
 
 def enhance_clip(noisy: np.ndarray, model: Network) -> np.ndarray:
-    """`[2, samples]`: the model's signal, and its magnitude put together with the noisy phase."""
+    """Enhance a clip; returns `[2, samples]`, the model's signal and its magnitude with the noisy phase."""
     return np.stack(
         [np.asarray(wav) for wav in enhance_phases(noisy, SAMPLE_RATE_HZ, model, ("model", "noisy"))]
     )
@@ -169,8 +163,8 @@ def read_output(path: Path, clip: EvaluationClip, samples: int) -> np.ndarray:
     """A ready-made output for a clip, `[samples]` at 16 kHz.
 
     Args:
-        path: an audio file, at 16 kHz or at the rate of the clip's own files.
-        samples: how many it must have at 16 kHz.
+        path: an audio file, at 16 kHz or at the rate of the clip's files.
+        samples: its expected length at 16 kHz.
 
     Raises:
         InputError: it is damaged, has several channels, another rate or another length.

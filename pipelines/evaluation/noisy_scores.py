@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from threadpoolctl import threadpool_limits
 
-from pipelines.core.pool import unordered
+from pipelines.core.pool import map_unordered
 from pipelines.core.progress import Progress
-from pipelines.evaluation.clip_scores import NOISY, ClipScorer, Row, SignalScores
+from pipelines.evaluation.clip_scores import NOISY, ClipScorer, MetricRow, SignalScores
 from pipelines.evaluation.clips import EvaluationClip, load_clip, pairs_to_score
 from pipelines.evaluation.noisy_row import verdict
 from pipelines.evaluation.score_cache import ScoreCache, beside, clip_keys, score_key
@@ -56,7 +56,7 @@ def score_noisy(
     Args:
         card: with pairs and a `noisy_row`.
         files: hashes of files; the scores, which evaluations use too, lie beside it.
-        workers: see `pipelines.core.pool.unordered`.
+        workers: see `pipelines.core.pool.map_unordered`.
         report: takes progress lines.
 
     Raises:
@@ -71,7 +71,7 @@ def score_noisy(
     rows = _kept(cache, keys)
     missing = [number for number in range(len(clips)) if number not in rows]
     with Progress(len(missing), f"{card.name}: score noisy files", "files", report) as progress:
-        for place, scores in unordered(_score, [clips[number] for number in missing], workers=workers):
+        for place, scores in map_unordered(_score, [clips[number] for number in missing], workers=workers):
             number = missing[place]
             if isinstance(scores, Failure):
                 # Not kept: a repaired file differs.
@@ -98,9 +98,9 @@ def score_noisy(
     )
 
 
-def _kept(cache: ScoreCache, keys: Sequence[str | None]) -> dict[int, Row]:
+def _kept(cache: ScoreCache, keys: Sequence[str | None]) -> dict[int, MetricRow]:
     """Rows from before, of those clips that have all of `TABLE1_METRICS`, by number."""
-    rows: dict[int, Row] = {}
+    rows: dict[int, MetricRow] = {}
     for number, key in enumerate(keys):
         values = {} if key is None or (kept := cache.get(key)) is None else kept.values
         if values.keys() >= set(TABLE1_METRICS):
@@ -116,4 +116,4 @@ def _score(clip: EvaluationClip) -> SignalScores | Failure:
         return Failure(str(error))
     # One thread as in Ray's workers, so that a score is the same wherever it is computed.
     with threadpool_limits(1):
-        return ClipScorer(clean).signal(noisy)
+        return ClipScorer(clean).score(noisy)

@@ -133,7 +133,7 @@ class EvaluationSummary:
         corpora: in the order given; the first is the in-domain one.
         seconds: that enhancing and scoring took.
         cpu_seconds: of them, kind of work -> CPU time over all processes.
-        kept: how many signals' scores were there from before, and of how many in all.
+        cached: how many signals had all scores in the cache, and of how many.
         run_id: MLflow's; None where it is not logged.
     """
 
@@ -142,7 +142,7 @@ class EvaluationSummary:
     corpora: tuple[CorpusScores, ...]
     seconds: float
     cpu_seconds: Mapping[str, float] = field(default_factory=dict)
-    kept: tuple[int, int] = (0, 0)
+    cached: tuple[int, int] = (0, 0)
     run_id: str | None = None
 
     @property

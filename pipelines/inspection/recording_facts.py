@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.core.pool import unordered
+from pipelines.core.pool import map_unordered
 from pipelines.core.progress import Progress
 from rwsa.audio_facts import AudioFacts, audio_facts
 from rwsa.corpora.manifest import Manifest
@@ -76,7 +76,7 @@ def read_recording_facts(
     Args:
         recordings: of all corpora.
         cache: of facts.
-        workers: see `pipelines.core.pool.unordered`.
+        workers: see `pipelines.core.pool.map_unordered`.
         report: receives progress lines.
 
     Raises:
@@ -93,7 +93,7 @@ def read_recording_facts(
     chunks = list(_chunks(missing))
     hours = sum(one.seconds for one in missing) / 3600
     with Progress(hours, "decode", "h", report) as progress:
-        for number, results in unordered(
+        for number, results in map_unordered(
             _facts_of, [[one.key for one in chunk] for chunk in chunks], workers=workers
         ):
             chunk = chunks[number]

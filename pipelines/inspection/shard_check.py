@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.pool import unordered
+from pipelines.core.pool import map_unordered
 from pipelines.inspection.check_report import Counts, Finding, Section, Severity, counted
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
@@ -28,7 +28,7 @@ def check_shards(folder: Path, manifests: Sequence[Manifest] = (), *, workers: i
         folder: with `index.json`.
         manifests: of the corpora that the shards were mixed from, if known; they tell which clips are of one
             recording.
-        workers: see `pipelines.core.pool.unordered`.
+        workers: see `pipelines.core.pool.map_unordered`.
 
     Raises:
         InputError: the folder holds no shards.
@@ -62,7 +62,7 @@ def check_shards(folder: Path, manifests: Sequence[Manifest] = (), *, workers: i
         if clip.recording and clip.kind != "speech"
     }
     sources = _SplitSources(recordings)
-    results = dict(unordered(_verify_shard, single, workers=workers))
+    results = dict(map_unordered(_verify_shard, single, workers=workers))
     for number, index in enumerate(single):
         shard_damage, examples = results[number]
         damaged += shard_damage

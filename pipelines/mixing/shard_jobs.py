@@ -107,9 +107,9 @@ def _outcomes(jobs: ShardJobs, numbers: Sequence[int], workers: int | None) -> G
         yield from map(jobs.make, numbers)
         return
     # Imported late: it takes seconds, and rendering in this process does not need it.
-    from pipelines.core.pool import unordered
+    from pipelines.core.pool import map_unordered
 
-    for _, outcome in unordered(_make_job, [(jobs, number) for number in numbers], workers=workers):
+    for _, outcome in map_unordered(_make_job, [(jobs, number) for number in numbers], workers=workers):
         yield outcome
 
 

@@ -15,7 +15,7 @@ from pipelines.evaluation.clips import EvaluationSet, load_clip
 from pipelines.evaluation.corpus_statistics import CorpusStatistics
 from pipelines.evaluation.results import CHILD_KIND, KIND, CorpusScores, EvaluationSummary
 from pipelines.evaluation.score_cache import scoring_version
-from pipelines.evaluation.scored_sets import SetScorer
+from pipelines.evaluation.set_scorer import SetScorer
 from pipelines.evaluation.systems import Model, Outputs, System
 from pipelines.reports.evaluation_figures import evaluation_figures
 from pipelines.reports.evaluation_gain_figure import gain_figure, gain_limits
@@ -45,7 +45,7 @@ def select_samples(
     """Audio samples, `count` clips per corpus, from the least to the largest gain of the first system.
 
     Raises:
-        InputError: a clip or an output can no longer be read, or see `SetScorer.hear`.
+        InputError: a clip or an output can no longer be read, or see `SetScorer.enhance_samples`.
     """
     systems = [summary.of(name) for name in summary.configurations][:_MAX_SYSTEMS_WITH_AUDIO]
     if not systems:
@@ -55,7 +55,7 @@ def select_samples(
         for at, corpus in enumerate(summary.corpora)
         for label, index in corpus.chosen(systems[0].name, count)
     ]
-    enhanced = scorer.hear([(at, index) for at, _, index in chosen], systems)
+    enhanced = scorer.enhance_samples([(at, index) for at, _, index in chosen], systems)
     samples = []
     for (at, label, index), signals in zip(chosen, enhanced, strict=True):
         noisy, clean = load_clip(sets[at].clips[index])
@@ -275,7 +275,7 @@ def _write_artifacts(
 
 
 def _about(summary: EvaluationSummary, run_id: str) -> Mapping[str, str]:
-    cached, signals = summary.kept
+    cached, signals = summary.cached
     costs = " + ".join(f"{kind} {seconds:.0f} s" for kind, seconds in summary.cpu_seconds.items())
     return {
         "commit": commit(),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from pipelines.evaluation.clip_scores import NOISY, ClipAudio, ClipScores, Row
+from pipelines.evaluation.clip_scores import NOISY, ClipAudio, ClipScores, MetricRow
 from pipelines.evaluation.metric_labels import label, unit
 from pipelines.media.figures import themed_svg
 from pipelines.media.spectrograms import draw_spectrograms, loudest_level_db
@@ -47,7 +47,7 @@ def _row_svg(names: tuple[str, ...], audio: ClipAudio, scores: ClipScores, loude
     return themed_svg(draw, height_inches=3.3)
 
 
-def _title(name: str, values: Row) -> str:
+def _title(name: str, values: MetricRow) -> str:
     scores = " · ".join(_score(metric, values[metric]) for metric in TABLE1_METRICS if metric in values)
     return f"{name}\n{scores}" if scores else name
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.core.pool import unordered
+from pipelines.core.pool import map_unordered
 from pipelines.evaluation import noisy_scores
 from pipelines.evaluation.noisy_scores import score_noisy
 from pipelines.inspection.recording_facts import CorpusRecording, read_recording_facts
@@ -81,4 +81,4 @@ def die(item: int) -> int:
 
 def test_a_worker_that_dies_repeatedly_is_reported_with_its_item() -> None:
     with pytest.raises(InputError, match="killed again and again while it worked on 3"):
-        list(unordered(die, range(5), workers=1))
+        list(map_unordered(die, range(5), workers=1))

@@ -278,11 +278,11 @@ def test_chosen_clips_can_be_heard_and_seen(done: Done) -> None:
 
 
 def test_the_same_again_costs_nothing_and_logs_nothing(bench: Bench, done: Done) -> None:
-    assert done.summary.kept == (0, 14)
+    assert done.summary.cached == (0, 14)
     again = evaluate([bench.weights], bench.cards, storage=bench.storage, parent=done.parent)
     assert again.run_id == done.summary.run_id
     # The damaged clip is tried again.
-    assert again.kept == (12, 14)
+    assert again.cached == (12, 14)
     assert again.as_json() == done.summary.as_json()
     # Under another parent it is another run, of the same scores.
     other = evaluate([bench.weights], bench.cards, storage=bench.storage)
@@ -292,20 +292,20 @@ def test_the_same_again_costs_nothing_and_logs_nothing(bench: Bench, done: Done)
 
 
 def test_another_model_or_corpus_is_scored_alone(bench: Bench, done: Done) -> None:
-    assert done.summary.kept == (0, 14)
+    assert done.summary.cached == (0, 14)
     alone = evaluate([bench.weights], bench.cards[1:], storage=bench.storage, audio_clips=0)
-    assert alone.kept == (6, 6)
+    assert alone.cached == (6, 6)
     save_model(bench.root / "second.safetensors", build_model(TINY, seed=1))
     both = [bench.weights, bench.root / "second.safetensors"]
     of_both = evaluate(both, bench.cards[1:], storage=bench.storage, audio_clips=1)
-    assert of_both.kept == (6, 9)
+    assert of_both.cached == (6, 9)
     assert of_both.corpora[0].systems == ("noisy", "tiny", "second")
     first = [clip.signals["enhanced"].values for clip in alone.corpora[0].clips]
     assert [clip.signals["tiny"].values for clip in of_both.corpora[0].clips] == first
 
 
 def test_further_metrics_are_added_to_what_is_kept(bench: Bench, done: Done) -> None:
-    assert done.summary.kept == (0, 14)
+    assert done.summary.cached == (0, 14)
     how = {"storage": bench.storage, "audio_clips": 1}
     more = evaluate([bench.weights], bench.cards, metrics=["stoi", "pesq", "cbak"], **how)
     # The four of Table 1 come first and are what they were; the damaged clip fails in all of them.
@@ -330,9 +330,9 @@ def test_further_metrics_are_added_to_what_is_kept(bench: Bench, done: Done) -> 
     assert child["gain.cbak"] == pytest.approx(child["cbak"] - child["noisy.cbak"])
     assert client.get_run(str(more.run_id)).data.params["metrics"] == ", ".join(more.metrics)
     again = evaluate([bench.weights], bench.cards, metrics=["stoi", "cbak"], **how)
-    assert (again.kept, again.run_id) == ((12, 14), more.run_id)
+    assert (again.cached, again.run_id) == ((12, 14), more.run_id)
     fewer = evaluate([bench.weights], bench.cards, **how)
-    assert fewer.kept == (12, 14)
+    assert fewer.cached == (12, 14)
     assert fewer.as_json() == done.summary.as_json()
 
 
@@ -385,7 +385,7 @@ def test_outputs_of_other_systems_are_rows_and_their_faults_counted(
 
 def test_noisy_alone_is_a_table(bench: Bench, done: Done) -> None:
     alone = evaluate([], bench.cards, storage=bench.storage)
-    assert alone.kept == (6, 7)
+    assert alone.cached == (6, 7)
     assert alone.corpora[0].systems == ("noisy",)
     assert alone.corpora[0].means("noisy") == done.summary.corpora[0].means("noisy")
     assert alone.run_id is not None
@@ -427,9 +427,9 @@ def test_a_kill_loses_the_clips_in_flight_alone(bench: Bench, ray_address: str) 
         )
         for name in ("killed", "peaceful")
     )
-    assert resumed.kept == (there, 48)
+    assert resumed.cached == (there, 48)
     assert 10 <= there < 48
-    assert peaceful.kept == (0, 48)
+    assert peaceful.cached == (0, 48)
     assert resumed.as_json() == peaceful.as_json()
     assert [clip.signals for clip in resumed.corpora[0].clips] == [
         clip.signals for clip in peaceful.corpora[0].clips

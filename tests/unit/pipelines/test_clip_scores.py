@@ -83,9 +83,9 @@ def test_scores_are_those_of_the_metrics(tmp_path: Path, model: RWSAMambaUNet) -
     enhanced = np.asarray(enhance(noisy, RATE_HZ, model))
     enhanced_PS = enhance_clip(noisy, model)
     np.testing.assert_array_equal(enhanced_PS[0], enhanced)
-    assert ClipScorer(clean).signal(noisy).values == score(clean, noisy)
-    assert ClipScorer(clean).signal(noisy).snr_db == snr_db(clean, noisy)
-    values = ClipScorer(clean).enhanced(enhanced_PS).values
+    assert ClipScorer(clean).score(noisy).values == score(clean, noisy)
+    assert ClipScorer(clean).score(noisy).snr_db == snr_db(clean, noisy)
+    values = ClipScorer(clean).score_model(enhanced_PS).values
     assert {name: values[name] for name in TABLE1_METRICS} == score(clean, enhanced)
 
 
@@ -105,7 +105,7 @@ def test_signals_of_a_clip_share_the_clean_side_and_score_to_the_last_bit(
 
     monkeypatch.setattr(reference, "_compute", counted)
     scorer = ClipScorer(clean, every)
-    found = [scorer.signal(noisy), scorer.enhanced(enhanced_PS), scorer.signal(noisy * 0.5)]
+    found = [scorer.score(noisy), scorer.score_model(enhanced_PS), scorer.score(noisy * 0.5)]
     assert [{name: one.values[name] for name in every} for one in found] == expected
     assert [computed[name] for name in ("clean bands", "clean envelopes", "clean segments")] == [1, 1, 1]
     assert [computed[name] for name in ("pesq", "estoi", "si_sdr")] == [3, 3, 4]
@@ -113,21 +113,21 @@ def test_signals_of_a_clip_share_the_clean_side_and_score_to_the_last_bit(
 
 def test_scores_known_from_before_are_not_computed_again(tmp_path: Path, model: RWSAMambaUNet) -> None:
     noisy, clean = load_clip(write_pair(tmp_path))
-    whole = ClipScorer(clean, with_table1(["csig", "stoi"])).enhanced(enhance_clip(noisy, model))
-    four = ClipScorer(clean).enhanced(enhance_clip(noisy, model))
-    added = ClipScorer(clean, with_table1(["csig", "stoi"])).enhanced(enhance_clip(noisy, model), four)
+    whole = ClipScorer(clean, with_table1(["csig", "stoi"])).score_model(enhance_clip(noisy, model))
+    four = ClipScorer(clean).score_model(enhance_clip(noisy, model))
+    added = ClipScorer(clean, with_table1(["csig", "stoi"])).score_model(enhance_clip(noisy, model), four)
     assert added == whole
     assert list(added.values) == [*TABLE1_METRICS, "csig", "stoi", NOISY_PHASE]
     # What CSIG rests on is taken as it is known, a failure too.
     failed = SignalScores(values={"pesq": Failure("no utterance")})
-    values = ClipScorer(clean, with_table1(["csig"])).signal(noisy, failed).values
+    values = ClipScorer(clean, with_table1(["csig"])).score(noisy, failed).values
     assert values["csig"] == Failure("needs pesq: no utterance")
     assert isinstance(values["estoi"], float)
 
 
 def test_noisy_phase_with_a_magnitude_that_is_kept_gives_the_input_back(tmp_path: Path) -> None:
     noisy, clean = load_clip(write_pair(tmp_path))
-    values = ClipScorer(clean).enhanced(enhance_clip(noisy, FlatPhase(TINY).eval())).values
+    values = ClipScorer(clean).score_model(enhance_clip(noisy, FlatPhase(TINY).eval())).values
     before = score(clean, noisy)["si_sdr"]
     assert values[NOISY_PHASE] == pytest.approx(before, abs=1e-3)
     assert values["si_sdr"] < before - 5  # type: ignore[operator]
@@ -170,7 +170,7 @@ def test_a_model_that_diverged_is_a_failure_with_a_reason(tmp_path: Path, model:
     for parameter in model.parameters():
         parameter.data.fill_(float("nan"))
     noisy, clean = load_clip(write_pair(tmp_path))
-    scores = ClipScorer(clean).enhanced(enhance_clip(noisy, model))
+    scores = ClipScorer(clean).score_model(enhance_clip(noisy, model))
     failure = scores.values["pesq"]
     assert isinstance(failure, Failure)
     assert "NaN" in failure.reason
@@ -181,25 +181,25 @@ def test_ratings_that_silence_made_are_known() -> None:
     clean = voice(1.5) + np.random.default_rng(0).normal(scale=1e-3, size=24000).astype(np.float32)
     gated = np.where(np.arange(len(clean)) % 4000 < 2000, clean, 0).astype(np.float32)
     rated = ClipScorer(clean, with_table1(["csig"]))
-    assert rated.signal(gated).values["csig"] == 1.0
-    assert rated.signal(gated).floored
-    assert not rated.signal(clean * np.float32(0.5)).floored
-    assert not ClipScorer(clean).signal(gated).floored
+    assert rated.score(gated).values["csig"] == 1.0
+    assert rated.score(gated).floored
+    assert not rated.score(clean * np.float32(0.5)).floored
+    assert not ClipScorer(clean).score(gated).floored
 
 
 def test_clipped_signals_are_known() -> None:
     clean = voice(1.0)
-    assert ClipScorer(clean).signal(clean).clipped_share == 0.0
+    assert ClipScorer(clean).score(clean).clipped_share == 0.0
     loud = np.clip(clean * 20, -1, 1).astype(np.float32)
-    assert ClipScorer(clean).signal(loud).clipped_share > 0.05
+    assert ClipScorer(clean).score(loud).clipped_share > 0.05
 
 
 def test_short_and_silent_clips_are_failures_with_reasons() -> None:
     clean = voice(1.0)
-    short = ClipScorer(clean[:2000]).signal(clean[:2000] * 0.5).values
+    short = ClipScorer(clean[:2000]).score(clean[:2000] * 0.5).values
     assert isinstance(short["pesq"], Failure)
     assert isinstance(short["estoi"], Failure)
-    silent = ClipScorer(np.zeros_like(clean)).signal(clean)
+    silent = ClipScorer(np.zeros_like(clean)).score(clean)
     assert {value.reason for value in silent.values.values() if isinstance(value, Failure)} == {
         "clean is silent"
     }
