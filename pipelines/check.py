@@ -20,7 +20,7 @@ from pipelines.core.cli import (
     workers_argument,
 )
 from pipelines.core.pool import check_workers
-from pipelines.evaluation.noisy_scores import score_noisy
+from pipelines.evaluation.published_row import score_noisy
 from pipelines.inspection.check_report import CheckReport, Severity
 from pipelines.inspection.corpus_check import check_between, check_corpus
 from pipelines.inspection.recording_facts import read_recording_facts, recordings_of

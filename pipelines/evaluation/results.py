@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.evaluation import noisy_row
+from pipelines.evaluation import published_row
 from pipelines.evaluation.clip_scores import NOISY, ClipScores
 from pipelines.evaluation.systems import Model, System
 from rwsa.audio_facts import CLIPPED_SHARE
@@ -93,16 +93,16 @@ class CorpusScores:
 
     def differences(self) -> dict[str, float]:
         """Noisy row minus the published one, by metric; empty where either is lacking."""
-        return noisy_row.differences(self.published, self.means(NOISY))
+        return published_row.differences(self.published, self.means(NOISY))
 
     def verdict(self) -> str | None:
-        """Whether this is the published corpus, see `noisy_row`; None where nothing is published."""
+        """Whether this is the published corpus, see `published_row`; None where nothing is published."""
         if self.published is None:
             return None
         scored = sum(
             all(clip.value(NOISY, name) is not None for name in TABLE1_METRICS) for clip in self.clips
         )
-        return noisy_row.verdict(self.published, self.means(NOISY), scored=scored, of_clips=self.of_clips)
+        return published_row.verdict(self.published, self.means(NOISY), scored=scored, of_clips=self.of_clips)
 
     def chosen(self, system: str, count: int) -> list[tuple[str, int]]:
         """(label, index into `clips`) of `count` clips, spread evenly from least to most SI-SDR gain.

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pipelines.evaluation.metric_labels import label
-from pipelines.evaluation.noisy_row import VERIFIED, tolerances
-from pipelines.evaluation.noisy_scores import NoisyScores
+from pipelines.evaluation.published_row import VERIFIED, NoisyScores, tolerances
 from pipelines.inspection.check_report import Counts, Finding, Section, Severity, counted
 from pipelines.inspection.duplicates import duplicates_finding, find_duplicates, find_duplicates_between
 from pipelines.inspection.recording_facts import CorpusRecording, RecordingFacts

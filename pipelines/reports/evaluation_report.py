@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.evaluation.clip_scores import NOISY, ClipAudio, ClipScores
 from pipelines.evaluation.corpus_statistics import Compared, CorpusStatistics, Group, clip_values, mean
 from pipelines.evaluation.metric_labels import abreast, heading
-from pipelines.evaluation.published import PublishedTable, read_published
+from pipelines.evaluation.published_tables import PublishedTable, read_published
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.media.audio import common_gain, flac
 from pipelines.reports.evaluation_spectrograms import SpectrogramRow, spectrogram_rows

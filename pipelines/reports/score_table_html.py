@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pipelines.evaluation.clip_scores import NOISY, NOISY_PHASE
 from pipelines.evaluation.corpus_statistics import CorpusStatistics
 from pipelines.evaluation.metric_labels import abreast, decimals, label, unit
-from pipelines.evaluation.published import PublishedTable
+from pipelines.evaluation.published_tables import PublishedTable
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.evaluation.systems import Model, System
 from pipelines.reports.score_table import Statistics, cell, number, signed

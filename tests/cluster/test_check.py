@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipelines.core.pool import map_unordered
-from pipelines.evaluation import noisy_scores
-from pipelines.evaluation.noisy_scores import score_noisy
+from pipelines.evaluation import published_row
+from pipelines.evaluation.published_row import score_noisy
 from pipelines.inspection.recording_facts import CorpusRecording, read_recording_facts
 from rwsa.audio_facts import AudioFacts
 from rwsa.corpora import scan
 from rwsa.corpora.cards import Scores, read_card
-from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 
 pytestmark = pytest.mark.usefixtures("ray_address")
@@ -63,22 +61,7 @@ def test_published_pairs_have_the_same_scores_and_are_scored_once(
     )
     assert on_ray == alone
     assert alone.scored == 3
-    monkeypatch.setattr(noisy_scores, "_score", None)
+    monkeypatch.setattr(published_row, "_score", None)
     again = score_noisy(card, manifest, files=FileCache(tmp_path / "ray"), workers=0, report=quiet)
     assert again == alone
     assert alone.verdict.startswith("not the published corpus: PESQ ")
-
-
-def die(item: int) -> int:
-    """A decoder that crashes on one file."""
-    import os
-    import signal
-
-    if item == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return item
-
-
-def test_a_worker_that_dies_repeatedly_is_reported_with_its_item() -> None:
-    with pytest.raises(InputError, match="killed again and again while it worked on 3"):
-        list(map_unordered(die, range(5), workers=1))

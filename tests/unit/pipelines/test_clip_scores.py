@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import soundfile
 import torch
 from torch import Tensor
 
+from pipelines.evaluation import score_task
 from pipelines.evaluation.clip_scores import (
     NOISY_PHASE,
     ClipScorer,
@@ -26,6 +28,7 @@ from pipelines.evaluation.clip_scores import (
     with_table1,
 )
 from pipelines.evaluation.clips import EvaluationClip, load_clip
+from pipelines.evaluation.score_task import ScoreTask
 from rwsa.corpora.manifest import ClipPair
 from rwsa.enhancement import enhance, enhance_phases
 from rwsa.errors import InputError
@@ -123,6 +126,24 @@ def test_scores_known_from_before_are_not_computed_again(tmp_path: Path, model: 
     values = ClipScorer(clean, with_table1(["csig"])).score(noisy, failed).values
     assert values["csig"] == Failure("needs pesq: no utterance")
     assert isinstance(values["estoi"], float)
+
+
+def test_a_task_gives_the_same_scores_whether_a_gpu_enhanced_its_clip_before_or_not(
+    tmp_path: Path, model: RWSAMambaUNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_task, "_network", lambda reference, device: model)
+    task = ScoreTask(clip=write_pair(tmp_path), noisy=True, models={"tiny": ray.ObjectRef.nil()})
+    enhanced = score_task.enhance_models(task)
+    scored = score_task.score_clip(task)
+    assert list(scored.signals) == ["noisy", "tiny"]
+    assert score_task.score_clip(task, enhanced).signals == scored.signals
+    sample = score_task.enhance_sample(task, enhanced).signals["tiny"]
+    np.testing.assert_array_equal(sample, score_task.enhance_sample(task).signals["tiny"])
+    assert sample.shape == (24000,)
+    (tmp_path / "noisy.wav").write_bytes(b"no audio")
+    for failed in (score_task.score_clip(task), score_task.score_clip(task, enhanced)):
+        assert "noisy.wav" in str(failed.error)
+        assert failed.failed
 
 
 def test_noisy_phase_with_a_magnitude_that_is_kept_gives_the_input_back(tmp_path: Path) -> None:

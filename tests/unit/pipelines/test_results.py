@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.evaluate import statistics_of
 from pipelines.evaluation.clip_scores import NOISY_PHASE, ClipScores, SignalScores, unscored
-from pipelines.evaluation.noisy_row import verdict
+from pipelines.evaluation.published_row import verdict
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.evaluation.systems import Outputs, System
 from pipelines.reports.score_table import format_table, markdown_table

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from pipelines.evaluation.clips import EvaluationClip, EvaluationSet
-from pipelines.evaluation.published import TABLE1, read_published
+from pipelines.evaluation.published_tables import TABLE1, read_published
 from pipelines.evaluation.systems import Model, Outputs, match_outputs, read_systems
 from rwsa.corpora.cards import read_card
 from rwsa.corpora.manifest import ClipPair
