@@ -32,7 +32,7 @@ def model(name: str, configuration: str | None = None) -> Model:
     )
 
 
-def made_up(
+def synthetic_scores(
     corpus: str,
     seed: int,
     systems: tuple[str, ...] = ("enhanced",),

@@ -25,10 +25,10 @@ SPLIT: Final = "test"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationClip:
-    """One clip to score: where its audio is or how it is mixed, not the audio.
+    """One clip to score: the paths of its audio or how to mix it, without the audio.
 
     Attributes:
-        clip_id: begins with the corpus.
+        clip_id: starts with the corpus.
         source: a ready-made pair, or the plan row of a mixture.
     """
 
@@ -39,23 +39,26 @@ class EvaluationClip:
     environment: str | None
     source: ClipPair | MixPlan
 
+    def __str__(self) -> str:
+        return self.clip_id
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSet:
-    """The clips of a corpus.
+    """The test clips of a corpus.
 
     Attributes:
         clips: to score now.
-        of_clips: how many the whole test set has, or more where more mixtures were asked for.
-        whole: whether `clips` are all that can be used of it.
-        problems: files that scanning found unusable.
+        of_clips: number in the whole test set, or more if more mixtures are requested.
+        complete: whether `clips` are all usable ones.
+        problems: unusable files.
         noisy_row: published scores of the whole test set.
     """
 
     name: str
     clips: tuple[EvaluationClip, ...]
     of_clips: int
-    whole: bool
+    complete: bool
     problems: tuple[Problem, ...]
     noisy_row: Scores | None
 
@@ -72,10 +75,10 @@ def read_sets(
     Args:
         cards: corpus cards. One with pairs stands for its pairs of split test; one with speech and
             noise for the mixtures that its `evaluation` describes.
-        examples: clips a corpus: of pairs at the most so many, spread over the set; of mixtures so
-            many instead of the card's number, of which the first stay the same.
+        examples: clips per corpus: at most so many pairs, spread over the set; or so many mixtures in place
+            of the card's number, where the first ones stay the same.
         strict: raise on the first file that cannot be used.
-        cache: where headers are kept; see `rwsa.corpora.scan`.
+        cache: of headers; see `rwsa.corpora.scan`.
 
     Raises:
         InputError: no card is given, two have one name, a card cannot be used or offers nothing to
@@ -133,7 +136,7 @@ def _read_set(path: Path, examples: int | None, strict: bool, cache: FileCache |
         name=card.name,
         clips=tuple(clips),
         of_clips=of_clips,
-        whole=len(clips) >= (len(manifest.pairs_of(SPLIT)) if card.pairs else of_clips),
+        complete=len(clips) >= (len(manifest.pairs_of(SPLIT)) if card.pairs else of_clips),
         problems=manifest.problems,
         noisy_row=card.noisy_row,
     )
@@ -142,7 +145,7 @@ def _read_set(path: Path, examples: int | None, strict: bool, cache: FileCache |
 def pairs_to_score(
     card: CorpusCard, manifest: Manifest, examples: int | None = None
 ) -> tuple[list[EvaluationClip], int]:
-    """A card's test pairs, `examples` of them at the most, and how many the whole test set has."""
+    """A card's test pairs, at most `examples`, and the number of clips in the whole test set."""
     pairs = manifest.pairs_of(SPLIT)
     count = len(pairs) if examples is None else min(examples, len(pairs))
     clips = [
@@ -154,10 +157,10 @@ def pairs_to_score(
             environment=None,
             source=pair,
         )
-        # Neighbours share a speaker, so the first ones would be one voice.
+        # Evenly spaced, since neighbours share a speaker.
         for pair in (pairs[number * len(pairs) // count] for number in range(count))
     ]
-    # Where the card does not say, an unusable file may be one of the test set's.
+    # If the card does not give the number, an unusable file may belong to the test set.
     return clips, card.clips_expected.get("test") or len(pairs) + len(manifest.problems)
 
 
@@ -177,5 +180,5 @@ def _mixtures(card: CorpusCard, manifest: Manifest, examples: int | None) -> tup
         )
         for plan in plan_split(manifest, recipe, SPLIT)
     ]
-    # More than the card's number make a test set of their own, which begins with the card's.
+    # More than the card's number are a larger test set, which starts with the card's.
     return clips, max(count, card.evaluation.examples)

@@ -1,4 +1,4 @@
-"""What can be said of an evaluation's means: intervals, seeds, tests, and scores by kinds of clips."""
+"""Statistics of an evaluation: intervals, spread over seeds, paired tests, and groups of clips."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.evaluation.clip_scores import NOISY, NOISY_PHASE, ClipScores
-from pipelines.evaluation.metric_labels import tie
+from pipelines.evaluation.metric_labels import tie_tolerance
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from rwsa.statistics import (
     MIN_UNITS,
@@ -29,8 +29,8 @@ WORST_CLIPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
-    """Two rows of the table on one corpus and metric."""
+class PairedTest:
+    """The comparison of two rows of the table on one corpus and metric."""
 
     first: str
     second: str
@@ -39,8 +39,8 @@ class Compared:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
-    """Clips of one kind: a band of SNR, a noise class, a speaker; `clips` are indices."""
+class ClipGroup:
+    """Clips of one band of SNR, noise class or speaker; `clips` are indices."""
 
     label: str
     clips: tuple[int, ...]
@@ -48,29 +48,29 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusStatistics:
-    """Of one corpus.
+    """Statistics of one corpus.
 
     Attributes:
-        intervals: system -> metric -> 95% interval of the mean, None where there are too few units.
-        units: what was resampled, or why nothing was, in words.
-        spreads: configuration -> metric -> over seeds, of configurations that have several.
+        intervals: system -> metric -> 95% interval of the mean; None with too few units.
+        units: text that names the resampled units, or why there are no intervals.
+        spreads: configuration -> metric -> spread over seeds, of configurations with several seeds.
         comparisons: of every two rows of the table, in every metric.
-        groups: kind (input SNR, noise class, speaker) -> its groups, where clips tell.
-        worst: configuration -> indices of the clips that gain least SI-SDR, the least first.
+        groups: kind (input SNR, noise class, speaker) -> its groups, if known.
+        worst: configuration -> indices of the clips with the least SI-SDR gain, in ascending order.
     """
 
     intervals: Mapping[str, Mapping[str, Interval | None]]
     units: str
     spreads: Mapping[str, Mapping[str, SeedSpread]]
-    comparisons: tuple[Compared, ...]
-    groups: Mapping[str, tuple[Group, ...]]
+    comparisons: tuple[PairedTest, ...]
+    groups: Mapping[str, tuple[ClipGroup, ...]]
     worst: Mapping[str, tuple[int, ...]]
 
 
 def corpus_statistics(
     corpus: CorpusScores, summary: EvaluationSummary, rng: np.random.Generator
 ) -> CorpusStatistics:
-    """All of it for one corpus; `rng` draws the bootstrap."""
+    """Compute all statistics of one corpus; `rng` draws the bootstrap."""
     configurations = summary.configurations
     return CorpusStatistics(
         intervals=_intervals(corpus, rng),
@@ -85,13 +85,13 @@ def corpus_statistics(
 
 
 def clip_values(corpus: CorpusScores, systems: Sequence[str], metric: str) -> list[float | None]:
-    """A score a clip, the mean over the systems of one configuration; None where one of them failed."""
+    """One score per clip, the mean over the systems of a configuration; None where one of them failed."""
     columns = [corpus.values(system, metric) for system in systems]
     return [_mean_of_all(scores) for scores in zip(*columns, strict=True)]
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Over those that are there; None for none."""
+    """Mean of the values that are not None; None without any."""
     there = [value for value in values if value is not None]
     return math.fsum(there) / len(there) if there else None
 
@@ -101,7 +101,7 @@ def _mean_of_all(values: Sequence[float | None]) -> float | None:
 
 
 def _intervals(corpus: CorpusScores, rng: np.random.Generator) -> dict[str, dict[str, Interval | None]]:
-    """One draw of resamples for all systems and metrics, so that they are alike but for the scores."""
+    """Intervals of all systems and metrics, from the same resamples."""
     columns = [
         (system, metric)
         for system in corpus.systems
@@ -122,7 +122,7 @@ def _units(corpus: CorpusScores) -> str:
     if nameless == len(names):
         what = f"{nameless} clips (speakers not known)"
     else:
-        what = f"{speakers} speakers" + (f" and {nameless} clips of nobody known" if nameless else "")
+        what = f"{speakers} speakers" + (f" and {nameless} clips with unknown speaker" if nameless else "")
     few = len(set(resampling_units(names).tolist())) < MIN_UNITS
     return f"no intervals, {what} are too few" if few else f"95% intervals by bootstrap over {what}"
 
@@ -138,21 +138,21 @@ def _spreads(corpus: CorpusScores, systems: Sequence[str]) -> dict[str, SeedSpre
     return found
 
 
-def _comparisons(corpus: CorpusScores, configurations: Mapping[str, Sequence[str]]) -> list[Compared]:
-    """Every two rows in every metric; Holm's correction is over all of one corpus."""
+def _comparisons(corpus: CorpusScores, configurations: Mapping[str, Sequence[str]]) -> list[PairedTest]:
+    """Compare every two rows in every metric, with Holm's correction over the corpus."""
     rows = {**configurations, NOISY: [NOISY]}
     results = {
         (first, second, metric): compare_scores(
             clip_values(corpus, rows[first], metric),
             clip_values(corpus, rows[second], metric),
-            tie=tie(metric),
+            tie=tie_tolerance(metric),
         )
         for first, second in itertools.combinations(rows, 2)
         for metric in corpus.metrics
     }
     corrected = holm({key: result.p for key, result in results.items()})
     return [
-        Compared(
+        PairedTest(
             first=key[0],
             second=key[1],
             metric=key[2],
@@ -162,7 +162,7 @@ def _comparisons(corpus: CorpusScores, configurations: Mapping[str, Sequence[str
     ]
 
 
-def _groups(clips: Sequence[ClipScores]) -> dict[str, tuple[Group, ...]]:
+def _groups(clips: Sequence[ClipScores]) -> dict[str, tuple[ClipGroup, ...]]:
     kinds: dict[str, Callable[[ClipScores], str | None]] = {
         "noise class": lambda clip: clip.environment,
         "speaker": lambda clip: clip.speaker,
@@ -173,17 +173,17 @@ def _groups(clips: Sequence[ClipScores]) -> dict[str, tuple[Group, ...]]:
         for index, clip in enumerate(clips):
             if (label := of(clip)) is not None:
                 labels.setdefault(label, []).append(index)
-        found[kind] = tuple(Group(label=label, clips=tuple(labels[label])) for label in sorted(labels))
+        found[kind] = tuple(ClipGroup(label=label, clips=tuple(labels[label])) for label in sorted(labels))
     return {kind: groups for kind, groups in found.items() if len(groups) > 1}
 
 
-def _bands(clips: Sequence[ClipScores]) -> tuple[Group, ...]:
+def _bands(clips: Sequence[ClipScores]) -> tuple[ClipGroup, ...]:
     bands: dict[int, list[int]] = {}
     for index, clip in enumerate(clips):
         if clip.input_snr_db is not None:
             bands.setdefault(math.floor(clip.input_snr_db / BAND_DB), []).append(index)
     return tuple(
-        Group(label=f"{number * BAND_DB:g} to {(number + 1) * BAND_DB:g} dB", clips=tuple(bands[number]))
+        ClipGroup(label=f"{number * BAND_DB:g} to {(number + 1) * BAND_DB:g} dB", clips=tuple(bands[number]))
         for number in sorted(bands)
     )
 

@@ -1,4 +1,4 @@
-"""How metrics are written for people: their names, units, decimals, and the least difference that counts."""
+"""Labels of metrics: names, units, decimals, and the tolerance of a tie."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pipelines.evaluation.clip_scores import NOISY_PHASE
 from rwsa.metrics import METRICS, Metric
 
-# So many stand abreast in a table or a picture; the first four are those of the paper's Table 1.
-_ABREAST = 4
-# Differences that no published table would show, by unit: a clip within them is a tie.
+# Columns of metrics in a table or figure; the first four are Table 1's.
+_COLUMNS = 4
+# Differences below the resolution of published tables, by unit.
 _TIES = {"dB": 0.01, "1": 0.001}
 _MOS_TIE = 0.005
 
@@ -20,7 +20,7 @@ def label(name: str) -> str:
 
 
 def unit(name: str) -> str:
-    """`dB`, `MOS`; nothing for a bare number."""
+    """`dB`, `MOS`; empty for a bare number."""
     found = _metric(name).unit
     return "" if found == "1" else found.partition("-")[0]
 
@@ -31,18 +31,18 @@ def heading(name: str) -> str:
 
 
 def decimals(name: str) -> int:
-    """How many are shown."""
+    """Number of decimals to show."""
     return 2 if unit(name) == "dB" else 3
 
 
-def tie(name: str) -> float:
-    """Two scores of a clip that are so near are alike."""
+def tie_tolerance(name: str) -> float:
+    """The difference up to which two scores of a clip are a tie."""
     return _TIES.get(_metric(name).unit, _MOS_TIE)
 
 
-def abreast(metrics: Sequence[str]) -> list[tuple[str, ...]]:
-    """Metrics in the rows that they are shown in, where more would need scrolling sideways."""
-    return [tuple(metrics[at : at + _ABREAST]) for at in range(0, len(metrics), _ABREAST)]
+def column_groups(metrics: Sequence[str]) -> list[tuple[str, ...]]:
+    """Metrics in groups that fit side by side in a table or figure."""
+    return [tuple(metrics[at : at + _COLUMNS]) for at in range(0, len(metrics), _COLUMNS)]
 
 
 def _metric(name: str) -> Metric:

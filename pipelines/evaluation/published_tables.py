@@ -1,4 +1,4 @@
-"""Published tables to stand beside: data in `datasets/published`, read by path."""
+"""Published score tables, from `datasets/published`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TABLE1: Final = Path(__file__).parents[2] / "datasets" / "published" / "table1.y
 
 @config
 class PublishedRow:
-    """A row as the file has it; a cell is a mean, or a mean and the standard deviation over seeds."""
+    """A row of the file; a cell is a mean, or a mean and its standard deviation over seeds."""
 
     model: str
     scores: dict[str, tuple[float | tuple[float, float], ...]]
@@ -27,7 +27,7 @@ class PublishedTable:
     """A table of models by corpora by metrics.
 
     Attributes:
-        title: where it is published.
+        title: of the publication.
         in_domain: the corpus that the models were trained on.
         corpora: card name -> the name in print.
         metrics: in the order of a row's cells.
@@ -46,7 +46,7 @@ class PublishedTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A published mean, with its standard deviation over seeds where that is published."""
+    """A published mean, with its standard deviation over seeds if that is published."""
 
     mean: float
     std: float | None = None

@@ -1,4 +1,4 @@
-"""What an evaluation found: scores of clips, means with counts, and the check of a corpus's noisy row."""
+"""The results of an evaluation: scores by corpus and system, their means, and the published-row test."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from rwsa.corpora.cards import Scores
 from rwsa.corpora.manifest import Problem
 from rwsa.metrics import TABLE1_METRICS, Summary, summarise
 
-# `rwsa.kind` of an evaluation's run in MLflow, and of the runs below it.
+# Tag `rwsa.kind` of an evaluation's run in MLflow, and of its child runs.
 KIND, CHILD_KIND = "evaluation", "system-on-corpus"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusScores:
-    """One corpus.
+    """The scores of all systems on one corpus.
 
     Attributes:
         name: of its card.
-        clips: in the order of the corpus, all with the same systems; what failed has a failure for a score.
-        of_clips: how many clips the whole test set has.
-        data_sha256: of the clips' content; None where one could not be read.
-        problems: files that scanning found unusable, so that they are no clips at all.
-        published: the card's noisy row, if it states one.
-        extra: system -> files among its outputs that belong to no clip.
-        metrics: that every signal is scored by, those of the paper's Table 1 first.
+        clips: in the order of the corpus, all with the same systems.
+        of_clips: number of clips in the whole test set.
+        data_sha256: hash of the clips' content; None where a clip cannot be read.
+        problems: unusable files, which are not among the clips.
+        published: the noisy row in the card, if there is one.
+        extra: system -> its output files that match no clip.
+        metrics: of every signal, Table 1's first.
     """
 
     name: str
@@ -57,11 +57,11 @@ class CorpusScores:
         return {name: summary.mean for name, summary in self.summaries(system).items()}
 
     def values(self, system: str, metric: str) -> list[float | None]:
-        """A system's score on each clip, None where it failed."""
+        """A system's score on each clip; None where it failed."""
         return [clip.value(system, metric) for clip in self.clips]
 
     def gains(self, system: str) -> dict[str, float | None]:
-        """Mean of the system minus noisy for each metric, over the clips that have both; None for none."""
+        """Mean gain over noisy in each metric, over the clips that have both scores; None without any."""
         gains = {
             name: [gain for clip in self.clips if (gain := clip.gain(name, system)) is not None]
             for name in self.metrics
@@ -69,11 +69,11 @@ class CorpusScores:
         return {name: math.fsum(values) / len(values) if values else None for name, values in gains.items()}
 
     def failures(self) -> list[str]:
-        """`CLIP: what failed and why`, one line a damaged clip, signal or metric."""
+        """`CLIP: failure and reason`, one line per damaged clip, signal or metric."""
         return [f"{clip.clip_id}: {what}" for clip in self.clips for what in clip.failures]
 
     def clipped(self) -> list[str]:
-        """`CLIP: SYSTEM x%` for signals of which more than `CLIPPED_SHARE` lies in flat tops."""
+        """`CLIP: SYSTEM x%` of signals with more than `CLIPPED_SHARE` of their samples in flat tops."""
         return [
             f"{clip.clip_id}: {system} {one.clipped_share:.1%}"
             for clip in self.clips
@@ -82,7 +82,7 @@ class CorpusScores:
         ]
 
     def floored(self) -> list[str]:
-        """`CLIP: SYSTEM, …` for signals whose CSIG and COVL are 1 for digital silence alone."""
+        """`CLIP: SYSTEM, …` of signals whose CSIG and COVL are 1 only because of digital silence."""
         if not {"csig", "covl"} & set(self.metrics):
             return []
         of_clips = {
@@ -92,11 +92,11 @@ class CorpusScores:
         return [f"{clip_id}: {', '.join(systems)}" for clip_id, systems in of_clips.items() if systems]
 
     def differences(self) -> dict[str, float]:
-        """Noisy row minus the published one, by metric; empty where either is lacking."""
+        """Noisy row minus the published one, by metric; empty where either is missing."""
         return published_row.differences(self.published, self.means(NOISY))
 
     def verdict(self) -> str | None:
-        """Whether this is the published corpus, see `published_row`; None where nothing is published."""
+        """The outcome of the published-row test; None without a published row."""
         if self.published is None:
             return None
         scored = sum(
@@ -104,10 +104,10 @@ class CorpusScores:
         )
         return published_row.verdict(self.published, self.means(NOISY), scored=scored, of_clips=self.of_clips)
 
-    def chosen(self, system: str, count: int) -> list[tuple[str, int]]:
-        """(label, index into `clips`) of `count` clips, spread evenly from least to most SI-SDR gain.
+    def select_clips(self, system: str, count: int) -> list[tuple[str, int]]:
+        """(label, index into `clips`) of `count` clips, evenly spaced in rank of SI-SDR gain.
 
-        Three are the worst, the median and the best; one is the median. Clips without a gain are out.
+        Three are the worst, the median and the best; one is the median. Clips without a gain are left out.
         """
         gains = [(clip.gain("si_sdr", system), index) for index, clip in enumerate(self.clips)]
         ranked = [index for gain, index in sorted((g, i) for g, i in gains if g is not None)]
@@ -125,16 +125,16 @@ def _rank_label(rank: int, last: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSummary:
-    """Systems on corpora.
+    """The scores of systems on corpora.
 
     Attributes:
         name: of the evaluation.
-        systems: in the order given, without the noisy row.
-        corpora: in the order given; the first is the in-domain one.
-        seconds: that enhancing and scoring took.
-        cpu_seconds: of them, kind of work -> CPU time over all processes.
+        systems: without the noisy row.
+        corpora: the first is the in-domain one.
+        seconds: of enhancing and scoring.
+        cpu_seconds: kind of work -> CPU time over all processes.
         cached: how many signals had all scores in the cache, and of how many.
-        run_id: MLflow's; None where it is not logged.
+        run_id: in MLflow; None if not logged.
     """
 
     name: str
@@ -147,12 +147,12 @@ class EvaluationSummary:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """That every signal is scored by."""
+        """The metrics of every signal."""
         return self.corpora[0].metrics
 
     @property
     def configurations(self) -> dict[str, list[str]]:
-        """Configuration -> names of its systems: several where its runs differ by seed."""
+        """Configuration -> names of its systems, one per seed."""
         found: dict[str, list[str]] = {}
         for system in self.systems:
             found.setdefault(system.configuration, []).append(system.name)
@@ -168,7 +168,7 @@ class EvaluationSummary:
         return tuple(system for system in self.systems if isinstance(system, Model))
 
     def as_json(self) -> dict[str, Any]:
-        """`{"corpora": {NAME: {"clips": N, SYSTEM: {METRIC: mean}, …}}}`, the first system being `noisy`.
+        """`{"corpora": {NAME: {"clips": N, SYSTEM: {METRIC: mean}, …}}}`, with `noisy` as the first system.
 
         Corpora keep their order; a mean over no value is None.
         """

@@ -1,4 +1,4 @@
-"""The systems that an evaluation compares: models by their weights, and folders of ready-made outputs."""
+"""The systems in an evaluation: models by their weights, and folders of ready-made outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rwsa.files import StoragePath, absolute_location, location, sha256_of
 from rwsa.models import ModelConfig, Network, load_model, weights_file
 from rwsa.models.cost import cost
 
-# The row of a single model that nobody named.
+# The row of a single model without a name.
 ENHANCED = "enhanced"
 _NAME = re.compile(r"\w[\w .-]*")
 
@@ -27,9 +27,9 @@ class Model:
 
     Attributes:
         name: of the row.
-        configuration: the same for runs of one configuration that differ by seed; else the name.
-        parameters: how many.
-        giga_flops: of one segment, as the paper counts them.
+        configuration: shared by runs that differ only in their seed; else the name.
+        parameters: their number.
+        giga_flops: of one segment, counted as in the paper.
     """
 
     name: str
@@ -58,13 +58,12 @@ System = Model | Outputs
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedOutputs:
-    """Which file of a folder belongs to which clip of one corpus.
+    """The output file of each clip of one corpus.
 
     Attributes:
         paths: clip id -> file.
-        faults: clip id -> why it has none.
-        extra: files that belong to no clip of the corpus; None where not all clips are scored, so that
-            nobody can tell.
+        faults: clip id -> why it has no file.
+        extra: files that match no clip of the corpus; None (unknown) if not all clips are scored.
     """
 
     paths: Mapping[str, Path]
@@ -79,8 +78,8 @@ def read_systems(
 
     Args:
         weights: `FILE` or `NAME=FILE`. A name given to several files stands for runs of one
-            configuration that differ by seed. A single file without a name is called `enhanced`, several
-            by what tells their paths apart.
+            configuration that differ by seed. A single file without a name is named `enhanced`, several
+            by the part of their paths that differs.
         outputs: `NAME=FOLDER`.
 
     Raises:
@@ -105,7 +104,7 @@ def read_systems(
 
 
 def _named_weights(weights: Sequence[str | StoragePath]) -> list[tuple[str, StoragePath]]:
-    """(name, path); a name that nobody gave is made up."""
+    """(name, path), with a generated name where none is given."""
     given: list[tuple[str | None, StoragePath]] = []
     for entry in weights:
         name, separator, path = str(entry).partition("=")
@@ -115,12 +114,12 @@ def _named_weights(weights: Sequence[str | StoragePath]) -> list[tuple[str, Stor
     nameless = [path for name, path in given if name is None]
     if len(given) == 1:
         return [(name or ENHANCED, path) for name, path in given]
-    made_up = iter(_told_apart(nameless))
-    return [(next(made_up) if name is None else name, path) for name, path in given]
+    generated = iter(_distinct_names(nameless))
+    return [(next(generated) if name is None else name, path) for name, path in given]
 
 
-def _told_apart(paths: Sequence[StoragePath]) -> list[str]:
-    """Names of files, or of their folders: all runs call their weights the same."""
+def _distinct_names(paths: Sequence[StoragePath]) -> list[str]:
+    """Names of the files, or of their folders, since all runs give their weights the same name."""
     stems = [path.stem for path in paths]
     if len(set(stems)) == len(stems):
         return stems
@@ -131,7 +130,7 @@ def _told_apart(paths: Sequence[StoragePath]) -> list[str]:
 
 
 def _row_names(named: Sequence[tuple[str, StoragePath]]) -> list[str]:
-    """A name for each of several weights of one configuration: `NAME 1`, `NAME 2`, …"""
+    """The names, numbered where several weights share one: `NAME 1`, `NAME 2`, …"""
     counts, seen = Counter(name for name, _ in named), Counter[str]()
     names = []
     for name, _ in named:
@@ -148,7 +147,7 @@ def _check_names(names: Sequence[str]) -> None:
                 " '-', '_' and '.'"
             )
         if names.count(name) > 1:
-            raise InputError(f"two systems are called '{name}'; give each a name of its own, NAME=…")
+            raise InputError(f"two systems are named '{name}'; give each its own name, NAME=…")
 
 
 def _model(name: str, configuration: str, path: StoragePath, network: Network) -> Model:
@@ -166,11 +165,11 @@ def _model(name: str, configuration: str, path: StoragePath, network: Network) -
 def match_outputs(system: Outputs, one: EvaluationSet, *, several_corpora: bool) -> MatchedOutputs:
     """Find the file of each clip.
 
-    A file belongs to the clip whose id (for pairs the noisy file's path, for mixtures the example's name)
-    ends in the file's path below the folder, extension aside.
+    A file matches the clip whose id (the noisy file's path of a pair, the example's name of a mixture) ends
+    in the file's path below the folder, without its extension.
 
     Args:
-        several_corpora: the outputs of a corpus then lie in a subfolder with its name.
+        several_corpora: whether the outputs of each corpus are in a subfolder with its name.
 
     Raises:
         InputError: the folder has no such subfolder, or no file in it belongs to any clip.
@@ -181,7 +180,7 @@ def match_outputs(system: Outputs, one: EvaluationSet, *, several_corpora: bool)
         if not folder.is_dir():
             raise InputError(
                 f"--system {system.name}={system.folder}: has no folder '{one.name}'; with several corpora,"
-                " the outputs for each lie in one of its name"
+                " the outputs for each go into one with its name"
             )
     files: dict[tuple[str, ...], list[Path]] = {}
     for path in find_audio(folder):
@@ -202,11 +201,11 @@ def match_outputs(system: Outputs, one: EvaluationSet, *, several_corpora: bool)
         elif len(of_clip) > 1:
             faults[clip_id] = f"has several files, {' and '.join(map(str, of_clip))}; keep one"
         elif claims[found[0]] > 1:
-            faults[clip_id] = f"{of_clip[0]} is named as several clips; put it in folders as they are"
+            faults[clip_id] = f"{of_clip[0]} is named as several clips; use the same subfolders as the clips"
         else:
             paths[clip_id] = of_clip[0]
     extra = sorted(str(path) for end, of_end in files.items() if end not in claims for path in of_end)
-    return MatchedOutputs(paths=paths, faults=faults, extra=tuple(extra) if one.whole else None)
+    return MatchedOutputs(paths=paths, faults=faults, extra=tuple(extra) if one.complete else None)
 
 
 def _ends(clip: EvaluationClip) -> list[tuple[str, ...]]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from pipelines.evaluation.clip_scores import NOISY
 from pipelines.evaluation.corpus_statistics import BAND_DB, CorpusStatistics, clip_values, mean
-from pipelines.evaluation.metric_labels import abreast, heading
+from pipelines.evaluation.metric_labels import column_groups, heading
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.media.figures import COLOURS, GREY, MARKERS, series_style, themed_svg
 from pipelines.reports.page import ReportFigure
@@ -74,13 +74,13 @@ def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> No
 
 
 def _grid_inches(metrics: Sequence[str]) -> float:
-    rows = len(abreast(metrics))
+    rows = len(column_groups(metrics))
     return rows * (_PANEL_INCHES + _TITLE_INCHES) + (rows - 1) * _LABELS_INCHES + _BOTTOM_INCHES
 
 
 def _grid(figure: Figure, metrics: Sequence[str], *, wspace: float) -> list[Axes]:
     """One panel per metric, four per row, above the legend."""
-    grid = figure.subplots(len(abreast(metrics)), len(abreast(metrics)[0]), squeeze=False)
+    grid = figure.subplots(len(column_groups(metrics)), len(column_groups(metrics)[0]), squeeze=False)
     figure.subplots_adjust(
         **_MARGINS,
         bottom=_BOTTOM_INCHES / _grid_inches(metrics),
@@ -108,7 +108,7 @@ def _domains(summary: EvaluationSummary, statistics: Statistics) -> bytes:
             axes.locator_params(axis="x", nbins=_MAX_TICKS)
             axes.set_title(heading(metric), fontsize=9, loc="left")
             axes.grid(alpha=0.25)
-        for axes in grid[:: len(abreast(summary.metrics)[0])]:
+        for axes in grid[:: len(column_groups(summary.metrics)[0])]:
             axes.set_ylabel("out-of-domain", fontsize=9)
         handles = [
             *(_legend_handle(grid[0], _colour(number), "o") for number in range(len(signals))),

@@ -53,7 +53,7 @@ def select_samples(
     chosen = [
         (at, label, index)
         for at, corpus in enumerate(summary.corpora)
-        for label, index in corpus.chosen(systems[0].name, count)
+        for label, index in corpus.select_clips(systems[0].name, count)
     ]
     enhanced = scorer.enhance_samples([(at, index) for at, _, index in chosen], systems)
     samples = []

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.evaluation.clip_scores import NOISY, ClipAudio, ClipScores
-from pipelines.evaluation.corpus_statistics import Compared, CorpusStatistics, Group, clip_values, mean
-from pipelines.evaluation.metric_labels import abreast, heading
+from pipelines.evaluation.corpus_statistics import ClipGroup, CorpusStatistics, PairedTest, clip_values, mean
+from pipelines.evaluation.metric_labels import column_groups, heading
 from pipelines.evaluation.published_tables import PublishedTable, read_published
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.media.audio import common_gain, flac
@@ -113,11 +113,11 @@ def _test_tables(statistics: CorpusStatistics, summary: EvaluationSummary) -> li
                 for first, second in pairs
             ],
         }
-        for metrics in abreast(summary.metrics)
+        for metrics in column_groups(summary.metrics)
     ]
 
 
-def _test(one: Compared) -> tuple[str, str]:
+def _test(one: PairedTest) -> tuple[str, str]:
     result: Comparison = one.result
     if result.p_holm is None:
         p = "no test"
@@ -127,7 +127,7 @@ def _test(one: Compared) -> tuple[str, str]:
 
 
 def _group_table(
-    kind: str, groups: Sequence[Group], corpus: CorpusScores, summary: EvaluationSummary
+    kind: str, groups: Sequence[ClipGroup], corpus: CorpusScores, summary: EvaluationSummary
 ) -> dict[str, Any]:
     """Means of each signal over the clips of each group."""
     systems_of: Mapping[str, Sequence[str]] = {NOISY: [NOISY], **summary.configurations}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipelines.evaluation.clip_scores import NOISY, NOISY_PHASE
 from pipelines.evaluation.corpus_statistics import CorpusStatistics
-from pipelines.evaluation.metric_labels import abreast, decimals, heading
+from pipelines.evaluation.metric_labels import column_groups, decimals, heading
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.evaluation.systems import Model
 from rwsa.metrics import TABLE1_METRICS, Summary
@@ -97,7 +97,7 @@ def _tables(
     summary: EvaluationSummary, statistics: Statistics, *, intervals: bool = True
 ) -> Iterator[list[list[str]]]:
     """Rows of cells, the head first, for as many metrics as stand abreast."""
-    for metrics in abreast(summary.metrics):
+    for metrics in column_groups(summary.metrics):
         head = ["corpus", "clips", "signal", *(heading(name) for name in metrics)]
         rows = (
             row

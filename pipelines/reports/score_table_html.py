@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pipelines.evaluation.clip_scores import NOISY, NOISY_PHASE
 from pipelines.evaluation.corpus_statistics import CorpusStatistics
-from pipelines.evaluation.metric_labels import abreast, decimals, label, unit
+from pipelines.evaluation.metric_labels import column_groups, decimals, label, unit
 from pipelines.evaluation.published_tables import PublishedTable
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.evaluation.systems import Model, System
@@ -97,7 +97,7 @@ def score_blocks(
                 ],
             )
         )
-    _, *further = abreast(summary.metrics)
+    _, *further = column_groups(summary.metrics)
     tables_of_further = [tables for metrics in further for tables in blocks(metrics)]
     return found + [
         ScoreBlock(tables=tables, title="" if at else "Further metrics")

@@ -16,7 +16,7 @@ from pipelines.evaluate import statistics_of
 from pipelines.evaluation.results import EvaluationSummary
 from pipelines.reports.evaluation_log import log_evaluation
 from pipelines.reports.evaluation_report import ScoredSample
-from tests.evaluations import audio, made_up, model
+from tests.evaluations import audio, model, synthetic_scores
 from tests.mlflow_server import PATIENCE_SECONDS, tracking_server
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
         name="nano evaluated",
         systems=tuple(map(model, SYSTEMS)),
         corpora=tuple(
-            made_up(name, seed, SYSTEMS, CLIP_SECONDS, FURTHER) for seed, name in enumerate(CORPORA)
+            synthetic_scores(name, seed, SYSTEMS, CLIP_SECONDS, FURTHER) for seed, name in enumerate(CORPORA)
         ),
         seconds=12.0,
         cpu_seconds={"enhancing": 10.0, "scoring": 13.0},
@@ -63,7 +63,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
     samples = [
         ScoredSample(label=label, scores=corpus.clips[index], audio=audio(index, SYSTEMS, CLIP_SECONDS))
         for corpus in summary.corpora
-        for label, index in corpus.chosen(SYSTEMS[0], 3)
+        for label, index in corpus.select_clips(SYSTEMS[0], 3)
     ]
     run_id = log_evaluation(tracker, summary, statistics_of(summary), samples, key="0")
     page = tracker.client.download_artifacts(run_id, "report.html", str(folder))
@@ -129,7 +129,7 @@ def test_a_person_finds_a_system_on_a_corpus_and_its_clips(
     page.get_by_text("clips.json").first.click()
     page.get_by_text("clip-00", exact=True).first.wait_for()
     system = child.data.params["system"]
-    gain = made_up("street", 1, SYSTEMS).clips[0].gain("si_sdr", system)
+    gain = synthetic_scores("street", 1, SYSTEMS).clips[0].gain("si_sdr", system)
     assert gain is not None
     page.get_by_text(str(round(gain, 4)), exact=True).first.wait_for()
     page.screenshot(path=tmp_path / "7-clips.png")

@@ -21,7 +21,7 @@ from pipelines.register import register
 from pipelines.reports.evaluation_log import finished_run, log_evaluation
 from pipelines.studies.trade_off_scores import panels, read_scores
 from rwsa.models import build_model, save_model
-from tests.evaluations import made_up, model
+from tests.evaluations import model, synthetic_scores
 from tests.mlflow_server import postgresql, tracking_server
 
 pytestmark = pytest.mark.full
@@ -97,7 +97,7 @@ def test_an_evaluation_is_found_again_and_compared(storage: StorageConfig) -> No
     names = ("a", "b")
     systems = tuple(dataclasses.replace(model(name), sha256=name * 64) for name in names)
     corpora = tuple(
-        made_up(name, seed, names, further=("csig",)) for seed, name in enumerate(("home", "out"))
+        synthetic_scores(name, seed, names, further=("csig",)) for seed, name in enumerate(("home", "out"))
     )
     summary = EvaluationSummary(name="both", systems=systems, corpora=corpora, seconds=1)
     tracker = Tracker(storage)

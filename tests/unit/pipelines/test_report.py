@@ -24,7 +24,7 @@ from pipelines.reports.page import ReportFigure
 from rwsa.corpora.cards import Scores
 from rwsa.metrics import Failure
 from tests.evaluations import audio as some_audio
-from tests.evaluations import made_up, model
+from tests.evaluations import model, synthetic_scores
 
 RATE_HZ = 16000
 SVG = "{http://www.w3.org/2000/svg}"
@@ -160,7 +160,7 @@ def several(names: tuple[str, ...], configurations: tuple[str, ...]) -> Evaluati
         model(name, configuration=configuration)
         for name, configuration in zip(names, configurations, strict=True)
     )
-    corpora = (made_up("libri", 0, names), made_up("dns", 1, names))
+    corpora = (synthetic_scores("libri", 0, names), synthetic_scores("dns", 1, names))
     return EvaluationSummary(name="x", systems=systems, corpora=corpora, seconds=1)
 
 
@@ -179,7 +179,7 @@ def test_several_systems_are_ranked_tested_and_grouped() -> None:
 
 def test_further_metrics_stand_in_matrices_and_tests_of_their_own() -> None:
     further = ("csig", "cbak", "covl", "stoi", "dnsmos_ovrl")
-    corpora = tuple(made_up(name, 0, ("a", "b"), further=further) for name in ("libri", "dns2020"))
+    corpora = tuple(synthetic_scores(name, 0, ("a", "b"), further=further) for name in ("libri", "dns2020"))
     of_all = EvaluationSummary(name="x", systems=(model("a"), model("b")), corpora=corpora, seconds=1)
     text = page(of_all, [])
     Page(text)
@@ -249,14 +249,14 @@ def test_figures_of_several_corpora_compare_domains(summary: EvaluationSummary) 
 
 def test_further_systems_have_their_own_row_of_spectrograms() -> None:
     systems = ("a", "b", "c", "d")
-    scores = made_up("libri", 0, systems).clips[0]
+    scores = synthetic_scores("libri", 0, systems).clips[0]
     rows = spectrogram_rows(some_audio(0, systems), scores)
     assert [row.names for row in rows] == [("noisy", "a", "clean"), ("b", "c", "d")]
 
 
 def test_spectrogram_panels_lie_under_the_players(summary: EvaluationSummary) -> None:
     """The page places its players at the same fractions of the width as the figure its panels."""
-    (row,) = spectrogram_rows(some_audio(0), made_up("libri", 0).clips[0])
+    (row,) = spectrogram_rows(some_audio(0), synthetic_scores("libri", 0).clips[0])
     root = ElementTree.fromstring(row.svg)
     width = float(root.get("viewBox", "").split()[2])
     panels = [

@@ -17,7 +17,7 @@ from pipelines.reports.score_table import format_table, markdown_table
 from rwsa.corpora.cards import Scores
 from rwsa.corpora.manifest import Problem
 from rwsa.metrics import TABLE1_METRICS, Failure
-from tests.evaluations import made_up, model
+from tests.evaluations import model, synthetic_scores
 
 
 def clip(
@@ -87,7 +87,7 @@ def test_a_mean_over_nothing_is_none() -> None:
     scores = corpus(clip("a", 0.0, 0.0, error="damaged"))
     assert scores.means("enhanced") == dict.fromkeys((*TABLE1_METRICS, NOISY_PHASE))
     assert scores.gains("enhanced")["pesq"] is None
-    assert scores.chosen("enhanced", 3) == []
+    assert scores.select_clips("enhanced", 3) == []
     assert "– (1 failed)" in shown(scores)
 
 
@@ -136,13 +136,13 @@ def test_what_a_model_fails_at_says_nothing_of_the_corpus() -> None:
 
 def test_clips_are_chosen_from_worst_to_best() -> None:
     scores = corpus(*(clip(str(gain), 0.0, gain) for gain in (3.0, 1.0, 5.0, 2.0, 4.0)))
-    assert scores.chosen("enhanced", 3) == [("worst", 1), ("median", 0), ("best", 2)]
-    assert scores.chosen("enhanced", 1) == [("median", 0)]
-    assert scores.chosen("enhanced", 0) == []
-    every = scores.chosen("enhanced", 9)
+    assert scores.select_clips("enhanced", 3) == [("worst", 1), ("median", 0), ("best", 2)]
+    assert scores.select_clips("enhanced", 1) == [("median", 0)]
+    assert scores.select_clips("enhanced", 0) == []
+    every = scores.select_clips("enhanced", 9)
     assert [label for label, _ in every] == ["worst", "rank-2-of-5", "median", "rank-4-of-5", "best"]
     assert [index for _, index in every] == [1, 3, 0, 4, 2]
-    assert corpus(clip("a", 1.0, 2.0)).chosen("enhanced", 3) == [("only", 0)]
+    assert corpus(clip("a", 1.0, 2.0)).select_clips("enhanced", 3) == [("only", 0)]
 
 
 def test_table_columns_are_aligned() -> None:
@@ -161,7 +161,7 @@ def test_table_columns_are_aligned() -> None:
 
 
 def test_further_metrics_are_a_table_below() -> None:
-    further = made_up("toy", 0, further=("csig", "stoi"))
+    further = synthetic_scores("toy", 0, further=("csig", "stoi"))
     clips = [dataclasses.replace(further.clips[0].signals["noisy"], floored=True)]
     first = dataclasses.replace(further.clips[0], signals={**further.clips[0].signals, "noisy": clips[0]})
     scores = dataclasses.replace(further, clips=(first, *further.clips[1:]), published=PUBLISHED)

@@ -84,7 +84,7 @@ def test_what_cannot_be_is_one_error(
         )
 
 
-def evaluation_set(*ids: str, whole: bool = True) -> EvaluationSet:
+def evaluation_set(*ids: str, complete: bool = True) -> EvaluationSet:
     clips = tuple(
         EvaluationClip(
             corpus="toy",
@@ -100,7 +100,7 @@ def evaluation_set(*ids: str, whole: bool = True) -> EvaluationSet:
         for name in ids
     )  # fmt: skip
     return EvaluationSet(
-        name="toy", clips=clips, of_clips=len(clips), whole=whole, problems=(), noisy_row=None
+        name="toy", clips=clips, of_clips=len(clips), complete=complete, problems=(), noisy_row=None
     )
 
 
@@ -131,7 +131,7 @@ def test_what_fits_twice_is_told(tmp_path: Path) -> None:
 
 
 def test_extra_files_cannot_be_told_where_only_some_clips_are_scored(tmp_path: Path) -> None:
-    one = evaluation_set("a", whole=False)
+    one = evaluation_set("a", complete=False)
     assert match_outputs(outputs(tmp_path, "a.wav", "z.wav"), one, several_corpora=False).extra is None
 
 

@@ -14,7 +14,7 @@ from pipelines.evaluation.results import EvaluationSummary
 from pipelines.reports.evaluation_log import log_evaluation
 from pipelines.studies.trade_off_scores import Score, panels, read_scores
 from pipelines.trade_off import main
-from tests.evaluations import made_up, model
+from tests.evaluations import model, synthetic_scores
 
 SYSTEMS = ("a", "b", "c")
 
@@ -64,7 +64,9 @@ def log(storage: StorageConfig, systems: tuple[str, ...], name: str) -> None:
     summary = EvaluationSummary(
         name=name,
         systems=tuple(dataclasses.replace(model(system), sha256=system * 64) for system in systems),
-        corpora=tuple(made_up(corpus, seed, systems) for seed, corpus in enumerate(("home", "away"))),
+        corpora=tuple(
+            synthetic_scores(corpus, seed, systems) for seed, corpus in enumerate(("home", "away"))
+        ),
         seconds=1.0,
     )
     log_evaluation(Tracker(storage), summary, statistics_of(summary), [], key=name)
@@ -84,7 +86,7 @@ def test_runs_of_several_evaluations_meet_on_one_page(
     assert sorted((one.name, one.corpus) for one in scores) == [
         (name, corpus) for name in SYSTEMS for corpus in ("away", "home")
     ]
-    second = made_up("home", 0, ("b", "c"))
+    second = synthetic_scores("home", 0, ("b", "c"))
     of_b = next(one for one in scores if (one.name, one.corpus) == ("b", "home"))
     assert of_b.means["pesq"] == pytest.approx(second.means("b")["pesq"])
     assert main(settings) == 0
