@@ -13,13 +13,13 @@ from pipelines.evaluation.metric_labels import heading, label
 from pipelines.media.figures import BLUE, GREY, VERMILION, themed_svg
 from pipelines.reports.page import ReportFigure, fill_template
 from pipelines.reports.score_table import number
-from pipelines.studies.trade_off_scores import Panel, Point
+from pipelines.studies.trade_off_scores import TradeOffPanel, TradeOffPoint
 from rwsa.statistics import MIN_RANKED
 
 
-def trade_off_html(panels: Sequence[Panel], storage: StorageConfig) -> str:
+def trade_off_html(panels: Sequence[TradeOffPanel], storage: StorageConfig) -> str:
     """The report as HTML, with one section per pair of corpora."""
-    pairs: dict[str, list[Panel]] = {}
+    pairs: dict[str, list[TradeOffPanel]] = {}
     for panel in panels:
         pairs.setdefault(panel.key, []).append(panel)
     return fill_template(
@@ -31,30 +31,31 @@ def trade_off_html(panels: Sequence[Panel], storage: StorageConfig) -> str:
     )
 
 
-def _pair(panels: Sequence[Panel]) -> dict[str, Any]:
-    home, abroad = panels[0].home, panels[0].abroad
+def _pair(panels: Sequence[TradeOffPanel]) -> dict[str, Any]:
+    in_domain, out_of_domain = panels[0].in_domain, panels[0].out_of_domain
     rows = [["noisy", *_cells([panel.noisy for panel in panels], panels)]]
     for at, point in enumerate(panels[0].points):
         rows.append([f"{at + 1} {point.name}", *_cells([panel.points[at] for panel in panels], panels)])
     return {
-        "title": f"{home} against {abroad}",
+        "title": f"{in_domain} against {out_of_domain}",
         "figure": ReportFigure(
-            svg=_figure(panels), alt=f"mean scores of systems on {home} against {abroad}; see the table below"
+            svg=_figure(panels),
+            alt=f"mean scores of systems on {in_domain} against {out_of_domain}; see the table below",
         ),
         "heads": [f"{label(panel.metric)} {domain}" for panel in panels for domain in ("in", "out")],
         "rows": rows,
     }
 
 
-def _cells(points: Sequence[Point], panels: Sequence[Panel]) -> list[str]:
+def _cells(points: Sequence[TradeOffPoint], panels: Sequence[TradeOffPanel]) -> list[str]:
     return [
         number(panel.metric, value)
         for point, panel in zip(points, panels, strict=True)
-        for value in (point.home, point.abroad)
+        for value in (point.in_domain, point.out_of_domain)
     ]
 
 
-def _figure(panels: Sequence[Panel]) -> bytes:
+def _figure(panels: Sequence[TradeOffPanel]) -> bytes:
     """One panel per metric."""
 
     def draw(figure: Figure) -> None:
@@ -62,23 +63,23 @@ def _figure(panels: Sequence[Panel]) -> bytes:
         figure.subplots_adjust(left=0.06, right=0.99, bottom=0.16, top=0.9, wspace=0.3)
         for axes, panel in zip(grid[0], panels, strict=True):
             _draw_panel(axes, panel)
-        grid[0, 0].set_ylabel(f"out-of-domain: {panels[0].abroad}", fontsize=9)
+        grid[0, 0].set_ylabel(f"out-of-domain: {panels[0].out_of_domain}", fontsize=9)
 
     return themed_svg(draw, height_inches=3.6)
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
-    axes.scatter([panel.noisy.home], [panel.noisy.abroad], marker="x", color=GREY, s=45)
+def _draw_panel(axes: Axes, panel: TradeOffPanel) -> None:
+    axes.scatter([panel.noisy.in_domain], [panel.noisy.out_of_domain], marker="x", color=GREY, s=45)
     for at, point in enumerate(panel.points, 1):
         colour = VERMILION if point.best else BLUE
         face = colour if point.best else "none"
-        axes.scatter([point.home], [point.abroad], s=40, facecolors=face, edgecolors=colour)
-        position = (point.home, point.abroad)
+        axes.scatter([point.in_domain], [point.out_of_domain], s=40, facecolors=face, edgecolors=colour)
+        position = (point.in_domain, point.out_of_domain)
         axes.annotate(str(at), position, xytext=(5, 4), textcoords="offset points", fontsize=8)
-    front = sorted((point.home, point.abroad) for point in panel.points if point.best)
+    front = sorted((point.in_domain, point.out_of_domain) for point in panel.points if point.best)
     axes.plot(*zip(*front, strict=True), color=VERMILION, linewidth=1, alpha=0.6)
     correlation = "" if panel.correlation is None else f" · ρ {panel.correlation:+.2f}"
     axes.set_title(f"{heading(panel.metric)}{correlation}", fontsize=9, loc="left")
-    axes.set_xlabel(f"in-domain: {panel.home}", fontsize=9)
+    axes.set_xlabel(f"in-domain: {panel.in_domain}", fontsize=9)
     axes.margins(0.18)
     axes.grid(alpha=0.25)

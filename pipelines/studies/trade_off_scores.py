@@ -1,4 +1,4 @@
-"""Every score that MLflow holds, put together by corpora: systems at home (in-domain) and abroad."""
+"""Scores of all evaluations in MLflow, paired by corpora: systems in-domain and out-of-domain."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _RUNS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class SystemScore:
     """Means of one system on one corpus.
 
     Attributes:
-        system: what was scored: weights by their hash, outputs by their folder.
-        name: for people.
-        in_domain: the corpus that the evaluation took for the in-domain one.
-        data: hash of the clips; scores compare on the same ones alone.
-        code: of the scoring.
+        system: hash of the weights, or folder of the outputs.
+        name: to show.
+        in_domain: the in-domain corpus of the evaluation.
+        data: hash of the clips; only scores on the same clips are compared.
+        code: fingerprint of the scoring code; only scores by the same code are compared.
         means, noisy: by metric; of the system and of the input.
     """
 
@@ -39,45 +39,45 @@ class Score:
     noisy: dict[str, float]
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether no metric is missing."""
         return set(TABLE1_METRICS) <= set(self.means) and set(TABLE1_METRICS) <= set(self.noisy)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """A system at home and abroad, in one metric; `best` where no other is at least as good at both."""
+class TradeOffPoint:
+    """A system's means in one metric; `best` if no other system is at least as good in both domains."""
 
     name: str
-    home: float
-    abroad: float
+    in_domain: float
+    out_of_domain: float
     best: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel:
+class TradeOffPanel:
     """One metric on one pair of corpora.
 
     Attributes:
-        key: the same for panels of the same systems on the same clips.
-        home, abroad: the corpora, with their numbers of clips.
-        points: of every system that was scored on both; in one order in all panels of a key.
-        noisy: of the input.
-        correlation: Spearman's, over systems; None where they are too few.
+        key: shared by the panels of one pair of corpora.
+        in_domain, out_of_domain: the corpora, with their numbers of clips.
+        points: one per system with scores on both; in the same order in all panels of a key.
+        noisy: the point of the input.
+        correlation: Spearman's, over systems; None for too few.
     """
 
     key: str
     metric: str
-    home: str
-    abroad: str
-    points: tuple[Point, ...]
-    noisy: Point
+    in_domain: str
+    out_of_domain: str
+    points: tuple[TradeOffPoint, ...]
+    noisy: TradeOffPoint
     correlation: float | None
 
 
-def read_scores(tracker: Tracker) -> list[Score]:
-    """All scores of the experiment, of each system, clips and scoring code the newest."""
-    found: dict[tuple[str, ...], Score] = {}
+def read_scores(tracker: Tracker) -> list[SystemScore]:
+    """The newest score of each system, clips and scoring code in the experiment."""
+    found: dict[tuple[str, ...], SystemScore] = {}
     token: str | None = None
     while True:
         runs = tracker.client.search_runs(
@@ -94,10 +94,10 @@ def read_scores(tracker: Tracker) -> list[Score]:
             return list(found.values())
 
 
-def _score(run: Run) -> Score:
+def _score(run: Run) -> SystemScore:
     tags, metrics = run.data.tags, run.data.metrics
     corpus = tags["rwsa.corpus"]
-    return Score(
+    return SystemScore(
         system=tags.get("weights_sha256") or run.data.params["outputs"],
         name=tags["rwsa.system"],
         corpus=corpus,
@@ -110,55 +110,56 @@ def _score(run: Run) -> Score:
     )
 
 
-def panels(scores: Iterable[Score]) -> list[Panel]:
-    """A panel for each metric and pair of corpora that two systems were scored on, in the order met."""
+def trade_off_panels(scores: Iterable[SystemScore]) -> list[TradeOffPanel]:
+    """A panel for each metric and pair of corpora with scores of at least two systems, in the order read."""
     # With a metric missing, systems of one pair would differ from panel to panel.
-    scores = [one for one in scores if one.whole]
-    homes = dict.fromkeys(_where(one) for one in scores if one.corpus == one.in_domain)
-    found: list[Panel] = []
-    for home in homes:
-        at_home = _by_system(scores, home)
-        abroads = dict.fromkeys(
-            _where(one)
+    scores = [one for one in scores if one.complete]
+    in_domains = dict.fromkeys(_clips_of(one) for one in scores if one.corpus == one.in_domain)
+    panels: list[TradeOffPanel] = []
+    for in_domain in in_domains:
+        by_system = _by_system(scores, in_domain)
+        corpus, _, code = in_domain
+        out_of_domains = dict.fromkeys(
+            _clips_of(one)
             for one in scores
-            if one.in_domain == home[0] and one.corpus != home[0] and one.code == home[2]
+            if one.in_domain == corpus and one.corpus != corpus and one.code == code
         )
-        for abroad in abroads:
+        for out_of_domain in out_of_domains:
             both = [
-                (at_home[system], other)
-                for system, other in _by_system(scores, abroad).items()
-                if system in at_home
+                (by_system[system], other)
+                for system, other in _by_system(scores, out_of_domain).items()
+                if system in by_system
             ]
             if len(both) > 1:
-                found += [_panel(metric, both) for metric in TABLE1_METRICS]
-    return found
+                panels += [_panel(metric, both) for metric in TABLE1_METRICS]
+    return panels
 
 
-def _where(one: Score) -> tuple[str, str, str]:
+def _clips_of(one: SystemScore) -> tuple[str, str, str]:
     return one.corpus, one.data, one.code
 
 
-def _by_system(scores: Sequence[Score], where: tuple[str, str, str]) -> dict[str, Score]:
-    return {one.system: one for one in scores if _where(one) == where}
+def _by_system(scores: Sequence[SystemScore], clips: tuple[str, str, str]) -> dict[str, SystemScore]:
+    return {one.system: one for one in scores if _clips_of(one) == clips}
 
 
-def _panel(metric: str, both: Sequence[tuple[Score, Score]]) -> Panel:
+def _panel(metric: str, both: Sequence[tuple[SystemScore, SystemScore]]) -> TradeOffPanel:
     pairs = [(one.means[metric], other.means[metric]) for one, other in both]
     first, second = both[0]
-    return Panel(
-        key=" ".join((*_where(first), *_where(second))),
+    return TradeOffPanel(
+        key=" ".join((*_clips_of(first), *_clips_of(second))),
         metric=metric,
-        home=f"{first.corpus} ({first.clips} clips)",
-        abroad=f"{second.corpus} ({second.clips} clips)",
+        in_domain=f"{first.corpus} ({first.clips} clips)",
+        out_of_domain=f"{second.corpus} ({second.clips} clips)",
         points=tuple(
-            Point(name=one.name, home=home, abroad=abroad, best=_is_best((home, abroad), pairs))
-            for (one, _), (home, abroad) in zip(both, pairs, strict=True)
+            TradeOffPoint(name=one.name, in_domain=pair[0], out_of_domain=pair[1], best=_is_best(pair, pairs))
+            for (one, _), pair in zip(both, pairs, strict=True)
         ),
-        noisy=Point(name="noisy", home=first.noisy[metric], abroad=second.noisy[metric]),
+        noisy=TradeOffPoint(name="noisy", in_domain=first.noisy[metric], out_of_domain=second.noisy[metric]),
         correlation=rank_correlation(*zip(*pairs, strict=True)),
     )
 
 
 def _is_best(point: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:
-    """Whether no other is at least as good at both, and another point."""
+    """Whether no other point is at least as good in both domains."""
     return not any(a >= point[0] and b >= point[1] and (a, b) != point for a, b in others)

@@ -19,7 +19,7 @@ from pipelines.evaluate import statistics_of
 from pipelines.evaluation.results import EvaluationSummary
 from pipelines.register import register
 from pipelines.reports.evaluation_log import finished_run, log_evaluation
-from pipelines.studies.trade_off_scores import panels, read_scores
+from pipelines.studies.trade_off_scores import read_scores, trade_off_panels
 from rwsa.models import build_model, save_model
 from tests.evaluations import model, synthetic_scores
 from tests.mlflow_server import postgresql, tracking_server
@@ -109,7 +109,12 @@ def test_an_evaluation_is_found_again_and_compared(storage: StorageConfig) -> No
     pesq = corpora[1].means("b")["pesq"]
     assert pesq is not None
     assert scores["b", "out"].means["pesq"] == pytest.approx(pesq)
-    assert [panel.metric for panel in panels(scores.values())] == ["pesq", "ssnr", "estoi", "si_sdr"]
+    assert [panel.metric for panel in trade_off_panels(scores.values())] == [
+        "pesq",
+        "ssnr",
+        "estoi",
+        "si_sdr",
+    ]
     (child, *_) = tracker.client.search_runs(
         [tracker.experiment_id], "tags.`rwsa.corpus` = 'out' AND tags.`rwsa.system` = 'b'"
     )

@@ -12,20 +12,20 @@ from pipelines.core.tracking import Tracker
 from pipelines.evaluate import statistics_of
 from pipelines.evaluation.results import EvaluationSummary
 from pipelines.reports.evaluation_log import log_evaluation
-from pipelines.studies.trade_off_scores import Score, panels, read_scores
+from pipelines.studies.trade_off_scores import SystemScore, read_scores, trade_off_panels
 from pipelines.trade_off import main
 from tests.evaluations import model, synthetic_scores
 
 SYSTEMS = ("a", "b", "c")
 
 
-def score(system: str, corpus: str, pesq: float, **changes: str) -> Score:
+def score(system: str, corpus: str, pesq: float, **changes: str) -> SystemScore:
     values = dict.fromkeys(("pesq", "ssnr", "estoi", "si_sdr"), pesq)
-    one = Score(
+    one = SystemScore(
         system=system,
         name=system,
         corpus=corpus,
-        in_domain="home",
+        in_domain="libri",
         data="d",
         code="c",
         clips=9,
@@ -36,28 +36,30 @@ def score(system: str, corpus: str, pesq: float, **changes: str) -> Score:
 
 
 def test_systems_that_none_beats_and_the_correlation() -> None:
-    home = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "e": 5.0}
-    abroad = {"a": 5.0, "b": 1.0, "c": 4.0, "d": 3.0, "e": 2.0}
+    in_domain = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "e": 5.0}
+    out_of_domain = {"a": 5.0, "b": 1.0, "c": 4.0, "d": 3.0, "e": 2.0}
     scores = [
-        score(name, place, of[name]) for place, of in (("home", home), ("away", abroad)) for name in home
+        score(name, place, of[name])
+        for place, of in (("libri", in_domain), ("dns", out_of_domain))
+        for name in in_domain
     ]
-    found = panels(scores)
+    found = trade_off_panels(scores)
     assert [panel.metric for panel in found] == ["pesq", "ssnr", "estoi", "si_sdr"]
     assert [point.name for point in found[0].points if point.best] == ["a", "c", "d", "e"]
-    # Ranks abroad 5 1 4 3 2: 1 − 6 · (16 + 1 + 1 + 1 + 9) / (5 · 24).
+    # Ranks out-of-domain 5 1 4 3 2: 1 − 6 · (16 + 1 + 1 + 1 + 9) / (5 · 24).
     assert found[0].correlation == pytest.approx(1 - 6 * 28 / 120)
-    assert found[0].home == "home (9 clips)"
-    assert panels(scores[:4] + scores[5:9])[0].correlation is None
+    assert found[0].in_domain == "libri (9 clips)"
+    assert trade_off_panels(scores[:4] + scores[5:9])[0].correlation is None
 
 
 def test_only_the_same_clips_by_the_same_code_are_compared() -> None:
-    both = [score(name, place, 1.0) for name in "ab" for place in ("home", "away")]
-    assert len(panels(both)) == 4
+    both = [score(name, place, 1.0) for name in "ab" for place in ("libri", "dns")]
+    assert len(trade_off_panels(both)) == 4
     for change in ({"data": "other"}, {"code": "other"}):
-        assert panels([*both[:3], dataclasses.replace(both[3], **change)]) == []
-    assert panels(both[:2]) == []
+        assert trade_off_panels([*both[:3], dataclasses.replace(both[3], **change)]) == []
+    assert trade_off_panels(both[:2]) == []
     lacking = dataclasses.replace(both[3], means={"pesq": 1.0})
-    assert panels([*both[:3], lacking]) == []
+    assert trade_off_panels([*both[:3], lacking]) == []
 
 
 def log(storage: StorageConfig, systems: tuple[str, ...], name: str) -> None:
@@ -65,7 +67,7 @@ def log(storage: StorageConfig, systems: tuple[str, ...], name: str) -> None:
         name=name,
         systems=tuple(dataclasses.replace(model(system), sha256=system * 64) for system in systems),
         corpora=tuple(
-            synthetic_scores(corpus, seed, systems) for seed, corpus in enumerate(("home", "away"))
+            synthetic_scores(corpus, seed, systems) for seed, corpus in enumerate(("libri", "dns"))
         ),
         seconds=1.0,
     )
@@ -84,14 +86,14 @@ def test_runs_of_several_evaluations_meet_on_one_page(
     scores = read_scores(Tracker(storage))
     # Of the system that was scored twice, the newer one.
     assert sorted((one.name, one.corpus) for one in scores) == [
-        (name, corpus) for name in SYSTEMS for corpus in ("away", "home")
+        (name, corpus) for name in SYSTEMS for corpus in ("dns", "libri")
     ]
-    second = synthetic_scores("home", 0, ("b", "c"))
-    of_b = next(one for one in scores if (one.name, one.corpus) == ("b", "home"))
+    second = synthetic_scores("libri", 0, ("b", "c"))
+    of_b = next(one for one in scores if (one.name, one.corpus) == ("b", "libri"))
     assert of_b.means["pesq"] == pytest.approx(second.means("b")["pesq"])
     assert main(settings) == 0
     shown = capsys.readouterr().out
-    assert "home (40 clips) against away (40 clips): 3 systems, too few for a correlation" in shown
+    assert "libri (40 clips) against dns (40 clips): 3 systems, too few for a correlation" in shown
     text = (tmp_path / "trade-off.html").read_text()
     assert text.count("<h2>") == 1
     assert "<script" not in text
