@@ -46,7 +46,7 @@ SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
             "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
         ),
         # mixing
-        "ce23d1fb6fcc6b9356718c03fd9f55ef0a6a01f20e617355e7e5384937a282a7": (
+        "978f3aa3a47d525a06b3ddfdec6500688e3069c67aaf6e107d526a4f2e9f0952": (
             "5bf499aae371f9526bfa161834401141e0a9e0608284323682a8c4115f280fd2"
         ),
     }
