@@ -1,10 +1,10 @@
-"""Progress of long work: a bar or lines with the time left, and the line of a training step."""
+"""Progress of long work: a bar or lines with the time left."""
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -82,31 +82,3 @@ def tracked(items: Sequence[Item], desc: str, unit: str, report: Callable[[str],
 def duration(seconds: float) -> str:
     """`04:07` or `1:02:03`."""
     return tqdm.format_interval(max(seconds, 0))
-
-
-def progress_line(step: int, max_steps: int, values: Mapping[str, float]) -> str:
-    """The line of a training step: losses, validation scores, speed, time left."""
-    parts = [f"step {step:>{len(str(max_steps))}}/{max_steps}"]
-    if "total" in values:
-        parts.append(f"loss {values['total']:.4f}")
-        parts += [f"{name} {values[name]:.3f}" for name in ("magnitude", "phase", "metric") if name in values]
-    parts += [_validation(name, value) for name, value in values.items() if _is_shown(name, value)]
-    if "samples_per_second" in values:
-        parts.append(f"{values['samples_per_second']:.1f} segments/s")
-        parts.append(f"{values['audio_seconds_per_second']:.1f} s audio/s")
-        parts.append(f"waiting {values['data_wait_share']:.1%}")
-        parts.append(f"left {duration(values['eta_seconds'])}")
-    if values.get("replaced_samples"):
-        parts.append(f"{values['replaced_samples']:.0f} samples missing and replaced")
-    return " · ".join(parts)
-
-
-def _is_shown(name: str, value: float) -> bool:
-    """Whether to show a value of validation; counts of failed and missing clips only if there are any."""
-    counts_trouble = name.endswith("_failed") or name == "valid_missing"
-    return name.startswith("valid_") and not (counts_trouble and value == 0)
-
-
-def _validation(name: str, value: float) -> str:
-    counts = name.endswith(("_failed", "_missing", "_clips"))
-    return f"{name} {value:.0f}" if counts else f"{name} {value:.3f}"

@@ -70,8 +70,8 @@ class Checkpoints:
         before = [old for old in self.steps() if old != step]
         ignore = shutil.ignore_patterns(*leave_out)
 
-        def copy(aside: Path) -> None:
-            shutil.copytree(folder, aside, ignore=ignore, dirs_exist_ok=True)
+        def copy(target: Path) -> None:
+            shutil.copytree(folder, target, ignore=ignore, dirs_exist_ok=True)
 
         self.save(step, copy, best_step=None)
         for old in before:

@@ -47,14 +47,14 @@ def test_clips_are_paired_by_path_without_extension_and_named_as_in_clean(folder
 def test_the_json_holds_all_seven_metrics_with_means_and_counts(folders: Path) -> None:
     put(folders, "clean/silent.wav", 0 * CLEAN)
     put(folders, "enhanced/silent.wav", NOISY)
-    found = scored(folders, metrics=FOLDER_METRICS).as_json()
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    scores = scored(folders, metrics=FOLDER_METRICS).as_json()
+    assert json.loads(json.dumps(scores, allow_nan=False)) == scores
     lists = {"failures", "resampled", "clipped", "floored"}
-    assert set(found) == {"clips", "mean", "counts", "metrics_version"} | lists
-    assert found["clips"]["silent.wav"] == dict.fromkeys(FOLDER_METRICS)
-    assert found["mean"] == found["clips"]["room/good.wav"]
-    assert found["counts"] == dict.fromkeys(FOLDER_METRICS, 1)
-    assert found["failures"] == [{"file": "silent.wav", "metric": None, "reason": "clean is silent"}]
+    assert set(scores) == {"clips", "mean", "counts", "metrics_version"} | lists
+    assert scores["clips"]["silent.wav"] == dict.fromkeys(FOLDER_METRICS)
+    assert scores["mean"] == scores["clips"]["room/good.wav"]
+    assert scores["counts"] == dict.fromkeys(FOLDER_METRICS, 1)
+    assert scores["failures"] == [{"file": "silent.wav", "metric": None, "reason": "clean is silent"}]
 
 
 def write_bad_clips(root: Path) -> dict[str, str]:
@@ -85,33 +85,33 @@ def write_bad_clips(root: Path) -> dict[str, str]:
 
 def test_every_fault_is_a_failure_with_its_reason(folders: Path) -> None:
     expected = write_bad_clips(folders)
-    found = scored(folders)
-    reasons = {failure.file: failure.reason for failure in found.failures}
+    scores = scored(folders)
+    reasons = {failure.file: failure.reason for failure in scores.failures}
     assert reasons.keys() == expected.keys()
     assert [file for file in expected if expected[file] not in reasons[file]] == []
-    assert found.clips.keys() == {"room/good.wav", *expected} - {"extra.wav"}
-    assert found.as_json()["mean"] == found.clips["room/good.wav"]
-    assert {(summary.count, summary.failures) for summary in found.summaries.values()} == {(1, 7)}
+    assert scores.clips.keys() == {"room/good.wav", *expected} - {"extra.wav"}
+    assert scores.as_json()["mean"] == scores.clips["room/good.wav"]
+    assert {(summary.count, summary.failures) for summary in scores.summaries.values()} == {(1, 7)}
 
 
 def test_one_failed_metric_does_not_affect_the_others(folders: Path) -> None:
     put(folders, "clean/same.wav", CLEAN)
     put(folders, "enhanced/same.wav", CLEAN)
-    found = scored(folders)
-    assert found.clips["same.wav"]["ssnr"] == pytest.approx(35)
-    assert isinstance(found.clips["same.wav"]["si_sdr"], Failure)
-    assert [(failure.file, failure.metric) for failure in found.failures] == [("same.wav", "si_sdr")]
-    assert (found.summaries["ssnr"].count, found.summaries["si_sdr"].count) == (2, 1)
+    scores = scored(folders)
+    assert scores.clips["same.wav"]["ssnr"] == pytest.approx(35)
+    assert isinstance(scores.clips["same.wav"]["si_sdr"], Failure)
+    assert [(failure.file, failure.metric) for failure in scores.failures] == [("same.wav", "si_sdr")]
+    assert (scores.summaries["ssnr"].count, scores.summaries["si_sdr"].count) == (2, 1)
 
 
 def test_clips_shorter_than_a_window_fail_in_windowed_metrics(folders: Path) -> None:
     put(folders, "clean/short.wav", CLEAN[:500])
     put(folders, "enhanced/short.wav", NOISY[:500])
-    found = scored(folders, metrics=FOLDER_METRICS)
-    failed = {failure.metric for failure in found.failures}
+    scores = scored(folders, metrics=FOLDER_METRICS)
+    failed = {failure.metric for failure in scores.failures}
     assert failed == set(FOLDER_METRICS) - {"si_sdr"}
-    assert {(name, found.summaries[name].count) for name in failed} == {(name, 1) for name in failed}
-    table = format_table(found)
+    assert {(name, scores.summaries[name].count) for name in failed} == {(name, 1) for name in failed}
+    table = format_table(scores)
     assert "short.wav: ssnr: 500 samples are too few" in table
     assert f"failures ({len(failed)}):" in table
 
@@ -140,10 +140,10 @@ def test_other_rates_are_resampled_and_listed(tmp_path: Path) -> None:
     tones = 0.3 * np.sin(2 * np.pi * 440 * seconds), 0.1 * np.sin(2 * np.pi * 1000 * seconds)
     put(tmp_path, "clean/tone.wav", tones[0][::3])
     put(tmp_path, "enhanced/tone.wav", tones[0] + tones[1], 48_000)
-    found = scored(tmp_path)
-    assert found.resampled == ("tone.wav",)
-    assert found.clips["tone.wav"]["si_sdr"] == pytest.approx(20 * np.log10(3), abs=0.05)
-    assert "resampled to 16 kHz before scoring (1):\n  tone.wav" in format_table(found)
+    scores = scored(tmp_path)
+    assert scores.resampled == ("tone.wav",)
+    assert scores.clips["tone.wav"]["si_sdr"] == pytest.approx(20 * np.log10(3), abs=0.05)
+    assert "resampled to 16 kHz before scoring (1):\n  tone.wav" in format_table(scores)
 
 
 def test_clipped_clips_are_scored_and_listed(folders: Path) -> None:
@@ -151,18 +151,18 @@ def test_clipped_clips_are_scored_and_listed(folders: Path) -> None:
     put(folders, "enhanced/flat.wav", np.where(np.arange(16_000) % 100 < 5, 1, NOISY))
     put(folders, "clean/peak.wav", CLEAN)
     put(folders, "enhanced/peak.wav", np.r_[1, NOISY[1:]])
-    found = scored(folders)
-    assert isinstance(found.clips["flat.wav"]["si_sdr"], float)
-    assert found.clipped == ("flat.wav",)
-    assert "clipped in either folder, scored anyway (1):\n  flat.wav" in format_table(found)
+    scores = scored(folders)
+    assert isinstance(scores.clips["flat.wav"]["si_sdr"], float)
+    assert scores.clipped == ("flat.wav",)
+    assert "clipped in either folder, scored anyway (1):\n  flat.wav" in format_table(scores)
 
 
 def test_ratings_floored_by_silence_are_listed(folders: Path) -> None:
     put(folders, "clean/room/good.wav", np.where(np.arange(16_000) < 12_000, CLEAN, 0))
-    found = scored(folders, metrics=("csig", "covl"))
-    assert found.clips["room/good.wav"] == {"csig": 1.0, "covl": 1.0}
-    assert found.floored == ("room/good.wav",)
-    assert "1 due to digital silence" in format_table(found)
+    scores = scored(folders, metrics=("csig", "covl"))
+    assert scores.clips["room/good.wav"] == {"csig": 1.0, "covl": 1.0}
+    assert scores.floored == ("room/good.wav",)
+    assert "1 due to digital silence" in format_table(scores)
 
 
 def test_two_processes_give_the_scores_of_one(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

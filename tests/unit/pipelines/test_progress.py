@@ -1,4 +1,4 @@
-"""Progress of long work, and the line of a training step."""
+"""Progress of long work."""
 
 from __future__ import annotations
 
@@ -9,15 +9,7 @@ import sys
 import pytest
 
 from pipelines.core import progress
-from pipelines.core.progress import Progress, duration, progress_line, tracked
-
-
-def test_failed_and_missing_clips_of_validation_are_shown_as_counts_if_there_are_any() -> None:
-    values = {"valid_clips": 8.0, "valid_missing": 0.0, "valid_si_sdr_failed": 0.0, "valid_si_sdr": 3.3}
-    assert progress_line(3, 160, values) == "step   3/160 · valid_clips 8 · valid_si_sdr 3.300"
-    values |= {"valid_missing": 1.0, "valid_si_sdr_failed": 2.0}
-    line = progress_line(3, 160, values)
-    assert "valid_missing 1 · valid_si_sdr_failed 2" in line
+from pipelines.core.progress import Progress, duration, tracked
 
 
 def test_a_log_gets_a_line_now_and_then_and_a_last_one(

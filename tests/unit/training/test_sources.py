@@ -20,7 +20,6 @@ import pytest
 import soundfile
 import yaml
 
-from pipelines.core.progress import progress_line
 from pipelines.train import CONFIGS, absolute
 from pipelines.training.config import TrainRunConfig
 from rwsa.config import as_mapping, build, merge, read_config
@@ -342,12 +341,6 @@ class TestCorruptShards:
         shards = damaged(corpus, tmp_path / "shards", shards=(0, 1, 2, 3))
         with pytest.raises(InputError, match=r"no training example is usable; the last, train-00000\d\.tar"):
             batches_of(offline(shards, on_corrupt="skip"), 1)
-
-    def test_the_progress_line_shows_the_count(self) -> None:
-        assert "3 samples missing and replaced" in progress_line(
-            1, 2, {"total": 1.0, "replaced_samples": 3.0}
-        )
-        assert "replaced" not in progress_line(1, 2, {"total": 1.0, "replaced_samples": 0.0})
 
 
 @pytest.mark.parametrize(("threads", "world_size"), [(1, 1), (3, 2), (2, 4)])
