@@ -160,7 +160,7 @@ def _audio(recordings: Sequence[CorpusRecording], facts: RecordingFacts) -> list
                 check=check,
                 severity=severity,
                 summary=f"{counted(len(cases), 'file')} {summary}",
-                details=tuple(f"{value(fact)}  {recording.path}" for recording, fact in cases),
+                details=tuple(f"{recording.path}: {value(fact)}" for recording, fact in cases),
             )
 
     return [
@@ -193,7 +193,7 @@ def _audio(recordings: Sequence[CorpusRecording], facts: RecordingFacts) -> list
             " at full scale)",
             lambda fact: fact.clipped_share > CLIPPED_SHARE,
             lambda fact: fact.clipped_share,
-            lambda fact: f"{fact.clipped_share:6.2%}",
+            lambda fact: f"{fact.clipped_share:.2%}",
         ),
         *finding(
             "offset",

@@ -91,7 +91,7 @@ def duplicates_finding(duplicates: Sequence[Duplicate], where: str) -> Finding:
     elif duplicates:
         summary = f"{counted(len(duplicates), 'recording')} twice in one split {where}"
     else:
-        summary = f"no recording twice {where}, by hash of the decoded audio"
+        summary = f"no recording twice {where} (hash of the decoded audio)"
     return Finding(
         check="duplicates",
         severity=Severity.ERROR if leaking else Severity.WARNING if duplicates else Severity.OK,

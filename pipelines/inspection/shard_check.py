@@ -75,7 +75,7 @@ def check_shards(folder: Path, manifests: Sequence[Manifest] = (), *, workers: i
     checksums = Finding(
         check="checksums",
         severity=Severity.ERROR if damaged else Severity.OK,
-        summary=f"{len(damaged):,} damaged, by checksums of bytes and samples",
+        summary=f"{len(damaged):,} damaged (checksums of bytes and samples)",
         details=tuple(damaged),
     )
     findings = (checksums, _splits(sources, splits=len(indexes), with_recordings=bool(manifests)))
