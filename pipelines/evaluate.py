@@ -31,7 +31,7 @@ from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import StoragePath, check_writable, local_state_folder, location, write_json
 from rwsa.fingerprint import code_fingerprint
-from rwsa.metrics import TABLE1_METRICS, check
+from rwsa.metrics import TABLE1_METRICS, check_metrics
 
 __all__ = ["EvaluationSummary", "evaluate"]
 
@@ -92,7 +92,7 @@ def evaluate(
     """
     _check_numbers(audio_clips=audio_clips, workers=workers)
     measured = with_table1(metrics)
-    check(measured)
+    check_metrics(measured)
     _check_writable(json_path)
     systems, networks = read_systems(weights, outputs)
     root = location(storage.root)

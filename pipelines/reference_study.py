@@ -43,7 +43,7 @@ from pipelines.studies.reference_results import (
 )
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, absolute_location, atomic_write, sha256_of, write_json
-from rwsa.metrics import check, version
+from rwsa.metrics import check_metrics, metrics_version
 from rwsa.models import weights_file
 
 FOLDER, PAGE, FIGURES = "reference_study", "reference_study.html", "reference_study.json"
@@ -78,7 +78,7 @@ def reference_study(
     if seed < 0:
         raise InputError(f"--seed {seed}: must be at least 0")
     check_workers(workers)
-    check(STUDIED)
+    check_metrics(STUDIED)
     if weights is not None:
         weights_file(weights)
     (corpus,) = read_sets([card], examples=examples)
@@ -92,7 +92,7 @@ def reference_study(
         "clips": f"{len(clips)} of {corpus.of_clips}",
         "weights": "none" if weights is None else f"{weights} (SHA-256 {sha256_of(weights)[:12]}…)",
         "seed": str(seed),
-        "metrics": version(STUDIED),
+        "metrics": metrics_version(STUDIED),
         "commit": commit(),
     }
     study = ReferenceStudy(

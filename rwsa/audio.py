@@ -1,4 +1,4 @@
-"""Reading, writing and resampling audio. Every failure is an `InputError` that names the file."""
+"""Reading, writing and resampling audio files; errors are `InputError`s that name the file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ REMEDY = "replace or remove the file"
 
 @dataclass(frozen=True, kw_only=True)
 class AudioInfo:
-    """What a file's header says.
+    """Contents of a file's header.
 
     Attributes:
         samples: of one channel.
-        format, subtype: libsndfile's names (`WAV`, `PCM_16`); None where there is no file.
+        format, subtype: libsndfile's names (`WAV`, `PCM_16`); None without a file.
     """
 
     sample_rate_hz: int
@@ -55,14 +55,14 @@ def read_info(path: Path) -> AudioInfo:
 
 
 def read_audio(path: Path, *, start: int = 0, samples: int = -1) -> tuple[np.ndarray, int]:
-    """Read `samples` samples from `start` on (to the end by default), at the file's own rate.
+    """Read `samples` samples from `start` (by default to the end), at the file's own rate.
 
     Returns:
         wav: float32 `[channels, samples]`, full scale ±1.
         sample_rate_hz.
 
     Raises:
-        InputError: the file is missing, corrupt, empty, shorter than asked, or holds NaN or infinity.
+        InputError: the file is missing, corrupt, empty, shorter than requested, or contains NaN or infinity.
     """
     with _opened(path) as file:
         try:
@@ -75,14 +75,14 @@ def read_audio(path: Path, *, start: int = 0, samples: int = -1) -> tuple[np.nda
 
 
 def read_blocks(path: Path) -> Iterator[np.ndarray]:
-    """Read a file in blocks, at its own rate, holding one at a time.
+    """Read a file in blocks at its own rate, with one block in memory.
 
     Yields:
-        float32 `[channels, samples]`, full scale ±1, `block_samples` long but for the last; together as
-        many samples as `read_info` tells.
+        float32 `[channels, samples]`, full scale ±1, `block_samples` long except the last; in total as many
+        samples as `read_info` reports.
 
     Raises:
-        InputError: see `read_audio`; what is wrong further on is found when it is reached.
+        InputError: see `read_audio`; defects are reported when their block is read.
     """
     with _opened(path) as file:
         step = block_samples(file.samplerate)
@@ -91,7 +91,7 @@ def read_blocks(path: Path) -> Iterator[np.ndarray]:
 
 
 def block_samples(sample_rate_hz: int) -> int:
-    """Length of a block: a second, unless that is long."""
+    """Length of a block in samples: one second, at most 65,536."""
     return min(sample_rate_hz, 1 << 16)
 
 
@@ -112,8 +112,8 @@ def read_mono(path: Path, sample_rate_hz: int, *, start: int = 0, samples: int =
 def write_audio(path: Path, wav: np.ndarray, sample_rate_hz: int, *, subtype: str | None = None) -> None:
     """Write `wav` (`[samples]` or `[channels, samples]`, full scale ±1) atomically.
 
-    The format follows the suffix. `subtype` is libsndfile's (`PCM_16`, `FLOAT`, …); the default is
-    the format's own.
+    The suffix determines the format. `subtype` is libsndfile's (`PCM_16`, `FLOAT`, …), by default that of the
+    format.
 
     Raises:
         InputError: the folder is not writable or full, or libsndfile cannot write this suffix.
@@ -129,11 +129,10 @@ def write_blocks(
     format: str | None = None,
     subtype: str | None = None,
 ) -> None:
-    """Write a signal that comes in blocks `[channels, samples]`, atomically.
+    """Write a signal given in blocks `[channels, samples]`, atomically.
 
-    The first block is asked for before anything is made, and what `blocks` raises leaves nothing behind.
-    `format` is libsndfile's (`WAV`, `FLAC`, …); the default follows the suffix. The rest is as in
-    `write_audio`.
+    The first block is requested before a file is created, and an exception from `blocks` leaves no file.
+    `format` is libsndfile's (`WAV`, `FLAC`, …), by default that of the suffix; otherwise as `write_audio`.
     """
     blocks = iter(blocks)
     first = next(blocks)
@@ -144,7 +143,7 @@ def write_blocks(
             ) as file:
                 for block in itertools.chain([first], blocks):
                     file.write(block.T)
-        except InputError:  # of `blocks`
+        except InputError:  # from `blocks`
             raise
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             remedy = "choose a format that libsndfile writes, and a disk with space"
@@ -152,7 +151,7 @@ def write_blocks(
 
 
 def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """Resample float32 `[..., samples]` with soxr's very high quality, channels apart."""
+    """Resample float32 `[..., samples]` with soxr's very high quality, each channel separately."""
     if from_hz == to_hz:
         return wav
     flat = wav.reshape(-1, wav.shape[-1])
@@ -161,7 +160,7 @@ def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 
 
 class Resampler:
-    """`resample` for a signal that comes in blocks: the same samples, however it is cut."""
+    """`resample` for a signal in blocks; the result does not depend on the block lengths."""
 
     def __init__(self, from_hz: int, to_hz: int, channels: int) -> None:
         self.stream = (
@@ -171,24 +170,24 @@ class Resampler:
         )
 
     def __call__(self, block: np.ndarray, *, last: bool = False) -> np.ndarray:
-        """What is ready after a block `[channels, samples]`; after the last one, all that is left."""
+        """Output available after a block `[channels, samples]`; after the last one, all remaining output."""
         if self.stream is None:
             return block
         return self.stream.resample_chunk(np.ascontiguousarray(block.T), last=last).T
 
 
 def find_audio(folder: Path) -> list[Path]:
-    """All audio files below `folder`, sorted; hidden ones (half-written) left out.
+    """All audio files below `folder`, sorted, without hidden (partially written) files.
 
     Raises:
-        InputError: the folder is missing or holds no audio.
+        InputError: the folder is missing or contains no audio.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
-    if not found:
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+    if not paths:
         raise InputError(f"{folder}: holds no audio ({', '.join(sorted(SUFFIXES))})")
-    return found
+    return paths
 
 
 def rms(wav: np.ndarray) -> float:
@@ -197,8 +196,8 @@ def rms(wav: np.ndarray) -> float:
 
 
 def round_to_int16(wav: np.ndarray) -> np.ndarray:
-    """Clip to full scale and round to what a 16-bit file can hold; float32 in, float32 out."""
-    # Plus zero, since what rounds to -0.0 would come back from the file as 0.0.
+    """Clip to full scale and round to 16-bit values; float32 in, float32 out."""
+    # + 0.0 turns -0.0 into 0.0, which is what reading the file would give.
     return (np.clip(np.rint(wav * 32768.0) + 0.0, -32768, 32767) / 32768.0).astype(np.float32)
 
 

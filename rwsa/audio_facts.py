@@ -1,6 +1,6 @@
-"""Facts about one recording that need its samples: level, peak, clipping, silence, offset, and a hash.
+"""Signal statistics of a recording: level, peak, clipping, silence, DC offset and a hash.
 
-All are pure functions of the decoded samples, whatever blocks they come in.
+All are pure functions of the decoded samples and independent of block lengths.
 """
 
 from __future__ import annotations
@@ -18,28 +18,27 @@ from rwsa.errors import InputError
 FRAME_SECONDS = 0.02
 SILENT_FRAME_DBFS = -60.0
 CLIPPED_RUN_SAMPLES = 3
-# Above this share of samples in flat tops a file counts as clipped: an ear hears less.
+# A file with a larger share of clipped samples counts as clipped; even less is audible.
 CLIPPED_SHARE = 0.001
 _INT16_HIGH, _INT16_LOW = 32767, -32768
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioFacts:
-    """What a recording is like; levels in dB relative to full scale, so a full-scale square wave is at 0.
+    """Signal statistics of a recording; levels in dBFS, with a full-scale square wave at 0.
 
     Attributes:
-        samples: of one channel.
-        rms_dbfs: over all samples; None where all are zero.
-        peak: largest magnitude, full scale 1 (lossy formats may decode beyond).
-        clipped_share: samples in runs of `CLIPPED_RUN_SAMPLES` and more at the same end of the 16-bit
-            range. One or two samples there are a peak, not a flat top; what was clipped first and
-            turned down later is not found.
-        silent_share: frames of `FRAME_SECONDS` whose RMS is below `SILENT_FRAME_DBFS`; the last,
-            shorter one counts as a frame.
+        samples: per channel.
+        rms_dbfs: over all samples; None if all are zero.
+        peak: largest magnitude; lossy formats may decode beyond full scale, 1.
+        clipped_share: share of samples in runs of at least `CLIPPED_RUN_SAMPLES` at one end of the 16-bit
+            range. Shorter runs are peaks; a signal attenuated after clipping is not detected.
+        silent_share: share of frames of `FRAME_SECONDS` whose RMS is below `SILENT_FRAME_DBFS`, including the
+            last, shorter one.
         dc_offset: mean of the samples.
-        sha256: of the samples as 16-bit integers at the file's own rate, without the digital silence at
-            either end; None where nothing else is there. So the same recording has the same hash as WAV
-            and as FLAC, padded or not; resampled, in a lossy format, or at another level it has not.
+        sha256: of the samples as 16-bit integers at the file's own rate, without digital silence at either
+            end; None for digital silence only. It is equal for WAV, FLAC and padded copies, and differs for
+            resampled, lossy and scaled ones.
     """
 
     samples: int
@@ -58,13 +57,14 @@ class AudioFacts:
 
 
 def audio_facts(path: Path, *, channel: int | None = None) -> AudioFacts:
-    """Read a recording from end to end, holding a block at a time.
+    """Compute the statistics of a file, with one block in memory.
 
     Args:
-        channel: of several (from 0), as a manifest names it; None for a mono file.
+        path: of the file.
+        channel: index from 0, as in a manifest; None for a mono file.
 
     Raises:
-        InputError: the file is missing, damaged or empty, holds NaN, or has no such channel.
+        InputError: the file is missing, damaged or empty, contains NaN, or lacks the channel.
     """
     info = read_info(path)
     if channel is None and info.channels > 1:
@@ -73,12 +73,8 @@ def audio_facts(path: Path, *, channel: int | None = None) -> AudioFacts:
         )
     if channel is not None and channel >= info.channels:
         raise InputError(f"{path}: has {info.channels} channels, no number {channel} from 0; {REMEDY}")
-    sums, clipping, silence, digest = (
-        _Sums(),
-        _Clipping(),
-        _Silence(max(1, round(FRAME_SECONDS * info.sample_rate_hz))),
-        _Digest(),
-    )
+    sums, clipping, digest = _Sums(), _Clipping(), _Digest()
+    silence = _Silence(max(1, round(FRAME_SECONDS * info.sample_rate_hz)))
     for block in read_blocks(path):
         wav = block[channel or 0]
         rounded = _rounded(wav)
@@ -100,7 +96,7 @@ def audio_facts(path: Path, *, channel: int | None = None) -> AudioFacts:
 
 
 def clipped_share(wav: np.ndarray) -> float:
-    """Samples of `[samples]` in flat tops, as a share of all; see `AudioFacts`. NaN is none."""
+    """The share of clipped samples of `[samples]`, as in `AudioFacts`; NaN is not clipped."""
     clipping = _Clipping()
     clipping.add(_rounded(np.nan_to_num(wav, nan=0.0)))
     return clipping.clipped() / len(wav)
@@ -122,13 +118,13 @@ class _Sums:
 
 
 class _Clipping:
-    """Counts samples in long runs at one end of the range; a run may go on from block to block."""
+    """Counts samples in long runs at one end of the range, across blocks."""
 
     def __init__(self) -> None:
         self._clipped, self._end, self._run = 0, 0, 0
 
     def add(self, rounded: np.ndarray) -> None:
-        # Many encoders keep clear of -32768, so that -32767 is an end too.
+        # Many encoders avoid -32768, so that -32767 counts as clipped too.
         ends = (rounded == _INT16_HIGH).astype(np.int8) - (rounded <= -_INT16_HIGH)
         if not ends.any():
             self._close(0)
@@ -146,13 +142,13 @@ class _Clipping:
         self._end, self._run = end, 0
 
     def clipped(self) -> int:
-        """Of all blocks; call it last."""
+        """The result over all blocks; call it last."""
         self._close(0)
         return self._clipped
 
 
 class _Silence:
-    """Counts silent frames; what does not fill a frame waits for the next block."""
+    """Counts silent frames; an incomplete frame is continued by the next block."""
 
     def __init__(self, frame_samples: int) -> None:
         self._frame_samples = frame_samples
@@ -161,9 +157,9 @@ class _Silence:
 
     def add(self, wav: np.ndarray) -> None:
         wav = np.concatenate([self._rest, wav])
-        whole = len(wav) // self._frame_samples * self._frame_samples
-        self._count(wav[:whole].reshape(-1, self._frame_samples))
-        self._rest = wav[whole:]
+        complete = len(wav) // self._frame_samples * self._frame_samples
+        self._count(wav[:complete].reshape(-1, self._frame_samples))
+        self._rest = wav[complete:]
 
     def _count(self, frames: np.ndarray) -> None:
         powers = np.square(frames, dtype=np.float64).mean(axis=1)
@@ -171,39 +167,39 @@ class _Silence:
         self._frames += len(frames)
 
     def share(self) -> float:
-        """Of all blocks; call it last."""
+        """The result over all blocks; call it last."""
         if len(self._rest):
             self._count(self._rest[None])
         return self._silent / self._frames
 
 
 class _Digest:
-    """Hashes samples between the first and the last that is not zero."""
+    """Hashes the samples from the first to the last nonzero one."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
-        self._begun = False
+        self._started = False
         self._zeros = 0
 
     def add(self, rounded: np.ndarray) -> None:
-        loud = np.flatnonzero(rounded)
-        if not len(loud):
+        nonzero = np.flatnonzero(rounded)
+        if not len(nonzero):
             self._zeros += len(rounded)
             return
-        first, last = int(loud[0]), int(loud[-1])
-        if self._begun:
+        first, last = int(nonzero[0]), int(nonzero[-1])
+        if self._started:
             self._add_zeros(self._zeros + first)
-        self._begun = True
+        self._started = True
         self._sha256.update(rounded[first : last + 1].tobytes())
         self._zeros = len(rounded) - 1 - last
 
     def _add_zeros(self, count: int) -> None:
-        # In pieces: an hour of silence in the midst is no reason to hold an hour.
-        piece = bytes(2 * min(count, 1 << 16))
+        # In chunks, to bound the memory for long silence.
+        chunk = bytes(2 * min(count, 1 << 16))
         while count:
-            taken = min(count, 1 << 16)
-            self._sha256.update(piece[: 2 * taken])
-            count -= taken
+            size = min(count, 1 << 16)
+            self._sha256.update(chunk[: 2 * size])
+            count -= size
 
     def hexdigest(self) -> str | None:
-        return self._sha256.hexdigest() if self._begun else None
+        return self._sha256.hexdigest() if self._started else None

@@ -199,10 +199,11 @@ def _info(arguments: argparse.Namespace) -> int:
     for name, reason in missing_backends(device).items():
         print(f"       not {name}: {reason}")
     print(_application())
-    models = {name: build_model(config) for name, config in SIZES.items()}
-    if arguments.weights is not None:
-        known = arguments.weights in SIZES
-        models = {arguments.weights: (build_model if known else load_model)(arguments.weights)}
+    if arguments.weights is None or arguments.weights in SIZES:
+        with torch.device("meta"):  # costs need shapes only
+            models = {name: build_model(name) for name in SIZES if arguments.weights in (None, name)}
+    else:
+        models = {arguments.weights: load_model(arguments.weights)}
     print(_cost_table(models))
     return 0
 

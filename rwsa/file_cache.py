@@ -1,4 +1,4 @@
-"""What is known of files, kept between runs: a value stays true while a file's size and time stay."""
+"""A persistent cache of values computed from files, valid while a file's size and mtime are unchanged."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ CREATE TABLE IF NOT EXISTS facts (
 """
 
 
-class Stamp(NamedTuple):
-    """A file as it was when looked at; its value in the cache counts only under the same size and time."""
+class FileStamp(NamedTuple):
+    """A file's path, size and mtime; a cached value is valid only for an equal stamp."""
 
     path: str
     size: int
     mtime_ns: int
 
 
-def stamp_or_none(path: str) -> Stamp | None:
-    """Look at a file; None where it is gone or out of reach.
+def stamp_or_none(path: str) -> FileStamp | None:
+    """The stamp of a file; None if it is missing or unreachable.
 
-    Take the stamp *before* reading, so that a change in between shows the next time.
+    Take the stamp *before* reading the file, so that a change in between invalidates the value.
     """
     try:
         status = Path(path).stat()
     except OSError:
         return None
-    return Stamp(path, status.st_size, status.st_mtime_ns)
+    return FileStamp(path, status.st_size, status.st_mtime_ns)
 
 
 class FileCache:
-    """JSON values by (file, kind) in one SQLite file, which any number of processes may use at once.
+    """JSON values by (file, kind) in a SQLite file that several processes may use concurrently.
 
-    What `put` was given survives a kill of the process as soon as it returns. Keep the folder on a
-    local disk: the locks that SQLite needs are not dependable on network folders.
+    Values survive a kill of the process once `put` returns. The folder must be on a local disk, since
+    SQLite's locks are unreliable on network file systems.
 
     Args:
-        folder: made if missing.
+        folder: created if missing.
 
     Raises:
-        InputError: from any method: the folder cannot be written, or the file in it is no cache.
+        InputError: from any method, if the folder is not writable or the file in it is not a cache.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,23 +58,25 @@ class FileCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{folder}: cannot be made ({error.strerror}); name another cache") from error
+            raise InputError(
+                f"{folder}: cannot be created ({error.strerror}); choose another cache folder"
+            ) from error
         with self._connected() as database:
             database.execute(_SCHEMA)
 
-    def get(self, kind: str, stamps: Iterable[Stamp]) -> dict[str, Any]:
-        """The values of those files that have not changed since, by path."""
+    def get(self, kind: str, stamps: Iterable[FileStamp]) -> dict[str, Any]:
+        """Cached values of the files that have not changed, by path."""
         query = "SELECT value FROM facts WHERE path = ? AND kind = ? AND size = ? AND mtime_ns = ?"
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         with self._connected() as database:
             for path, size, mtime_ns in stamps:
                 row = database.execute(query, (path, kind, size, mtime_ns)).fetchone()
                 if row is not None:
-                    found[path] = json.loads(row[0])
-        return found
+                    values[path] = json.loads(row[0])
+        return values
 
-    def put(self, kind: str, values: Mapping[Stamp, Any]) -> None:
-        """Store values in one transaction; an older one of the same file and kind gives way."""
+    def put(self, kind: str, values: Mapping[FileStamp, Any]) -> None:
+        """Store values in one transaction, replacing those of the same file and kind."""
         rows = [
             (stamp.path, kind, stamp.size, stamp.mtime_ns, json.dumps(value))
             for stamp, value in values.items()
@@ -84,15 +86,15 @@ class FileCache:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one call, so that the object may cross threads, forks and pickles."""
+        """A connection per call, so that the object can be shared with threads and processes and pickled."""
         try:
             with closing(sqlite3.connect(self.path, timeout=_SECONDS_TO_WAIT)) as database:
-                # Without waiting for the disk a kill still loses nothing. A power cut may damage the
-                # file, which SQLite then says; it is a cache.
+                # A kill loses nothing even without fsync. A power failure may damage the file, which SQLite
+                # then reports; it is only a cache.
                 database.execute("PRAGMA synchronous = OFF")
                 with database:
                     yield database
         except sqlite3.Error as error:
             raise InputError(
-                f"{self.path}: cannot be used as a cache ({error}); delete it, or name another folder"
+                f"{self.path}: cannot be used as a cache ({error}); delete it, or choose another folder"
             ) from error

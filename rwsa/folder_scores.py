@@ -24,11 +24,11 @@ from rwsa.metrics import (
     TABLE1_METRICS,
     Failure,
     Summary,
-    check,
+    check_metrics,
     floored_by_silence,
+    metrics_version,
     score,
     summarise,
-    version,
 )
 
 FOLDER_METRICS = (*TABLE1_METRICS, "csig", "cbak", "covl")
@@ -59,7 +59,7 @@ class FolderScores:
         resampled: files not at 16 kHz in either folder.
         clipped: files clipped in either folder; see `rwsa.audio_facts.AudioFacts`. They are scored.
         floored: files whose CSIG and COVL are 1 due to digital silence; see `rwsa.metrics.composite.llr`.
-        version: of the metrics; see `rwsa.metrics.version`.
+        version: of the metrics; see `rwsa.metrics.metrics_version`.
     """
 
     clips: dict[str, dict[str, float | Failure]]
@@ -136,7 +136,7 @@ def score_folders(
     workers = workers if workers is not None else os.cpu_count() or 1
     if workers < 1:
         raise InputError(f"--workers is {workers}; at least 1 process is needed")
-    check(names)
+    check_metrics(names)
     pairs, extra = _pair(clean, enhanced, names)
     if strict:
         _raise_first(
@@ -156,7 +156,7 @@ def score_folders(
         resampled=tuple(result.file for result in results if result.resampled),
         clipped=tuple(result.file for result in results if result.clipped),
         floored=tuple(result.file for result in results if result.floored),
-        version=version(names),
+        version=metrics_version(names),
     )
 
 

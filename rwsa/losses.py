@@ -1,6 +1,7 @@
-"""The losses of arXiv 2510.01958 by name; their weights are keyed alike.
+"""The losses of arXiv 2510.01958 by name, and their weights under the same names.
 
-All spectra are compressed. Legend: B batch, F frequency bins, T frames.
+To add a loss, add its weight to `LossWeights` and its value to `spectral_losses`. All spectra are
+compressed. Legend: B batch, F frequency bins, T frames.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 @config
 class LossWeights:
-    """Weights of the generator's losses. With `metric` 0 no discriminator is built at all."""
+    """Weights of the generator's losses; with `metric` 0 no discriminator is built."""
 
     metric: Weight = 0.05
     magnitude: Weight = 0.9
@@ -35,47 +36,47 @@ class LossWeights:
 def spectral_losses(
     mag_BFT: Tensor, pha_BFT: Tensor, clean: Tensor, spectral: SpectralConfig
 ) -> dict[str, Tensor]:
-    """Every unweighted loss of the generator but the discriminator's, each a scalar.
+    """The generator's losses, unweighted scalars, without the metric loss.
 
     Args:
         mag_BFT, pha_BFT: the model's output.
-        clean: the clean signal `[B, samples]`, normalised as the noisy one was.
-        spectral: the STFT's geometry.
+        clean: the clean signal `[B, samples]`, normalised like the noisy one.
+        spectral: STFT parameters.
 
     Returns:
-        magnitude, complex, time, consistency; phase, and the three parts it is the sum of.
+        magnitude, complex, time, consistency, phase, and the three terms whose sum phase is.
     """
     clean_mag, clean_pha = stft(clean, spectral)
     wav = istft(mag_BFT, pha_BFT, spectral, clean.shape[-1])
-    again = complex_parts(*stft(wav, spectral, epsilon=1e-10))
+    reanalysed = complex_parts(*stft(wav, spectral, epsilon=1e-10))
     predicted = complex_parts(mag_BFT, pha_BFT)
-    parts = phase_losses(pha_BFT, clean_pha)
+    phase = phase_losses(pha_BFT, clean_pha)
     return {
         "magnitude": F.mse_loss(mag_BFT, clean_mag),
         "complex": 2 * F.mse_loss(predicted, complex_parts(clean_mag, clean_pha)),
         "time": F.l1_loss(wav, clean),
-        "consistency": 2 * F.mse_loss(predicted, again),
-        "phase": torch.stack(list(parts.values())).sum(),
-        **parts,
+        "consistency": 2 * F.mse_loss(predicted, reanalysed),
+        "phase": torch.stack(list(phase.values())).sum(),
+        **phase,
     }
 
 
 def phase_losses(pha_BFT: Tensor, clean_BFT: Tensor) -> dict[str, Tensor]:
-    """Anti-wrapped means of the phase difference and of its steps along frequency and time.
+    """Anti-wrapped means of the phase difference and of its derivatives along frequency and time.
 
-    Source: Ai & Ling 2023, equations 8 to 10, as the paper's authors compute them: the first bin
-    (frame) has no neighbour, enters as its own raw phase, and counts in the mean.
+    Source: Ai & Ling 2023, equations 8 to 10, as implemented by the paper's authors: the first bin (frame)
+    has no predecessor, and its phase difference itself is included in the mean.
     """
     difference = pha_BFT - clean_BFT
     return {
         "instantaneous_phase": _anti_wrap(difference).mean(),
-        "group_delay": _anti_wrap(_steps(difference, dim=1)).mean(),
-        "instantaneous_angular_frequency": _anti_wrap(_steps(difference, dim=2)).mean(),
+        "group_delay": _anti_wrap(_differences(difference, dim=1)).mean(),
+        "instantaneous_angular_frequency": _anti_wrap(_differences(difference, dim=2)).mean(),
     }
 
 
-def _steps(x: Tensor, dim: int) -> Tensor:
-    """Differences along `dim`, the first element kept, so that the length is."""
+def _differences(x: Tensor, dim: int) -> Tensor:
+    """Differences along `dim` with the first element prepended, so that the length is unchanged."""
     return torch.cat((x.narrow(dim, 0, 1), x.diff(dim=dim)), dim=dim)
 
 
@@ -84,23 +85,23 @@ def _anti_wrap(x: Tensor) -> Tensor:
 
 
 def metric_loss(score: Tensor) -> Tensor:
-    """The generator's: D(clean, enhanced) should be 1."""
+    """The generator's adversarial loss: D(clean, enhanced) should be 1."""
     return F.mse_loss(score, torch.ones_like(score))
 
 
 def discriminator_losses(
     clean_score: Tensor, enhanced_score: Tensor, target: Tensor, known: float | None = None
 ) -> dict[str, Tensor]:
-    """The discriminator's: D(clean, clean) should be 1, D(clean, enhanced) the scaled PESQ.
+    """The discriminator's losses: D(clean, clean) should be 1, D(clean, enhanced) the scaled PESQ.
 
     Args:
         clean_score, enhanced_score: the discriminator's output, `[B]`.
-        target: scaled PESQ `[B]`; NaN where PESQ refused the clip, which then drops out of the mean.
-        known: how many clips that mean is over; by default those of `target` that are not NaN. Where ranks
-            average their gradients, give the mean over ranks, so that every clip counts alike.
+        target: scaled PESQ `[B]`; NaN where PESQ is undefined, which excludes the clip from the mean.
+        known: divisor of that mean, by default the number of clips of `target` that are not NaN. With several
+            ranks, the mean number per rank, so that all clips have equal weight.
 
     Returns:
-        discriminator_clean and discriminator_enhanced. The latter is 0 where every clip was refused.
+        discriminator_clean and discriminator_enhanced. The latter is 0 if PESQ is undefined for all clips.
     """
     scored = torch.isfinite(target)
     errors = torch.where(scored, enhanced_score - torch.where(scored, target, 0.0), 0.0)
@@ -112,6 +113,6 @@ def discriminator_losses(
 
 
 def weighted_total(losses: Mapping[str, Tensor], weights: LossWeights) -> Tensor:
-    """Sum of weight times loss over the weights' keys that have a loss."""
+    """Sum of weight times loss, over the losses that are present."""
     terms = [getattr(weights, name) * losses[name] for name in weights.__dataclass_fields__ if name in losses]
     return torch.stack(terms).sum()

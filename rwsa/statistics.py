@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from rwsa.errors import InputError
-from rwsa.metrics.packages import load
+from rwsa.metrics.packages import import_package
 
 # Resamples of fewer units are too few and too alike for their range to be a valid interval.
 MIN_UNITS = 5
@@ -141,7 +141,7 @@ def _resampled_means(
 
 def _expanded_tail(units: int, level: float) -> float:
     """The tail share at which a normal interval is as wide as Student's t with n − 1 degrees of freedom."""
-    stats = load("scipy.stats")
+    stats = import_package("scipy.stats")
     student = float(stats.t.ppf((1 + level) / 2, units - 1))
     return float(stats.norm.cdf(-student * np.sqrt(units / (units - 1))))
 
@@ -169,7 +169,7 @@ def mean_interval(values: Sequence[float], *, level: float = 0.95) -> Interval |
     """
     if len(values) < 2:
         return None
-    stats = load("scipy.stats")
+    stats = import_package("scipy.stats")
     # Not stats.t.interval, which is NaN where all runs are equal.
     half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
     mean = float(np.mean(values))
@@ -213,7 +213,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Paired
         pairs=len(first),
         difference=float(np.mean(differences)),
         interval=mean_interval(differences.tolist()),
-        p=float(load("scipy.stats").ttest_rel(first, second).pvalue) if testable else None,
+        p=float(import_package("scipy.stats").ttest_rel(first, second).pvalue) if testable else None,
     )
 
 
@@ -260,7 +260,9 @@ def compare_scores(
         ties=len(pairs) - wins - losses,
         losses=losses,
         difference=float(differences.mean()) if pairs else None,
-        p=float(load("scipy.stats").wilcoxon(nonzero).pvalue) if len(nonzero) >= MIN_PAIRS else None,
+        p=float(import_package("scipy.stats").wilcoxon(nonzero).pvalue)
+        if len(nonzero) >= MIN_PAIRS
+        else None,
     )
 
 
@@ -286,4 +288,4 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
     """
     if len(first) < MIN_RANKED or len(set(first)) == 1 or len(set(second)) == 1:
         return None
-    return float(load("scipy.stats").spearmanr(first, second).statistic)
+    return float(import_package("scipy.stats").spearmanr(first, second).statistic)

@@ -1,4 +1,4 @@
-"""The only STFT and inverse STFT, with the power-law compression of the magnitude.
+"""STFT and inverse STFT with power-law compression of the magnitude; the only ones in the project.
 
 Legend: B batch, F frequency bins, T frames.
 """
@@ -16,7 +16,7 @@ from rwsa.config import config
 
 @config
 class SpectralConfig:
-    """STFT geometry. The defaults are the paper's: 30,600 samples give 256 frames of 256 bins."""
+    """STFT parameters. The defaults are the paper's: 30,600 samples give 256 frames of 256 bins."""
 
     n_fft: Annotated[int, Field(gt=0)] = 510
     hop_samples: Annotated[int, Field(gt=0)] = 120
@@ -28,11 +28,11 @@ class SpectralConfig:
         return self.n_fft // 2 + 1
 
     def frames(self, samples: int) -> int:
-        """Frames of a signal of `samples` samples."""
+        """Number of frames of a signal of `samples` samples."""
         return samples // self.hop_samples + 1
 
     def samples(self, frames: int) -> int:
-        """The shortest signal that has `frames` frames."""
+        """Length of the shortest signal with `frames` frames, in samples."""
         return (frames - 1) * self.hop_samples
 
 
@@ -41,9 +41,9 @@ def stft(wav: Tensor, config: SpectralConfig, *, epsilon: float = 0.0) -> tuple[
 
     Args:
         wav: `[B, samples]`.
-        config: geometry; Hann window, centred, reflecting at the ends.
-        epsilon: added to the squared magnitude and to both parts of the phase, so that gradients stay
-            finite at silence. The paper's consistency loss uses 1e-10; everything else uses 0.
+        config: parameters; the Hann window is centred, with reflection at the ends.
+        epsilon: added to the squared magnitude and to real and imaginary part for the phase, so that
+            gradients are finite at silence. The paper's consistency loss uses 1e-10, all else 0.
 
     Returns:
         mag_BFT: |X|^compression.

@@ -16,7 +16,7 @@ from rwsa.corpora.cards import CorpusCard, Scores
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.metrics import TABLE1_METRICS, Failure, check, summarise
+from rwsa.metrics import TABLE1_METRICS, Failure, check_metrics, summarise
 
 # How close to the published noisy row a genuine copy comes; the papers print three decimals.
 TOLERANCES = {"pesq": 0.005, "ssnr": 0.01, "si_sdr": 0.01}
@@ -108,7 +108,7 @@ def score_noisy(
     from pipelines.core.pool import map_unordered
 
     assert card.noisy_row is not None
-    check(TABLE1_METRICS)
+    check_metrics(TABLE1_METRICS)
     clips, of_clips = pairs_to_score(card, manifest)
     keys = [None if key is None else score_key(NOISY, key) for key in clip_keys(clips, files)]
     cache = beside(files)

@@ -12,7 +12,7 @@ from pipelines.core.progress import Progress
 from rwsa.audio_facts import AudioFacts, audio_facts
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
-from rwsa.file_cache import FileCache, Stamp, stamp_or_none
+from rwsa.file_cache import FileCache, FileStamp, stamp_or_none
 
 # Small enough to lose little when killed, large enough for task overhead to be negligible.
 _CHUNK_FILES, _CHUNK_SECONDS = 128, 600.0
@@ -111,9 +111,9 @@ def _cache_kind(channel: int | None) -> str:
 def _cache_facts(
     cache: FileCache,
     decoded: Mapping[tuple[str, int | None], AudioFacts | str],
-    stamps: Mapping[str, Stamp | None],
+    stamps: Mapping[str, FileStamp | None],
 ) -> None:
-    by_channel: dict[int | None, dict[Stamp, object]] = {}
+    by_channel: dict[int | None, dict[FileStamp, object]] = {}
     for (path, channel), facts in decoded.items():
         stamp = stamps[path]
         if stamp is not None and isinstance(facts, AudioFacts):

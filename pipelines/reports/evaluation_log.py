@@ -22,7 +22,7 @@ from pipelines.reports.evaluation_gain_figure import gain_figure, gain_limits
 from pipelines.reports.evaluation_report import ScoredSample, encode_audio, evaluation_html
 from pipelines.reports.score_table import Statistics, markdown_table
 from rwsa.config import as_mapping
-from rwsa.metrics import Failure, version
+from rwsa.metrics import Failure, metrics_version
 
 CLIPS_TABLE = "clips.json"
 SCORES_TABLE = "scores.json"
@@ -104,7 +104,7 @@ def _params(summary: EvaluationSummary, examples: int | None) -> dict[str, Any]:
         "examples": "as the cards say" if examples is None else examples,
         "clips": {corpus.name: len(corpus.clips) for corpus in summary.corpora},
         "metrics": ", ".join(summary.metrics),
-        "metrics_version": version(summary.metrics),
+        "metrics_version": metrics_version(summary.metrics),
         "scoring_code": scoring_version(),
     }
 

@@ -1,10 +1,12 @@
-"""Metrics of speech enhancement: a value or a typed failure, never a sentinel.
+"""Speech enhancement metrics; a metric that cannot be computed is a typed failure with a reason.
 
     >>> scores = score(clean, enhanced, ("pesq", "si_sdr"))
     {'pesq': 2.81, 'si_sdr': 6.73}
 
-Everything is at 16 kHz and agrees with CMGAN's compute_metrics, `pesq` and `pystoi` on published pairs
-(tests/golden/test_golden_metrics.py), and with `speechmos`.
+All metrics are at 16 kHz and agree with CMGAN's compute_metrics, `pesq`, `pystoi` and `speechmos` on
+published pairs (tests/golden/test_golden_metrics.py). A module per measure: `pesq`, `snr` (SSNR, SI-SDR),
+`stoi` (STOI, ESTOI), `composite` (CSIG, CBAK, COVL), `dnsmos`; `registry` lists them, `reference` scores
+with them.
 """
 
 from __future__ import annotations
@@ -14,7 +16,14 @@ from collections.abc import Iterable, Mapping
 
 from rwsa.metrics.composite import floored_by_silence
 from rwsa.metrics.reference import Reference, score
-from rwsa.metrics.registry import METRICS, TABLE1_METRICS, Table1Metric, check, package_versions, version
+from rwsa.metrics.registry import (
+    METRICS,
+    TABLE1_METRICS,
+    Table1Metric,
+    check_metrics,
+    metrics_version,
+    package_versions,
+)
 from rwsa.metrics.values import Failure, Metric, Summary
 
 __all__ = [
@@ -25,20 +34,20 @@ __all__ = [
     "Reference",
     "Summary",
     "Table1Metric",
-    "check",
+    "check_metrics",
     "floored_by_silence",
+    "metrics_version",
     "package_versions",
     "score",
     "summarise",
-    "version",
 ]
 
 
 def summarise(rows: Iterable[Mapping[str, float | Failure]]) -> dict[str, Summary]:
-    """Means over values alone, with how many there are and how many failed.
+    """The mean of each metric over the clips that have a value, with counts of values and failures.
 
     Args:
-        rows: one mapping a clip, as `score` gives them; a metric that a row lacks is not counted there.
+        rows: one mapping per clip, as `score` returns; a metric that is absent from a row is not counted.
     """
     columns: dict[str, list[float | Failure]] = {}
     for row in rows:

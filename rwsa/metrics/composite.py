@@ -1,7 +1,7 @@
-"""Composite measures of Hu and Loizou: CSIG, CBAK and COVL, with LLR and WSS that they rest on.
+"""Composite measures of Hu and Loizou: CSIG, CBAK and COVL, and their components LLR and WSS.
 
-They follow CMGAN's compute_metrics, which the field's tables use: wide-band PESQ, LLR not clipped at 2,
-LPC order 16.
+They follow CMGAN's compute_metrics, the basis of published tables: wide-band PESQ, LLR not clipped at 2, LPC
+order 16.
 
 Shapes: N frames, T samples in a frame, P + 1 lags or LPC coefficients, F bins, C critical bands.
 """
@@ -18,11 +18,11 @@ from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.metrics.frames import FRAME_SAMPLES, frame_count, per_frame
 
 _LPC_ORDER = 16
-_KEPT_SHARE = 0.95
+_TRIMMED_SHARE = 0.95
 _FFT_SAMPLES = 1024
 _POWER_FLOOR = 1e-10
-# compute_metrics divides by 32768 as if it were given int16, while CMGAN hands it ±1 floats. The
-# published numbers hold this second division, and the power floor above makes it matter.
+# compute_metrics divides by 32768 as if its input were int16, although CMGAN passes floats in ±1. Published
+# numbers include this second division, which matters because of the power floor above.
 _WSS_SCALE = 1 / 32768
 _KLATT_GLOBAL_DB = 20.0
 _KLATT_LOCAL_DB = 1.0
@@ -69,11 +69,11 @@ def _rating(score: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Envelopes:
-    """What LLR computes of a clean clip alone.
+    """Intermediate values of LLR for a clean clip.
 
     Attributes:
         lags_NP: autocorrelation of each frame, lags 0 … P.
-        error_N: energy of each frame that its own LPC coefficients leave over.
+        error_N: prediction error of each frame by its own LPC coefficients.
     """
 
     lags_NP: np.ndarray
@@ -89,11 +89,11 @@ def envelopes(clean: np.ndarray) -> Envelopes:
     Raises:
         UndefinedError: fewer than 600 samples.
     """
-    found_NP = per_frame(_clean_envelope, clean)
-    return Envelopes(lags_NP=found_NP[:, :-1], error_N=found_NP[:, -1])
+    lags_and_error_NP = per_frame(_clean_envelope, clean)
+    return Envelopes(lags_NP=lags_and_error_NP[:, :-1], error_N=lags_and_error_NP[:, -1])
 
 
-# Silent frames divide 0 by 0, in this and in `_frame_llr`.
+# Silent frames give 0 / 0, here and in `_frame_llr`.
 @np.errstate(divide="ignore", invalid="ignore")
 def _clean_envelope(clean_NT: np.ndarray) -> np.ndarray:
     lags_NP = _autocorrelation(clean_NT)
@@ -101,15 +101,14 @@ def _clean_envelope(clean_NT: np.ndarray) -> np.ndarray:
 
 
 def llr(clean: Envelopes, enhanced: np.ndarray) -> float:
-    """Log-likelihood ratio, from 0 (equal spectral envelopes) up: mean over the lowest 95% of frames.
+    """Log-likelihood ratio, 0 (equal spectral envelopes) or more: mean over the lowest 95% of frames.
 
-    log(aᵀRa / bᵀRb) a frame, with R the autocorrelation of the clean frame, b its LPC coefficients and
+    log(aᵀRa / bᵀRb) per frame, with R the autocorrelation of the clean frame, b its LPC coefficients and
     a those of the enhanced frame. Unit: 1 (a natural logarithm).
 
-    Digitally silent frames have no LPC coefficients and count as infinitely distant: up to 5% of them
-    fall to the trimming, more make the mean infinite, and CSIG and COVL their floor of 1. That is what
-    compute_metrics arrives at (by sorting NaN last, and by `max(1, nan)`), so published tables hold it;
-    `floored_by_silence` tells such clips apart.
+    Digitally silent frames have no LPC coefficients and count as infinite: up to 5% of them are trimmed, more
+    make the mean infinite, and CSIG and COVL their minimum of 1. compute_metrics has the same result (by
+    sorting NaN last, and by `max(1, nan)`), so published tables include it; `floored_by_silence` detects it.
 
     Args:
         clean: see `envelopes`.
@@ -125,12 +124,12 @@ def llr(clean: Envelopes, enhanced: np.ndarray) -> float:
 
 
 def floored_by_silence(clean: np.ndarray, enhanced: np.ndarray) -> bool:
-    """Whether CSIG and COVL are 1 because over 5% of frames are digitally silent, not for their quality."""
+    """Whether CSIG and COVL are 1 only because more than 5% of frames are digitally silent."""
     return frame_count(len(clean)) > 0 and math.isinf(llr(envelopes(clean), enhanced))
 
 
 def _trimmed_mean(values: np.ndarray) -> float:
-    return float(np.sort(values)[: round(len(values) * _KEPT_SHARE)].mean())
+    return float(np.sort(values)[: round(len(values) * _TRIMMED_SHARE)].mean())
 
 
 @np.errstate(divide="ignore", invalid="ignore")
@@ -150,7 +149,7 @@ def _autocorrelation(frames_NT: np.ndarray) -> np.ndarray:
 
 
 def _lpc(lags_NP: np.ndarray) -> np.ndarray:
-    """Prediction error filters by Levinson and Durbin's recursion, `[N, P + 1]`, the first entry 1."""
+    """Prediction error filters by the Levinson-Durbin recursion, `[N, P + 1]`, the first entry 1."""
     filters_NP = np.zeros_like(lags_NP)
     filters_NP[:, 0] = 1.0
     error_N = lags_NP[:, 0].copy()
@@ -164,7 +163,7 @@ def _lpc(lags_NP: np.ndarray) -> np.ndarray:
 
 
 def _prediction_error(filters_NP: np.ndarray, lags_NP: np.ndarray) -> np.ndarray:
-    """aᵀRa a frame, R being the Toeplitz matrix of the lags; `[N]`."""
+    """aᵀRa per frame, R being the Toeplitz matrix of the lags; `[N]`."""
     order = np.arange(_LPC_ORDER + 1)
     matrix_NPP = lags_NP[:, np.abs(order[:, None] - order)]
     return np.einsum("np,npq,nq->n", filters_NP, matrix_NPP, filters_NP)
@@ -172,7 +171,7 @@ def _prediction_error(filters_NP: np.ndarray, lags_NP: np.ndarray) -> np.ndarray
 
 @dataclass(frozen=True, kw_only=True)
 class Bands:
-    """What WSS computes of a clip alone: levels of critical bands, and how much each slope counts."""
+    """Intermediate values of WSS for one clip: levels of critical bands and weights of their slopes."""
 
     levels_db_NC: np.ndarray
     weights_NC: np.ndarray
@@ -192,9 +191,9 @@ def bands(wav: np.ndarray) -> Bands:
 
 
 def wss(clean: Bands, enhanced: np.ndarray) -> float:
-    """Weighted spectral slope distance in dB², from 0 up: mean over the lowest 95% of frames.
+    """Weighted spectral slope distance in dB², 0 or more: mean over the lowest 95% of frames.
 
-    Σ w·(Δ clean − Δ enhanced)² / Σ w a frame: squared differences of the slopes Δ between neighbouring
+    Σ w·(Δ clean − Δ enhanced)² / Σ w per frame: squared differences of the slopes Δ between neighbouring
     critical bands (dB), weighted towards bands near the frame's highest band and near a local peak.
 
     Args:
@@ -229,7 +228,7 @@ def _band_filters() -> np.ndarray:
 
 
 def _klatt_weights(levels_db_NC: np.ndarray) -> np.ndarray:
-    """Weight of each slope, by its lower band; `[N, C − 1]`."""
+    """Klatt's weight of each slope, by its lower band; `[N, C − 1]`."""
     lower_db_NC = levels_db_NC[:, :-1]
     below_highest_db = levels_db_NC.max(axis=1, keepdims=True) - lower_db_NC
     below_peak_db = _nearest_peaks_db(levels_db_NC) - lower_db_NC
@@ -239,10 +238,10 @@ def _klatt_weights(levels_db_NC: np.ndarray) -> np.ndarray:
 
 
 def _nearest_peaks_db(levels_db_NC: np.ndarray) -> np.ndarray:
-    """Level of the peak that each slope leads up to, `[N, C − 1]`.
+    """Level of the local peak nearest to each slope, `[N, C − 1]`.
 
-    A falling slope looks left to the top of its fall. A rising one looks right, and takes the last band
-    that still rises, one short of the top: so does Loizou's code, and so all published values.
+    For a falling slope it is the top of the fall, to the left. For a rising slope it is the last band that
+    still rises, one below the top: as in Loizou's code and hence in all published values.
     """
     rising_NC = np.diff(levels_db_NC) > 0
     left_db, right_db = levels_db_NC[:, :-1].copy(), levels_db_NC[:, :-1].copy()

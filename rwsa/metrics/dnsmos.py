@@ -1,8 +1,7 @@
-"""DNSMOS P.835: what listeners would say of a clip, as a network guesses it without the clean one.
+"""DNSMOS P.835: opinion scores predicted by a network, without a clean clip.
 
-The network is the file that the package `speechmos` ships, run by onnxruntime as the package runs it. The
-package's own function is not called: it would import librosa, start a thread a core, and run another
-network besides.
+The network is the ONNX file in the package `speechmos`, run as the package does. The package's own function
+is not used, since it imports librosa, starts a thread per core and runs a second network.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rwsa.constants import SAMPLE_RATE_HZ
-from rwsa.metrics.packages import load
+from rwsa.metrics.packages import import_package
 from rwsa.metrics.values import UndefinedError
 
 _WINDOW_SECONDS = 9.01
@@ -30,8 +29,8 @@ class Ratings(NamedTuple):
     ovrl: float
 
 
-# From the network's outputs to opinion scores, in the order of `Ratings`.
-_FITTED = (
+# Polynomials from the network's outputs to opinion scores, in the order of `Ratings`.
+_POLYNOMIALS = (
     np.poly1d([-0.08397278, 1.22083953, 0.0052439]),
     np.poly1d([-0.13166888, 1.60915514, -0.39604546]),
     np.poly1d([-0.06766283, 1.11546468, 0.04602535]),
@@ -41,16 +40,16 @@ _FITTED = (
 def dnsmos(enhanced: np.ndarray) -> Ratings:
     """DNSMOS P.835: speech (SIG), background (BAK) and overall quality (OVRL), MOS, about 1 to 5.
 
-    A quadratic of the network's output over windows of 9.01 s, one a second, and the mean over them. A
-    shorter clip is played on until it is long enough, doubling, as the package does. The common level
-    matters.
+    The mean over windows of 9.01 s, one per second, of a quadratic of the network's output. Shorter clips are
+    repeated by doubling until they are long enough, as in the package. The scores depend on the level.
 
     Args:
         enhanced: float64 `[samples]` at 16 kHz, full scale ±1.
 
     Raises:
-        UndefinedError: `enhanced` is silent, or goes beyond ±1, for which the network was not made and
-            which the package refuses: write the clip as audio (clipped), or turn it down, and say so.
+        UndefinedError: `enhanced` is silent or exceeds ±1, which the package refuses too: clip it by
+        writing it
+            as audio, or reduce its level, and report that.
         InputError: speechmos or onnxruntime is not installed.
 
     Source: Reddy et al., DNSMOS P.835, ICASSP 2022; package speechmos 0.0.1.1, `dnsmos.run`.
@@ -70,11 +69,11 @@ def dnsmos(enhanced: np.ndarray) -> Ratings:
     raw_N3 = np.stack(
         [session.run(None, {"input_1": part.astype(np.float32)[None]})[0][0] for part in _windows(wav)]
     )
-    return Ratings(*(float(fit(column).mean()) for fit, column in zip(_FITTED, raw_N3.T, strict=True)))
+    return Ratings(*(float(fit(column).mean()) for fit, column in zip(_POLYNOMIALS, raw_N3.T, strict=True)))
 
 
 def _windows(wav: np.ndarray) -> list[np.ndarray]:
-    """One a second; where a bound rounds to a sample less, its window is left out, as in the package."""
+    """One window per second, without those that rounding makes one sample short, as in the package."""
     count = int(len(wav) // SAMPLE_RATE_HZ - _WINDOW_SECONDS) + 1
     windows = [
         wav[second * SAMPLE_RATE_HZ : int((second + _WINDOW_SECONDS) * SAMPLE_RATE_HZ)]
@@ -85,8 +84,8 @@ def _windows(wav: np.ndarray) -> list[np.ndarray]:
 
 @functools.cache
 def _session() -> Any:
-    """The network, on one thread: a process is one worker, and clips are what is shared out."""
-    runtime, package = load("onnxruntime"), load("speechmos")
+    """The network on one thread; parallelism is over clips, in worker processes."""
+    runtime, package = import_package("onnxruntime"), import_package("speechmos")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     with as_file(files(package) / _MODEL) as path:

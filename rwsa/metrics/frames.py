@@ -1,4 +1,4 @@
-"""The frames that SSNR, LLR and WSS share: 30 ms, a quarter apart, under one window.
+"""Framing for SSNR, LLR and WSS: 30 ms windows with a hop of a quarter.
 
 Shapes: N frames, T samples in a frame.
 """
@@ -14,30 +14,28 @@ from rwsa.metrics.values import UndefinedError
 
 FRAME_SAMPLES = 480
 HOP_SAMPLES = 120
-# Not one of the usual Hann windows: Loizou's MATLAB code counts n from 1 and divides by T + 1.
+# Unlike the usual Hann windows, Loizou's MATLAB code counts n from 1 and divides by T + 1.
 WINDOW_T = 0.5 * (1 - np.cos(2 * np.pi * np.arange(1, FRAME_SAMPLES + 1) / (FRAME_SAMPLES + 1)))
 _BLOCK_FRAMES = 2048
 
 
 def frame_count(samples: int) -> int:
-    """How many frames CMGAN's compute_metrics looks at: the last whole one is left out."""
+    """Number of frames as in CMGAN's compute_metrics, which omits the last complete one."""
     return max(0, (samples - FRAME_SAMPLES) // HOP_SAMPLES)
 
 
 def per_frame(
     measure: Callable[..., np.ndarray], *wavs: np.ndarray, known: Sequence[np.ndarray] = ()
 ) -> np.ndarray:
-    """Apply `measure` to the windowed frames of clips, some thousands at a time.
-
-    Blocks keep the memory for an hour of audio the same as for a minute.
+    """Apply `measure` to the windowed frames of clips, in blocks that bound the memory.
 
     Args:
-        measure: from one `[N, T]` a clip, and then the same N rows of each of `known`, to `[N, …]`.
+        measure: function of `[N, T]` per clip and the same N rows of each of `known`, with result `[N, …]`.
         wavs: float64 `[samples]`, of one length.
-        known: what was computed of the frames before, `[frames, …]`.
+        known: values of the same frames computed before, `[frames, …]`.
 
     Returns:
-        What `measure` gives, `[frames, …]`.
+        Results of `measure`, `[frames, …]`.
 
     Raises:
         UndefinedError: the clips are shorter than one frame and one hop.
@@ -45,7 +43,7 @@ def per_frame(
     count = frame_count(len(wavs[0]))
     if count == 0:
         least_ms = 1000 * (FRAME_SAMPLES + HOP_SAMPLES) / SAMPLE_RATE_HZ
-        raise UndefinedError(f"{len(wavs[0])} samples are too few: {least_ms:g} ms hold the first frame")
+        raise UndefinedError(f"{len(wavs[0])} samples are too few: at least {least_ms:g} ms are needed")
     blocks = (slice(first, min(first + _BLOCK_FRAMES, count)) for first in range(0, count, _BLOCK_FRAMES))
     frames = [_frames(wav) for wav in wavs]
     return np.concatenate(

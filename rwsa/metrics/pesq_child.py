@@ -1,8 +1,8 @@
-"""Run as a program: wide-band PESQ in a process that may die, one pair after the other.
+"""Wide-band PESQ as a program that `pesq_process` runs.
 
-Reads pairs from standard input until it ends: the number of samples as a little-endian int64, then clean
-and enhanced as float64. Answers each with a line of JSON, the score or the package's complaint. Imports
-nothing of rwsa, so that it starts quickly and from anywhere.
+Reads pairs from standard input until its end: the number of samples as a little-endian int64, then clean and
+enhanced as float64. Writes a line of JSON per pair: the score, or the package's error message. Imports
+nothing of rwsa, so that it starts quickly.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 
 
 def main() -> None:
-    """Score what standard input holds."""
+    """Score the pairs on standard input."""
     from pesq import PesqError, pesq
 
-    # Ctrl-C and a scheduler's SIGTERM reach the whole group; this one ends when its parent closes the pipe.
+    # Ctrl-C and a scheduler's SIGTERM reach the process group; this process ends when its parent closes the
+    # pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while header := sys.stdin.buffer.read(8):
@@ -26,10 +27,10 @@ def main() -> None:
         pair = np.frombuffer(sys.stdin.buffer.read(2 * 8 * samples), dtype=np.float64)
         clean, enhanced = pair.reshape(2, samples)
         try:
-            answer = {"pesq": float(pesq(16_000, clean, enhanced, "wb"))}
+            response = {"pesq": float(pesq(16_000, clean, enhanced, "wb"))}
         except PesqError as error:
-            answer = {"reason": error.args[0].decode()}
-        print(json.dumps(answer), flush=True)
+            response = {"reason": error.args[0].decode()}
+        print(json.dumps(response), flush=True)
 
 
 if __name__ == "__main__":

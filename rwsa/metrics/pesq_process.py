@@ -1,4 +1,4 @@
-"""PESQ in a child process: the package may crash, and holds the interpreter's lock while it computes."""
+"""PESQ in a child process, since the package may crash and holds the GIL while it computes."""
 
 from __future__ import annotations
 
@@ -18,40 +18,41 @@ from rwsa.errors import InputError
 from rwsa.metrics.values import UndefinedError
 
 _PROGRAM = Path(__file__).with_name("pesq_child.py")
-# Of the package's own making, where it writes past its tables.
+# Signals that end the process where the package writes past its tables.
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class PesqProcess:
-    """A process that scores one pair at a time; where the package crashed it is started anew.
+    """A process that scores one pair at a time, restarted after a crash of the package.
 
-    Starts with the first pair. Use as a context manager, or call `close`.
+    It starts with the first pair. Use as a context manager, or call `close`.
     """
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
-        self._last_words = ""
+        self._exit_message = ""
 
     def score(self, clean: np.ndarray, enhanced: np.ndarray) -> float:
         """Wide-band PESQ of float64 `[samples]` at 16 kHz.
 
         Raises:
             UndefinedError: the package refused the pair, or crashed on it.
-            InputError: the process ends for another reason, twice: the package is missing, memory is short.
+            InputError: the process ended twice for another reason, such as a missing package or too little
+            memory.
         """
-        answer = self._asked(clean, enhanced) or self._asked(clean, enhanced)
-        if answer is None:
+        response = self._request(clean, enhanced) or self._request(clean, enhanced)
+        if response is None:
             raise InputError(
-                f"the process that computes PESQ keeps ending ({self._last_words}); check the package pesq"
+                f"the process that computes PESQ keeps ending ({self._exit_message}); check the package pesq"
                 " (pip install 'rwsa[metrics]') and the memory"
             )
-        if "reason" in answer:
-            raise UndefinedError(f"PESQ: {answer['reason']}")
-        return float(answer["pesq"])
+        if "reason" in response:
+            raise UndefinedError(f"PESQ: {response['reason']}")
+        return float(response["pesq"])
 
-    def _asked(self, clean: np.ndarray, enhanced: np.ndarray) -> dict[str, Any] | None:
-        """The child's answer; none where it was ended from without."""
+    def _request(self, clean: np.ndarray, enhanced: np.ndarray) -> dict[str, Any] | None:
+        """The child's response, None if it ended for another reason than a crash of the package."""
         if self._child is None:
             self._child = _start()
         stdin, stdout = self._child.stdin, self._child.stdout
@@ -67,13 +68,13 @@ class PesqProcess:
             return json.loads(line)
         _, errors = self._child.communicate()
         status, self._child = self._child.returncode, None
-        last_words = errors.decode(errors="replace").strip().rpartition("\n")[2]
-        self._last_words = f"status {status}{': ' * bool(last_words)}{last_words}"
+        exit_message = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        self._exit_message = f"status {status}{': ' * bool(exit_message)}{exit_message}"
         if -status not in _CRASHES:
             return None
         raise UndefinedError(
-            f"the pesq package crashed ({self._last_words}) on {len(clean) / SAMPLE_RATE_HZ:.0f} s of audio;"
-            " it holds at most 50 utterances: cut the clip"
+            f"the pesq package crashed ({self._exit_message}) on {len(clean) / SAMPLE_RATE_HZ:.0f} s of"
+            " audio; it holds at most 50 utterances: cut the clip"
         )
 
     def close(self) -> None:
@@ -92,7 +93,7 @@ class PesqProcess:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    # -P keeps this folder off the child's path, where its modules could shadow a package.
+    # -P keeps this folder, whose modules could shadow packages, off the child's import path.
     return subprocess.Popen(
         [sys.executable, "-P", str(_PROGRAM)],
         stdin=subprocess.PIPE,

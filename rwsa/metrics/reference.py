@@ -1,4 +1,4 @@
-"""Scoring estimates of one clean clip; what rests on the clean clip alone is computed once."""
+"""Scores of estimates of one clean clip; values that depend on the clean clip alone are computed once."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from rwsa.errors import InputError
-from rwsa.metrics.registry import METRICS, STEPS, TABLE1_METRICS, check, roots
-from rwsa.metrics.values import Failure, Metric, Part, UndefinedError
+from rwsa.metrics.registry import METRICS, STEPS, TABLE1_METRICS, check_metrics, roots
+from rwsa.metrics.values import Failure, Metric, MetricStep, UndefinedError
 
 
 def score(
     clean: np.ndarray | None, enhanced: np.ndarray, metrics: Sequence[str] = TABLE1_METRICS
 ) -> dict[str, float | Failure]:
-    """Score one clip. What several metrics share (PESQ, LLR, WSS, SSNR) is computed once.
+    """Score one clip; values that several metrics share (PESQ, LLR, WSS, SSNR) are computed once.
 
     Args:
-        clean: float `[samples]` at 16 kHz, full scale ±1; None where all metrics go without (DNSMOS).
-        enhanced: the same, sample-aligned and of one length.
+        clean: float `[samples]` at 16 kHz, full scale ±1; None if no metric needs it (DNSMOS).
+        enhanced: the same, sample-aligned and of equal length.
         metrics: names from `METRICS`.
 
     Returns:
@@ -28,29 +28,34 @@ def score(
         `clean` is silent, samples are NaN (a diverged model), a package refused.
 
     Raises:
-        InputError: the arrays differ in length, are not `[samples]` or hold integers; a metric is
-            unknown, or needs the clean clip that is not given; a package is missing.
+        InputError: the arrays differ in length, are not `[samples]` or are integers; a metric is unknown or
+        needs
+            a clean clip that is None; a package is missing.
     """
     return Reference(clean).score(enhanced, metrics)
 
 
 class Reference:
-    """A clean clip, with what metrics compute of it alone, kept from one estimate to the next.
+    """A clean clip with cached intermediate values, for scoring several estimates of it.
 
-    Scores are those of `score`, bit for bit. Kept are the spectra of WSS and LLR and the clean side of
-    ESTOI: about 60 kB a second of audio each. PESQ's package and pystoi's STOI take both clips at once.
+    Scores equal those of `score`, bit for bit. Cached are the clean spectra of WSS and LLR and the clean
+    side of ESTOI, about 60 kB per second of audio each. PESQ and STOI need both clips at once.
     """
 
     def __init__(self, clean: np.ndarray | None) -> None:
-        """Take the clip; nothing is computed yet.
+        """Check the clip; nothing is computed yet.
 
         Raises:
-            InputError: it is not `[samples]` or holds integers.
+            InputError: it is not `[samples]` or is of integers.
         """
         self._clean = None if clean is None else _samples("clean", clean)
-        self._kept: dict[str, Any] = {} if self._clean is None else {"clean": _usable("clean", self._clean)}
-        if self._clean is not None and isinstance(self._kept["clean"], np.ndarray) and not self._clean.any():
-            self._kept["clean"] = Failure("clean is silent")
+        self._cached: dict[str, Any] = {} if self._clean is None else {"clean": _usable("clean", self._clean)}
+        if (
+            self._clean is not None
+            and isinstance(self._cached["clean"], np.ndarray)
+            and not self._clean.any()
+        ):
+            self._cached["clean"] = Failure("clean is silent")
 
     def score(
         self,
@@ -59,14 +64,14 @@ class Reference:
         *,
         known: Mapping[str, float | Failure] | None = None,
     ) -> dict[str, float | Failure]:
-        """Score an estimate of the clip; arguments, result and errors are those of `rwsa.metrics.score`.
+        """Score an estimate of the clip; arguments, result and errors as in `rwsa.metrics.score`.
 
         Args:
-            enhanced, metrics: see there.
-            known: scores of this very pair from before, by metric, which are not computed again: neither
-                for themselves nor for what rests on them, as CSIG does on PESQ.
+            enhanced, metrics: see `rwsa.metrics.score`.
+            known: earlier scores of the same pair by metric, which are reused: for themselves and for metrics
+                that depend on them, as CSIG does on PESQ.
         """
-        check(metrics)
+        check_metrics(metrics)
         samples = _samples("enhanced", enhanced)
         self._check_pair(samples, metrics)
         values: dict[str, Any] = {**(known or {}), "enhanced": _usable("enhanced", samples)}
@@ -74,8 +79,10 @@ class Reference:
 
     def _check_pair(self, enhanced: np.ndarray, metrics: Sequence[str]) -> None:
         if self._clean is None:
-            if lacking := [name for name in metrics if "clean" in roots(name)]:
-                raise InputError(f"{', '.join(lacking)}: a clean clip is needed; only DNSMOS goes without")
+            if needing := [name for name in metrics if "clean" in roots(name)]:
+                raise InputError(
+                    f"{', '.join(needing)}: a clean clip is needed; only DNSMOS is without reference"
+                )
         elif len(self._clean) != len(enhanced):
             raise InputError(
                 f"clean has {len(self._clean)} samples and enhanced {len(enhanced)};"
@@ -84,19 +91,19 @@ class Reference:
 
     def _score(self, name: str, values: dict[str, Any]) -> float | Failure:
         for root in roots(name):
-            # Said once, and not as what some step in between needs.
+            # Report the unusable clip itself rather than a step in between.
             if isinstance(unusable := self._resolve(root, values), Failure):
                 return unusable
         scored: float | Failure = self._resolve(name, values)
         return scored
 
     def _resolve(self, name: str, values: dict[str, Any]) -> Any:
-        """The value or failure of `name`, known or computed into what is kept or into `values`."""
-        kept = self._kept if name == "clean" or roots(name) == ("clean",) else values
-        if name not in kept:
+        """The value or failure of `name`, computed into the cache or `values` if not known."""
+        cached = self._cached if name == "clean" or roots(name) == ("clean",) else values
+        if name not in cached:
             step = STEPS[name]
-            kept[name] = _compute(step, [self._resolve(need, values) for need in step.needs])
-        return kept[name]
+            cached[name] = _compute(step, [self._resolve(need, values) for need in step.needs])
+        return cached[name]
 
 
 def _samples(name: str, wav: np.ndarray) -> np.ndarray:
@@ -110,14 +117,14 @@ def _samples(name: str, wav: np.ndarray) -> np.ndarray:
 
 
 def _usable(name: str, wav: np.ndarray) -> np.ndarray | Failure:
-    lacking = len(wav) - int(np.isfinite(wav).sum())
-    return Failure(f"{name} holds {lacking} NaN or infinite samples") if lacking else wav
+    nonfinite = len(wav) - int(np.isfinite(wav).sum())
+    return Failure(f"{name} holds {nonfinite} NaN or infinite samples") if nonfinite else wav
 
 
-def _compute(step: Part, inputs: Sequence[Any]) -> Any:
+def _compute(step: MetricStep, inputs: Sequence[Any]) -> Any:
     for need, value in zip(step.needs, inputs, strict=True):
         if isinstance(value, Failure):
-            # A metric's failure is named as such; that of a step in between says all in itself.
+            # Name a failed metric; the reason of an intermediate step is complete in itself.
             return Failure(f"needs {need}: {value.reason}") if need in METRICS else value
     try:
         value = step.measure(*inputs)
@@ -125,6 +132,6 @@ def _compute(step: Part, inputs: Sequence[Any]) -> Any:
         return Failure(str(undefined))
     if not isinstance(step, Metric):
         return value
-    # LLR may be infinite: the rating built on it is clipped. NaN may not: max(1, nan) would be 1.
+    # LLR may be infinite, as ratings based on it are clipped, but not NaN, as max(1, nan) would be 1.
     acceptable = math.isfinite(value) or (step.name not in METRICS and not math.isnan(value))
     return value if acceptable else Failure(f"{step.name} is {value}")

@@ -1,4 +1,8 @@
-"""Which metrics there are, what they rest on, and what identifies the way they are computed."""
+"""The list of metrics: names, bounds, functions, dependencies, packages and version.
+
+To add a metric, write its function in a module of this folder, and list it in `_LISTED` with the steps it
+needs and in `_PACKAGES` with the packages it imports.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,11 @@ from rwsa.errors import InputError
 from rwsa.fingerprint import code_fingerprint, installed_version
 from rwsa.metrics.composite import bands, cbak, covl, csig, envelopes, llr, wss
 from rwsa.metrics.dnsmos import dnsmos
-from rwsa.metrics.intelligibility import estoi, segments, stoi
-from rwsa.metrics.packages import load, pesq
-from rwsa.metrics.ratios import si_sdr, ssnr
-from rwsa.metrics.values import Metric, Part
+from rwsa.metrics.packages import import_package
+from rwsa.metrics.pesq import pesq
+from rwsa.metrics.snr import si_sdr, ssnr
+from rwsa.metrics.stoi import estoi, segments, stoi
+from rwsa.metrics.values import Metric, MetricStep
 
 _LISTED = (
     Metric(name="pesq", unit="MOS-LQO", lowest=0.999, highest=4.644, measure=pesq),
@@ -32,7 +37,7 @@ _LISTED = (
         Metric(
             name=f"dnsmos_{scale}",
             unit="MOS",
-            # What the scale is; the network's answer is a quadratic, and nothing clips it.
+            # The scale is 1 to 5, but the network's output is mapped by a quadratic and not clipped.
             lowest=-math.inf,
             highest=math.inf,
             measure=attrgetter(scale),
@@ -41,24 +46,24 @@ _LISTED = (
         for scale in ("sig", "bak", "ovrl")
     ),
 )
-# Distances (lower is better) that only the composites use, and what is computed once for several.
-_PARTS = (
+# Distances (lower is better) that only composites use, and intermediate values that several metrics share.
+_STEPS = (
     Metric(
         name="llr", unit="1", lowest=0, highest=math.inf, measure=llr, needs=("clean envelopes", "enhanced")
     ),
     Metric(
         name="wss", unit="dB²", lowest=0, highest=math.inf, measure=wss, needs=("clean bands", "enhanced")
     ),
-    Part(name="clean envelopes", measure=envelopes, needs=("clean",)),
-    Part(name="clean bands", measure=bands, needs=("clean",)),
-    Part(name="clean segments", measure=segments, needs=("clean",)),
-    Part(name="dnsmos", measure=dnsmos, needs=("enhanced",)),
+    MetricStep(name="clean envelopes", measure=envelopes, needs=("clean",)),
+    MetricStep(name="clean bands", measure=bands, needs=("clean",)),
+    MetricStep(name="clean segments", measure=segments, needs=("clean",)),
+    MetricStep(name="dnsmos", measure=dnsmos, needs=("enhanced",)),
 )
 # The metrics of the paper's Table 1.
 Table1Metric = Literal["pesq", "ssnr", "estoi", "si_sdr"]
 TABLE1_METRICS: tuple[Table1Metric, ...] = get_args(Table1Metric)
 METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _LISTED})
-STEPS: Mapping[str, Part] = MappingProxyType({step.name: step for step in (*_LISTED, *_PARTS)})
+STEPS: Mapping[str, MetricStep] = MappingProxyType({step.name: step for step in (*_LISTED, *_STEPS)})
 _PACKAGES = {
     "pesq": ("pesq",),
     "stoi": ("pystoi", "scipy"),
@@ -68,11 +73,11 @@ _PACKAGES = {
 _ROOTS = frozenset({"clean", "enhanced"})
 
 
-def check(metrics: Sequence[str]) -> None:
-    """Make sure that these metrics exist and that their packages are installed.
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Check that these metrics exist and that their packages are installed.
 
     Raises:
-        InputError: naming the unknown metric and the nearest valid one, or the missing package.
+        InputError: a metric is unknown (the nearest valid name is suggested), or a package is missing.
     """
     for name in metrics:
         if name not in METRICS:
@@ -80,20 +85,18 @@ def check(metrics: Sequence[str]) -> None:
             hint = f"did you mean '{near[0]}'?" if near else f"valid: {', '.join(METRICS)}"
             raise InputError(f"unknown metric '{name}'; {hint}")
         for package in _packages(name):
-            load(package)
+            import_package(package)
 
 
-def version(metrics: Sequence[str] = tuple(METRICS)) -> str:
-    """What decides a metric's value beside the two clips: this code, and the packages it uses.
-
-    Equal strings mean equal numbers, on one kind of CPU; a cache of scores can be keyed by it.
+def metrics_version(metrics: Sequence[str] = tuple(METRICS)) -> str:
+    """The version of the metrics' code and packages: equal strings mean equal numbers on one kind of CPU.
 
     Args:
-        metrics: those that are of interest, so that an update of a package leaves the others' alone.
+        metrics: names; only their packages are included.
 
     Returns:
         A line such as `3f2a91c0b7de numpy-2.4.6 pesq-0.0.4`: twelve digits of
-        `rwsa.fingerprint.code_fingerprint`, then packages by name, without those that are not installed.
+        `rwsa.fingerprint.code_fingerprint`, then the installed packages by name.
 
     Raises:
         InputError: an unknown metric.
@@ -102,31 +105,31 @@ def version(metrics: Sequence[str] = tuple(METRICS)) -> str:
 
 
 def package_versions(metrics: Sequence[str] = tuple(METRICS)) -> list[str]:
-    """`numpy-2.4.6`, `pesq-0.0.4`, …: the packages that these metrics use, those installed, by name.
+    """The installed packages that these metrics use, sorted: `numpy-2.4.6`, `pesq-0.0.4`, ….
 
     Raises:
         InputError: an unknown metric.
     """
     for name in metrics:
         if name not in METRICS:
-            check((name,))
+            check_metrics((name,))
     needed = {"numpy"}.union(*(_packages(name) for name in metrics))
     return [f"{name}-{found}" for name in sorted(needed) if (found := installed_version(name)) is not None]
 
 
 def _packages(name: str) -> tuple[str, ...]:
-    """What `name` and all that it needs import."""
+    """Packages that `name` and the steps it needs import."""
     return tuple(package for step in _steps(name) for package in _PACKAGES.get(step, ()))
 
 
 @functools.cache
 def roots(name: str) -> tuple[str, ...]:
-    """Which of "clean" and "enhanced" a step rests on, sorted."""
+    """Which of "clean" and "enhanced" a step depends on, sorted."""
     return tuple(sorted(_ROOTS.intersection(_steps(name))))
 
 
 @functools.cache
 def _steps(name: str) -> tuple[str, ...]:
-    """`name` and all that it needs, directly or not."""
+    """`name` and all steps that it needs, directly or indirectly."""
     needs = STEPS[name].needs if name in STEPS else ()
     return tuple(dict.fromkeys([name, *(step for need in needs for step in _steps(need))]))

@@ -1,4 +1,4 @@
-"""What a metric is, and what it gives: a value, or a typed failure, and their summary."""
+"""Types of metrics and their results: metric, step, typed failure, summary."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 
 class UndefinedError(Exception):
-    """Raised by a metric's function where the metric has no value; `score` turns it into a `Failure`."""
+    """Raised where a metric has no value; `score` returns it as a `Failure`."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A metric that could not be computed, and why. Never averaged: see `summarise`."""
+    """The reason why a metric could not be computed; excluded from means."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """A step of some metrics, computed once for all that need it.
+class MetricStep:
+    """A step of the computation of metrics, computed once for all metrics that need it.
 
     Attributes:
-        name: what others call it in their `needs`.
-        measure: from the values of `needs`, in order; raises `UndefinedError` where there is none.
-        needs: "clean" and "enhanced" (float64 `[samples]`), or other steps by name. What rests on "clean"
-            alone is computed once a clean clip, whatever number of estimates is scored against it.
+        name: the name that other steps refer to in `needs`.
+        measure: function of the values of `needs`, in order; raises `UndefinedError` where undefined.
+        needs: "clean" and "enhanced" (float64 `[samples]`), or names of other steps. A step that depends on
+            "clean" alone is computed once per clean clip, for all estimates scored against it.
     """
 
     name: str
@@ -35,12 +35,12 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric(Part):
-    """One metric: a step that gives a float. Of those in `METRICS`, higher is better.
+class Metric(MetricStep):
+    """A metric: a step whose value is a float. Higher is better for all in `METRICS`.
 
     Attributes:
-        unit: what a value counts.
-        lowest, highest: the bounds that its definition sets, infinite where it sets none.
+        unit: of the value.
+        lowest, highest: bounds of the definition, infinite if unbounded.
     """
 
     unit: str
@@ -50,12 +50,12 @@ class Metric(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A metric over many clips.
+    """Summary of a metric over clips.
 
     Attributes:
-        mean: over the values alone; None where there is no value.
-        count: how many values the mean rests on.
-        failures: how many clips have a `Failure` instead.
+        mean: over the values; None without values.
+        count: number of values.
+        failures: number of clips with a `Failure`.
     """
 
     mean: float | None

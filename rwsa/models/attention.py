@@ -15,7 +15,7 @@ from rwsa.kernels.layout import SequenceAxis
 class AxialAttention(nn.Module):
     """x → MHA(LayerNorm(x)) along either axis, with the same weights; no positional encoding.
 
-    One instance may serve time and frequency, and encoder and decoder: that is the sharing of RWSA.
+    RWSA's sharing is one instance for time and frequency, and for encoder and decoder.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -33,9 +33,9 @@ class AxialAttention(nn.Module):
 
 
 class BlendedAttention(nn.Module):
-    """g · shared(x) + (1 − g) · own(x), where g = sigmoid(logit) is learned and begins at 1/2.
+    """g · shared(x) + (1 − g) · own(x), where g = sigmoid(logit) is learned, initially 1/2.
 
-    Not of the paper: it lets training say how much of the encoder's attention a decoder block wants.
+    Not in the paper. g is the learned share of the encoder's attention in a decoder block.
     """
 
     def __init__(self, shared: AxialAttention, own: AxialAttention) -> None:
@@ -44,9 +44,9 @@ class BlendedAttention(nn.Module):
         self.logit = nn.Parameter(torch.zeros(()))
 
     @property
-    def shared_share(self) -> Tensor:
-        """g, a scalar from 0 (its own alone) to 1 (the shared one alone)."""
+    def shared_weight(self) -> Tensor:
+        """g, a scalar from 0 (only its own attention) to 1 (only the shared one)."""
         return self.logit.sigmoid()
 
     def forward(self, x_BTFC: Tensor, axis: SequenceAxis) -> Tensor:
-        return torch.lerp(self.own(x_BTFC, axis), self.shared(x_BTFC, axis), self.shared_share)
+        return torch.lerp(self.own(x_BTFC, axis), self.shared(x_BTFC, axis), self.shared_weight)

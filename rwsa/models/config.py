@@ -1,4 +1,4 @@
-"""What a model is, as configuration; the paper's sizes and baseline by name, and one for demonstrations."""
+"""Model configuration, and named sizes: those of the paper, its baseline, and `nano` for demonstrations."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ Positive = Annotated[int, Field(gt=0)]
 
 @config
 class ModelConfig:
-    """The shape of RWSA-MambaUNet, or of its baseline.
+    """Architecture and sizes of a model.
 
     Attributes:
         architecture: `rwsa`, the paper's U-Net; `mambattention`, the baseline (arXiv 2507.00966): blocks
-            between encoder and decoders and no U-Net, so `depth` and `middle_heads` say nothing there.
+            between encoder and decoders without a U-Net, so `depth` and `middle_heads` do not apply.
         channels: C; level k of the U-Net (from 1) has width C·k.
-        blocks: N, MambAttention blocks a stage.
-        depth: levels; the deepest is the middle. T and F/2 are padded to multiples of 2^(depth-1).
-        sharing: which attention modules are one module. `resolution` (the paper's RWSA): time and
-            frequency inside a block, and encoder and decoder blocks of one level; `block`: time and
-            frequency only; `none`: each its own; `off`: no attention at all. `blend` (not the paper's) is
-            `block`, but each decoder block mixes its own with the encoder's of its level, by a share that
-            it learns. `mambattention` has one resolution, so it has neither `resolution` nor `blend`.
-        phase: what the phase decoder's output is. `absolute` (the paper's): the clean phase, which begins
-            as noise and takes long to learn; `residual`: what to add to the noisy phase, beginning at 0.
-        heads: attention heads outside the middle. Fixed across sharing modes, so that an ablation
-            changes one thing.
+        blocks: N, MambAttention blocks per stage.
+        depth: number of levels; the deepest is the middle. T and F/2 are padded to multiples of 2^(depth-1).
+        sharing: which attention modules are shared. `resolution` (the paper's RWSA): between time and
+            frequency in a block, and between encoder and decoder blocks of one level; `block`: between time
+            and frequency only; `none`: not at all; `off`: no attention. `blend` (not in the paper): as
+            `block`, but each decoder block mixes its attention with that of the encoder at its level, by a
+            learned share. `mambattention` has a single resolution, hence neither `resolution` nor `blend`.
+        phase: output of the phase decoder. `absolute` (the paper's): the clean phase, initially random and
+            slow to learn; `residual`: a correction of the noisy phase, initially 0.
+        heads: attention heads outside the middle. The same in all sharing modes, so that an ablation changes
+            one factor.
         middle_heads: attention heads in the middle.
         d_state, d_conv, expand: Mamba-1's N, convolution width and expansion.
-        spectral: STFT geometry that the model was made for.
-        segment_frames: length of the segments that it is trained on and enhances by; instance norm and
-            attention see another signal at other lengths.
+        spectral: STFT parameters.
+        segment_frames: segment length in training and enhancement; instance norm and attention depend on it.
     """
 
     architecture: Architecture = "rwsa"
@@ -63,7 +62,7 @@ class ModelConfig:
 
     @property
     def summary(self) -> str:
-        """The shape in words."""
+        """A short description."""
         depth = f"depth {self.depth}" if self.architecture == "rwsa" else self.architecture
         return f"C {self.channels}, N {self.blocks}, {depth}, sharing {self.sharing}"
 
@@ -132,7 +131,7 @@ def size(name: str) -> ModelConfig:
     """The configuration of a named size.
 
     Raises:
-        InputError: there is no such size.
+        InputError: no size has this name.
     """
     if name not in SIZES:
         raise InputError(f"model size '{name}' is unknown; choose {', '.join(SIZES)}")

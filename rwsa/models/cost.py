@@ -1,18 +1,18 @@
-"""What one forward pass costs, counted twice: as it is, and as the paper's table counts it.
+"""Multiply-accumulates of a forward pass: the actual number, and the number as in the paper's table.
 
-Shapes come from a pass on the meta device, which computes nothing. Layers whose insides are functions
-rather than modules (Mamba, attention, the deformable convolution) are skipped there and counted by formula.
+Shapes come from a pass on the meta device, which computes nothing. Layers that are functions rather than
+modules inside (Mamba, attention, deformable convolution) are skipped there and counted by formula.
 
-The table's figures are those of the profiler thop, which adds up the calls of modules of the types that it
-knows. Of the authors' network it sees
-- convolutions: outputs × inputs of each × taps; a transposed one too, though stride leaves out most taps;
-- affine norms (instance and layer) as 4 an element, PReLU as 1;
-- of Mamba the causal convolution, d_conv - 1 outputs longer than needed, and `x_proj` and `out_proj`; the
-  input and step projections and the scan are functions to it;
-- of attention the layer norm alone, but times k² where k places hold the module: it is hooked once for
-  each of them and its sum is added at each of them. Encoder, decoder and a list of their own make k = 3;
+The table's values are those of the profiler thop, which sums over calls of the module types it knows. Of the
+authors' network it counts
+- convolutions: outputs × input channels × taps; transposed ones too, although stride skips most taps;
+- affine norms (instance and layer) as 4 per element, PReLU as 1;
+- of Mamba the causal convolution, d_conv - 1 outputs longer than needed, `x_proj` and `out_proj`; but
+  neither the input and step projections nor the scan, which are functions;
+- of attention only the layer norm, times k² for a module registered in k places, since it is hooked once per
+  place and its sum is added in each. A shared one is in the encoder, the decoder and a list: k = 3;
 - nothing of deformable convolutions.
-So the figures of xs, m and MambAttention come out to both decimals; for s 14.902 where the table has 14.91.
+The values of xs, m and MambAttention agree to both decimals; for s it is 14.902, and 14.91 in the table.
 
 Legend: B batch, C channels, T frames, F frequency bins.
 """
@@ -30,23 +30,23 @@ import torch
 from torch import Tensor, nn
 
 from rwsa.models.attention import AxialAttention, SequenceAxis
+from rwsa.models.build import Network
 from rwsa.models.layers import DeformableConv, FrequencyUpsample
 from rwsa.models.mamba import BiMamba, MambaMixer
 from rwsa.models.unet import MambAttentionBlock
-from rwsa.models.weights import Network
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Multiply-accumulates of one pass; norms, activations and biases are left out.
+    """Multiply-accumulates of one pass, without norms, activations and biases.
 
     Attributes:
-        convolutions: all but the deformable ones, Mamba's causal ones included.
-        deformable: 4 for each tap to interpolate, 1 to weight it.
+        convolutions: all but deformable ones, including Mamba's causal convolutions.
+        deformable: per tap, 4 for interpolation and 1 for its weight.
         projections: the linear layers of Mamba and attention.
-        scans: every multiplication: 4 a state (ΔA, ΔuB, Āh, Ch) and 3 a channel (Δu, Du, the gate).
-        attention: queries by keys, and what comes of it by values.
-        published: the table's count, which is no part of the others.
+        scans: all multiplications: 4 per state (ΔA, ΔuB, Āh, Ch) and 3 per channel (Δu, Du, the gate).
+        attention: queries by keys, and weights by values.
+        published: the count as in the paper's table, independent of the others.
     """
 
     convolutions: int = 0
@@ -64,26 +64,26 @@ class Cost:
         return Cost(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
-# (layer, inputs, output) to the cost of one call.
+# Maps (layer, inputs, output) to the cost of one call.
 _Rule = Callable[[Any, tuple[Any, ...], Tensor], Cost]
 
 
 def cost(model: Network, frames: int | None = None) -> Cost:
-    """The cost of one clip of `frames` frames; by default a segment of the model's own length."""
+    """The cost of one clip of `frames` frames, by default of the model's segment length."""
     shape = (1, model.config.spectral.bins, frames or model.config.segment_frames)
-    shadow = copy.deepcopy(model).to("meta").eval()
+    meta_model = copy.deepcopy(model).to("meta").eval()
     rules: dict[type[nn.Module], _Rule] = {
         **_RULES,
-        AxialAttention: partial(_attention, places=_places(shadow)),
+        AxialAttention: partial(_attention, places=_places(meta_model)),
     }
     calls: list[Cost] = []
-    for layer in shadow.modules():
+    for layer in meta_model.modules():
         if rule := rules.get(type(layer)):
             layer.register_forward_hook(partial(_record, calls, rule))
         if isinstance(layer, AxialAttention | BiMamba | DeformableConv):
-            layer.forward = _unchanged  # type: ignore[assignment]
+            layer.forward = _skip  # type: ignore[assignment]
     with torch.no_grad():
-        shadow(torch.empty(shape, device="meta"), torch.empty(shape, device="meta"))
+        meta_model(torch.empty(shape, device="meta"), torch.empty(shape, device="meta"))
     return sum(calls, Cost())
 
 
@@ -93,12 +93,12 @@ def _record(
     calls.append(rule(layer, inputs, output))
 
 
-def _unchanged(x: Tensor, _: SequenceAxis | Tensor) -> Tensor:
+def _skip(x: Tensor, _: SequenceAxis | Tensor) -> Tensor:
     return x
 
 
 def _places(model: nn.Module) -> dict[AxialAttention, int]:
-    """How many places of the authors' network hold each attention: blocks, and a list of the shared ones."""
+    """In how many places the authors' network registers each attention: blocks, and a list of shared ones."""
     blocks: Counter[AxialAttention] = Counter()
     for block in model.modules():
         if isinstance(block, MambAttentionBlock):
@@ -121,7 +121,7 @@ def _transposed(layer: nn.ConvTranspose2d, inputs: tuple[Tensor], output: Tensor
 
 
 def _frequency_upsample(layer: FrequencyUpsample, inputs: tuple[Tensor], output: Tensor) -> Cost:
-    """Its 1×1 convolution, of which the authors compute both halves; `smooth` is counted by itself."""
+    """Its 1×1 convolution, of which the authors compute both halves; `smooth` is counted separately."""
     macs = inputs[0][:, 0].numel() * layer.expand.weight.numel()
     return Cost(convolutions=macs // 2, published=macs)
 
@@ -146,14 +146,14 @@ def _bimamba(layer: BiMamba, inputs: tuple[Tensor, SequenceAxis], output: Tensor
     for mixer in layer.mixers:
         assert isinstance(mixer, MambaMixer)
         inner, states = mixer.A_log.shape
-        seen = mixer.x_proj.weight.numel() + mixer.out_proj.weight.numel()
-        unseen = mixer.in_proj.weight.numel() + mixer.dt_proj.weight.numel()
+        counted = mixer.x_proj.weight.numel() + mixer.out_proj.weight.numel()
+        uncounted = mixer.in_proj.weight.numel() + mixer.dt_proj.weight.numel()
         surplus = positions // x_BTFC.shape[axis] * (mixer.conv.kernel_size[0] - 1)
         total += Cost(
             convolutions=positions * mixer.conv.weight.numel(),
-            projections=positions * (seen + unseen),
+            projections=positions * (counted + uncounted),
             scans=positions * inner * (4 * states + 3),
-            published=positions * seen + (positions + surplus) * mixer.conv.weight.numel(),
+            published=positions * counted + (positions + surplus) * mixer.conv.weight.numel(),
         )
     return total
 

@@ -1,4 +1,4 @@
-"""The metric discriminator: guesses a PESQ score, scaled to 0…1, from two compressed magnitudes.
+"""The metric discriminator: predicts PESQ, scaled to 0…1, from two compressed magnitudes.
 
 Source: Fu et al. 2019, MetricGAN, in CMGAN's form.
 Legend: B batch, F frequency bins, T frames, H hidden values.
@@ -21,7 +21,7 @@ def scaled_pesq(pesq: Tensor) -> Tensor:
 
 
 class MetricDiscriminator(nn.Module):
-    """Four strided convolutions, a global maximum and two linear layers, all spectral-normed."""
+    """Four strided convolutions, a global maximum and two linear layers, all with spectral norm."""
 
     def __init__(self, channels: int = 16, dropout: float = 0.3) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ class MetricDiscriminator(nn.Module):
     def forward(self, clean_BFT: Tensor, other_BFT: Tensor, dropout_mask_BH: Tensor | None = None) -> Tensor:
         """Scaled PESQ `[B]` of `other` against `clean`, both compressed magnitudes; between 0 and 1.
 
-        `dropout_mask_BH` is the caller's dropout, a factor for each hidden value (see `dropout_factors`):
-        drawn here, it would depend on which rank has which clip. Without it nothing is dropped.
+        `dropout_mask_BH` holds a factor per hidden value (see `dropout_factors`), None for no dropout. It is
+        an argument since a mask drawn here would depend on the assignment of clips to ranks.
         """
         hidden_BH = self.hidden(self.convolutions(torch.stack((clean_BFT, other_BFT), dim=1)).amax((2, 3)))
         if dropout_mask_BH is not None:
@@ -49,6 +49,6 @@ class MetricDiscriminator(nn.Module):
         return torch.sigmoid(self.slope * self.score(self.act(hidden_BH))).squeeze(1)
 
     def dropout_factors(self, rng: torch.Generator, batch: int) -> Tensor:
-        """Factors `[batch, H]`: 0 with the probability of dropout, else what keeps the mean."""
-        kept = torch.rand(batch, self.hidden_size, generator=rng) >= self.dropout
-        return kept / (1 - self.dropout)
+        """Factors `[batch, H]`: 0 with the dropout probability p, else 1 / (1 − p)."""
+        retained = torch.rand(batch, self.hidden_size, generator=rng) >= self.dropout
+        return retained / (1 - self.dropout)

@@ -1,7 +1,7 @@
 """Convolutional parts of the U-Net: dense block, patch embedding, resampling, decoders.
 
-Tensors are `[B, C, T, F]`, kept in `torch.channels_last`, so that the sequence blocks between the
-convolutions see `[B, T, F, C]` without a copy.
+Tensors are `[B, C, T, F]` in `torch.channels_last`, so that sequence blocks between convolutions view them as
+`[B, T, F, C]` without a copy.
 
 Legend: B batch, C channels, T frames, F frequency bins.
 """
@@ -23,7 +23,7 @@ def norm_act(channels: int) -> tuple[nn.Module, nn.Module]:
 
 
 class DenseBlock(nn.Module):
-    """Four dilated 3×3 convolutions (1, 2, 4, 8 in time), each fed by all before it: [new, old]."""
+    """Four dilated 3×3 convolutions (1, 2, 4, 8 in time), each fed by all earlier outputs: [new, old]."""
 
     def __init__(self, channels: int, layers: int = 4) -> None:
         super().__init__()
@@ -36,10 +36,10 @@ class DenseBlock(nn.Module):
         )
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
-        seen = new = x_BCTF
+        features = new = x_BCTF
         for layer in self.layers:
-            new = layer(seen)
-            seen = torch.cat((new, seen), dim=1)
+            new = layer(features)
+            features = torch.cat((new, features), dim=1)
         return new
 
 
@@ -59,7 +59,7 @@ class DenseEncoder(nn.Module):
 
 
 class DeformableConv(nn.Module):
-    """Depthwise deformable 3×3 convolution; offsets are given, zeros lie outside."""
+    """Depthwise deformable 3×3 convolution; offsets are an input, padding is zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class DeformableConv(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Deformable depthwise convolution with learnt offsets within ±1, a 1×1 convolution, Hardswish."""
+    """Deformable depthwise convolution with learned offsets within ±1, a 1×1 convolution, Hardswish."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -120,8 +120,8 @@ class Upsample(nn.Module):
 class FrequencyUpsample(nn.Module):
     """Double F: 1×1 convolution to 4C, pixel-shuffle, depthwise (1, 3) with stride (2, 1).
 
-    The stride drops every odd frame that the shuffle made, so half of the 1×1 convolution's channels
-    never reach the output. They are not computed; their weights stay, as the published ones have them.
+    The stride drops every odd frame of the shuffle, so half of the 1×1 convolution's channels do not affect
+    the output. They are not computed, but their weights are kept, since published checkpoints have them.
     """
 
     def __init__(self, channels: int) -> None:
@@ -161,7 +161,7 @@ class MagnitudeDecoder(nn.Module):
 
 
 class PhaseDecoder(nn.Module):
-    """Features to a phase, as the angle of two 1×1 convolutions; with `from_zero` it begins at 0."""
+    """Features to a phase, as the angle of two 1×1 convolutions; with `from_zero` it is initially 0."""
 
     def __init__(
         self,

@@ -32,10 +32,10 @@ class MambaMixer(nn.Module):
         self.out_proj = nn.Linear(inner, channels, bias=False)
         self._init_step_size()
 
-    def _init_step_size(self, least: float = 1e-3, most: float = 0.1) -> None:
-        """Start with steps log-uniform in [least, most], as Mamba does."""
+    def _init_step_size(self, lowest: float = 1e-3, highest: float = 0.1) -> None:
+        """Initialize step sizes log-uniformly in [lowest, highest], as Mamba does."""
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
-        delta = torch.exp(torch.rand(self.inner) * math.log(most / least) + math.log(least))
+        delta = torch.exp(torch.rand(self.inner) * math.log(highest / lowest) + math.log(lowest))
         with torch.no_grad():
             self.dt_proj.bias.copy_(delta + torch.log(-torch.expm1(-delta)))
 
@@ -58,7 +58,7 @@ class MambaMixer(nn.Module):
 
 
 class BiMamba(nn.Module):
-    """x → Linear[forward, backward], each direction Mamba(RMSNorm(x)) + x; 2C → C at the end."""
+    """x → Linear[forward, backward], each direction Mamba(RMSNorm(x)) + x; then 2C → C."""
 
     def __init__(self, channels: int, *, d_state: int = 16, d_conv: int = 4, expand: int = 4) -> None:
         super().__init__()

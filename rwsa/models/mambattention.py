@@ -14,12 +14,12 @@ from rwsa.models.unet import MambAttentionBlock, stage_attentions
 
 
 def transposed_upsample(channels: int) -> nn.ConvTranspose2d:
-    """F to 2F + 1, which undoes the encoder's convolution over an odd number of bins."""
+    """F to 2F + 1, the inverse of the encoder's downsampling of an odd number of bins."""
     return nn.ConvTranspose2d(channels, channels, (1, 3), stride=(1, 2))
 
 
 class MambAttention(nn.Module):
-    """The enhancer: compressed magnitude and phase in, compressed magnitude and phase out."""
+    """MambAttention: from noisy to enhanced compressed magnitude and phase."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class MambAttention(nn.Module):
         )
 
     def forward(self, mag_BFT: Tensor, pha_BFT: Tensor) -> tuple[Tensor, Tensor]:
-        """Enhance.
+        """Enhance a compressed spectrum.
 
         Args:
             mag_BFT: compressed magnitude of the noisy speech, F as in `config.spectral`, any T.

@@ -1,7 +1,7 @@
-"""Reads generator weights in the format that the paper's authors publish.
+"""Generator weights in the format of the paper's authors.
 
-Theirs hold every shared attention three times (on its own, and in each encoder and decoder block);
-the copies must be equal. Their names say three levels, so only depth 3 has this format.
+It stores every shared attention three times (in a list, and in the encoder and decoder block); the copies
+must be equal. Its names are those of three levels, so only depth 3 has this format.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rwsa.config import build
 from rwsa.errors import InputError
 from rwsa.models.config import ModelConfig
 
-# The start of their names to the start of ours.
+# Prefixes of the authors' names to prefixes of ours.
 _PREFIXES = {
     "dense_encoder.dense_conv_1.": "encoder.widen.",
     "dense_encoder.dense_block.dense_block.": "encoder.dense.layers.",
@@ -60,7 +60,7 @@ _PREFIXES = {
     "phase_decoder.phase_conv_r.": "phase_decoder.real.",
     "phase_decoder.phase_conv_i.": "phase_decoder.imaginary.",
 }
-# Parts of their names to parts of ours, in order.
+# Parts of the authors' names to parts of ours, replaced in this order.
 _PARTS = {
     "patch_embeds.patch_conv.offset_generator.": "offset.",
     "patch_embeds.patch_conv.dcn.": "deform.",
@@ -82,7 +82,7 @@ _PARTS = {
 
 
 def is_official(state: Mapping[str, object]) -> bool:
-    """Whether a checkpoint's mapping has the authors' outer shape."""
+    """Whether a checkpoint has the authors' outer structure."""
     return isinstance(state.get("generator"), Mapping)
 
 
@@ -90,21 +90,21 @@ def read_official(state: Mapping[str, Tensor], *, where: str) -> tuple[ModelConf
     """Translate the authors' generator state dict.
 
     Args:
-        state: their `checkpoint["generator"]`.
-        where: the file's name, for errors.
+        state: the authors' `checkpoint["generator"]`.
+        where: the file's name, for error messages.
 
     Returns:
-        The configuration that its shapes imply, and the weights under this project's names.
+        The configuration inferred from shapes, and the weights under this project's names.
 
     Raises:
         InputError: a name is not of this format, or copies of a shared attention differ.
     """
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
-        raise InputError(f"{where}: its 'generator' holds something other than tensors by name")
+        raise InputError(f"{where}: its 'generator' must be a mapping of names to tensors")
     weights: dict[str, Tensor] = {}
     for theirs, tensor in state.items():
         ours = _rename(theirs, where)
-        if ".time_attention." in ours:  # the decoder's are the encoder's
+        if ".time_attention." in ours:  # shared with the encoder
             ours = ours.replace("up_stages.", "down_stages.")
         if ours.endswith("_mamba.merge.weight") and tensor.dim() == 3:  # a transposed convolution of width 1
             tensor = tensor.squeeze(-1).t()

@@ -22,13 +22,13 @@ from rwsa.models.layers import (
 )
 from rwsa.models.mamba import BiMamba
 
-# The attentions of one block, along time and along frequency: one module twice where it is shared.
+# The attentions of one block along time and frequency; a shared one occurs twice.
 Attention = AxialAttention | BlendedAttention
 AttentionPair = tuple[Attention | None, Attention | None]
 
 
 def stage_attentions(channels: int, heads: int, config: ModelConfig) -> list[AttentionPair]:
-    """The attentions of one stage's blocks, as `config.sharing` wants them."""
+    """The attentions of the blocks of one stage, by `config.sharing`."""
     pairs: list[AttentionPair] = []
     for _ in range(config.blocks):
         if config.sharing == "off":
@@ -41,7 +41,7 @@ def stage_attentions(channels: int, heads: int, config: ModelConfig) -> list[Att
 
 
 def blended(shared: list[AttentionPair], own: list[AttentionPair]) -> list[AttentionPair]:
-    """The attentions of a decoder stage's blocks that mix those of the encoder's with their own."""
+    """The attentions of a decoder stage that blend those of the encoder stage with their own."""
     pairs: list[AttentionPair] = []
     for (of_encoder, _), (of_decoder, _) in zip(shared, own, strict=True):
         assert isinstance(of_encoder, AxialAttention)
@@ -101,7 +101,7 @@ class Refinement(nn.Module):
 
 
 class RWSAMambaUNet(nn.Module):
-    """The enhancer: compressed magnitude and phase in, compressed magnitude and phase out."""
+    """RWSA-MambaUNet: from noisy to enhanced compressed magnitude and phase."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -126,13 +126,14 @@ class RWSAMambaUNet(nn.Module):
         self.phase_decoder = PhaseDecoder(channels, from_zero=config.phase == "residual")
 
     def shared_shares(self) -> dict[str, Tensor]:
-        """Where `config.sharing` is `blend`, how much of the encoder's attention the decoder takes at each
-        level, 0 to 1, over its blocks: `level_1` and so on. Elsewhere nothing.
+        """With `blend`, the mean share of the encoder's attention (0 to 1) by decoder level: `level_1`, ….
+
+        Empty for other values of `config.sharing`.
         """
         shares: dict[str, Tensor] = {}
         for level, stage in enumerate(self.up_stages, 1):
             mixes = [module for module in stage.modules() if isinstance(module, BlendedAttention)]
-            each = [mix.shared_share for mix in mixes]
+            each = [mix.shared_weight for mix in mixes]
             if each:
                 shares[f"level_{level}"] = torch.stack(each).mean()
         return shares
@@ -141,7 +142,7 @@ class RWSAMambaUNet(nn.Module):
         return Stage(channels, self.config, attentions)
 
     def forward(self, mag_BFT: Tensor, pha_BFT: Tensor) -> tuple[Tensor, Tensor]:
-        """Enhance.
+        """Enhance a compressed spectrum.
 
         Args:
             mag_BFT: compressed magnitude of the noisy speech, F as in `config.spectral`, any T.

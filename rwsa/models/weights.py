@@ -1,4 +1,7 @@
-"""Weights on disk: safetensors with the configuration inside. Nothing is ever unpickled as code."""
+"""Loading and saving weights: safetensors with the configuration as metadata, or published checkpoints.
+
+Nothing is unpickled as code.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +18,9 @@ from torch import Tensor, nn
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, atomic_write, is_file, local_copy, location
-from rwsa.models.config import SIZES, ModelConfig, size
-from rwsa.models.mambattention import MambAttention
+from rwsa.models.build import Network, build_model
+from rwsa.models.config import SIZES, ModelConfig
 from rwsa.models.official import is_official, read_official
-from rwsa.models.unet import RWSAMambaUNet
-
-# Any enhancer: compressed magnitude and phase in and out, `[B, F, T]`.
-Network = RWSAMambaUNet | MambAttention
-
-
-def build_model(config: ModelConfig | str, *, seed: int = 0) -> Network:
-    """An untrained model; equal seeds give equal weights, and the global generator is not used.
-
-    Args:
-        config: its configuration, or a name in `SIZES`.
-        seed: of the random weights.
-
-    Raises:
-        InputError: no size has this name.
-    """
-    config = size(config) if isinstance(config, str) else config
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return RWSAMambaUNet(config) if config.architecture == "rwsa" else MambAttention(config)
 
 
 def load_model(source: str | StoragePath, *, device: str | torch.device = "cpu") -> Network:
@@ -84,8 +67,8 @@ def save_model(path: StoragePath, model: Network, about: Mapping[str, Any] | Non
 
     Args:
         path: a `.safetensors` file.
-        model: shared modules are stored once.
-        about: what else to say in the file (steps, data, commit), as JSON.
+        model: weights of shared modules are stored once.
+        about: further metadata (steps, data, commit), stored as JSON.
     """
     metadata = {"config": json.dumps(as_mapping(model.config)), "about": json.dumps(dict(about or {}))}
     write_tensors(path, weights_of(model), metadata)
@@ -97,29 +80,29 @@ def write_tensors(
     """Write tensors as safetensors, atomically.
 
     Raises:
-        InputError: the folder or store cannot be written to, or the disk is full.
+        InputError: the folder or store is not writable, or the disk is full.
     """
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as aside:
         try:
-            save_file(whole, aside, metadata=None if metadata is None else dict(metadata))
-        except SafetensorError as error:  # its own name for what the system said
+            save_file(contiguous, aside, metadata=None if metadata is None else dict(metadata))
+        except SafetensorError as error:  # wraps the operating system's error
             raise InputError(
                 f"{path}: cannot be written ({error}); choose a folder that is writable and has space"
             ) from error
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, a shared one once under its first name."""
+    """Parameters and buffers by name; a shared tensor is listed once, under its first name."""
     named = dict(model.named_parameters()) | dict(model.named_buffers())
     return {name: tensor.detach() for name, tensor in named.items()}
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
-    """Copy weights into a model, strictly: every name there and no other, every shape the same.
+    """Copy weights into a model; names and shapes must match exactly.
 
     Raises:
-        InputError: listing what is missing, left over or misshapen; the model is then untouched.
+        InputError: listing missing, unexpected and misshapen tensors; the model is then unchanged.
     """
     own = weights_of(model)
     problems = [f"missing {name}" for name in own.keys() - weights.keys()]
@@ -137,10 +120,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a file that `save_model` wrote.
+    """Read the weights of a file that `save_model` wrote.
 
     Raises:
-        InputError: it is missing, damaged, or was not written by this project.
+        InputError: the file is missing, damaged, or was not written by this project.
     """
     return _read_safetensors(path)[1]
 
@@ -164,7 +147,7 @@ def _read_safetensors(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 def _read_published(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
+    except Exception as error:  # a damaged pickle can raise any exception
         raise InputError(
             f"{path}: neither safetensors nor a checkpoint of plain tensors; it is damaged, or holds code,"
             " which is never run"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwsa.metrics.packages import load
+from rwsa.metrics.packages import import_package
 from rwsa.metrics.pesq_process import PesqProcess
 from rwsa.metrics.values import UndefinedError
 from rwsa.models.discriminator import scaled_pesq
@@ -30,7 +30,7 @@ class PesqPool:
     """
 
     def __init__(self, processes: int) -> None:
-        load("pesq")
+        import_package("pesq")
         self._idle: queue.SimpleQueue[PesqProcess] = queue.SimpleQueue()
         for _ in range(processes):
             self._idle.put(PesqProcess())

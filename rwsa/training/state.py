@@ -26,10 +26,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rwsa.config import config_hash
 from rwsa.errors import InputError
 from rwsa.files import read_json, sha256_of, write_json
+from rwsa.models.build import Network, build_model
 from rwsa.models.discriminator import MetricDiscriminator
 from rwsa.models.weights import (
-    Network,
-    build_model,
     load_weights,
     read_weights,
     save_model,

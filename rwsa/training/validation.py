@@ -20,7 +20,7 @@ from rwsa.enhancement.recordings import enhance_recordings
 from rwsa.errors import InputError
 from rwsa.metrics import Failure, score
 from rwsa.metrics.values import UndefinedError
-from rwsa.models.weights import Network
+from rwsa.models.build import Network
 from rwsa.shards.examples import Example
 from rwsa.training import ranks
 from rwsa.training.config import TrainConfig

@@ -110,7 +110,7 @@ def test_padding_is_no_speech() -> None:
 @pytest.mark.parametrize(
     ("noisy", "clean", "message"),
     [
-        (hiss(), bursts()[:-1], "equally long"),
+        (hiss(), bursts()[:-1], "of equal length"),
         (bursts(), bursts(), "same as clean"),
         (hiss(), np.zeros(SAMPLES), "0.00 s of speech"),
         (hiss(samples=800), hiss(1, 800), "0.05 s of speech"),

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from rwsa.errors import InputError
-from rwsa.file_cache import CACHE_NAME, FileCache, Stamp, stamp_or_none
+from rwsa.file_cache import CACHE_NAME, FileCache, FileStamp, stamp_or_none
 
 
-def stamp(path: Path) -> Stamp:
+def stamp(path: Path) -> FileStamp:
     found = stamp_or_none(str(path))
     assert found is not None
     return found
@@ -60,14 +60,14 @@ def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path, file: Path) -> None:
-    with pytest.raises(InputError, match=r"a\.wav: cannot be made"):
+    with pytest.raises(InputError, match=r"a\.wav: cannot be created"):
         FileCache(file)
 
 
 def put_many(folder: Path, first: int) -> None:
     cache = FileCache(folder)
     for number in range(first, first + 50):
-        cache.put("k", {Stamp(f"/{number}", 1, 1): number})
+        cache.put("k", {FileStamp(f"/{number}", 1, 1): number})
 
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
@@ -78,5 +78,5 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
     for writer in writers:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0]
-    found = FileCache(tmp_path).get("k", [Stamp(f"/{number}", 1, 1) for number in range(100)])
+    found = FileCache(tmp_path).get("k", [FileStamp(f"/{number}", 1, 1) for number in range(100)])
     assert found == {f"/{number}": number for number in range(100)}

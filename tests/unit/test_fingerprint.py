@@ -31,15 +31,15 @@ def ratio(a, b):
 def of_text(
     text: str, monkeypatch: pytest.MonkeyPatch, folder: Path, packages: tuple[str, ...] = ("numpy",)
 ) -> str:
-    """The fingerprint of `rwsa.metrics.ratios`, if this were its text."""
-    (folder / "ratios.py").write_text(text)
+    """The fingerprint of `rwsa.metrics.snr`, if this were its text."""
+    (folder / "snr.py").write_text(text)
     path = fingerprint._path
     monkeypatch.setattr(
         fingerprint,
         "_path",
-        lambda name: folder / "ratios.py" if name == "rwsa.metrics.ratios" else path(name),
+        lambda name: folder / "snr.py" if name == "rwsa.metrics.snr" else path(name),
     )
-    return current_fingerprint(("rwsa.metrics.ratios",), packages)
+    return current_fingerprint(("rwsa.metrics.snr",), packages)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_versions_of_packages_count(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_docstring_of_a_real_metric_does_not_count_and_its_arithmetic_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (CHECKOUT / "rwsa/metrics/ratios.py").read_text()
+    text = (CHECKOUT / "rwsa/metrics/snr.py").read_text()
     first = of_text(text, monkeypatch, tmp_path)
-    assert first == current_fingerprint(("rwsa.metrics.ratios",), ("numpy",))
+    assert first == current_fingerprint(("rwsa.metrics.snr",), ("numpy",))
     assert text.count("    Source: ") >= 2
     assert text.count("10 * ") >= 1
     assert of_text(text.replace("    Source: ", "    See: "), monkeypatch, tmp_path) == first
@@ -94,7 +94,7 @@ def test_a_docstring_of_a_real_metric_does_not_count_and_its_arithmetic_does(
 @pytest.mark.parametrize(
     ("covered", "most", "includes"),
     [
-        (SCORING, 15, {"rwsa.metrics", "rwsa.metrics.ratios", "rwsa.metrics.composite"}),
+        (SCORING, 15, {"rwsa.metrics", "rwsa.metrics.snr", "rwsa.metrics.composite"}),
         (
             ENHANCING,
             35,

@@ -17,14 +17,14 @@ from rwsa.metrics import (
     METRICS,
     Failure,
     Reference,
-    check,
+    check_metrics,
     composite,
     floored_by_silence,
     frames,
+    metrics_version,
     registry,
     score,
     summarise,
-    version,
 )
 
 DNSMOS = ("dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl")
@@ -116,14 +116,14 @@ def test_a_reference_computes_its_own_side_once(monkeypatch):
 
 
 def test_the_version_names_the_code_and_only_the_packages_that_are_used(monkeypatch):
-    assert re.fullmatch(r"[0-9a-f]{12} numpy-\S+", version(("si_sdr", "ssnr")))
-    assert re.search(r" numpy-\S+ pesq-\S+ pystoi-\S+ scipy-\S+$", version(("covl", "estoi")))
-    assert "speechmos-" in version()
-    before = version(("pesq",))
+    assert re.fullmatch(r"[0-9a-f]{12} numpy-\S+", metrics_version(("si_sdr", "ssnr")))
+    assert re.search(r" numpy-\S+ pesq-\S+ pystoi-\S+ scipy-\S+$", metrics_version(("covl", "estoi")))
+    assert "speechmos-" in metrics_version()
+    before = metrics_version(("pesq",))
     monkeypatch.setattr(importlib.metadata, "version", lambda package: "0")
-    assert version(("pesq",)) == f"{before.split()[0]} numpy-0 pesq-0"
+    assert metrics_version(("pesq",)) == f"{before.split()[0]} numpy-0 pesq-0"
     with pytest.raises(InputError, match="did you mean 'pesq'"):
-        version(("pesk",))
+        metrics_version(("pesk",))
 
 
 # Single metrics
@@ -409,8 +409,8 @@ def test_an_unknown_metric_is_named_with_the_nearest():
 def test_a_missing_package_is_one_clear_error(monkeypatch, package, name, extra):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"{package}.*pip install 'rwsa\[{extra}\]'"):
-        check((name,))
-    check(("ssnr", "si_sdr"))
+        check_metrics((name,))
+    check_metrics(("ssnr", "si_sdr"))
 
 
 def test_a_clean_clip_that_is_not_given_is_asked_for():

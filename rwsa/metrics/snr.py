@@ -1,4 +1,4 @@
-"""Metrics that are ratios of energies in decibels: SSNR and SI-SDR.
+"""Signal-to-noise measures in dB: segmental SNR and SI-SDR.
 
 Shapes: N frames, T samples in a frame.
 """
@@ -18,8 +18,8 @@ _EPSILON = float(np.finfo(np.float64).eps)
 def ssnr(clean: np.ndarray, enhanced: np.ndarray) -> float:
     """Segmental SNR in dB, from −10 to 35.
 
-    mean over frames of clamp(10·log10(Σ(ws)² / Σ(w(s − ŝ))²), −10, 35), with 480-sample frames w
-    apart by 120. It depends on the level of `enhanced`: an estimate at half the level tends to 6 dB.
+    mean over frames of clamp(10·log10(Σ(ws)² / Σ(w(s − ŝ))²), −10, 35), with windowed frames w of
+    480 samples and a hop of 120. It depends on the level of `enhanced`: at half the level it tends to 6 dB.
 
     Args:
         clean, enhanced: float64 `[samples]` at 16 kHz, full scale ±1.
@@ -46,14 +46,14 @@ def si_sdr(clean: np.ndarray, enhanced: np.ndarray) -> float:
     10·log10(‖αs‖² / ‖αs − ŝ‖²) with α = ⟨ŝ, s⟩ / ‖s‖². No mean is removed.
 
     Args:
-        clean, enhanced: float64 `[samples]`, at any one rate and of any level.
+        clean, enhanced: float64 `[samples]`, at the same rate and any level.
 
     Raises:
         UndefinedError: either clip is silent, the two are orthogonal (−∞), or equal up to scale (+∞).
 
     Source: Le Roux et al., SDR – half-baked or well done?, ICASSP 2019.
     """
-    # Not np.dot: what it gives depends, in its last bits, on how many threads BLAS has.
+    # Not np.dot, whose last bits depend on the number of BLAS threads.
     clean_energy = np.sum(np.square(clean))
     if clean_energy == 0 or not enhanced.any():
         raise UndefinedError(f"{'clean' if clean_energy == 0 else 'enhanced'} is silent")
