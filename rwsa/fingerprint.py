@@ -34,19 +34,19 @@ _NEUTRAL = (
 SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
     {
         # scoring
-        "87229e766af54688235b9dc3eeaa7c194e738f64cffcd5d5266996f638f4b5a0": (
+        "1a561bd744e001c862861378569a34f594b3279cc3bd3303163f674de0db46b5": (
             "4c10975764b0918ecae2a7fb63550d48ba1d58c723095478122301ad5758de24"
         ),
         # scoring by Table 1's metrics
-        "03cfb04f2e6f3ac2a7da03babc704cda965ff3471cefb48c54eaab803822514c": (
+        "ff1dd0dd0831c8a1e9413aa977e7c1b7af8e74b4b065346fabacb740d94b8d53": (
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
         # enhancing
-        "e41b43440b4c1e21fd51c0f166eed5814238a3448ae277bd1358174ed99c22a7": (
+        "27b8e5f11b0138ef9fe9a841c23a789fe67389886c5f8dff00840dce5fb24e08": (
             "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
         ),
         # mixing
-        "978f3aa3a47d525a06b3ddfdec6500688e3069c67aaf6e107d526a4f2e9f0952": (
+        "945455c66729f7877a519d5ab53b89f6fd8f0cbd6f3a5a3e3dca2f54c33dc71d": (
             "5bf499aae371f9526bfa161834401141e0a9e0608284323682a8c4115f280fd2"
         ),
     }
