@@ -1,14 +1,13 @@
-# `make demo` and `make test` need nothing prepared but Python 3.11 or newer.
+# `make demo` and `make test` need only Python 3.11 or newer and a C compiler.
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Where it is set, each of a demo's thirty processes compiles torch, Ray and MLflow from source again.
+# If set, each of the demo's thirty processes would compile torch, Ray and MLflow to bytecode again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all lint bench clean
 
-# Stamps, so that an interrupted installation is not taken for a whole one. The demo needs no tools of
-# development, and does not wait for them.
+# Stamp files mark complete installations. The demo does not need the development tools, so it has its own.
 INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c infra/constraints.txt
 .venv/.app: pyproject.toml infra/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \

@@ -137,7 +137,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
     if options.card and options.shards and options.reference is None:
-        raise InputError("--reference: missing; with both --card and --shards, name the in-domain corpus")
+        raise InputError("--reference: name the in-domain corpus, which --card with --shards leaves open")
     storage, out = storage_of(options), out_of(options, name=FOLDER)
     results = domain_gap(
         read_sources(options.card, options.shards, split=options.split, examples=options.examples),

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Saves all that the server holds into a folder, or puts it back into an empty one, while the server runs:
+# Back up the server's database and files to a folder, or restore them into an empty setup, while the server runs:
 #   infra/mlflow/backup.sh save FOLDER
 #   infra/mlflow/backup.sh restore FOLDER
-# Where the three do not run by compose.yaml, say how to run a program beside the database, and beside the server:
+# If the services do not run by compose.yaml, set how to run a program next to the database and next to the server:
 #   IN_DATABASE= IN_SERVER= DATABASE=postgresql://… backup.sh …
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,7 +16,7 @@ bucket=$(cat "$here/bucket.py")
 case "${1-} ${2-}" in
   "save "?*)
     mkdir -p "$2"
-    # The database first: every file that it names was there before, and is in the copy that follows.
+    # The database first: every file that it refers to exists by then, and is in the copy made afterwards.
     $IN_DATABASE pg_dump --format=custom --dbname="$DATABASE" > "$2/.database.dump"
     $IN_SERVER python -c "$bucket" save "$BUCKET" > "$2/.files.tar"
     mv "$2/.database.dump" "$2/database.dump"

@@ -1,4 +1,4 @@
-"""Saves a bucket to a tar on stdout, or puts one from stdin back: python bucket.py save|restore NAME.
+"""Save a bucket to a tar on stdout, or restore it from a tar on stdin: python bucket.py save|restore NAME.
 
 Runs in the server's container, whose environment has the store's address and credentials.
 """

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Moves the server to the MLflow that infra/constraints.txt names now: saves all first, then changes the
-# database's tables, which no older MLflow reads afterwards.
-#   infra/mlflow/upgrade.sh FOLDER      for the copy
+# Upgrade the server to the MLflow version in infra/constraints.txt: back up to FOLDER, then migrate the database,
+# which older versions cannot read afterwards.
+#   infra/mlflow/upgrade.sh FOLDER
 # To go back: check out the old constraints, build, `backup.sh restore FOLDER`.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)

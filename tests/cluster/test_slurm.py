@@ -147,5 +147,5 @@ def test_where_ray_is_missing_or_no_verb_is_given_it_says_so(tmp_path: Path) -> 
         assert done.returncode == 2
         return done.stderr
 
-    assert "nothing to run; give a verb" in said()
+    assert "nothing to run; give a command" in said()
     assert "no ray in" in said("true", PATH="/usr/bin:/bin", RWSA_VENV=str(tmp_path))
