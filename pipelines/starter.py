@@ -1,7 +1,7 @@
-"""Fetch the starter corpus: real voices from Debian's Asterisk prompts, and noises made from them.
+"""Download the starter corpus: real voices from Debian's Asterisk prompts, with generated noise.
 
-`python -m pipelines.starter --out outputs/starter` needs apt and a network, but neither root nor an
-earlier `apt-get update`. The folder it makes is what the cards starter*.yaml describe:
+`python -m pipelines.starter --out outputs/starter` needs apt and a network, but neither root nor a
+previous `apt-get update`. The cards starter*.yaml describe the folder that it creates:
 
     speech/VOICE/PROMPT.flac           prompts of at least 2.5 s, 16 kHz, as decoded from G.722
     noise/SPLIT/KIND/KIND_SPLIT_NN.flac
@@ -37,16 +37,16 @@ MIN_CLIP_SECONDS = 2.5
 VERSION = 1
 PACKAGES = tuple(f"asterisk-core-sounds-{language}-g722" for language in ("en", "es", "fr", "it", "ru"))
 
-# What is no speech: silence, tones, and a recording of monkeys.
+# Files without speech: silence, tones, and a recording of monkeys.
 _NO_SPEECH = re.compile(r"(^|/)(silence/|beep|ascending-|descending-|tt-monkeys\.)")
 _MIN_WORD_SECONDS = 0.25
 _NOISE_SECONDS = 20
 _SEED = 20_260_101
-# Babble and the speech spectrum come from prompts that are too short to be targets. These voices are never
-# heard as targets of the same card's split, but for train, where Allison is the only voice there is: her
-# Spanish prompts, at other speeds, stand for other people. No test target is heard in any training noise.
+# Babble and the spectrum of speech-shaped noise come from prompts that are too short to be targets. The voice
+# is never a target of the same split, except in train, where Allison is the only voice: her Spanish prompts
+# at other speeds replace other speakers. No voice of a test target is in any training noise.
 _TALKERS = {"train": "es_MX_f_Allison", "valid": "en_US_f_Allison", "test": "ru_RU_f_IvrvoiceRU"}
-# Split -> kind -> how many. `unseen` holds the kinds that only starter-noises uses.
+# Split -> kind -> number of files. `unseen` has the kinds that only starter-noises uses.
 _NOISES = {
     "train": {"babble": 24, "speech_shaped": 8, "pink": 8, "brown": 8},
     "valid": {"babble": 6, "speech_shaped": 2, "pink": 2, "brown": 2},
@@ -54,14 +54,14 @@ _NOISES = {
     "unseen": {"white": 4, "blue": 4, "hum": 4},
 }
 _REMEDY = (
-    "set RWSA_DATA to a folder of recordings (see datasets/README.md), edit a corpus card to point at "
-    "yours, or run this where apt and a Debian mirror can be had"
+    "set RWSA_DATA to a folder of recordings (see datasets/README.md), use a corpus card of your own, or "
+    "run this on a machine with apt and access to a Debian mirror"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One prompt of a voice, decoded: `wav` is int16 `[samples]` at 16 kHz."""
+    """One decoded prompt of a voice: `wav` is int16 `[samples]` at 16 kHz."""
 
     voice: str
     name: str
@@ -73,49 +73,51 @@ class Prompt:
 
     @property
     def is_short(self) -> bool:
-        """Too short for a target, long enough for a word of babble (some prompts are empty)."""
+        """Whether it is too short for a target but long enough for babble (some prompts are empty)."""
         return _MIN_WORD_SECONDS * SAMPLE_RATE_HZ <= len(self.wav) < MIN_CLIP_SECONDS * SAMPLE_RATE_HZ
 
 
 def fetch_starter(out: Path) -> Path:
-    """Make the starter corpus at `out`, unless it is there already; returns `out`.
+    """Create the starter corpus at `out`, unless it exists; returns `out`.
 
-    The folder appears whole or not at all, so an interrupted run starts anew. The same packages and
-    versions of numpy, soxr, FFmpeg and libsndfile on one CPU family give the same bytes.
+    The folder is created atomically, so an interrupted run starts again from the beginning. The same packages
+    and versions of numpy, soxr, FFmpeg and libsndfile on one CPU family give the same bytes.
 
     Raises:
-        InputError: apt-get or the network cannot be had, `out` holds something else, or cannot be written.
+        InputError: apt-get or the network is missing, `out` contains something else, or cannot be written.
     """
     if (out / "starter.json").is_file():
         if read_json(out / "starter.json").get("version") == VERSION:
             return out
-        raise InputError(f"{out}: holds a starter corpus of another version; remove the folder and try again")
+        raise InputError(
+            f"{out}: contains a starter corpus of another version; remove the folder and try again"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: is there already and is no starter corpus; choose another --out")
-    with tempfile.TemporaryDirectory(prefix="rwsa-starter-") as temporary, atomic_write(out) as aside:
+        raise InputError(f"{out}: exists and is not a starter corpus; choose another --out")
+    with tempfile.TemporaryDirectory(prefix="rwsa-starter-") as temporary, atomic_write(out) as folder:
         packages = download_packages(Path(temporary))
         sounds = unpack_packages(packages, Path(temporary) / "unpacked")
-        build_starter(sounds, aside)
+        build_starter(sounds, folder)
         for package in packages:
             name = package.name.partition("_")[0]
             copyright_file = Path(temporary) / "unpacked/usr/share/doc" / name / "copyright"
-            (aside / "licences").mkdir(exist_ok=True)
-            shutil.copyfile(copyright_file, aside / "licences" / f"{name}.txt")
-        described = read_json(aside / "starter.json") | {"packages": [package.name for package in packages]}
-        write_json(aside / "starter.json", described)
+            (folder / "licences").mkdir(exist_ok=True)
+            shutil.copyfile(copyright_file, folder / "licences" / f"{name}.txt")
+        facts = read_json(folder / "starter.json") | {"packages": [package.name for package in packages]}
+        write_json(folder / "starter.json", facts)
     return out
 
 
 def download_packages(folder: Path) -> list[Path]:
-    """Download `PACKAGES` with apt's lists and caches below `folder`, so that nobody needs to be root.
+    """Download `PACKAGES` with apt's lists and caches below `folder`, which needs no root.
 
-    apt checks the signatures. A broken third-party source does not matter as long as the packages are had.
+    apt checks the signatures. Errors of other package sources are ignored if the downloads succeed.
 
     Raises:
-        InputError: apt-get is missing or cannot get them; the message holds apt's own last errors.
+        InputError: apt-get is missing or fails; the message has apt's last errors.
     """
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise InputError(f"the starter corpus needs apt-get and dpkg-deb, and they are not here; {_REMEDY}")
+        raise InputError(f"the starter corpus needs apt-get and dpkg-deb, which are not installed; {_REMEDY}")
     for name in ("lists/partial", "cache/archives/partial", "packages"):
         (folder / name).mkdir(parents=True)
     options = [f"Dir::State::lists={folder}/lists", f"Dir::Cache={folder}/cache", "Acquire::Languages=none"]
@@ -124,21 +126,21 @@ def download_packages(folder: Path) -> list[Path]:
         # The folder is private to root, so apt's own download user could not write there.
         options.append("APT::Sandbox::User=root")
     apt = ["apt-get", "-q", *(part for option in options for part in ("-o", option))]
-    _say("fetching the lists of packages")
+    _report("downloading the package lists")
     update = _run([*apt, "update"], folder)
-    said = update.stderr
+    errors = update.stderr
     for number, package in enumerate(PACKAGES, start=1):
-        _say(f"fetching {package} ({number} of {len(PACKAGES)}, about 11 MB)")
+        _report(f"downloading {package} ({number} of {len(PACKAGES)}, about 11 MB)")
         download = _run([*apt, "download", package], folder / "packages")
-        said += download.stderr
+        errors += download.stderr
         if download.returncode != 0:
-            reasons = [line for line in said.splitlines() if line.startswith(("E:", "W:"))][-3:]
-            raise InputError(f"{package}: apt-get cannot get it ({' '.join(reasons)}); {_REMEDY}")
+            reasons = [line for line in errors.splitlines() if line.startswith(("E:", "W:"))][-3:]
+            raise InputError(f"{package}: apt-get cannot download it ({' '.join(reasons)}); {_REMEDY}")
     return sorted((folder / "packages").glob("*.deb"))
 
 
 def unpack_packages(packages: list[Path], folder: Path) -> Path:
-    """Unpack Debian packages; returns the folder that holds a folder of sounds for each voice.
+    """Unpack Debian packages; returns the folder with one folder of prompts per voice.
 
     Raises:
         InputError: dpkg-deb fails (a damaged package, a full disk).
@@ -152,7 +154,7 @@ def unpack_packages(packages: list[Path], folder: Path) -> Path:
 
 
 def build_starter(sounds: Path, out: Path) -> None:
-    """Turn a folder `VOICE/PROMPT.g722` into the starter corpus (without its licences) at `out`.
+    """Build the starter corpus (without licences) at `out` from a folder `VOICE/PROMPT.g722`.
 
     Raises:
         InputError: a prompt cannot be decoded, or `out` cannot be written.
@@ -164,10 +166,10 @@ def build_starter(sounds: Path, out: Path) -> None:
     ]
     prompts = [
         Prompt(voice=below.parts[0], name="_".join(below.with_suffix("").parts[1:]), wav=decode_g722(path))
-        for path, below in tracked(paths, "decode", "prompts", _say)
+        for path, below in tracked(paths, "decode", "prompts", _report)
     ]
     targets = [prompt for prompt in prompts if prompt.is_target]
-    for prompt in tracked(targets, "write speech", "clips", _say):
+    for prompt in tracked(targets, "write speech", "clips", _report):
         path = out / "speech" / prompt.voice / f"{prompt.name}.flac"
         write_audio(path, prompt.wav, SAMPLE_RATE_HZ, subtype="PCM_16")
     write_noises(prompts, out / "noise")
@@ -178,13 +180,13 @@ def build_starter(sounds: Path, out: Path) -> None:
             "seed": _SEED,
             "noise_clips": _NOISES,
             "noise_seconds": _NOISE_SECONDS,
-            "voices": {voice: _extent(targets, voice) for voice in sorted({p.voice for p in targets})},
+            "voices": {voice: _totals(targets, voice) for voice in sorted({p.voice for p in targets})},
         },
     )
 
 
 def write_noises(prompts: list[Prompt], out: Path) -> None:
-    """Generate every noise of every split; each file has a generator of its own, so order does not matter."""
+    """Generate all noise files; each has its own random generator, so their order does not matter."""
     short = {
         split: [p.wav / np.float32(32768) for p in prompts if p.voice == voice and p.is_short]
         for split, voice in _TALKERS.items()
@@ -195,7 +197,7 @@ def write_noises(prompts: list[Prompt], out: Path) -> None:
         for kind, count in kinds.items()
         for number in range(count)
     ]
-    for split, kind, number in tracked(jobs, "make noise", "clips", _say):
+    for split, kind, number in tracked(jobs, "make noise", "clips", _report):
         name = f"{kind}_{split}_{number:02d}"
         rng = np.random.default_rng([_SEED, zlib.crc32(name.encode())])
         wav = _noise(rng, kind, short.get(split, []))
@@ -203,7 +205,7 @@ def write_noises(prompts: list[Prompt], out: Path) -> None:
 
 
 def decode_g722(path: Path) -> np.ndarray:
-    """Decode a raw G.722 file (ITU-T G.722, 64 kbit/s); int16 `[samples]` at 16 kHz, none of an empty file.
+    """Decode a raw G.722 file (ITU-T G.722, 64 kbit/s) to int16 `[samples]` at 16 kHz.
 
     Raises:
         InputError: FFmpeg cannot decode it.
@@ -229,19 +231,19 @@ def _noise(rng: np.random.Generator, kind: str, talkers: list[np.ndarray]) -> np
     raise ValueError(f"no noise is called '{kind}'")
 
 
-def _extent(prompts: list[Prompt], voice: str) -> dict[str, float]:
+def _totals(prompts: list[Prompt], voice: str) -> dict[str, float]:
     lengths = [len(prompt.wav) for prompt in prompts if prompt.voice == voice]
     return {"clips": len(lengths), "seconds": round(sum(lengths) / SAMPLE_RATE_HZ, 1)}
 
 
 def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    # In English whatever the person's language is, because its last lines become part of our message.
+    # In English, because its last lines become part of our error message.
     environment = os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def _say(what: str) -> None:
-    print(f"starter: {what}", file=sys.stderr, flush=True)
+def _report(message: str) -> None:
+    print(f"starter: {message}", file=sys.stderr, flush=True)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

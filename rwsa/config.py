@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses, read from YAML overlays, where every wrong key is named."""
+"""Configuration: frozen dataclasses built from YAML overlays, with errors that name every wrong key."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _ENVIRONMENT = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen, keyword-only dataclass that validates types and forbids extras."""
+    """Class decorator: a frozen, keyword-only dataclass that validates types and forbids unknown keys."""
     return pydantic.dataclasses.dataclass(  # type: ignore[return-value]
         frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid")
     )(cls)
 
 
 def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
-    """Make a `@config` dataclass from plain values.
+    """Build a `@config` dataclass from plain values.
 
     Args:
         cls: the configuration class.
-        values: nested mappings, as YAML gives them.
-        where: what to call the source in errors, usually the file's name.
+        values: nested mappings, as read from YAML.
+        where: name of the source for error messages, usually the file.
 
     Raises:
-        InputError: naming every unknown, missing or ill-typed key; for an unknown one the nearest
-            valid name.
+        InputError: names every unknown, missing or ill-typed key; for an unknown key also the nearest valid
+            one.
     """
     try:
         return pydantic.TypeAdapter(cls).validate_python(dict(values))
@@ -65,7 +65,7 @@ def _explain(cls: type, problem: Any) -> str:
 
 
 def _names_at(cls: Any, location: tuple[Any, ...]) -> list[str]:
-    """Field names of the dataclass found by following `location` from `cls`."""
+    """Field names of the dataclass at `location` below `cls`."""
     for part in location:
         if dataclasses.is_dataclass(cls):
             field = cls.__pydantic_fields__.get(part)  # type: ignore[union-attr]
@@ -75,7 +75,7 @@ def _names_at(cls: Any, location: tuple[Any, ...]) -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; `${NAME}` and `${NAME:-default}` are taken from the environment.
+    """Read a YAML mapping; `${NAME}` and `${NAME:-default}` are replaced from the environment.
 
     Raises:
         InputError: the file is missing, is not YAML, is not a mapping, or names an unset variable.
@@ -89,12 +89,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: must hold a mapping of keys to values, not {type(values).__name__}")
+        raise InputError(f"{path}: must contain a mapping of keys to values, not {type(values).__name__}")
     return values
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's booleans: `off` and `no` are words, as in `sharing: off`."""
+    """Loads YAML with the booleans of YAML 1.2: `off` and `no` are strings, as in `sharing: off`."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -107,7 +107,7 @@ _Loader.add_implicit_resolver(
 
 
 def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader: it makes plain values only
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
 
 
 def _environment(match: re.Match[str], path: Path) -> str:
@@ -119,7 +119,7 @@ def _environment(match: re.Match[str], path: Path) -> str:
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `overlay` laid over it; mappings merge, everything else is replaced."""
+    """Merge `overlay` into `base`: mappings are merged, other values are replaced."""
     merged = dict(base)
     for key, value in overlay.items():
         old = merged.get(key)
@@ -129,7 +129,7 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
 
 
 def setting(text: str) -> dict[str, Any]:
-    """Turn `a.b=v` (v in YAML) into `{"a": {"b": v}}`.
+    """Parse `a.b=v` (v in YAML) into `{"a": {"b": v}}`.
 
     Raises:
         InputError: there is no `=`, a part of the name is empty, or the value is not YAML.
@@ -137,7 +137,7 @@ def setting(text: str) -> dict[str, Any]:
     name, equals, value = text.partition("=")
     parts = name.strip().split(".")
     if not equals or not all(parts):
-        raise InputError(f"--set {text}: must read key.subkey=value")
+        raise InputError(f"--set {text}: must have the form key.subkey=value")
     try:
         return nested(parts, _parse(value))
     except yaml.YAMLError as error:
@@ -152,7 +152,7 @@ def nested(parts: Sequence[str], value: Any) -> dict[str, Any]:
 
 
 def read_overlays(paths: Iterable[Path]) -> dict[str, Any]:
-    """YAML files, laid over each other in order.
+    """Read YAML files and merge them in order.
 
     Raises:
         InputError: see `read_yaml`.
@@ -164,7 +164,7 @@ def read_overlays(paths: Iterable[Path]) -> dict[str, Any]:
 
 
 def with_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """`a.b=v` settings laid over values, in order.
+    """Apply `a.b=v` settings to values, in order.
 
     Raises:
         InputError: see `setting`.
@@ -175,7 +175,7 @@ def with_settings(values: Mapping[str, Any], settings: Iterable[str]) -> dict[st
 
 
 def read_config(cls: type[T], paths: Iterable[Path], settings: Iterable[str] = ()) -> T:
-    """Read YAML overlays in order, then `a.b=v` settings, into one configuration.
+    """Build a configuration from YAML overlays and then `a.b=v` settings.
 
     Raises:
         InputError: see `read_yaml`, `setting` and `build`.
@@ -186,11 +186,11 @@ def read_config(cls: type[T], paths: Iterable[Path], settings: Iterable[str] = (
 
 
 def as_mapping(value: Any) -> dict[str, Any]:
-    """A configuration as plain nested mappings, ready for YAML or JSON."""
+    """A configuration as plain nested mappings for YAML or JSON."""
     return json.loads(pydantic.TypeAdapter(type(value)).dump_json(value))
 
 
 def config_hash(value: Any) -> str:
-    """Twelve hexadecimal digits that identify a configuration, whatever the order of its keys."""
+    """Twelve hexadecimal digits that identify a configuration, independent of the order of its keys."""
     text = json.dumps(as_mapping(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The process's global generators, which some packages draw from, lent to one of them at a time."""
+"""Seeding of the global random generators, for packages that draw from them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def seeded_globals(seed: int) -> Iterator[None]:
-    """Seed Python's and NumPy's global generators inside the block, then give the caller's states back.
+    """Seed Python's and NumPy's global generators inside the block, then restore their states.
 
-    One thread at a time: two would draw from each other's seeds.
+    Only one thread at a time enters the block, so that threads do not draw from each other's seeds.
     """
     with _LOCK:
         python_state, numpy_state = random.getstate(), np.random.get_state()

@@ -1,8 +1,8 @@
-"""The index of a folder of shards: one entry per tar, and `index.json`, their sorted merge.
+"""The index of a folder of shards: one entry file per tar, and `index.json`, their sorted merge.
 
-Many writers cannot append to one file safely, so each shard has an entry of its own beside it.
-`index.json` adds nothing to them but one file to open; it holds no times and no absolute paths. Each of
-its lines is a shard, so that a reader needs no more memory for a million examples than their columns.
+Many writers cannot safely append to one file, so each shard has its own entry file. `index.json` only
+merges them; it contains no times and no absolute paths. Each line is one shard, so a reader of a million
+examples needs little more memory than their columns.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ SCHEMA_VERSION = 2
 INDEX_NAME = "index.json"
 _PACKAGES = ("rwsa", "numpy", "soundfile", "soxr", "audiomentations", "webdataset")
 _ENTRY_NAME = re.compile(r"[a-z0-9_]+-\d{6}\.json")
-# Reading an entry from a store is mostly waiting.
+# Threads hide the latency of a store.
 _ENTRY_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """An example that was planned but could not be made, and why.
+    """A planned example that could not be made, and the reason.
 
-    `slot` is its place among all examples planned for its shard; `rwsa.shards.write_shard` notes it.
+    `slot` is its position among the examples planned for the shard, set by `rwsa.shards.write_shard`.
     """
 
     example_id: str
@@ -48,18 +48,18 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """What `SPLIT-000123.json` says about the tar beside it.
+    """The contents of `SPLIT-000123.json`: the description of one tar.
 
     Attributes:
-        shard: the tar's file name.
-        sha256: of the tar's bytes.
-        samples_sha256: of the ids and decoded 16-bit samples; survives a new FLAC encoder.
-        seconds: duration of all examples.
-        corpus: name of the corpus card that the sources came from; empty if there was none.
-        recipe_hash: of the recipe that made it; empty if there was none.
-        plan_hash: of the plan rows that it was rendered from; empty if there were none.
-        made_with: package versions and CPU family; the bytes repeat only under the same.
-        failures: examples that are missing from the tar.
+        shard: file name of the tar.
+        sha256: checksum of the tar.
+        samples_sha256: checksum of the ids and decoded 16-bit samples, independent of the FLAC encoder.
+        seconds: total duration of the examples.
+        corpus: name of the corpus card; empty if there was none.
+        recipe_hash: hash of the recipe; empty if there was none.
+        plan_hash: hash of the rendered plan rows; empty if there were none.
+        made_with: package versions and CPU family; only the same ones reproduce the bytes.
+        failures: planned examples that are missing from the tar.
     """
 
     schema_version: int
@@ -80,11 +80,11 @@ class ShardEntry:
 
     @property
     def planned(self) -> int:
-        """Examples planned for the shard: those in the tar and those that failed."""
+        """Number of examples planned for the shard, including failures."""
         return len(self.examples) + len(self.failures)
 
     def at_slot(self, slot: int) -> int | Failure:
-        """What became of the example planned for `slot`: its number in the tar, or its failure."""
+        """The number in the tar of the example planned for `slot`, or its failure."""
         before = 0
         for failure in self.failures:
             if failure.slot == slot:
@@ -103,19 +103,19 @@ class ShardIndex:
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:
-        """Examples in each shard."""
+        """Number of examples in each shard."""
         return tuple(len(entry.examples) for entry in self.entries)
 
     @property
     def planned_sizes(self) -> tuple[int, ...]:
-        """Examples planned for each shard, failed ones included: what `rwsa.shards.sampling.Order` takes.
+        """Number of examples planned for each shard, including failures; for `rwsa.shards.sampling.Order`.
 
-        They follow from the plan alone, so whoever mixes it while training has the same order.
+        They depend only on the plan, so mixing it online gives the same order.
         """
         return tuple(entry.planned for entry in self.entries)
 
     def locate(self, number: int) -> tuple[int, int]:
-        """Shard, and place in it, of an example counted through all shards; for `ShardReader.read`."""
+        """Shard and index within it of an example numbered over all shards; for `ShardReader.read`."""
         sizes = self.shard_sizes
         ends = np.cumsum(sizes)
         shard = int(np.searchsorted(ends, number, side="right"))
@@ -141,7 +141,7 @@ def entry_path(folder: StoragePath, split: str, number: int) -> StoragePath:
 
 
 def made_with() -> dict[str, str]:
-    """Package versions and CPU family, under which the same plan gives the same bytes."""
+    """Package versions and CPU family; with the same ones, the same plan gives the same bytes."""
     return dict(_versions())
 
 
@@ -178,10 +178,10 @@ def read_entry(path: StoragePath) -> ShardEntry:
 
 
 def entry_or_none(path: StoragePath) -> ShardEntry | None:
-    """One shard's entry; None where it is missing or damaged, so that its shard is to be made again.
+    """Read one shard's entry; None if it is missing or damaged, so that the shard must be made again.
 
     Raises:
-        UnreachableError: the store refused or is away, so nobody knows.
+        UnreachableError: the store refused or is unreachable.
     """
     try:
         return read_entry(path)
@@ -192,7 +192,7 @@ def entry_or_none(path: StoragePath) -> ShardEntry | None:
 
 
 def entry_paths(folder: StoragePath) -> dict[str, list[StoragePath]]:
-    """The entries in `folder`, of each split in the order of their numbers.
+    """The paths of the entries in `folder`: split -> sorted by number.
 
     Raises:
         InputError: the store of the folder cannot be reached.
@@ -208,8 +208,8 @@ def merge_index(folder: StoragePath, *, without: Container[str] = ()) -> Storage
     """Write `index.json`, the sorted merge of the entries in `folder`; returns its path.
 
     Args:
-        folder: of shards.
-        without: splits to leave out, since their shards are not all there.
+        folder: folder of shards.
+        without: splits to leave out, such as incomplete ones.
 
     Raises:
         InputError: there are no entries, one is damaged, or the folder is not writable.
@@ -233,7 +233,7 @@ def merge_index(folder: StoragePath, *, without: Container[str] = ()) -> Storage
 
 
 def _entries(paths: Sequence[StoragePath]) -> Iterator[ShardEntry]:
-    """Read entries, those of a store several at a time and not far ahead."""
+    """Read entries, from a store several at a time with limited read-ahead."""
     if not is_remote(paths[0]):
         yield from map(read_entry, paths)
         return
@@ -254,7 +254,7 @@ def read_index(folder: StoragePath, split: str) -> ShardIndex:
             splits, entries = _read_lines(path, split)
     except FileNotFoundError:
         raise InputError(
-            f"{path}: no such index; make it with python -m pipelines.mix_shards --out {folder}"
+            f"{path}: no such index; create it with python -m pipelines.mix_shards --out {folder}"
         ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -270,13 +270,13 @@ def read_index(folder: StoragePath, split: str) -> ShardIndex:
 
 
 def _read_lines(path: StoragePath, split: str) -> tuple[set[str], list[ShardEntry]]:
-    """All splits of an index, and the entries of one, a line at a time."""
+    """The names of all splits of an index and the entries of one, read line by line."""
     splits, entries, last = set[str](), list[ShardEntry](), ""
     with path.open("r", encoding="utf-8") as file:
         try:
             first = file.readline()
             if not first.endswith(', "shards": [\n'):
-                raise InputError(f"{path}: not an index of shards as this program writes it; mix again")
+                raise InputError(f"{path}: not an index of shards written by this program; mix again")
             for line in file:
                 last = line
                 if line == "]}\n":
@@ -288,13 +288,13 @@ def _read_lines(path: StoragePath, split: str) -> tuple[set[str], list[ShardEntr
         except (AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{path}: not a readable index ({error}); mix again") from error
     if last != "]}\n":
-        raise InputError(f"{path}: ends before its end; mix again")
+        raise InputError(f"{path}: is truncated; mix again")
     return splits, entries
 
 
 def _as_mapping(entry: ShardEntry) -> dict[str, Any]:
     values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
-    # One flat row an example: the index of a thousand hours stays near 100 bytes an example.
+    # One flat row per example, for an index of about 100 bytes per example.
     values["examples"] = entry.examples.rows()
     values["failures"] = [dataclasses.asdict(failure) for failure in entry.failures]
     return values
@@ -303,7 +303,9 @@ def _as_mapping(entry: ShardEntry) -> dict[str, Any]:
 def _from_mapping(values: Any, where: StoragePath) -> ShardEntry:
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
-        raise InputError(f"{where}: schema version {version}, this program reads {SCHEMA_VERSION}; mix again")
+        raise InputError(
+            f"{where}: schema version {version}, but this program reads {SCHEMA_VERSION}; mix again"
+        )
     try:
         examples = Examples.of_rows(values["examples"])
         failures = tuple(Failure(**failure) for failure in values["failures"])

@@ -1,4 +1,4 @@
-"""Reading examples of shards by their place: one contiguous read each, checked, local or from a store."""
+"""Reading single examples of shards by one contiguous, checked read each, locally or from a store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rwsa.shards.index import ShardIndex
 
 
 class DamagedShardError(InputError):
-    """A shard is missing, cut short or changed since it was written; `path` is its tar."""
+    """A shard is missing, truncated or changed since it was written; `path` is its tar."""
 
     def __init__(self, message: str, path: str) -> None:
         super().__init__(message)
@@ -33,11 +33,11 @@ class DamagedShardError(InputError):
 
 
 class ShardReader:
-    """Reads examples of one split by their place in the index.
+    """A reader of the examples of one split by their position in the index.
 
-    An example's members lie together in its tar, so each is one read, of a local file or as a range of
-    an object. Files are opened when first needed, at most `max_open` at a time, and read without moving
-    a file position, so one reader serves many threads, and may be pickled to another process or inherited
+    The members of an example are adjacent in the tar, so an example is one read of a local file or one range
+    request to a store. Files are opened on first use, at most `max_open` at a time, and read without
+    moving a file position, so a reader may be shared by threads, pickled to another process, or inherited
     by a fork. Use it as a context manager, or call `close`.
     """
 
@@ -47,10 +47,10 @@ class ShardReader:
         self._start()
 
     def read(self, shard: int, index: int) -> Example:
-        """Read example `index` of shard `shard` (both count from 0, in the order of the index).
+        """Read example `index` of shard `shard` (both from 0, in the order of the index).
 
         Raises:
-            DamagedShardError: naming shard and member: missing, cut short or damaged.
+            DamagedShardError: a shard is missing, truncated or damaged; names the shard and the member.
             InputError: the store refused or cannot be reached.
         """
         entry = self.index.entries[shard].examples[index]
@@ -70,7 +70,7 @@ class ShardReader:
         )
 
     def close(self) -> None:
-        """Close all files; a later `read` opens them again."""
+        """Close all files; a later `read` reopens them."""
         with self._lock:
             while self._files:
                 self._files.popitem()[1].close()
@@ -93,7 +93,7 @@ class ShardReader:
     def _start(self) -> None:
         self._files: OrderedDict[int, BinaryIO] = OrderedDict()
         self._store: Any = None
-        # One that another thread held at the moment of a fork would stay locked in the child.
+        # A new lock: one that another thread held during a fork would stay locked in the child.
         self._lock, self._process = threading.Lock(), os.getpid()
 
     def _read(self, shard: int, span: _Span, member: str) -> memoryview:
@@ -106,7 +106,7 @@ class ShardReader:
         try:
             if is_remote(path):
                 return memoryview(self._range(path, span))
-            with self._lock:  # else another thread might close the file that this one is about to read
+            with self._lock:  # so that no other thread closes the file during the read
                 return memoryview(os.pread(self._file(shard, path).fileno(), span.length, span.offset))
         except OSError as error:
             reason = error.strerror or str(error) or "no such file"
@@ -115,7 +115,7 @@ class ShardReader:
     def _range(self, path: Any, span: _Span) -> bytes:
         with store_errors(path):
             if self._store is None:
-                # Not the path's own: fsspec keeps one for each process, and a forked one must not be used.
+                # Not `path.fs`: fsspec caches it per process, and a forked one must not be used.
                 self._store = fsspec.filesystem(path.protocol, **path.storage_options)
             return self._store.cat_file(path.path, start=span.offset, end=span.offset + span.length)
 
@@ -139,7 +139,7 @@ class ShardReader:
         except soundfile.LibsndfileError as error:
             raise self._damaged(shard, name, error.error_string.rstrip(".")) from error
         if wav.shape != (samples,) or rate != self.index.sample_rate_hz:
-            raise self._damaged(shard, name, f"holds {wav.shape} samples at {rate} Hz")
+            raise self._damaged(shard, name, f"has {wav.shape} samples at {rate} Hz")
         return wav
 
     def _damaged(self, shard: int, name: str, reason: str) -> DamagedShardError:

@@ -1,9 +1,9 @@
-"""Which samples make up each global batch: a pure function of (shard sizes, seed, epoch).
+"""The samples of each global batch, as a pure function of (shard sizes, seed, epoch).
 
-The epochs laid end to end form one endless sequence of samples. Global batch s is a fixed slice of
-it, and the ranks divide that slice among themselves, so the same data are seen at any world size
-and a run resumes from a `Cursor` alone. An epoch's tail that is smaller than a batch is completed
-with the head of the next epoch: nothing is dropped and nothing is seen twice in an epoch.
+The concatenated epochs form one endless sequence of samples. Each global batch is a fixed slice of it,
+divided among the ranks, so training sees the same data at any world size and resumes from a `Cursor`. If
+the end of an epoch is smaller than a batch, it is completed with the start of the next epoch: no sample is
+dropped or repeated within an epoch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rwsa.errors import InputError
 
 @dataclass(frozen=True, order=True)
 class Cursor:
-    """The next sample to read: `sample` counts from 0 in the order of `epoch`, over all ranks."""
+    """The next sample to read: its position in the order of `epoch`, over all ranks."""
 
     epoch: int = 0
     sample: int = 0
@@ -28,10 +28,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class SampleRef:
-    """One sample of the order, and where it lies.
-
-    `position` counts within `epoch` over all ranks; `index` counts within shard number `shard`.
-    """
+    """One sample of the order: its position in `epoch` over all ranks, and its index in its shard."""
 
     epoch: int
     position: int
@@ -41,7 +38,7 @@ class SampleRef:
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's share of a global batch, and the cursor to resume at once it has been used."""
+    """One rank's share of a global batch, and the cursor at which to resume after it."""
 
     samples: tuple[SampleRef, ...]
     cursor_after: Cursor
@@ -51,14 +48,13 @@ class Batch:
 class Order:
     """The order of all samples in every epoch.
 
-    Shards are shuffled and taken `open_shards` at a time; the samples of each such group are
-    shuffled together. A reader therefore never needs more than two groups open, and neighbours in
-    a shard do not stay neighbours.
+    Shards are shuffled and divided into groups of `open_shards`; the samples of each group are shuffled
+    together. A reader thus needs at most two groups open, and adjacent samples of a shard are separated.
 
     Attributes:
-        shard_sizes: samples in each shard, in the order of the index.
-        seed: of the order; not negative.
-        open_shards: shards that are shuffled together.
+        shard_sizes: number of samples in each shard, in the order of the index.
+        seed: seed of the order; not negative.
+        open_shards: number of shards that are shuffled together.
 
     Raises:
         InputError: there are no samples, or a value is out of range.
@@ -79,7 +75,7 @@ class Order:
 
     @property
     def samples(self) -> int:
-        """Samples in an epoch."""
+        """Number of samples in an epoch."""
         return sum(self.shard_sizes)
 
     def epoch(self, epoch: int) -> np.ndarray:
@@ -95,7 +91,7 @@ class Order:
         return np.stack([np.repeat(shards, sizes), indices], axis=1)
 
     def identity(self) -> str:
-        """Twelve hexadecimal digits; a cursor means the same samples only under the same identity."""
+        """Twelve hexadecimal digits; a cursor is valid only for the order that it was saved with."""
         text = repr((self.shard_sizes, self.seed, self.open_shards))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -103,28 +99,28 @@ class Order:
 def batches(
     order: Order, cursor: Cursor | None = None, *, global_batch_size: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
-    """Yield one rank's share of every global batch from `cursor` on, without end.
+    """Yield one rank's share of every global batch from `cursor` on, endlessly.
 
-    A global batch is the next `global_batch_size` samples of the order, whatever the world size;
-    rank r takes the r-th of `world_size` equal, contiguous parts. A batch at the end of an epoch is
-    completed from the next one, so it may hold a sample of both; their epochs differ.
+    A global batch is the next `global_batch_size` samples of the order at any world size; rank r gets the
+    r-th of `world_size` equal, contiguous parts. A batch at the end of an epoch is completed from the next
+    epoch, so the epochs of its samples may differ.
 
     Args:
         order: the order of the samples.
-        cursor: where to start; the beginning by default.
-        global_batch_size: samples in a batch over all ranks, a multiple of `world_size`.
-        rank: this worker's number among all workers, from 0.
+        cursor: where to start; default: the beginning.
+        global_batch_size: samples per batch over all ranks, a multiple of `world_size`.
+        rank: this worker's rank, from 0.
         world_size: number of workers.
 
     Raises:
-        InputError: at once if the sizes do not fit together or the cursor lies outside its epoch.
+        InputError: when called, if the sizes do not fit together or the cursor is outside its epoch.
     """
     share = share_of(global_batch_size, rank=rank, world_size=world_size)
     start = cursor or Cursor()
     if start.epoch < 0 or not 0 <= start.sample < order.samples:
         raise InputError(
-            f"cursor {start} lies outside an epoch of {order.samples} samples;"
-            " it was saved with other shards, start from a new checkpoint"
+            f"cursor {start} is outside an epoch of {order.samples} samples;"
+            " it was saved with other shards, start a new run"
         )
     return _batches(order, start, global_batch_size, share)
 
@@ -132,9 +128,9 @@ def batches(
 def _batches(order: Order, cursor: Cursor, global_batch_size: int, share: slice) -> Iterator[Batch]:
     stream = _stream(order, cursor)
     while True:
-        whole = [next(stream) for _ in range(global_batch_size)]
-        cursor = _after(whole[-1], order)
-        yield Batch(tuple(whole[share]), cursor)
+        batch = [next(stream) for _ in range(global_batch_size)]
+        cursor = _after(batch[-1], order)
+        yield Batch(tuple(batch[share]), cursor)
 
 
 def _stream(order: Order, cursor: Cursor) -> Iterator[SampleRef]:
@@ -153,10 +149,10 @@ def _after(sample: SampleRef, order: Order) -> Cursor:
 
 
 def share_of(global_batch_size: int, *, rank: int, world_size: int) -> slice:
-    """The part of a global batch that is `rank`'s.
+    """The slice of a global batch for `rank`.
 
-    Unequal shares are refused: DDP averages gradients over ranks, so a sample on a rank with a
-    smaller share would count for more.
+    Unequal shares are refused: DDP averages gradients over ranks, so the samples of a smaller share would
+    have a larger weight.
 
     Raises:
         InputError: the batch does not divide evenly, or `rank` is not below `world_size`.
@@ -175,10 +171,10 @@ def share_of(global_batch_size: int, *, rank: int, world_size: int) -> slice:
 def in_order(
     shard_sizes: tuple[int, ...], *, limit: int | None = None, rank: int = 0, world_size: int = 1
 ) -> list[SampleRef]:
-    """One rank's part of a single pass (of the first `limit`) in the shards' own order, as for validation.
+    """One rank's part of a pass over all (or the first `limit`) samples in shard order, for validation.
 
-    The parts of all ranks together hold every sample once; their lengths differ by at most one, so
-    reduce results as sums and counts, never as a mean of means.
+    The parts of all ranks contain every sample once; their lengths differ by at most one, so reduce results
+    as sums and counts, never as a mean of means.
 
     Raises:
         InputError: `rank` is not below `world_size`.
@@ -191,10 +187,9 @@ def in_order(
 
 
 def sample_rng(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
-    """The generator for everything random about one sample in one epoch (crop, augmentation, …).
+    """The random generator of one sample in one epoch (crop, augmentation, …).
 
-    Keyed by the sample's id, never by rank, worker or position, so a sample meets the same
-    randomness at any world size.
+    Keyed by the sample's id and not by rank, worker or position, so it is the same at any world size.
     """
     digest = hashlib.sha256(sample_id.encode()).digest()
     words = np.frombuffer(digest[:16], dtype="<u4").tolist()

@@ -1,9 +1,9 @@
-"""Shards as tars of paired FLAC: write them whole, verify them, read them in order as a WebDataset.
+"""Shards as tars of paired FLAC: write them atomically, verify them, read them as a WebDataset.
 
-`SPLIT-000123.tar` holds, for every example, `<id>.clean.flac`, `<id>.json` and `<id>.noisy.flac`.
-It is written aside and renamed when whole, and its entry (`rwsa.shards.index`) is renamed after it,
-so a tar without an entry is unfinished. The bytes depend on the examples and on the package
-versions alone: no time, user or machine enters them.
+`SPLIT-000123.tar` contains `<id>.clean.flac`, `<id>.json` and `<id>.noisy.flac` of every example. It is
+written to a temporary file and renamed, and its entry (`rwsa.shards.index`) is renamed after it, so a tar
+without an entry is incomplete. The bytes depend only on the examples and the package versions, not on time,
+user or machine.
 """
 
 from __future__ import annotations
@@ -55,20 +55,19 @@ def write_shard(
     recipe_hash: str = "",
     plan_hash: str = "",
 ) -> ShardEntry:
-    """Write one shard and then its entry, holding one example in memory at a time.
+    """Write one shard and then its entry, with one example in memory at a time.
 
     Args:
-        folder: where to; made if missing.
+        folder: folder or store; created if missing.
         split: name of the split, lower case.
-        number: of the shard within its split.
-        items: the examples in the order to store them; a `Failure` is only noted in the entry.
-        sample_rate_hz: that every example must have.
+        number: number of the shard within its split.
+        items: the examples in the order to store them; a `Failure` is only recorded in the entry.
+        sample_rate_hz: the sample rate of every example.
         corpus, recipe_hash, plan_hash: see `ShardEntry`.
 
     Raises:
-        InputError: the folder is not writable or full, or an example is malformed. An earlier shard
-            of this number is then left as it was; in an object store it may have lost its entry, and so
-            count as one to be made again.
+        InputError: the folder is not writable or full, or an example is malformed. An earlier shard of
+            this number is then unchanged; in a store it may have lost its entry, so that it is made again.
     """
     path = folder / shard_name(split, number)
     with atomic_write(path) as aside:
@@ -76,11 +75,11 @@ def write_shard(
             hashed = _HashedFile(file)
             examples, failures, samples_sha256 = _write_tar(hashed, items, sample_rate_hz)
         size, sha256 = hashed.bytes, hashed.digest.hexdigest()
-        # The old entry must not vouch for the new tar in the moment between the two renames; one of
-        # the same bytes may, and stays: a worker that a lost node left behind must not take it away.
+        # Between the two renames the old entry would describe the new tar, so it is deleted first; unless the
+        # bytes are the same, since a worker that survived a lost node must not delete its successor's entry.
         with store_errors(folder):
-            before = entry_or_none(entry_path(folder, split, number))
-            if before is None or before.sha256 != sha256:
+            old = entry_or_none(entry_path(folder, split, number))
+            if old is None or old.sha256 != sha256:
                 entry_path(folder, split, number).unlink(missing_ok=True)
     entry = ShardEntry(
         schema_version=SCHEMA_VERSION,
@@ -104,7 +103,7 @@ def write_shard(
 
 
 class _HashedFile:
-    """What is written to a file, hashed and counted on its way: reading it back would take longer."""
+    """A file that hashes and counts what is written; reading the file back would take longer."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -121,7 +120,7 @@ def _write_tar(
 ) -> tuple[Examples, tuple[Failure, ...], str]:
     decoded, failures = hashlib.sha256(), list[Failure]()
     examples: dict[str, ExampleEntry] = {}
-    # As a stream, which leaves nothing to be sought in or corrected.
+    # As a stream, so that tarfile never seeks.
     with tarfile.open(fileobj=cast(BinaryIO, file), mode="w|") as tar:
         for item in items:
             if isinstance(item, Failure):
@@ -139,7 +138,7 @@ def _add_example(
 ) -> ExampleEntry:
     name, rate = example.example_id, example.sample_rate_hz
     meta = json.dumps({**example.meta, "id": name}, sort_keys=True, separators=(",", ":"))
-    # In the order of their names, as webdataset's writer has them.
+    # Sorted by name, like webdataset's writer.
     return ExampleEntry(
         example_id=name,
         samples=len(noisy),
@@ -153,8 +152,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> Member:
     info = tarfile.TarInfo(name)  # whose time, user and group are 0
     info.size, info.mode, info.uname, info.gname = len(data), 0o644, "rwsa", "rwsa"
     tar.addfile(info, io.BytesIO(data))
-    filled_up = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    return Member(tar.offset - filled_up, len(data), zlib.crc32(data))
+    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return Member(tar.offset - padded, len(data), zlib.crc32(data))
 
 
 def _check(example: Example, sample_rate_hz: int, ids: Container[str]) -> None:
@@ -162,7 +161,7 @@ def _check(example: Example, sample_rate_hz: int, ids: Container[str]) -> None:
     if not _EXAMPLE_ID.fullmatch(name):
         raise InputError(f"example id {name!r}: use up to 64 letters, digits, - and _ (a dot ends the id)")
     if name in ids:
-        raise InputError(f"example id {name!r}: comes twice in one shard; give each example its own")
+        raise InputError(f"example id {name!r}: appears twice in one shard; ids must be unique")
     if example.sample_rate_hz != sample_rate_hz:
         raise InputError(f"example {name}: at {example.sample_rate_hz} Hz in a shard of {sample_rate_hz} Hz")
     if example.noisy.ndim != 1 or example.noisy.shape != example.clean.shape or example.noisy.size == 0:
@@ -173,20 +172,20 @@ def _check(example: Example, sample_rate_hz: int, ids: Container[str]) -> None:
 
 
 def _to_int16(example: Example, wav: np.ndarray) -> np.ndarray:
-    """The integers behind a wave on the 16-bit grid; off the grid it would be stored changed."""
+    """The 16-bit integers of a signal; raises if it is not on the 16-bit grid, as storing would change it."""
     scaled = wav * 32768.0  # exact in any float
     on_scale = scaled.min() >= -32768 and scaled.max() <= 32767  # and no NaN
     stored = scaled.astype(np.int16) if on_scale else None
     if stored is None or not np.array_equal(stored, scaled):
         raise InputError(
-            f"example {example.example_id}: samples lie beyond full scale or between 16-bit steps;"
+            f"example {example.example_id}: samples are beyond full scale or between 16-bit steps;"
             " apply rwsa.audio.round_to_int16 first"
         )
     return stored
 
 
 def _encode_flac(wav: np.ndarray, sample_rate_hz: int) -> bytes:
-    # From int16: libsndfile would scale floats by 32767 and read them back by 32768.
+    # From int16, since libsndfile scales floats by 32767 when writing and by 32768 when reading.
     buffer = io.BytesIO()
     soundfile.write(buffer, wav, sample_rate_hz, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
@@ -197,8 +196,8 @@ def _hash_pair(digest: Any, example_id: str, noisy: np.ndarray, clean: np.ndarra
     digest.update(noisy.astype("<i2").tobytes() + clean.astype("<i2").tobytes())
 
 
-def is_whole(folder: StoragePath, entry: ShardEntry) -> bool:
-    """Whether the tar that `entry` describes is there, with the bytes that it had when written."""
+def is_intact(folder: StoragePath, entry: ShardEntry) -> bool:
+    """Whether the tar of `entry` exists with its recorded size and checksum."""
     path = folder / entry.shard
     with store_errors(path):
         same_size = path.is_file() and path.stat().st_size == entry.bytes
@@ -206,23 +205,20 @@ def is_whole(folder: StoragePath, entry: ShardEntry) -> bool:
 
 
 def is_up_to_date(folder: StoragePath, entry: ShardEntry, plan_hash: str) -> bool:
-    """Whether a shard is what these plan rows give under these package versions, and whole.
+    """Whether a shard is intact, without failures, and made from these plan rows by these package versions.
 
-    One with failures is made again, for its sources may have been repaired since.
+    A shard with failures is made again, since its source files may have been repaired.
     """
     same_versions = {**entry.made_with, "cpu": ""} == {**made_with(), "cpu": ""}
-    return entry.plan_hash == plan_hash and same_versions and not entry.failures and is_whole(folder, entry)
+    return entry.plan_hash == plan_hash and same_versions and not entry.failures and is_intact(folder, entry)
 
 
 def verify(index: ShardIndex) -> list[str]:
-    """Recompute every checksum of a split: one line per damaged shard, none if all is well.
-
-    Checks the bytes of each tar and, apart from them, the decoded samples.
-    """
+    """Recompute the checksums of each tar and of its decoded samples; returns one line per damaged shard."""
     problems = []
     with ShardReader(index, max_open=1) as reader:
         for number, entry in enumerate(index.entries):
-            if not is_whole(index.folder, entry):
+            if not is_intact(index.folder, entry):
                 problems.append(f"{index.folder / entry.shard}: its bytes do not match the index")
                 continue
             digest = hashlib.sha256()
@@ -236,19 +232,19 @@ def verify(index: ShardIndex) -> list[str]:
 
 
 def as_webdataset(index: ShardIndex, **options: Any) -> webdataset.WebDataset:
-    """The shards of a split as a pipeline of webdataset's own, for training code that is not ours.
+    """The shards of a split as a webdataset pipeline, for other training code.
 
-    Samples are dicts: `__key__`; `noisy` and `clean`, float32 `[samples]`; `json`, the example's values.
-    Order and shuffling are webdataset's, and so is its lack of exact resume; `rwsa.training` has both.
+    Samples are dicts: `__key__`; `noisy` and `clean`, float32 `[samples]`; `json`, the metadata. Order and
+    shuffling are webdataset's, without exact resumption; `rwsa.training` has a reproducible order.
 
     Args:
-        index: of a split, as `rwsa.shards.index.read_index` gives it.
-        options: of `webdataset.WebDataset`, such as `shardshuffle` (none by default).
+        index: of a split, from `rwsa.shards.index.read_index`.
+        options: options of `webdataset.WebDataset`, such as `shardshuffle` (default: none).
 
     Raises:
-        InputError: the shards are in an object store, which webdataset reads through other programs.
+        InputError: the shards are in a store, which webdataset reads through other programs.
     """
-    import webdataset  # late, since it imports torch, which those who mix do without
+    import webdataset  # late, since it imports torch, which mixing does not need
 
     if is_remote(index.folder):
         raise InputError(f"{index.folder}: webdataset reads local files; copy the shards, or use ShardReader")

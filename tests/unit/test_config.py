@@ -147,7 +147,7 @@ def test_settings_hold_yaml(text: str, nested: dict) -> None:
 
 @pytest.mark.parametrize("text", ["a", "=1", "a..b=1", ".a=1", ""])
 def test_a_setting_without_a_name_or_value_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"must read key\.subkey=value"):
+    with pytest.raises(InputError, match=r"must have the form key\.subkey=value"):
         setting(text)
 
 
@@ -172,7 +172,7 @@ def test_yaml_takes_names_from_the_environment(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "must hold a mapping of keys to values, not NoneType"),
+        (b"", "must contain a mapping of keys to values, not NoneType"),
         (b"- 1", "not list"),
         (b"a: [1", "not valid YAML"),
         (b"a: \xff\xfe", "cannot be read"),

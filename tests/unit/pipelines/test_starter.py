@@ -189,7 +189,7 @@ class TestFetch:
 
     def test_another_folder_is_never_overwritten(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("years of work")
-        with pytest.raises(InputError, match="is no starter corpus"):
+        with pytest.raises(InputError, match="is not a starter corpus"):
             starter.fetch_starter(tmp_path)
         assert (tmp_path / "thesis.txt").is_file()
 

@@ -18,7 +18,7 @@ import webdataset
 from rwsa.audio import round_to_int16
 from rwsa.errors import InputError
 from rwsa.files import read_json, sha256_of
-from rwsa.shards import Example, ShardReader, as_webdataset, is_whole, verify, write_shard
+from rwsa.shards import Example, ShardReader, as_webdataset, is_intact, verify, write_shard
 from rwsa.shards.index import Failure, entry_path, merge_index, read_entry, read_index
 from rwsa.shards.sampling import Order, batches
 
@@ -183,7 +183,7 @@ def test_a_flipped_byte_is_named_by_shard_and_member(folder: Path) -> None:
     index = read_index(folder, "train")
     member = index.entries[0].examples[1].clean
     flip_a_byte(folder / "train-000000.tar", member.offset + member.length // 2)
-    assert not is_whole(folder, index.entries[0])
+    assert not is_intact(folder, index.entries[0])
     assert verify(index) == [f"{folder / 'train-000000.tar'}: its bytes do not match the index"]
     with ShardReader(index) as reader:
         reader.read(0, 0)
@@ -226,7 +226,7 @@ def test_malformed_examples_are_refused(tmp_path: Path, bad: Example, says: str)
 
 
 def test_an_id_must_not_come_twice(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="comes twice"):
+    with pytest.raises(InputError, match="appears twice"):
         write_shard(tmp_path, "train", 0, [example("a"), example("a")], sample_rate_hz=RATE_HZ)
 
 
@@ -245,7 +245,7 @@ def test_unusable_folders_get_one_clear_error(tmp_path: Path, folder: Path) -> N
     ("text", "says"),
     [
         ("[]", "schema version None"),
-        ('{"schema_version": 99}', "schema version 99, this program reads 2"),
+        ('{"schema_version": 99}', "schema version 99, but this program reads 2"),
         ('{"schema_version": 2}', "not a shard entry"),
         ("{", "not a readable JSON file"),
     ],

@@ -23,7 +23,7 @@ from rwsa.errors import InputError, UnreachableError
 from rwsa.files import atomic_write, is_remote, location, read_json, sha256_of, write_json
 from rwsa.mixing.recipes import read_recipe
 from rwsa.models import build_model, load_model, save_model
-from rwsa.shards import DamagedShardError, Example, ShardReader, is_whole, verify, write_shard
+from rwsa.shards import DamagedShardError, Example, ShardReader, is_intact, verify, write_shard
 from rwsa.shards.index import INDEX_NAME, entry_or_none, merge_index, read_index
 from rwsa.shards.sampling import Cursor
 from rwsa.training.config import DataConfig
@@ -131,7 +131,7 @@ def test_examples_come_back_by_one_read_each(folder: Path, s3: Store) -> None:
             np.testing.assert_array_equal(read.clean, example(number).clean)
             assert read.meta == {"number": number, "id": f"train-{number}"}
         assert s3.requests - before == (3 if folder.protocol == "s3" else 0)  # type: ignore[attr-defined]
-    assert all(is_whole(folder, entry) for entry in index.entries)
+    assert all(is_intact(folder, entry) for entry in index.entries)
     assert verify(index) == []
 
 
