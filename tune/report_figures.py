@@ -113,7 +113,8 @@ def by_value(sweep: SweepConfig, rows: Sequence[TrialResult]) -> bytes:
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(1, len(drawn), squeeze=False)[0]
-        figure.subplots_adjust(**_MARGINS)
+        # The last tick label of a logarithmic axis is centred on its right edge.
+        figure.subplots_adjust(**{**_MARGINS, "right": 0.97})
         for axes, name in zip(grid, drawn, strict=True):
             axes.scatter(
                 [row.point[name] for row, _ in scored], [score for _, score in scored], **series_style(0)

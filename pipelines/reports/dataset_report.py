@@ -194,11 +194,11 @@ def _histograms(splits: Sequence[SplitFacts], levels_dbfs: Mapping[str, np.ndarr
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(2, 3)
-        figure.subplots_adjust(left=0.055, right=0.985, bottom=0.08, top=0.97, wspace=0.16, hspace=0.28)
+        figure.subplots_adjust(left=0.055, right=0.985, bottom=0.08, top=0.97, wspace=0.22, hspace=0.28)
         for axes, (label, values) in zip(grid.flat, panels.items(), strict=False):
             _draw_histogram(axes, values)
             counted = "speakers" if label.endswith("speaker") else "examples"
-            axes.set(xlabel=label, ylabel=f"{counted} of the split (%)")
+            axes.set(xlabel=label, ylabel=f"{counted} (% of split)")
         handles, names = grid[0, 0].get_legend_handles_labels()
         grid[1, 2].set_axis_off()
         grid[1, 2].legend(handles, names, loc="center", frameon=False)
@@ -222,5 +222,6 @@ def _draw_histogram(axes: Axes, values: Mapping[str, np.ndarray]) -> None:
         colour = COLOURS[number % len(COLOURS)]
         axes.stairs(shares, edges, color=colour, fill=True, alpha=0.12)
         axes.stairs(shares, edges, color=colour, label=name, linewidth=1.4)
+    axes.locator_params(axis="x", nbins=6)
     axes.grid(alpha=0.3)
     axes.set_ylim(bottom=0)

@@ -135,7 +135,12 @@ def _distance(results: GapResults, group: str, row: int, column: int) -> str:
     """`12.3 [10.1, 14.5] *`."""
     one = results.of(group, row, column)
     star = " *" if results.differs(group, row, column) else ""
-    return f"{100 * one.value:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]{star}"
+    return f"{_per_cent(one.value)} [{_per_cent(one.low)}, {_per_cent(one.high)}]{star}"
+
+
+def _per_cent(value: float) -> str:
+    """`12.3`; never `-0.0`."""
+    return f"{round(value * _PER_CENT, 1) + 0.0:.1f}"
 
 
 def _markdown_table(heads: list[str], rows: Iterator[list[str]]) -> Iterator[str]:
@@ -196,9 +201,9 @@ def _draw_matrix(axes: Axes, results: GapResults, group: str, maximum: float, *,
     for row in numbers:
         for column in numbers:
             one = results.of(group, row, column)
-            text = f"{one.value * _PER_CENT:.1f}"
+            text = _per_cent(one.value)
             if intervals:
-                text += f"\n{one.low * _PER_CENT:.1f} to {one.high * _PER_CENT:.1f}"
+                text += f"\n{_per_cent(one.low)} to {_per_cent(one.high)}"
             style = "italic" if row == column else "normal"
             colour = "black" if one.value * _PER_CENT > 0.6 * maximum else "white"
             axes.text(column, row, text, ha="center", va="center", fontsize=9, style=style, color=colour)
@@ -251,7 +256,7 @@ def _band_figure(
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, 2)
-        figure.subplots_adjust(left=0.055, right=0.985, bottom=0.13, top=0.85, wspace=0.14)
+        figure.subplots_adjust(left=0.065, right=0.985, bottom=0.13, top=0.85, wspace=0.17)
         for axes, group in zip(panels, (f"speech {kind}", f"noise {kind}"), strict=True):
             for number, corpus in enumerate(results.corpora):
                 low, median, high = np.percentile(corpus.features[group], [10, 50, 90], axis=0)
@@ -285,6 +290,7 @@ def _cumulative_figure(results: GapResults) -> bytes:
                 shares = np.arange(1, len(values) + 1) / len(values) * _PER_CENT
                 axes.step(values, shares, where="post", **_line_style(number), label=corpus.name)
             axes.set(xlabel=label, ylim=(0, 100))
+            axes.locator_params(axis="x", nbins=5)
             axes.grid(alpha=0.3)
         panels[0].set_ylabel("clips below (%)")
         _legend(figure, panels[0])

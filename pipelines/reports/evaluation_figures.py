@@ -5,6 +5,8 @@ The figure of a single corpus is in `evaluation_gain_figure`, spectrograms are i
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +27,7 @@ _MARGINS: dict[str, Any] = {"left": 0.06, "right": 0.99}
 # Heights in a grid of panels: a panel, its title, its axis labels, and axis labels and legend at the bottom.
 _PANEL_INCHES, _TITLE_INCHES, _LABELS_INCHES, _BOTTOM_INCHES = 2.7, 0.32, 0.55, 0.98
 _MAX_TICKS = 4
+_MAX_NAME_CHARACTERS = 9
 _MAX_LEGEND_COLUMNS = 7
 
 
@@ -215,15 +218,19 @@ def _distributions(summary: EvaluationSummary) -> bytes:
                 values = [clip_values(corpus, systems, metric) for corpus in corpora]
                 _draw_boxes(axes, values, positions, _colour(number))
             centres = [at * group + (len(signals) - 1) / 2 for at in range(len(corpora))]
-            # Names in several lines do not run into each other.
-            names = [corpus.name.replace("-", "-\n") for corpus in corpora]
-            axes.set_xticks(centres, names, fontsize=8)
+            axes.set_xticks(centres, [_wrapped(corpus.name) for corpus in corpora], fontsize=7)
             axes.set_title(heading(metric), fontsize=9, loc="left")
             axes.grid(axis="y", alpha=0.25)
         handles = [_legend_handle(grid[0], _colour(number), "s") for number in range(len(signals))]
         _legend(figure, handles, list(signals))
 
     return themed_svg(draw, height_inches=_grid_inches(summary.metrics))
+
+
+def _wrapped(name: str) -> str:
+    """A name broken into short lines, which do not run into the names beside it."""
+    breakable = re.sub(r"([-_])", r"\1 ", name)
+    return "\n".join(textwrap.wrap(breakable, _MAX_NAME_CHARACTERS)).replace("- ", "-").replace("_ ", "_")
 
 
 def _draw_boxes(

@@ -18,7 +18,7 @@ from pipelines.reports.page import ReportFigure, data_uri, fill_template
 from pipelines.reports.score_table import MISSING, Statistics, number, remarks, signed
 from pipelines.reports.score_table_html import score_blocks
 from rwsa.constants import SAMPLE_RATE_HZ
-from rwsa.statistics import MIN_PAIRS, Comparison
+from rwsa.statistics import MIN_PAIRS
 
 _GROUP_METRICS = ("pesq", "si_sdr")
 # Longer tables are folded at first.
@@ -118,7 +118,7 @@ def _test_tables(statistics: CorpusStatistics, summary: EvaluationSummary) -> li
 
 
 def _test(one: PairedTest) -> tuple[str, str]:
-    result: Comparison = one.result
+    result = one.result
     if result.p_holm is None:
         p = "no test"
     else:
@@ -131,25 +131,24 @@ def _group_table(
 ) -> dict[str, Any]:
     """Means of each signal over the clips of each group."""
     systems_of: Mapping[str, Sequence[str]] = {NOISY: [NOISY], **summary.configurations}
-    columns = [
-        (metric, clip_values(corpus, systems, metric))
+    values = {
+        metric: [clip_values(corpus, systems, metric) for systems in systems_of.values()]
         for metric in _GROUP_METRICS
-        for systems in systems_of.values()
-    ]
+    }
     return {
         "kind": kind,
         "open": len(groups) <= _UNFOLDED_ROWS,
         "metrics": [heading(metric) for metric in _GROUP_METRICS],
         "signals": list(systems_of),
         "rows": [
-            [
-                group.label,
-                str(len(group.clips)),
-                *(
-                    number(metric, mean([values[index] for index in group.clips]))
-                    for metric, values in columns
-                ),
-            ]
+            {
+                "label": group.label,
+                "clips": len(group.clips),
+                "scores": [
+                    [number(metric, mean([of_one[index] for index in group.clips])) for of_one in columns]
+                    for metric, columns in values.items()
+                ],
+            }
             for group in groups
         ],
     }
@@ -161,12 +160,10 @@ def _worst_tables(
     """The clips with the least SI-SDR gain of each configuration; all tables but the first are folded."""
     for at, (name, indices) in enumerate(statistics.worst.items()):
         if indices:
-            rows = list(_worst_rows(corpus, summary.configurations[name], indices))
-            is_open = not at or len(indices) <= _UNFOLDED_ROWS
             yield {
                 "title": f"The {len(indices)} clips with the least SI-SDR gain of {name}",
-                "open": is_open,
-                "rows": rows,
+                "open": not at or len(indices) <= _UNFOLDED_ROWS,
+                "rows": list(_worst_rows(corpus, summary.configurations[name], indices)),
             }
 
 

@@ -40,6 +40,11 @@ class TableRow:
     about: str = ""
     css: str = ""
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether the row is there only to be level with the tables beside it."""
+        return not any(cell.text for cell in self.cells)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusTable:
