@@ -14,10 +14,9 @@ from mlflow import MlflowClient
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import commit
 from pipelines.train import _publish, main, train
-from pipelines.training.launch import exclusive_lock
 from rwsa.audio import read_audio
 from rwsa.errors import InputError, PreemptedError
-from rwsa.files import location, read_json
+from rwsa.files import exclusive_lock, location, read_json
 from rwsa.models import load_model
 from rwsa.models.weights import read_weights
 from rwsa.training.context import StopSignal
