@@ -1,4 +1,4 @@
-"""Results of trials are saved and read, in folders and object stores; the number of concurrent trials."""
+"""Results of trials are saved and read, in folders and object stores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 from rwsa.errors import InputError
 from tests.sweep_rows import row_of, sweep_of
-from tune.schedulers import concurrent_trials
 from tune.search_space import base_values, plan_trials
 from tune.trial_results import ResultFolder, TrialProgress
 
@@ -69,19 +68,3 @@ def test_repeated_steps_count_once_and_their_time_twice() -> None:
         progress = progress.with_report(step, score, 4.0, point=POINT)
     assert progress.reports == ((10, 1.0), (20, 2.5), (30, 3.0))
     assert progress.seconds == 16.0
-
-
-@pytest.mark.parametrize(
-    ("changes", "resources", "expected"),
-    [
-        ({"workers": 0, "cpus_per_worker": 2}, {"CPU": 2}, 1),
-        ({"workers": 2}, {"CPU": 8}, 4),
-        ({"workers": 2, "concurrent_trials": 3}, {"CPU": 8}, 3),
-        ({"workers": 2}, {"CPU": 64, "GPU": 4}, 2),
-        ({"workers": 4}, {"CPU": 2}, 1),
-    ],
-)
-def test_concurrent_trials_fill_the_cluster(
-    changes: dict[str, int], resources: dict[str, float], expected: int
-) -> None:
-    assert concurrent_trials(sweep_of(**changes), resources) == expected
