@@ -25,7 +25,7 @@ from pipelines.core.cli import (
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
 from pipelines.reports.domain_gap_report import domain_gap_html, markdown, matrix_rows
-from pipelines.studies.gap_results import NAMES, GapResults, GapSettings, compare
+from pipelines.studies.gap_results import NAMES, GapResults, GapSettings, measure_gaps
 from pipelines.studies.gap_sources import SHARD_EXAMPLES, GapSource, measure, read_sources
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, atomic_write, write_json
@@ -66,7 +66,7 @@ def domain_gap(
     started = time.monotonic()
     corpora = [measure(source, report) for source in sources]
     settings = GapSettings(reference=reference or names[0], resamples=resamples, seed=seed)
-    results = compare(corpora, settings)
+    results = measure_gaps(corpora, settings)
     page = domain_gap_html(results, {"commit": commit(), "resamples": str(resamples)})
     for name, text in ((PAGE, page), (TABLE, markdown(results))):
         with atomic_write(out / name) as aside:

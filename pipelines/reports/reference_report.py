@@ -13,7 +13,12 @@ from pipelines.evaluation.metric_labels import heading
 from pipelines.media.figures import BLUE, COLOURS, VERMILION, themed_svg
 from pipelines.reports.page import ReportFigure, fill_template
 from pipelines.reports.score_table import number, signed
-from pipelines.studies.reference_conditions import AXES, CONDITIONS, Axis, Condition
+from pipelines.studies.reference_conditions import (
+    CONDITION_AXES,
+    CONDITIONS,
+    ConditionAxis,
+    ReferenceCondition,
+)
 from pipelines.studies.reference_results import CLEAN, ENHANCED, NOISY, STUDIED, ReferenceStudy
 
 LABELS = {
@@ -88,7 +93,7 @@ def gain_rows(study: ReferenceStudy) -> Iterator[list[str]]:
 
 def _scores_svg(study: ReferenceStudy) -> bytes:
     """One row per metric, one column per varied quantity, one line per estimate."""
-    rows, columns = len(STUDIED), len(AXES)
+    rows, columns = len(STUDIED), len(CONDITION_AXES)
     height_inches = 1.1 + 1.55 * rows
 
     def draw(figure: Figure) -> None:
@@ -103,9 +108,9 @@ def _scores_svg(study: ReferenceStudy) -> bytes:
         )
         for row, metric in zip(panels, STUDIED, strict=True):
             row[0].set_ylabel(heading(metric).replace(" (", "\n("))
-            for axes, axis in zip(row, AXES, strict=True):
+            for axes, axis in zip(row, CONDITION_AXES, strict=True):
                 _draw_panel(axes, study, axis, metric)
-        for axes, axis in zip(panels[-1], AXES, strict=True):
+        for axes, axis in zip(panels[-1], CONDITION_AXES, strict=True):
             axes.set_xlabel(axis.quantity)
         figure.align_ylabels(panels[:, 0])
         handles, names = panels[-1][0].get_legend_handles_labels()
@@ -114,10 +119,10 @@ def _scores_svg(study: ReferenceStudy) -> bytes:
     return themed_svg(draw, height_inches=height_inches)
 
 
-def _draw_panel(axes: Axes, study: ReferenceStudy, axis: Axis, metric: str) -> None:
+def _draw_panel(axes: Axes, study: ReferenceStudy, axis: ConditionAxis, metric: str) -> None:
     positions = np.arange(len(axis.conditions))
     for estimate in study.estimates:
-        spreads = [study.spread(condition, estimate, metric) for condition in axis.conditions]
+        spreads = [study.over_clips(condition, estimate, metric) for condition in axis.conditions]
         means, lows, highs = (
             np.array([np.nan if value is None else value for value in values])
             for values in zip(*((one.mean, one.low, one.high) for one in spreads), strict=True)
@@ -130,7 +135,7 @@ def _draw_panel(axes: Axes, study: ReferenceStudy, axis: Axis, metric: str) -> N
     axes.grid(alpha=0.3)
 
 
-def _cell(study: ReferenceStudy, condition: Condition, estimate: str, metric: str) -> str:
-    spread = study.spread(condition, estimate, metric)
+def _cell(study: ReferenceStudy, condition: ReferenceCondition, estimate: str, metric: str) -> str:
+    spread = study.over_clips(condition, estimate, metric)
     mean = number(metric, spread.mean)
     return f"{mean} ({spread.failures} failed)" if spread.failures else mean

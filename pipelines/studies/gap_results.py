@@ -1,4 +1,4 @@
-"""What comparing corpora gives: a distance for every pair and group of features, and what zero looks like."""
+"""Domain gaps: distances between corpora by group of features, with those between halves as a baseline."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _LEAST_OF_HALVES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class GapSettings:
-    """How to compare.
+    """Settings of a comparison.
 
     Attributes:
         reference: name of the in-domain corpus, whose spread is the unit of every feature.
         resamples: of the bootstrap.
-        seed: of all that is drawn.
+        seed: of all random draws.
     """
 
     reference: str
@@ -38,12 +38,12 @@ class GapSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Units:
-    """What is resampled for a group of features of a corpus.
+class ResamplingUnits:
+    """The units that are resampled for a group of features of a corpus.
 
     Attributes:
         of: speakers or noise recordings.
-        names: one a clip, None where it is not known.
+        names: one per clip; None where unknown.
     """
 
     of: str
@@ -51,7 +51,7 @@ class Units:
 
     @property
     def count(self) -> int | None:
-        """How many there are; None where they are not known, and clips are resampled in their place."""
+        """Their number; None where they are unknown, so that clips are resampled."""
         return count_units(self.names)
 
     @property
@@ -59,14 +59,14 @@ class Units:
         return (self.count or 0) >= MIN_UNITS
 
 
-def units_for(group: str, corpus: MeasuredCorpus) -> Units:
-    """What clips share that matters to a group of features.
+def units_for(group: str, corpus: MeasuredCorpus) -> ResamplingUnits:
+    """The units that make clips dependent in a group of features.
 
-    Speech shares speakers and noise shares noise recordings. Level, SNR and the overall distance
-    concern both; there the fewer ones are the tighter limit, and unknown ones may be fewer still.
+    Clips depend through speakers in features of speech, and through noise recordings in features of noise.
+    Level, SNR and the overall distance depend on both: the fewer units limit, and unknown ones may be fewer.
     """
-    speakers = Units(of="speakers", names=corpus.speakers)
-    noises = Units(of="noise recordings", names=corpus.noises)
+    speakers = ResamplingUnits(of="speakers", names=corpus.speakers)
+    noises = ResamplingUnits(of="noise recordings", names=corpus.noises)
     if group.startswith("speech"):
         return speakers
     if group.startswith("noise"):
@@ -78,7 +78,7 @@ def units_for(group: str, corpus: MeasuredCorpus) -> Units:
 class GapResults:
     """Distances by group of features, then by (row, column) of corpora.
 
-    On the diagonal stands the distance between random halves of a corpus: what zero looks like.
+    The diagonal has the distance between random halves of a corpus, as a baseline for equal corpora.
     """
 
     settings: GapSettings
@@ -97,10 +97,10 @@ class GapResults:
         return self.distances[group][min(row, column), max(row, column)]
 
     def differs(self, group: str, row: int, column: int) -> bool:
-        """Whether the interval lies above zero and above what halves of either corpus reach.
+        """Whether the interval is above zero and above that of the halves of either corpus.
 
-        Never where the speakers or noise recordings of either corpus are unknown, or fewer than
-        `MIN_UNITS`: the interval is too narrow there, and equal corpora would seem to differ.
+        Never where the speakers or noise recordings of either corpus are unknown or fewer than `MIN_UNITS`:
+        the interval is then too narrow, and equal corpora would seem to differ.
         """
         if not all(units_for(group, self.corpora[one]).allow_verdict for one in (row, column)):
             return False
@@ -108,7 +108,7 @@ class GapResults:
         return row != column and self.of(group, row, column).low > max(0.0, least)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it but the features, as JSON values."""
+        """Everything but the features, as JSON values."""
         return {
             "reference": self.settings.reference,
             "resamples": self.settings.resamples,
@@ -119,7 +119,7 @@ class GapResults:
                     "about": corpus.about,
                     "clips": len(corpus.speakers),
                     "of_clips": corpus.of_clips,
-                    "interval_over": {group: _told(units_for(group, corpus)) for group in NAMES},
+                    "interval_over": {group: _units_as_json(units_for(group, corpus)) for group in NAMES},
                     "failures": [{"clip": clip, "reason": reason} for clip, reason in corpus.failures],
                     "mean": {name: values.mean(axis=0).tolist() for name, values in corpus.features.items()},
                     "spread": {name: values.std(axis=0).tolist() for name, values in corpus.features.items()},
@@ -140,16 +140,16 @@ class GapResults:
             }
 
 
-def _told(units: Units) -> dict[str, Any]:
+def _units_as_json(units: ResamplingUnits) -> dict[str, Any]:
     return {"units": units.of, "count": units.count, "allow_verdict": units.allow_verdict}
 
 
-def compare(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResults:
+def measure_gaps(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResults:
     """Distances of all pairs, by group and over all groups.
 
-    Features are divided by the spread that they have in the reference corpus: what training has seen
-    is the measure of what is far, and adding a corpus leaves the others' distances as they are. In
-    the overall distance every group has the same weight, however many features it has.
+    Features are divided by their spread in the reference corpus, so that distances are relative to the
+    training data, and one more corpus does not change those of the others. In the overall distance every
+    group has the same weight, whatever its number of features.
 
     Raises:
         InputError: no corpus has the reference's name.
@@ -191,14 +191,14 @@ def compare(corpora: Sequence[MeasuredCorpus], settings: GapSettings) -> GapResu
 
 
 def _halvable(sample: FeatureSample) -> FeatureSample:
-    """With clips as units where there are too few for halves; there is no verdict on these anyway."""
+    """The sample, with clips as units if there are too few for halves; it gets no verdict anyway."""
     if len(np.unique(sample.units)) >= _LEAST_OF_HALVES:
         return sample
     return FeatureSample(vectors=sample.vectors, units=np.arange(len(sample.vectors)))
 
 
 def _scaled(corpus: MeasuredCorpus, reference: MeasuredCorpus) -> dict[str, np.ndarray]:
-    """Feature vectors by group, and all of them; the groups' vectors have about length 1."""
+    """Feature vectors by group, of length about 1, and of all groups."""
     scaled = {
         group.name: corpus.features[group.name] / (_spread(reference, group) * np.sqrt(len(group.names)))
         for group in GROUPS
@@ -211,7 +211,7 @@ def _spread(reference: MeasuredCorpus, group: FeatureGroup) -> np.ndarray:
 
 
 def _smoothings(reference: MeasuredCorpus) -> dict[str, float]:
-    """What the least spread of every group's features is in the scaled vectors."""
+    """The least spread of each group's features, in units of the scaled vectors."""
     smoothings = {
         group.name: float(np.sqrt(np.mean((group.least_spread / _spread(reference, group)) ** 2)))
         for group in GROUPS
@@ -220,6 +220,6 @@ def _smoothings(reference: MeasuredCorpus) -> dict[str, float]:
 
 
 def _generator(seed: int, *names: str) -> np.random.Generator:
-    """Draws of its own for every pair, so that one more corpus leaves the others' intervals as they were."""
+    """A generator per pair, so that one more corpus does not change the intervals of the others."""
     key = [zlib.crc32(name.encode()) for name in names]
     return np.random.default_rng(np.random.SeedSequence([seed, *key]))

@@ -1,4 +1,4 @@
-"""The clips that a comparison of corpora takes: a card's test clips, or examples of a folder of shards."""
+"""Clips for domain gaps: the test clips of a card, or examples of a folder of shards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rwsa.files import StoragePath
 from rwsa.shards import ShardReader
 from rwsa.shards.index import ShardIndex, read_index
 
-# Distances are of every clip to every other; more make no interval narrower that anybody would see.
+# Distances are between all clips; more would narrow no interval noticeably.
 MOST_EXAMPLES = 2000
 SHARD_EXAMPLES = 200
 
@@ -29,7 +29,7 @@ class LoadedClip:
     """A clip at 16 kHz, float32 `[samples]`.
 
     Attributes:
-        speaker, noise: who speaks, and the (first) noise recording; None where it is not known.
+        speaker, noise: the speaker, and the (first) noise recording; None where unknown.
     """
 
     clip_id: str
@@ -44,9 +44,9 @@ class GapSource:
     """A corpus to compare.
 
     Attributes:
-        clips: how many are taken, of `of_clips`.
-        loaders: one a clip, called once each, in order.
-        about: where they come from, for people.
+        about: text on the origin of the clips.
+        of_clips: number of clips that they are taken from.
+        loaders: one per clip, called once each, in order.
     """
 
     name: str
@@ -61,8 +61,8 @@ class MeasuredCorpus:
 
     Attributes:
         features: by group, `[clips, features]`.
-        speakers, noises: the speaker and the noise recording of each clip, None where not known.
-        failures: (clip, why) of those that could not be measured.
+        speakers, noises: of each clip; None where unknown.
+        failures: (clip, reason) of those that could not be measured.
     """
 
     name: str
@@ -77,17 +77,17 @@ class MeasuredCorpus:
 def read_sources(
     cards: Sequence[Path], shards: Sequence[StoragePath], *, split: str, examples: int | None
 ) -> list[GapSource]:
-    """What to compare; reads headers and indexes, no audio.
+    """The corpora to compare; reads headers and indexes, no audio.
 
     Args:
         cards: corpus cards; see `pipelines.evaluation.clips.read_sets`.
         shards: folders of shards.
         split: of the shards.
-        examples: clips a corpus; by default as its card says, and 200 of a folder of shards.
+        examples: clips per corpus; by default as its card says, and 200 for a folder of shards.
 
     Raises:
-        InputError: a card or folder cannot be used, two corpora have one name, there are less than
-            two in all, or `examples` is out of range.
+        InputError: a card or folder cannot be used, two corpora have one name, there are fewer than
+            two, or `examples` is out of range.
     """
     if examples is not None and not 4 <= examples <= MOST_EXAMPLES:
         raise InputError(f"--examples {examples}: must be from 4 to {MOST_EXAMPLES}")
@@ -103,7 +103,7 @@ def read_sources(
 
 
 def measure(source: GapSource, report: Callable[[str], None]) -> MeasuredCorpus:
-    """Features of all clips of a corpus, one in memory at a time; those that fail are left out and counted.
+    """Measure the features of a corpus, one clip in memory at a time; failed clips are left out and counted.
 
     Raises:
         InputError: fewer than four clips can be measured.
@@ -161,7 +161,7 @@ def _of_card(one: EvaluationSet) -> GapSource:
 
 
 def _noise_of(clip: EvaluationClip) -> str | None:
-    """The first noise recording of a mixture; ready-made pairs do not tell theirs."""
+    """The first noise recording of a mixture; unknown for ready-made pairs."""
     if isinstance(clip.source, ClipPair) or not clip.source.noises[0].layers:
         return None
     return clip.source.noises[0].layers[0].parts[0].clip_id
@@ -186,7 +186,7 @@ def _shard_loaders(
 ) -> Iterator[Callable[[], LoadedClip]]:
     def loader(shard: int, at: int) -> Callable[[], LoadedClip]:
         def load() -> LoadedClip:
-            # Closed after each, since nobody else will: opening costs little beside decoding.
+            # Closed after each clip: opening costs little compared with decoding.
             with reader:
                 example = reader.read(shard, at)
             rate_hz = example.sample_rate_hz

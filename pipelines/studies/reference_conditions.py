@@ -1,4 +1,4 @@
-"""What is done to a clean reference: a noise floor of its own, or a room, at several levels."""
+"""Degradations of a clean reference: a noise floor or a room, at several levels."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NOISE_COLOUR = "pink"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition:
-    """One degradation of the reference; none where all are None.
+class ReferenceCondition:
+    """One degradation of the reference; none if all are None.
 
     Attributes:
         snr_db: RMS of the reference over that of pink noise added to it.
         drr_db: energy of the direct sound over that of all reverberation.
-        rt60_seconds: in which reverberation falls by 60 dB; goes with `drr_db`.
+        rt60_seconds: time in which reverberation falls by 60 dB; goes with `drr_db`.
     """
 
     snr_db: float | None = None
@@ -40,63 +40,62 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Axis:
-    """Conditions in which one quantity varies, from none of it to most.
+class ConditionAxis:
+    """Conditions in which one quantity varies, in order of degradation.
 
     Attributes:
-        quantity: with its unit, and what is held.
-        ticks: of each condition, the quantity's value.
+        quantity: label with unit and fixed values.
+        ticks: the quantity's value in each condition.
     """
 
     quantity: str
-    conditions: tuple[Condition, ...]
+    conditions: tuple[ReferenceCondition, ...]
     ticks: tuple[str, ...]
 
 
-AS_IT_IS = Condition()
+AS_IT_IS = ReferenceCondition()
 _SNRS_DB = (40.0, 30.0, 20.0, 10.0)
 _DRRS_DB = (15.0, 10.0, 5.0, 0.0)
 _RT60S_SECONDS = (0.25, 0.5, 1.0)
 _HELD_RT60_SECONDS, _HELD_DRR_DB = 0.5, 5.0
-AXES = (
-    Axis(
+CONDITION_AXES = (
+    ConditionAxis(
         quantity="SNR of the reference, its own noise (dB)",
-        conditions=(AS_IT_IS, *(Condition(snr_db=snr_db) for snr_db in _SNRS_DB)),
+        conditions=(AS_IT_IS, *(ReferenceCondition(snr_db=snr_db) for snr_db in _SNRS_DB)),
         ticks=("as it is", *(f"{snr_db:g}" for snr_db in _SNRS_DB)),
     ),
-    Axis(
+    ConditionAxis(
         quantity=f"DRR of the reference (dB), RT60 {_HELD_RT60_SECONDS:g} s",
         conditions=(
             AS_IT_IS,
-            *(Condition(drr_db=drr_db, rt60_seconds=_HELD_RT60_SECONDS) for drr_db in _DRRS_DB),
+            *(ReferenceCondition(drr_db=drr_db, rt60_seconds=_HELD_RT60_SECONDS) for drr_db in _DRRS_DB),
         ),
         ticks=("as it is", *(f"{drr_db:g}" for drr_db in _DRRS_DB)),
     ),
-    Axis(
+    ConditionAxis(
         quantity=f"RT60 of the reference (s), DRR {_HELD_DRR_DB:g} dB",
         conditions=(
             AS_IT_IS,
-            *(Condition(drr_db=_HELD_DRR_DB, rt60_seconds=seconds) for seconds in _RT60S_SECONDS),
+            *(ReferenceCondition(drr_db=_HELD_DRR_DB, rt60_seconds=seconds) for seconds in _RT60S_SECONDS),
         ),
         ticks=("as it is", *(f"{seconds:g}" for seconds in _RT60S_SECONDS)),
     ),
 )
-CONDITIONS = tuple(dict.fromkeys(condition for axis in AXES for condition in axis.conditions))
+CONDITIONS = tuple(dict.fromkeys(condition for axis in CONDITION_AXES for condition in axis.conditions))
 
 
 def degraded(
-    clean: np.ndarray, condition: Condition, sample_rate_hz: int, *, clip_id: str, seed: int
+    clean: np.ndarray, condition: ReferenceCondition, sample_rate_hz: int, *, clip_id: str, seed: int
 ) -> np.ndarray:
     """A reference in a condition: float32 `[samples]`, aligned with `clean` and at its speech level.
 
-    A clip has one noise and one room, whatever the level, so that what differs between conditions is the
-    level alone.
+    A clip has the same noise and room at every level, so that conditions differ only in the level.
 
     Args:
         clean: float32 `[samples]`.
-        condition: what to do.
+        condition: the degradation.
         sample_rate_hz: of `clean`.
-        clip_id: which noise and room, together with `seed`.
+        clip_id: selects noise and room, together with `seed`.
 
     Raises:
         InputError: `clean` is silent.
@@ -118,9 +117,9 @@ def degraded(
 def decaying_rir(
     rng: np.random.Generator, sample_rate_hz: int, drr_db: float, rt60_seconds: float
 ) -> np.ndarray:
-    """The simplest room: the direct sound, then white noise under an exponential decay; float64 `[taps]`.
+    """Room impulse response: the direct sound, then exponentially decaying white noise; float64 `[taps]`.
 
-    Source: Polack's model of late reverberation (1988); it has no early reflections.
+    Source: Polack's model of late reverberation (1988), without early reflections.
     """
     seconds = np.arange(1, round(rt60_seconds * sample_rate_hz)) / sample_rate_hz
     tail = rng.standard_normal(len(seconds)) * 10 ** (-3 * seconds / rt60_seconds)

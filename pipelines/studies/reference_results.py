@@ -9,23 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.evaluation.clip_scores import NOISY, MetricRow
 from pipelines.evaluation.clips import EvaluationClip, load_clip
-from pipelines.studies.reference_conditions import CONDITIONS, Condition, degraded
+from pipelines.studies.reference_conditions import CONDITIONS, ReferenceCondition, degraded
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
 from rwsa.metrics import METRICS, Failure, Reference, floored_by_silence
 from rwsa.metrics.registry import roots
 
-# DNSMOS never hears the reference, so that nothing done to it could move it.
+# Without DNSMOS, which does not use the reference.
 STUDIED = tuple(name for name in METRICS if "clean" in roots(name))
-# What stands for a perfect enhancer: the clean clip that the noisy one was mixed from.
-NOISY, ENHANCED, CLEAN = "noisy", "enhanced", "clean"
-Row = Mapping[str, float | Failure]
+# CLEAN, the clean clip that the noisy one was mixed from, is the estimate of a perfect enhancer.
+ENHANCED, CLEAN = "enhanced", "clean"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyClip:
-    """A clip to study; `weights` is a path, None to do without an enhanced estimate."""
+    """A clip to study; `weights` is a path, or None for no enhanced estimate."""
 
     clip: EvaluationClip
     weights: str | None
@@ -34,23 +34,23 @@ class StudyClip:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipStudy:
-    """One clip.
+    """The scores of one clip.
 
     Attributes:
         rows: (condition, estimate) to scores.
-        floored: where CSIG and COVL are 1 for digital silence alone; see `rwsa.metrics.composite.llr`.
+        floored: where only digital silence makes CSIG and COVL 1; see `rwsa.metrics.composite.llr`.
         error: why there are no scores.
     """
 
     clip_id: str
-    rows: Mapping[tuple[Condition, str], Row]
-    floored: frozenset[tuple[Condition, str]] = frozenset()
+    rows: Mapping[tuple[ReferenceCondition, str], MetricRow]
+    floored: frozenset[tuple[ReferenceCondition, str]] = frozenset()
     error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """A metric over clips: mean, and what the middle 80% of the clips lie between; None without values."""
+class PercentileRange:
+    """A metric over clips: mean, 10th and 90th percentile; None without values."""
 
     mean: float | None
     low: float | None
@@ -61,11 +61,11 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceStudy:
-    """All of a study.
+    """The results of a study.
 
     Attributes:
-        about: what the page and the JSON say of it, label to text.
-        estimates: in the order to show them.
+        about: label -> text, for page and JSON.
+        estimates: in display order.
     """
 
     corpus: str
@@ -75,17 +75,17 @@ class ReferenceStudy:
 
     @property
     def errors(self) -> tuple[str, ...]:
-        """Of clips that could not be studied."""
+        """`CLIP: reason` of clips that could not be studied."""
         return tuple(f"{clip.clip_id}: {clip.error}" for clip in self.clips if clip.error is not None)
 
-    def spread(self, condition: Condition, estimate: str, metric: str) -> Spread:
-        """Over the clips that could be studied."""
+    def over_clips(self, condition: ReferenceCondition, estimate: str, metric: str) -> PercentileRange:
+        """A metric over the clips that could be studied."""
         column = [clip.rows[condition, estimate][metric] for clip in self.clips if clip.error is None]
         values = np.array([value for value in column if not isinstance(value, Failure)])
         if not len(values):
-            return Spread(mean=None, low=None, high=None, count=0, failures=len(column))
+            return PercentileRange(mean=None, low=None, high=None, count=0, failures=len(column))
         low, high = np.percentile(values, [10, 90])
-        return Spread(
+        return PercentileRange(
             mean=float(values.mean()),
             low=float(low),
             high=float(high),
@@ -93,8 +93,8 @@ class ReferenceStudy:
             failures=len(column) - len(values),
         )
 
-    def gain(self, condition: Condition, metric: str) -> float | None:
-        """Enhanced minus noisy, the mean over clips that have both; None where none has."""
+    def gain(self, condition: ReferenceCondition, metric: str) -> float | None:
+        """Mean of enhanced minus noisy over the clips that have both; None without any."""
         pairs = (
             (clip.rows[condition, ENHANCED][metric], clip.rows[condition, NOISY][metric])
             for clip in self.clips
@@ -108,7 +108,7 @@ class ReferenceStudy:
         return float(np.mean(gains)) if gains else None
 
     def failures(self) -> Iterator[tuple[str, str, str, int]]:
-        """(condition, estimate, metric and reason, how many clips), where a metric failed."""
+        """(condition, estimate, metric and reason, number of clips) of metrics that failed."""
         counts: dict[tuple[str, str, str], int] = {}
         for clip in self.clips:
             for (condition, estimate), row in clip.rows.items():
@@ -119,8 +119,8 @@ class ReferenceStudy:
         for key, count in counts.items():
             yield (*key, count)
 
-    def floored(self, condition: Condition, estimate: str) -> int:
-        """How many clips have CSIG and COVL of 1 for digital silence alone."""
+    def floored(self, condition: ReferenceCondition, estimate: str) -> int:
+        """Number of clips where only digital silence makes CSIG and COVL 1."""
         return sum((condition, estimate) in clip.floored for clip in self.clips)
 
     def as_json(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class ReferenceStudy:
                     "rt60_seconds": condition.rt60_seconds,
                     "scores": {
                         estimate: {
-                            metric: vars(self.spread(condition, estimate, metric)) for metric in STUDIED
+                            metric: vars(self.over_clips(condition, estimate, metric)) for metric in STUDIED
                         }
                         for estimate in self.estimates
                     },
@@ -152,13 +152,13 @@ class ReferenceStudy:
 
 
 def study_clip(item: StudyClip) -> ClipStudy:
-    """Score the estimates of a clip against its reference in every condition; a Ray task."""
+    """Score a clip's estimates against its reference in every condition; a Ray task."""
     clip_id = item.clip.clip_id
     try:
         noisy, clean = load_clip(item.clip)
         estimates = {NOISY: noisy, CLEAN: clean}
         if item.weights is not None:
-            # Late: without weights, no worker needs torch.
+            # Imported late: without weights, no worker needs torch.
             from rwsa import enhance
 
             estimates[ENHANCED] = enhance(noisy, SAMPLE_RATE_HZ, _model(item.weights))

@@ -14,7 +14,7 @@ import soundfile
 
 from pipelines.domain_gap import FIGURES, PAGE, TABLE, domain_gap, main
 from pipelines.reports.domain_gap_report import remarks
-from pipelines.studies.gap_results import NAMES, OVERALL, GapResults, GapSettings, compare
+from pipelines.studies.gap_results import NAMES, OVERALL, GapResults, GapSettings, measure_gaps
 from pipelines.studies.gap_sources import GapSource, LoadedClip, MeasuredCorpus, measure, read_sources
 from rwsa.acoustics import GROUPS, FeatureGroup
 from rwsa.audio import round_to_int16
@@ -99,7 +99,7 @@ def plain() -> MeasuredCorpus:
 
 def compared(plain: MeasuredCorpus, change: Change | None) -> GapResults:
     source = corpus("other", 1000) if change is None else corpus("other", 1000, change)
-    return compare([plain, measure(source, quiet)], GapSettings(reference="plain", resamples=200))
+    return measure_gaps([plain, measure(source, quiet)], GapSettings(reference="plain", resamples=200))
 
 
 def test_corpora_of_one_kind_are_as_far_apart_as_halves(plain: MeasuredCorpus) -> None:
@@ -171,7 +171,7 @@ def test_few_speakers_and_noises_of_one_population_do_not_differ(
     found = 0
     for _ in range(5):
         pair = [drawn(rng, name, speakers=speakers, noises=noises) for name in ("a", "b")]
-        found += stars(compare(pair, GapSettings(reference="a", resamples=100)))
+        found += stars(measure_gaps(pair, GapSettings(reference="a", resamples=100)))
     assert found <= most, f"{found} of {5 * len(NAMES)}"
 
 
@@ -180,7 +180,7 @@ def test_unknown_speakers_and_noises_allow_no_verdict() -> None:
     named, nameless = (drawn(rng, name, speakers=9, noises=9, named=name == "a") for name in ("a", "b"))
     few = drawn(rng, "c", speakers=3, noises=9)
     far = replace(nameless, features={name: 99 + values for name, values in nameless.features.items()})
-    results = compare([named, far, few], GapSettings(reference="a", resamples=100))
+    results = measure_gaps([named, far, few], GapSettings(reference="a", resamples=100))
     assert stars(results) == 0
     of_named, of_far, of_few = remarks(results)
     assert "9 speakers, 9 noise recordings" in of_named
@@ -189,7 +189,7 @@ def test_unknown_speakers_and_noises_allow_no_verdict() -> None:
     assert "3 speakers (too few), 9 noise recordings, which allow no verdict on all features, sp" in of_few
     assert "noise spectrum" not in of_few
     known = replace(far, name="d", speakers=named.speakers)
-    results = compare([named, known], GapSettings(reference="a", resamples=100))
+    results = measure_gaps([named, known], GapSettings(reference="a", resamples=100))
     differing = [group for group in NAMES if results.differs(group, 0, 1)]
     assert differing == ["speech spectrum", "speech modulation", "speech decay"]
 
@@ -197,8 +197,8 @@ def test_unknown_speakers_and_noises_allow_no_verdict() -> None:
 def test_one_more_corpus_leaves_the_others_as_they_were(plain: MeasuredCorpus) -> None:
     two = [plain, measure(corpus("b", 1000), quiet)]
     settings = GapSettings(reference="plain", resamples=100)
-    few = compare(two, settings)
-    many = compare([*two, measure(corpus("c", 2000, louder), quiet)], settings)
+    few = measure_gaps(two, settings)
+    many = measure_gaps([*two, measure(corpus("c", 2000, louder), quiet)], settings)
     for group in NAMES:
         assert few.distances[group].items() <= many.distances[group].items()
 

@@ -14,9 +14,9 @@ from pipelines.reference_study import FIGURES, PAGE, main, reference_study
 from pipelines.reports.reference_report import gain_rows, heads, reference_study_html, score_rows
 from pipelines.studies.reference_conditions import (
     AS_IT_IS,
-    AXES,
+    CONDITION_AXES,
     CONDITIONS,
-    Condition,
+    ReferenceCondition,
     decaying_rir,
     degraded,
 )
@@ -46,7 +46,7 @@ def syllables(seconds: float = 1.2, seed: int = 0) -> np.ndarray:
 
 
 def test_every_axis_begins_with_the_reference_as_it_is_and_gets_worse() -> None:
-    for axis in AXES:
+    for axis in CONDITION_AXES:
         assert axis.conditions[0] == AS_IT_IS
         assert len(axis.ticks) == len(axis.conditions) == len(set(axis.conditions))
     assert len({condition.name for condition in CONDITIONS}) == len(CONDITIONS) == 11
@@ -55,7 +55,7 @@ def test_every_axis_begins_with_the_reference_as_it_is_and_gets_worse() -> None:
 @pytest.mark.parametrize("snr_db", [40.0, 10.0])
 def test_noise_has_the_snr_that_its_name_says(snr_db: float) -> None:
     clean = syllables()
-    noise = degraded(clean, Condition(snr_db=snr_db), RATE_HZ, clip_id="a", seed=0) - clean
+    noise = degraded(clean, ReferenceCondition(snr_db=snr_db), RATE_HZ, clip_id="a", seed=0) - clean
     assert 20 * np.log10(rms(clean) / rms(noise)) == pytest.approx(snr_db, abs=0.01)
 
 
@@ -73,7 +73,7 @@ def test_rooms_have_the_drr_and_decay_that_their_names_say(drr_db: float, rt60_s
 def test_a_room_leaves_the_direct_sound_where_and_as_loud_as_it_was() -> None:
     impulse = np.zeros(RATE_HZ, np.float32)
     impulse[100] = 0.5
-    wet = degraded(impulse, Condition(drr_db=0.0, rt60_seconds=0.5), RATE_HZ, clip_id="a", seed=0)
+    wet = degraded(impulse, ReferenceCondition(drr_db=0.0, rt60_seconds=0.5), RATE_HZ, clip_id="a", seed=0)
     assert len(wet) == len(impulse)
     np.testing.assert_allclose(wet[:101], impulse[:101], atol=1e-7)
 
@@ -82,7 +82,7 @@ def test_a_clip_has_one_noise_whatever_the_level_and_another_clip_another() -> N
     clean = syllables()
 
     def noise(snr_db: float, clip_id: str = "a", seed: int = 0) -> np.ndarray:
-        return degraded(clean, Condition(snr_db=snr_db), RATE_HZ, clip_id=clip_id, seed=seed) - clean
+        return degraded(clean, ReferenceCondition(snr_db=snr_db), RATE_HZ, clip_id=clip_id, seed=seed) - clean
 
     np.testing.assert_allclose(noise(10), 10 * noise(30), atol=1e-6)
     assert not np.allclose(noise(10), noise(10, "b"), atol=1e-3)
@@ -150,15 +150,18 @@ def test_the_clean_clip_scores_what_was_done_to_the_reference(
 ) -> None:
     study, _ = studied
     for condition in CONDITIONS:
-        si_sdr = study.spread(condition, CLEAN, "si_sdr")
+        si_sdr = study.over_clips(condition, CLEAN, "si_sdr")
         if condition.snr_db is not None:
             assert si_sdr.mean == pytest.approx(condition.snr_db, abs=0.3)
-    assert (study.spread(AS_IT_IS, CLEAN, "si_sdr").mean, study.spread(AS_IT_IS, CLEAN, "pesq").count) == (
+    assert (
+        study.over_clips(AS_IT_IS, CLEAN, "si_sdr").mean,
+        study.over_clips(AS_IT_IS, CLEAN, "pesq").count,
+    ) == (
         None,
         2,
     )
-    for axis in AXES[:2]:
-        means = [study.spread(condition, CLEAN, "estoi").mean for condition in axis.conditions]
+    for axis in CONDITION_AXES[:2]:
+        means = [study.over_clips(condition, CLEAN, "estoi").mean for condition in axis.conditions]
         assert means == sorted(means, reverse=True)
 
 
