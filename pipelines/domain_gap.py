@@ -1,9 +1,9 @@
-"""Compare corpora pairwise: how far apart their clips are, and in what.
+"""Measure the domain gap between corpora: the distances of their clips, by group of features.
 
     python -m pipelines.domain_gap --card datasets/A.yaml datasets/B.yaml … --shards FOLDER … --out FOLDER
 
 A corpus is the test clips of its card, or a split of a folder of shards. The first is the in-domain one,
-unless --reference names another; where both cards and folders are given it must.
+unless --reference names another; with both cards and folders, --reference is required.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipelines.studies.gap_sources import SHARD_EXAMPLES, GapSource, measure, re
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, atomic_write, write_json
 
-FOLDER, PAGE, TABLE, FIGURES = "domain_gap", "domain_gap.html", "domain_gap.md", "domain_gap.json"
+FOLDER, PAGE, TABLE, RESULTS = "domain_gap", "domain_gap.html", "domain_gap.md", "domain_gap.json"
 
 
 def domain_gap(
@@ -42,18 +42,18 @@ def domain_gap(
     seed: int = 0,
     report: Callable[[str], None] = print,
 ) -> GapResults:
-    """Measure and compare corpora; write a page, a table and the figures into a folder.
+    """Measure and compare corpora; write a page, a table and the results as JSON to a folder.
 
     Args:
         sources: see `pipelines.studies.gap_sources.read_sources`.
-        out: made if missing.
+        out: folder, created if missing.
         reference: name of the in-domain corpus; the first by default.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-        report: takes progress lines.
+        report: accepts progress lines.
 
     Raises:
-        InputError: a corpus has too few usable clips, there is no such reference, or `out` is not
+        InputError: a corpus has too few usable clips, the reference is not among the corpora, or `out` is not
             writable.
     """
     names = [source.name for source in sources]
@@ -71,13 +71,13 @@ def domain_gap(
     for name, text in ((PAGE, page), (TABLE, markdown(results))):
         with atomic_write(out / name) as aside:
             aside.write_text(text, encoding="utf-8")
-    write_json(out / FIGURES, results.as_json(), sort_keys=False)
+    write_json(out / RESULTS, results.as_json(), sort_keys=False)
     report(f"{len(corpora)} corpora compared in {time.monotonic() - started:.1f} s: {out / PAGE}")
     return results
 
 
 def log_gap(storage: StorageConfig, results: GapResults, out: StoragePath) -> str:
-    """Log what `domain_gap` wrote as an MLflow run; returns its id.
+    """Log the files of `domain_gap` as an MLflow run; returns its id.
 
     Raises:
         InputError: MLflow does not answer.
@@ -92,7 +92,7 @@ def log_gap(storage: StorageConfig, results: GapResults, out: StoragePath) -> st
     with Tracker(storage).run(name, params=params, tags={"rwsa.kind": "domain-gap"}) as run:
         run.log_metrics(0, _metrics(results))
         run.tag(mlflow__note__content=markdown(results))
-        for file in (PAGE, TABLE, FIGURES):
+        for file in (PAGE, TABLE, RESULTS):
             run.log_file(out / file)
     return run.run_id
 
@@ -149,7 +149,7 @@ def main(options: argparse.Namespace) -> int:
     run_id = log_gap(storage, results, out) if options.mlflow else None
     for name, *cells in matrix_rows(results):
         print(f"{name:<20}{''.join(f'{cell:>24}' for cell in cells)}")
-    print("energy distance in %, with 95% intervals; a corpus from itself: of its halves")
+    print("energy distance in %, with 95% intervals; on the diagonal between halves of the corpus")
     if run_id is not None:
         print(f"MLflow run {run_id} in {storage.tracking_uri}")
     return 0

@@ -1,9 +1,9 @@
-"""Score systems on corpora, the noisy input always beside them, on Ray; log the table to MLflow.
+"""Score systems and the noisy input on corpora, with Ray, and log the results to MLflow.
 
     python -m pipelines.evaluate --weights FILE NAME=FILE … --system NAME=FOLDER … --corpora CARD CARD …
 
 A corpus is its ready-made test pairs, or mixtures rendered on the fly from its card's recipe and seed; the
-first is the in-domain one. Scores are kept by content, so only what is new is enhanced and scored.
+first is the in-domain one. Scores are cached by content, so only missing ones are computed.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ from pipelines.reports.evaluation_log import finished_run, log_evaluation, selec
 from pipelines.reports.score_table import Statistics, format_table
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.files import StoragePath, check_writable, local_state_folder, location, write_json
+from rwsa.files import StoragePath, check_writable, local_state_folder, location, sha256_of, write_json
 from rwsa.fingerprint import code_fingerprint
 from rwsa.metrics import TABLE1_METRICS, check_metrics
 
 __all__ = ["EvaluationSummary", "evaluate"]
 
 _BOOTSTRAP_SEED = 20251001
-# What `code_fingerprint` covers of an evaluation's run: what is made of the scores.
+# What `code_fingerprint` covers of an evaluation's run: statistics and reports of the scores.
 LOGGING = (
     ("pipelines.reports.evaluation_log",),
-    ("matplotlib", "numpy", "scipy"),
+    ("jinja2", "matplotlib", "numpy", "scipy"),
     ("pipelines.evaluation", "pipelines.reports", "pipelines.media", "rwsa.statistics"),
 )
+_TEMPLATES = ("base.html", "evaluation.html", "macros.html", "score_table.html", "style.css")
 
 
 def evaluate(
@@ -61,38 +62,38 @@ def evaluate(
     strict: bool = False,
     report: Callable[[str], None] = print,
 ) -> EvaluationSummary:
-    """Score systems on corpora and log the table, starting Ray if there is something to score.
+    """Score systems on corpora and log the results; Ray starts if scores are missing.
 
-    An evaluation with nothing changed since one that MLflow has, by content and by code, is not logged
-    again: the summary then names that run.
+    If MLflow has a run of the same evaluation, by content and code, it is not logged again, and the summary
+    names that run.
 
     Args:
         weights: files that `rwsa.load_model` reads; for names see
             `pipelines.evaluation.systems.read_systems`.
         corpora: corpus cards, the in-domain one first; see `pipelines.evaluation.clips.read_sets`.
-        storage: where scores are kept, and MLflow.
+        storage: of cached scores and MLflow.
         outputs: `NAME=FOLDER` of other systems' ready-made outputs; see
             `pipelines.evaluation.systems.match_outputs`.
-        metrics: names from `rwsa.metrics.METRICS` to score by besides the four of the paper's Table 1, which
-            every evaluation has: the check of the noisy row, and pages that compare evaluations, need them.
-        examples: clips a corpus, for quick runs; see `pipelines.evaluation.clips.read_sets`.
+        metrics: names from `rwsa.metrics.METRICS` to add to Table 1's, which are always scored: the
+            published-row test and comparisons of evaluations need them.
+        examples: clips per corpus, for quick runs; see `pipelines.evaluation.clips.read_sets`.
         name: of the run; `evaluate-` and the systems' names by default.
         parent: id of the MLflow run to nest this one under.
-        json_path: write `EvaluationSummary.as_json` here too.
+        json_path: file to write `EvaluationSummary.as_json` to.
         workers: CPUs to use; as many as Ray has by default.
         device: `cpu`; `cuda`, every GPU that Ray has; or `auto`, `cuda` where this machine has a GPU.
-        audio_clips: clips of each corpus to log as audio and spectrograms, from worst to best.
-        strict: make the first damaged clip or failed metric end the evaluation.
-        report: takes progress lines.
+        audio_clips: audio samples per corpus to log, from worst to best.
+        strict: stop at the first damaged clip or failed metric.
+        report: accepts progress lines.
 
     Raises:
         InputError: weights, outputs, a card or an argument cannot be used; MLflow does not answer; a metric
-            is unknown or its package missing; `json_path` or the kept scores cannot be written; or, when
+            is unknown or its package missing; `json_path` or the score cache cannot be written; or, when
             `strict`, anything fails.
     """
     _check_numbers(audio_clips=audio_clips, workers=workers)
-    measured = with_table1(metrics)
-    check_metrics(measured)
+    scored_metrics = with_table1(metrics)
+    check_metrics(scored_metrics)
     _check_writable(json_path)
     systems, networks = read_systems(weights, outputs)
     root = location(storage.root)
@@ -106,7 +107,7 @@ def evaluate(
         sets,
         cache=ScoreCache(root / "cache" / SCORES),
         files=files,
-        metrics=measured,
+        metrics=scored_metrics,
         device=_device(device),
         workers=workers,
         report=report,
@@ -129,13 +130,13 @@ def evaluate(
         )
         summary = dataclasses.replace(summary, run_id=run_id)
     if json_path is not None:
-        # The corpora's order has a meaning: in-domain first.
+        # Unsorted: the first corpus is the in-domain one.
         write_json(json_path, summary.as_json(), sort_keys=False)
     return summary
 
 
 def statistics_of(summary: EvaluationSummary) -> Statistics:
-    """Of every corpus; each draws for itself, so that another corpus beside it changes nothing."""
+    """Statistics by corpus, each with its own generator, so that they do not depend on other corpora."""
     return {
         corpus.name: corpus_statistics(corpus, summary, np.random.default_rng(_BOOTSTRAP_SEED))
         for corpus in summary.corpora
@@ -152,7 +153,8 @@ def _key(
 ) -> str:
     """Hash of all that decides what is logged, the code included."""
     about = [[one.name, str(one.noisy_row), [str(problem) for problem in one.problems]] for one in sets]
-    code = code_fingerprint(*LOGGING)
+    folder = Path(__file__).parent / "reports/templates"
+    code = [code_fingerprint(*LOGGING), *(sha256_of(folder / template) for template in _TEMPLATES)]
     return digest([scorer.key, about, name, parent, audio_clips, code])
 
 
@@ -174,7 +176,7 @@ def _device(name: str) -> str:
 
 
 def _check_writable(path: Path | None) -> None:
-    """Find out before the work rather than after it."""
+    """Fail before the work rather than after it."""
     if path is None:
         return
     if path.is_dir():

@@ -1,9 +1,9 @@
-"""How scores move when the reference itself has noise or a room in it, and the estimates stay as they are.
+"""Study how scores change when the reference is degraded and the estimates stay the same.
 
     python -m pipelines.reference_study --card datasets/libri_esc50.yaml [--weights FILE] [--examples N]
 
-SI-SDR and its kin compare with a recording that is called clean. This degrades that recording by known
-amounts, and shows what all metrics make of it, for the noisy clip, the clean one, and an enhanced one.
+Intrusive metrics compare with a recording that is assumed clean. The study degrades it by known amounts of
+noise and reverberation, and scores the noisy clip, the clean one and an enhanced one against it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from rwsa.files import StoragePath, absolute_location, atomic_write, sha256_of, 
 from rwsa.metrics import check_metrics, metrics_version
 from rwsa.models import weights_file
 
-FOLDER, PAGE, FIGURES = "reference_study", "reference_study.html", "reference_study.json"
+FOLDER, PAGE, RESULTS = "reference_study", "reference_study.html", "reference_study.json"
 _EXAMPLES = 16
 
 
@@ -60,16 +60,16 @@ def reference_study(
     workers: int | None = None,
     report: Callable[[str], None] = print,
 ) -> ReferenceStudy:
-    """Degrade the references of a corpus and score fixed estimates against them; write a page and figures.
+    """Degrade the references of a corpus and score fixed estimates against them; write page and JSON.
 
     Args:
-        card: of the corpus; see `pipelines.evaluation.clips.read_sets`.
-        out: folder to write into, made if missing.
-        weights: of a model whose output is one more estimate.
+        card: corpus card; see `pipelines.evaluation.clips.read_sets`.
+        out: folder to write to, created if missing.
+        weights: of a model whose output is an estimate too.
         examples: clips.
         seed: of the noises and rooms.
         workers: see `pipelines.core.pool.map_unordered`.
-        report: takes progress lines.
+        report: accepts progress lines.
 
     Raises:
         InputError: the card or the weights cannot be used, no clip can be read, a metric's package is
@@ -85,7 +85,7 @@ def reference_study(
     path = None if weights is None else absolute_location(str(weights))
     items = [StudyClip(clip=clip, weights=path, seed=seed) for clip in corpus.clips]
     started = time.monotonic()
-    clips = _studied(items, workers, report)
+    clips = _study_clips(items, workers, report)
     if all(clip.error is not None for clip in clips):
         raise InputError(f"{card}: no clip can be studied; the first: {clips[0].error}")
     about = {
@@ -103,12 +103,12 @@ def reference_study(
     )
     with atomic_write(out / PAGE) as aside:
         aside.write_text(reference_study_html(study), encoding="utf-8")
-    write_json(out / FIGURES, study.as_json(), sort_keys=False)
+    write_json(out / RESULTS, study.as_json(), sort_keys=False)
     report(f"{len(clips)} clips in {time.monotonic() - started:.1f} s: {out / PAGE}")
     return study
 
 
-def _studied(
+def _study_clips(
     items: Sequence[StudyClip], workers: int | None, report: Callable[[str], None]
 ) -> list[ClipStudy]:
     done: dict[int, ClipStudy] = {}
@@ -123,7 +123,7 @@ def _studied(
 
 
 def log_study(storage: StorageConfig, study: ReferenceStudy, out: StoragePath) -> str:
-    """Log what `reference_study` wrote as an MLflow run; returns its id.
+    """Log the files of `reference_study` as an MLflow run; returns its id.
 
     Raises:
         InputError: MLflow does not answer.
@@ -131,7 +131,7 @@ def log_study(storage: StorageConfig, study: ReferenceStudy, out: StoragePath) -
     params = {"corpus": study.corpus, **study.about}
     name = f"reference study of {study.corpus}"
     with Tracker(storage).run(name, params=params, tags={"rwsa.kind": "reference-study"}) as run:
-        for file in (PAGE, FIGURES):
+        for file in (PAGE, RESULTS):
             run.log_file(out / file)
     return run.run_id
 

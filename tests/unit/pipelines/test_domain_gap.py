@@ -12,7 +12,7 @@ import pytest
 import scipy.signal
 import soundfile
 
-from pipelines.domain_gap import FIGURES, PAGE, TABLE, domain_gap, main
+from pipelines.domain_gap import PAGE, RESULTS, TABLE, domain_gap, main
 from pipelines.reports.domain_gap_report import remarks
 from pipelines.studies.gap_results import NAMES, OVERALL, GapResults, GapSettings, measure_gaps
 from pipelines.studies.gap_sources import GapSource, LoadedClip, MeasuredCorpus, measure, read_sources
@@ -222,7 +222,7 @@ def test_files_hold_the_matrix_and_are_the_same_again(tmp_path: Path) -> None:
         domain_gap([corpus("a", 0), corpus("b", 1000, noisier)], tmp_path / name, resamples=100, report=quiet)
         written.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
     assert written[0] == written[1]
-    figures = json.loads(written[0][FIGURES])
+    figures = json.loads(written[0][RESULTS])
     overall = {tuple(row["corpora"]): row for row in figures["distances"][OVERALL]}
     assert overall["a", "b"]["low"] <= overall["a", "b"]["value"] <= overall["a", "b"]["high"]
     assert overall["a", "a"]["of_halves"]
@@ -296,7 +296,7 @@ def test_cards_and_shards_compare_from_the_command_line(
     told = capsys.readouterr().out
     assert "pairs" in told
     assert "mixed-train" in told
-    figures = json.loads((tmp_path / "out" / FIGURES).read_text())
+    figures = json.loads((tmp_path / "out" / RESULTS).read_text())
     assert figures["reference"] == "mixed-train"
     of_card, of_shards = figures["corpora"]
     assert of_shards["about"] == "split 'train' of shards of c"

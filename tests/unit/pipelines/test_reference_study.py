@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from pipelines.evaluation.clips import EvaluationClip
-from pipelines.reference_study import FIGURES, PAGE, main, reference_study
+from pipelines.reference_study import PAGE, RESULTS, main, reference_study
 from pipelines.reports.reference_report import gain_rows, heads, reference_study_html, score_rows
 from pipelines.studies.reference_conditions import (
     AS_IT_IS,
@@ -169,7 +169,7 @@ def test_what_could_not_be_studied_is_counted_and_named(studied: tuple[Reference
     study, out = studied
     assert len(study.clips) == 3
     assert [error.partition(":")[0] for error in study.errors] == ["toy/noisy/2"]
-    figures = json.loads((out / FIGURES).read_text(encoding="utf-8"))
+    figures = json.loads((out / RESULTS).read_text(encoding="utf-8"))
     assert len(figures["clips"]) == 2
     assert [one["name"] for one in figures["conditions"]] == [condition.name for condition in CONDITIONS]
     counts = {
