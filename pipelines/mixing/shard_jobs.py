@@ -99,7 +99,7 @@ def make_shards(jobs: ShardJobs, numbers: Sequence[int], workers: int | None) ->
 def _outcomes(jobs: ShardJobs, numbers: Sequence[int], workers: int | None) -> Generator[ShardOutcome]:
     """One plain Ray task per shard.
 
-    Not Ray Data, whose tasks waited for each other: plain tasks made a third more shards per second. A
+    Plain tasks make a third more shards per second than Ray Data, whose tasks waited for each other. A
     worker reads its rows from the plan table, holds one example in memory at a time and writes its shard
     itself, so only the outcome is sent and memory is bounded by the number of workers.
     """
