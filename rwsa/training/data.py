@@ -72,10 +72,8 @@ class TrainData:
         plan = batches(
             self.order, cursor, global_batch_size=global_batch_size, rank=rank, world_size=world_size
         )
-        pool, pending = (
-            self._source.executor(),
-            deque[tuple[Batch, list[Future[Segment | MissingExample]]]](),
-        )
+        pool = self._source.executor()
+        pending = deque[tuple[Batch, list[Future[Segment | MissingExample]]]]()
         try:
             while True:
                 while len(pending) <= self._prefetch:

@@ -60,7 +60,7 @@ def _resume(state: TrainState, context: WorkerContext, order_identity: str) -> N
     if not ranks.same_everywhere(f"{steps[-1] if steps else 0:x}", context.device):
         raise InputError(
             f"{context.checkpoints.folder}: the ranks see different checkpoints; keep them in a folder that"
-            " all nodes share, or in an object store (storage.root)"
+            " all nodes share, or in an object store"
         )
     latest = context.checkpoints.latest()
     if latest is not None:
