@@ -1,4 +1,4 @@
-"""What mixing, training and evaluating take, from measured figures and assumptions (infra/costs/*.yaml)."""
+"""Cost model of mixing, training and evaluating, from measurements and assumptions (infra/costs/*.yaml)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ HOURS, TRAINED = 1000, ("xs", "s", "m")
 
 
 class Model:
-    """Seconds, bytes and dollars, of the figures that it is given.
+    """Seconds, bytes and dollars.
 
     Attributes:
-        measured: figures by name.
+        measured: values by name, as in measured.yaml.
         assumed: as in assumed.yaml.
     """
 
@@ -43,7 +43,7 @@ class Model:
         return 3600 / self.workload["example_seconds"]
 
     def mixing_seconds(self, nodes: int) -> tuple[float, float]:
-        """What of a thousand hours one process does alone (scans and plans), and what `nodes` share."""
+        """For `HOURS` hours: seconds that one process scans and plans, and seconds that `nodes` then mix."""
         alone = HOURS * self.examples_per_hour * self.measured["planning_seconds_per_example"]
         alone += self.workload["source_files"] * self.measured["scanning_seconds_per_file"]
         return alone, HOURS / (self.hours_per_core_second * self.node_cores * nodes)
@@ -54,7 +54,7 @@ class Model:
 
     @property
     def puts(self) -> float:
-        """Of a thousand hours: a tar and an entry a shard."""
+        """Write requests for `HOURS` hours: a tar and an entry per shard."""
         return 2 * HOURS * self.examples_per_hour / self.workload["shard_examples"]
 
     @property
@@ -93,9 +93,9 @@ def _size(name: str) -> tuple[int, int]:
 
 
 def read_model(folder: Path = FOLDER) -> Model:
-    """The model of a folder's figures."""
+    """Read the cost model of a folder."""
     measured = yaml.safe_load((folder / "measured.yaml").read_text())
     return Model(
-        {name: figure["value"] for name, figure in measured.items()},
+        {name: each["value"] for name, each in measured.items()},
         yaml.safe_load((folder / "assumed.yaml").read_text()),
     )

@@ -1,4 +1,4 @@
-"""The cost model's page, infra/COSTS.md, from what was measured and what is assumed (infra/costs/*.yaml).
+"""Write infra/COSTS.md from the measurements and assumptions in infra/costs/*.yaml.
 
 python -m tests.benchmarks.costs
 """
@@ -18,7 +18,7 @@ PAGE = FOLDER.parent / "COSTS.md"
 
 
 def page(model: Model, folder: Path = FOLDER) -> str:
-    """The page in Markdown."""
+    """The page as Markdown."""
     measured = yaml.safe_load((folder / "measured.yaml").read_text())
     parts = [
         _BEGINNING,
@@ -27,7 +27,7 @@ def page(model: Model, folder: Path = FOLDER) -> str:
         *_evaluating(model),
         "## What was measured\n",
         _table(
-            ("figure", "of", "measured by"),
+            ("value", "of", "measured by"),
             [(_number(each["value"]), each["of"], f"`{each['by']}`") for each in measured.values()],
         ),
         f"## What is assumed\n\n```yaml\n{(folder / 'assumed.yaml').read_text()}```\n",
@@ -45,11 +45,11 @@ def _mixing(model: Model) -> list[str]:
         ("work", f"{core_hours:.1f} core-hours, {model.mixing_dollars(1):.2f} dollars on one node"),
         (
             "shards",
-            f"{gigabytes:.0f} GB, {gigabytes * store['dollars_per_gigabyte_month']:.2f} dollars a month",
+            f"{gigabytes:.0f} GB, {gigabytes * store['dollars_per_gigabyte_month']:.2f} dollars per month",
         ),
         ("plan, entries and index", f"{small / 1e6:.0f} MB"),
         (
-            "requests that write",
+            "write requests",
             f"{model.puts:,.0f}, {model.puts / 1000 * store['dollars_per_1000_puts']:.2f} dollars",
         ),
         ("source files opened", f"{2 * examples:,.0f}"),
@@ -65,20 +65,20 @@ def _mixing(model: Model) -> list[str]:
     files, bits = core * model.examples_per_hour * 2, core * model.measured["shard_bytes_per_hour"] * 8
     folder_cores = model.assumed["folder_files_per_second"] / files
     limits = [
-        ("CPU", "the first node, all of it", "1 core"),
+        ("CPU", "all of the first node", "1 core"),
         (
             "files opened in a shared folder",
-            f"{files:.0f} a second and core",
+            f"{files:.0f} per second and core",
             f"{folder_cores:.0f} cores",
         ),
         (
             "a node's network",
-            f"{bits / 1e6:.0f} Mbit/s written a core, and about as much read",
-            f"{node['gigabits_per_second'] * 1e9 / (2 * bits):.0f} cores in one node",
+            f"{bits / 1e6:.0f} Mbit/s written per core, and about as much read",
+            f"{node['gigabits_per_second'] * 1e9 / (2 * bits):.0f} cores per node",
         ),
         (
             "requests to one prefix of a store",
-            f"{core * model.puts / HOURS:.1f} a second and core",
+            f"{core * model.puts / HOURS:.1f} per second and core",
             f"{store['puts_per_second'] / (core * model.puts / HOURS):,.0f} cores",
         ),
     ]
@@ -86,14 +86,15 @@ def _mixing(model: Model) -> list[str]:
     return [
         f"## Mixing {HOURS} hours ({examples:,.0f} examples of {model.workload['example_seconds']:g} s)\n",
         _table(("", ""), facts),
-        f"On nodes of {node['cores']} vCPUs, without their start; the share is of the time spent mixing"
-        " and not waiting for the plan, which one process makes, by"
-        f" {model.workload['source_files']:,} source files that it has not seen before:\n",
-        _table(("nodes", "minutes", "share", "dollars"), rows),
-        _table(("what", "use", "saturated by"), limits),
-        f"**Worth having: {worth} nodes**, with which four fifths of the time go to mixing; beyond them the"
-        f" plan is what one waits for. From {folder_cores / model.node_cores:.0f} on, a shared folder's files"
-        " are the limit too; copies of the recordings on the nodes' own disks lift that.\n",
+        f"On nodes of {node['cores']} vCPUs, without their start-up. One process draws the plan first, over"
+        f" {model.workload['source_files']:,} source files that it has not scanned before; the last but one"
+        " column is the share of the time that is left for mixing:\n",
+        _table(("nodes", "minutes", "mixing", "dollars"), rows),
+        _table(("resource", "use", "saturated by"), limits),
+        f"**Worthwhile: {worth} nodes**, which spend four fifths of the time on mixing; with more nodes, the"
+        f" plan takes a growing share. From {folder_cores / model.node_cores:.0f} nodes on, opening files in"
+        f" a"
+        " shared folder is a limit too; copies of the recordings on the nodes' own disks remove it.\n",
     ]
 
 
@@ -146,35 +147,37 @@ def _training(model: Model) -> list[str]:
             )
         )
     return [
-        f"## Training, an epoch of {examples:,} examples\n",
-        "**No GPU was at hand.** GPU figures are multiply-adds over an assumed share of the card's published"
-        " peak, the high and the low assumption in brackets; `python -m tests.benchmarks.bench_gpu` measures"
-        " one. Those of s and m on the CPU are xs's, by multiply-adds. A step is"
+        f"## Training, epochs of {examples:,} examples\n",
+        "**No GPU was available.** GPU times are multiply-adds divided by an assumed share of the card's"
+        " published peak, with the high and low assumption in brackets;"
+        " `python -m tests.benchmarks.bench_gpu` measures a card. CPU times of s and m are those of xs,"
+        " scaled by multiply-adds. A step costs"
         f" {model.step_flops_per_mac / 2:.2f} forward passes, as on the CPU.\n",
         _table(
             (
                 "size",
                 "on",
-                "an epoch",
-                "its dollars",
+                "epoch",
+                "dollars per epoch",
                 f"{model.workload['max_steps']:,} steps",
-                "their dollars",
+                "dollars in total",
             ),
             rows,
         ),
-        f"Read from a store, an epoch is {examples * model.example_bytes / 1e9:.2f} GB in {examples:,}"
-        f" requests, {examples / 1000 * model.assumed['store']['dollars_per_1000_gets']:.3f} dollars. A"
+        f"Read from an object store, an epoch is {examples * model.example_bytes / 1e9:.2f} GB in"
+        f" {examples:,} requests, {examples / 1000 * model.assumed['store']['dollars_per_1000_gets']:.3f}"
+        f" dollars. A"
         f" checkpoint of xs is {model.measured['checkpoint_bytes_of_xs'] / 1e6:.1f} MB.\n",
-        f"The batch stays {batch} whatever the number of workers, one a node, so more of them share less and"
-        " wait for each other's gradients; times as fast as one:\n",
+        f"The global batch stays {batch} for any number of workers (one per node), so with more workers each"
+        " has less work and waits longer for gradients. Speed-up over one worker:\n",
         _table(("on", "size", "2 workers", "4", "8"), several),
-        "What one GPU asks of the rest, training xs; cores decode shards and rate by PESQ:\n",
+        "What one GPU needs from other resources to train xs; CPU cores decode shards and compute PESQ:\n",
         _table(
-            ("on", "segments a second", "network", "CPU", "one prefix of a store is saturated by"), limits
+            ("on", "segments per second", "network", "CPU", "one prefix of a store is saturated by"), limits
         ),
-        f"**Worth having: at most {batch} workers**, since none has less than one segment; fewer where they"
-        " are less than half as many times as fast. A sweep's trials share nothing and are worth a node"
-        " each.\n",
+        f"**Worthwhile: at most {batch} workers**, since each needs at least one segment; fewer if the"
+        " speed-up is below half their number. The trials of a sweep are independent: one node each is"
+        " worthwhile.\n",
     ]
 
 
@@ -204,10 +207,11 @@ def _evaluating(model: Model) -> list[str]:
             ("size", "enhancing, core-minutes", "scoring, core-minutes", "minutes on one node", "dollars"),
             rows,
         ),
-        "Enhancing is nearly all of it, so the CPU is the limit, and clips share nothing. **Worth having: one"
-        f" node for every {starting:.0f} minutes**, since that is what a node takes to come. The network"
-        f" carries {megabytes:.0f} MB of 16-bit audio in {2 * clips:,} files. What was scored once"
-        " costs nothing.\n",
+        "Enhancement takes nearly all of the time, so the CPU is the limit, and clips are independent."
+        f" **Worthwhile: one node per {starting:.0f} minutes of work**, since a node takes that long to"
+        f" start. The network carries {megabytes:.0f} MB of 16-bit audio in {2 * clips:,} files. Cached"
+        f" scores cost"
+        " nothing.\n",
     ]
 
 
@@ -222,9 +226,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 _BEGINNING = """# What it costs
 
-Bytes, seconds and dollars on a cluster, from figures measured on two CPU cores and from assumptions; both
-are below, and in `infra/costs/`. Made by `python -m tests.benchmarks.costs`; a test holds this page to it.
-Nothing here was run on a cluster, and no bill was paid.
+Bytes, seconds and dollars on a cluster, computed from measurements on two CPU cores and from assumptions,
+both listed below and in `infra/costs/`. `python -m tests.benchmarks.costs` writes this page, and a test
+compares it. None of it was run on a cluster or checked against a bill.
 """
 
 

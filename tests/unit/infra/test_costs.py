@@ -1,4 +1,4 @@
-"""The cost page is what its figures make, and every figure matters."""
+"""The cost page follows from its measurements and assumptions, and depends on each of them."""
 
 from __future__ import annotations
 
@@ -19,67 +19,67 @@ MEASURED = yaml.safe_load((FOLDER / "measured.yaml").read_text())
 ASSUMED = yaml.safe_load((FOLDER / "assumed.yaml").read_text())
 
 
-def test_the_page_in_git_is_what_the_figures_make() -> None:
+def test_the_page_in_git_is_up_to_date() -> None:
     made = costs.page(read_model())
     assert costs.PAGE.read_text() == made, "run: python -m tests.benchmarks.costs"
 
 
-def test_every_figure_says_how_to_measure_it_again() -> None:
-    for name, figure in MEASURED.items():
-        assert figure.keys() == {"value", "of", "by"}, name
-        python, dash, module, *_ = shlex.split(figure["by"])
+def test_every_measurement_names_its_command() -> None:
+    for name, each in MEASURED.items():
+        assert each.keys() == {"value", "of", "by"}, name
+        python, dash, module, *_ = shlex.split(each["by"])
         assert (python, dash) == ("python", "-m")
         assert (CHECKOUT / Path(*module.split("."))).with_suffix(".py").is_file(), name
 
 
 def computed(measured: dict[str, float], assumed: dict[str, Any]) -> str:
-    """The page down to where it only repeats its figures."""
+    """The page without its lists of inputs."""
     return costs.page(Model(measured, assumed)).partition("## What was measured")[0]
 
 
-def numbers(part: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The ways to all numbers."""
+def numbers(part: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Key paths of all numbers."""
     if isinstance(part, (int, float)):
-        yield way
+        yield path
     elif isinstance(part, (dict, list)):
         for key, value in part.items() if isinstance(part, dict) else enumerate(part):
-            yield from numbers(value, (*way, key))
+            yield from numbers(value, (*path, key))
 
 
-def scaled(part: Any, way: tuple[Any, ...], factor: float) -> Any:
+def scaled(part: Any, path: tuple[Any, ...], factor: float) -> Any:
     changed = copy.deepcopy(part)
     inner = changed
-    for key in way[:-1]:
+    for key in path[:-1]:
         inner = inner[key]
-    inner[way[-1]] *= factor
+    inner[path[-1]] *= factor
     return changed
 
 
-VALUES = {name: figure["value"] for name, figure in MEASURED.items()}
+VALUES = {name: each["value"] for name, each in MEASURED.items()}
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_no_measured_figure_is_idle(name: str) -> None:
+def test_the_page_depends_on_every_measurement(name: str) -> None:
     assert computed(scaled(VALUES, (name,), 2), ASSUMED) != computed(VALUES, ASSUMED)
 
 
-@pytest.mark.parametrize("way", list(numbers(ASSUMED)), ids=lambda way: ".".join(map(str, way)))
-def test_no_assumption_is_idle(way: tuple[Any, ...]) -> None:
-    # The fastest network hardly matters until it is slow.
-    factor = 0.01 if way[-1] == "gigabits_per_second" else 2
-    assert computed(VALUES, scaled(ASSUMED, way, factor)) != computed(VALUES, ASSUMED)
+@pytest.mark.parametrize("path", list(numbers(ASSUMED)), ids=lambda path: ".".join(map(str, path)))
+def test_the_page_depends_on_every_assumption(path: tuple[Any, ...]) -> None:
+    # The fastest network changes the result only when it is much slower.
+    factor = 0.01 if path[-1] == "gigabits_per_second" else 2
+    assert computed(VALUES, scaled(ASSUMED, path, factor)) != computed(VALUES, ASSUMED)
 
 
-def test_it_agrees_with_a_calculation_by_hand() -> None:
-    figures = {
+def test_the_model_agrees_with_a_calculation_by_hand() -> None:
+    values = {
         "mixing_hours_per_core_minute": 4.59,
         "planning_seconds_per_example": 124e-6,
         "scanning_seconds_per_file": 271e-6,
         "step_seconds_per_segment": 4.1,
         "forward_seconds_per_segment": 1.38,
     }
-    assert figures.keys() <= VALUES.keys()
-    model = Model({**VALUES, **figures}, ASSUMED)
+    assert values.keys() <= VALUES.keys()
+    model = Model({**VALUES, **values}, ASSUMED)
     alone, shared = model.mixing_seconds(2)
     assert shared == pytest.approx(1000 / 4.59 / 8 * 60)
     assert alone == pytest.approx(900_000 * 124e-6 + 100_000 * 271e-6)
