@@ -1,10 +1,9 @@
-"""The whole job in minutes: recordings to shards, a trained model, scores, a sweep, and pages to browse.
+"""Run every stage in minutes: mix shards, train, evaluate, sweep, and write pages to browse.
 
     python -m pipelines.demo
 
-Runs the project's own verbs one after another on one local Ray, and prints each command, so that any
-of them can be run again alone. Uses the recordings that `RWSA_DATA` points to, or fetches a starter
-corpus where there are none.
+Runs the verbs one after another on one local Ray, and prints each command, so that any of them can be
+repeated alone. Uses the recordings in `RWSA_DATA`, or fetches the starter corpus if there are none.
 """
 
 from __future__ import annotations
@@ -28,14 +27,19 @@ from rwsa.files import read_json, write_json
 RECORDED = ("libri_esc50", "commands_urban", "voices_ambient")
 FETCHED = ("starter", "starter_languages", "starter_noises")
 TEST_EXAMPLES = 16
-# In every folder that the demo made, so that it deletes no other.
+# File that marks a folder of the demo; no other folder is emptied.
 MARK = ".rwsa-demo"
-# What a finished demo left before there was a mark.
+# Files of a finished demo of versions without the mark.
 _UNMARKED = ("summary.json", "shards/index.json")
 
 
 class Demo:
-    """The steps, and the seconds that each took. On a cluster, all nodes must see the checkout."""
+    """The steps of the demo. On a cluster, all nodes must see the checkout.
+
+    Attributes:
+        out: folder of the results.
+        seconds: duration of each step.
+    """
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -45,10 +49,10 @@ class Demo:
         """Run every step and write `summary.json`.
 
         Raises:
-            InputError: a step failed, or `out` cannot be emptied (see `start_afresh`).
+            InputError: a step failed, or `out` cannot be emptied (see `make_empty`).
         """
-        start_afresh(self.out)
-        # Relative, as a person would type them: the commands run in the checkout.
+        make_empty(self.out)
+        # Relative to the checkout, where the commands run.
         out, cards = self.out, self._cards()
         started = time.monotonic()
         start_ray()
@@ -83,11 +87,11 @@ class Demo:
             "--set", shards, *storage,
         )  # fmt: skip
         scores = read_json(out / "scores.json")["corpora"]
-        seconds = {step: round(taken, 1) for step, taken in self.seconds.items()}
+        seconds = {step: round(duration, 1) for step, duration in self.seconds.items()}
         write_json(out / "summary.json", {"corpora": scores, "seconds": seconds}, sort_keys=False)
 
     def _cards(self) -> list[str]:
-        """Cards of the recordings at hand, in-domain first; fetches the starter corpus if need be."""
+        """Cards of the available recordings, in-domain first; fetches the starter corpus if needed."""
         recordings = Path(os.environ.get("RWSA_DATA", CHECKOUT.parent / "shared" / "data"))
         names = RECORDED
         if not recordings.is_dir():
@@ -110,32 +114,30 @@ class Demo:
             raise InputError(f"the step '{name}' failed with status {status}; its message is above")
 
 
-def start_afresh(out: Path) -> None:
-    """Make the demo's folder, or empty the one of an earlier demo.
-
-    What an earlier one left would be kept or resumed, and nothing be seen of the steps.
+def make_empty(out: Path) -> None:
+    """Create the demo's folder, or empty that of an earlier demo, whose results the steps would reuse.
 
     Raises:
-        InputError: `out` is a file, holds what no demo has made, or cannot be written.
+        InputError: `out` is a file, has files that the demo did not write, or is not writable.
     """
     try:
-        left = sorted(out.iterdir()) if out.exists() else []
-        made_here = (out / MARK).is_file() or all((out / name).is_file() for name in _UNMARKED)
-        if left and not made_here:
+        existing = sorted(out.iterdir()) if out.exists() else []
+        is_demo = (out / MARK).is_file() or all((out / name).is_file() for name in _UNMARKED)
+        if existing and not is_demo:
             raise InputError(
-                f"--out {out}: holds files and was not made by the demo, which starts by emptying its folder;"
+                f"--out {out}: has files and was not made by the demo, which starts by emptying its folder;"
                 " name a new folder, or empty this one"
             )
         out.mkdir(parents=True, exist_ok=True)
-        # First, so that a folder half emptied is still known as the demo's.
-        (out / MARK).write_text("The demo made this folder, and empties it when it runs again.\n")
-        for path in left:
+        # First, so that an interrupted demo leaves a folder that the next one may empty.
+        (out / MARK).write_text("The demo made this folder and empties it when it runs again.\n")
+        for path in existing:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             elif path.name != MARK:
                 path.unlink()
     except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}; name a folder that can be written") from error
+        raise InputError(f"--out {out}: {error.strerror}; name a writable folder") from error
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,13 +161,13 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _where_to_look(out: Path, seconds: dict[str, float]) -> str:
-    steps = " · ".join(f"{step} {taken:.0f} s" for step, taken in seconds.items())
+    steps = " · ".join(f"{step} {duration:.0f} s" for step, duration in seconds.items())
     return (
         f"\nDone in {sum(seconds.values()):.0f} s: {steps}\n\n"
         f"Browse runs, audio, spectrograms and the report page:\n"
         f"  .venv/bin/mlflow ui --backend-store-uri sqlite:///{out.parent}/mlflow.db\n"
         f"  then open http://127.0.0.1:5000/#/experiments/1/runs\n"
-        f"See and hear the data: {out}/shards/dataset.html\n"
+        f"Inspect and listen to the data: {out}/shards/dataset.html\n"
         f"Enhance a recording of your own:\n"
         f"  .venv/bin/rwsa enhance noisy.wav --out enhanced --weights {out}/model.safetensors\n"
         f"Scores: {out}/summary.json"

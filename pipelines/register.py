@@ -1,9 +1,9 @@
-"""Put weights into MLflow's Model Registry, from where they are loaded and served.
+"""Register weights in MLflow's Model Registry, from which they can be loaded and served.
 
     python -m pipelines.register --weights FILE [--name rwsa-xs]
 
-The model is code and a safetensors file, nothing is pickled: `mlflow.pyfunc.load_model("models:/NAME@ALIAS")`
-gives what takes recordings, and `mlflow models serve` answers over HTTP.
+The model is code and a safetensors file, without pickle. `mlflow.pyfunc.load_model("models:/NAME@ALIAS")`
+loads it as a function of recordings; `mlflow models serve` serves it over HTTP.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ ALIAS = "newest"
 def register(
     weights: Path, *, storage: StorageConfig, name: str | None = None, alias: str = ALIAS
 ) -> RegisteredVersion:
-    """Log weights as a model of a run of its own, and register it.
+    """Log weights as a model of a new run, and register it.
 
     Args:
-        weights: a file that `rwsa.load_model` reads; the published format becomes safetensors.
-        storage: where MLflow is.
-        name: of the registered model; by default `rwsa-` and the size's name, where it is a named size.
-        alias: moved to the new version.
+        weights: a file that `rwsa.load_model` reads; the published format is converted to safetensors.
+        storage: with MLflow's address.
+        name: registered model; `rwsa-` and the size's name by default, if it is a named size.
+        alias: alias that moves to the new version.
 
     Raises:
-        InputError: the weights cannot be read; MLflow does not answer, or does not take the name.
+        InputError: the weights cannot be read; MLflow does not answer, or refuses the name.
     """
     model, sha256 = load_model(weights), sha256_of(weights)
     size = next((known for known, one in SIZES.items() if one == model.config), None)
@@ -61,7 +61,7 @@ def register(
 
 
 def _quieten() -> None:
-    """MLflow shows a bar for the one file that it copies, and says that it validates the example."""
+    """Silence MLflow's progress bar for a single file, and its note that it validates the example."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 

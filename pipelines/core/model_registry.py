@@ -1,7 +1,4 @@
-"""Weights as an MLflow model: code and safetensors, nothing pickled, under a name in the Model Registry.
-
-With `pipelines.core.tracking` and the file that every model carries, what knows MLflow.
-"""
+"""Registration of weights as an MLflow model: code and safetensors, without pickle."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ class RegisteredVersion:
     """A version of a registered model.
 
     Attributes:
-        uri: what `mlflow.pyfunc.load_model` and `mlflow models serve` take.
+        uri: for `mlflow.pyfunc.load_model` and `mlflow models serve`.
     """
 
     name: str
@@ -48,18 +45,18 @@ class RegisteredVersion:
 def register_model(
     client: MlflowClient, run_id: str, weights: Path, *, name: str, alias: str, tags: dict[str, str]
 ) -> RegisteredVersion:
-    """Log weights as a model of a run, and make it the newest version of a registered model.
+    """Log weights as a model of a run, and register it as a new version.
 
     Args:
-        client: of the server or database.
-        run_id: of the run that the model belongs to.
+        client: MLflow client.
+        run_id: run that the model belongs to.
         weights: safetensors that `rwsa.load_model` reads.
-        name: of the registered model, made where there is none yet.
-        alias: moved to the new version.
-        tags: of the model, and of its version.
+        name: registered model, created if missing.
+        alias: alias that moves to the new version.
+        tags: tags of the model and of its version.
 
     Raises:
-        InputError: the registry takes no such name or alias.
+        InputError: the registry refuses the name or alias.
     """
     run = client.get_run(run_id)
     model = client.create_logged_model(
@@ -82,9 +79,7 @@ def register_model(
         ).version
         client.set_registered_model_alias(name, alias, version)
     except MlflowException as error:
-        raise InputError(
-            f"--name {name} --alias {alias}: MLflow does not take it ({error.message})"
-        ) from error
+        raise InputError(f"--name {name} --alias {alias}: MLflow refuses it ({error.message})") from error
     return RegisteredVersion(name=name, version=str(version), alias=alias)
 
 
@@ -97,12 +92,12 @@ def _make_registered_model(client: MlflowClient, name: str) -> None:
 
 
 def write_model(path: Path, weights: Path, about: Model | None = None) -> None:
-    """Write the model's folder, and enhance the example with it.
+    """Write the model's folder, and test it on the input example.
 
     Args:
-        path: a folder that is not there yet.
+        path: folder, which must not exist.
         weights: safetensors that `rwsa.load_model` reads.
-        about: what its `MLmodel` file is to say besides.
+        about: further contents of its `MLmodel` file.
     """
     columns = Schema([ColSpec(Array(DataType.double), WAV), ColSpec(DataType.long, SAMPLE_RATE_HZ)])
     example = _example()
@@ -117,11 +112,11 @@ def write_model(path: Path, weights: Path, about: Model | None = None) -> None:
     )
     enhanced = pyfunc.load_model(str(path)).predict(example)[WAV][0]
     if len(enhanced) != _EXAMPLE_SAMPLES:
-        raise RuntimeError(f"{weights}: of {_EXAMPLE_SAMPLES} samples came {len(enhanced)}")
+        raise RuntimeError(f"{weights}: {_EXAMPLE_SAMPLES} samples became {len(enhanced)}")
 
 
 def requirements() -> list[str]:
-    """What a loader needs: this version of rwsa, and its and MLflow's bounds as pyproject.toml has them.
+    """pip requirements of the model: this version of rwsa, and the bounds of its dependencies and MLflow.
 
     Raises:
         InputError: rwsa is not installed.
@@ -142,7 +137,7 @@ def requirements() -> list[str]:
 
 
 def _example() -> pd.DataFrame:
-    """A tenth of a second of a decaying tone in noise, to four decimals."""
+    """A decaying tone in noise, a tenth of a second, rounded to four decimals."""
     seconds = np.arange(_EXAMPLE_SAMPLES) / _RATE_HZ
     tone = 0.1 * np.sin(2 * np.pi * 440 * seconds) * np.exp(-20 * seconds)
     noisy = tone + 0.01 * np.random.default_rng(0).standard_normal(_EXAMPLE_SAMPLES)

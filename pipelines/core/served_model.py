@@ -1,7 +1,7 @@
-"""What an MLflow model of this project runs: recordings in, enhanced recordings out.
+"""Code of a registered MLflow model: recordings in, enhanced recordings out.
 
-MLflow keeps a copy of this file inside each model and executes it when the model is loaded, from the
-registry or by `mlflow models serve`. It rests on the installed `rwsa` alone, not on this checkout.
+MLflow stores a copy of this file in each model and executes it when the model is loaded. It needs `rwsa`
+installed, not this checkout.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class EnhancementModel(PythonModel):
 
         Args:
             context: unused.
-            model_input: a row a recording: `wav`, its samples (full scale ±1, one channel, any length), and
-                `sample_rate_hz`, any.
-            params: there are none.
+            model_input: one row per recording: `wav` (samples of one channel, full scale ±1, any length) and
+                `sample_rate_hz`.
+            params: unused.
 
         Returns:
-            The same table with the enhanced samples, as many as came in.
+            The same table with enhanced samples of the same lengths.
 
         Raises:
-            MlflowException: a recording is empty or holds NaN, or its rate is not positive; it names the row.
+            MlflowException: a recording is empty or contains NaN, or its rate is not positive; names the row.
         """
         enhanced = [
             self._enhanced(row, wav, rate_hz)
