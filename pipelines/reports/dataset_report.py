@@ -58,7 +58,7 @@ def dataset_html(
         " where none was needed.",
     )
     return fill_template(
-        "dataset.html",
+        "dataset_report.html",
         title=" of ".join([f"Dataset {facts.folder}", *filter(None, [", ".join(facts.corpora)])]),
         about={
             "corpus": ", ".join(facts.corpora) or "not named",

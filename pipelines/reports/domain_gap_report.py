@@ -33,7 +33,7 @@ def domain_gap_html(results: GapResults, about: Mapping[str, str]) -> str:
     """The report as HTML; `about` are further properties, label to text."""
     reference, names = results.settings.reference, ", ".join(results.names)
     return fill_template(
-        "domain_gap.html",
+        "domain_gap_report.html",
         title=f"Domain gap: {names}",
         about={
             "features in units of their standard deviation in": reference,

@@ -63,7 +63,7 @@ def evaluation_html(
     # MLflow stores the complete hash; this much of it identifies the weights.
     weights = {one.name: f"{one.weights} (SHA-256 {one.sha256[:16]}…)" for one in summary.models}
     return fill_template(
-        "evaluation.html",
+        "evaluation_report.html",
         title=summary.name,
         about={**weights, **about},
         score_blocks=score_blocks(summary, statistics, published or read_published()),

@@ -52,7 +52,7 @@ def reference_study_html(study: ReferenceStudy) -> str:
         if any(study.floored(condition, estimate) for estimate in study.estimates)
     ]
     return fill_template(
-        "reference_study.html",
+        "reference_report.html",
         title=f"Sensitivity to the reference: {study.corpus}",
         about=study.about,
         figure=ReportFigure(

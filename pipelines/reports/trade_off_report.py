@@ -23,7 +23,7 @@ def trade_off_html(panels: Sequence[TradeOffPanel], storage: StorageConfig) -> s
     for panel in panels:
         pairs.setdefault(panel.key, []).append(panel)
     return fill_template(
-        "trade_off.html",
+        "trade_off_report.html",
         title="In-domain against out-of-domain",
         about={"MLflow": storage.tracking_uri, "experiment": storage.experiment},
         min_ranked=MIN_RANKED,

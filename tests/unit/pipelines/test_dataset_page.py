@@ -27,9 +27,9 @@ from rwsa.files import sha256_of
 from rwsa.mixing.recipes import Recipe, recipe_hash
 from rwsa.shards import Example, write_shard
 from rwsa.shards.index import Failure, merge_index
+from tests.parsed_page import HOSTILE, check_escaped
 
 RATE_HZ = 16000
-HOSTILE = '<script>alert("&$\\frac{")</script>'
 RECIPE = Recipe(name="made", seconds=1.0, min_snr_db=-5.0, max_snr_db=10.0, examples={"train": 30})
 
 
@@ -165,6 +165,7 @@ def test_page_says_what_is_in_the_shards(shards: Path, page: str) -> None:
 
 
 def test_hostile_names_stay_text_and_nothing_is_fetched(page: str) -> None:
+    check_escaped(page)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "shards &amp; more" in page

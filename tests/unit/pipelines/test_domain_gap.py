@@ -22,6 +22,7 @@ from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
 from rwsa.shards import Example, write_shard
 from rwsa.shards.index import merge_index
+from tests.parsed_page import HOSTILE, check_escaped
 
 CLIPS = 24
 SAMPLES = 2 * SAMPLE_RATE_HZ
@@ -204,10 +205,10 @@ def test_one_more_corpus_leaves_the_others_as_they_were(plain: MeasuredCorpus) -
 
 
 def test_the_page_stands_alone_and_escapes_names(tmp_path: Path) -> None:
-    hostile = '<script>alert("$\\frac{")</script>'
-    sources = [corpus(hostile, 0), corpus("語", 1000, louder)]
+    sources = [corpus(HOSTILE, 0), corpus("語", 1000, louder)]
     domain_gap(sources, tmp_path, resamples=100, report=quiet)
     page = (tmp_path / PAGE).read_text()
+    check_escaped(page)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert page.count("<img ") == page.count('<img alt="') == 5

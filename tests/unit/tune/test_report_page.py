@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from markupsafe import escape
 
+from tests.parsed_page import HOSTILE, check_escaped
 from tests.sweep_rows import row_of, rows_of, sweep_of
 from tune.report_page import sweep_html
 from tune.sweep_report import make_report
@@ -32,6 +33,15 @@ def test_the_page_has_verdict_rule_tables_and_every_trial() -> None:
         assert text in page, text
     assert page.count("<img") == 2
     assert "<script" not in page
+
+
+def test_names_stay_text() -> None:
+    sweep = sweep_of(question=HOSTILE, seeds=[0])
+    rows = [
+        row_of({"model.sharing": "none"}, 0, 1.0),
+        row_of({"model.sharing": "off"}, 0, 1.0, status="failed", reason=HOSTILE),
+    ]
+    check_escaped(sweep_html(sweep, rows, make_report(sweep, rows), {HOSTILE: HOSTILE}))
 
 
 def test_a_rule_changed_afterwards_is_not_called_preregistered() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
@@ -25,31 +24,10 @@ from rwsa.corpora.cards import Scores
 from rwsa.metrics import Failure
 from tests.evaluations import audio as some_audio
 from tests.evaluations import model, synthetic_scores
+from tests.parsed_page import ParsedPage
 
 RATE_HZ = 16000
 SVG = "{http://www.w3.org/2000/svg}"
-VOID = {"meta", "img", "br"}
-
-
-class Page(HTMLParser):
-    """Collects tags and URLs of a page, and checks that its elements nest."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.sources: list[str] = []
-        self.tags: list[str] = []
-        self._open: list[str] = []
-        self.feed(text)
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
 
 
 def clip(corpus: str, number: int, *, failed: bool = False) -> ClipScores:
@@ -103,7 +81,7 @@ def sample(label: str, scores: ClipScores, audio: ClipAudio) -> ScoredSample:
 def test_page_holds_everything_itself_and_runs_nothing(summary: EvaluationSummary, audio: ClipAudio) -> None:
     samples = [sample("worst", corpus.clips[0], audio) for corpus in summary.corpora]
     text = page(summary, samples)
-    parsed = Page(text)
+    parsed = ParsedPage(text)
     assert all(source.startswith("data:") for source in parsed.sources)
     assert parsed.tags.count("audio") == 3 * 4
     assert parsed.tags.count("img") == 4 + 4
@@ -166,7 +144,7 @@ def several(names: tuple[str, ...], configurations: tuple[str, ...]) -> Evaluati
 
 def test_several_systems_are_ranked_tested_and_grouped() -> None:
     text = page(several(("a", "b"), ("a", "b")), [])
-    Page(text)
+    ParsedPage(text)
     # The second gains 1 dB less everywhere.
     assert text.count('class="best"') == 2 * 4
     tests = re.findall(r'scope="row">(\w+) against (\w+)</th>', text)
@@ -182,7 +160,7 @@ def test_further_metrics_stand_in_matrices_and_tests_of_their_own() -> None:
     corpora = tuple(synthetic_scores(name, 0, ("a", "b"), further=further) for name in ("libri", "dns2020"))
     of_all = EvaluationSummary(name="x", systems=(model("a"), model("b")), corpora=corpora, seconds=1)
     text = page(of_all, [])
-    Page(text)
+    ParsedPage(text)
     matrices = re.findall(r'<div class="scores">.*?</div>', text, flags=re.S)
     heads = [re.findall(r"<th>([^<]+)<small>([^<]+)</small>", matrix) for matrix in matrices]
     four = [("PESQ", "MOS"), ("SSNR", "dB"), ("ESTOI", "&nbsp;"), ("SI-SDR", "dB")]
@@ -221,7 +199,7 @@ def test_audio_is_the_signal_attenuated_by_a_common_gain(audio: ClipAudio) -> No
 
 def test_embedded_audio_is_flac(summary: EvaluationSummary, audio: ClipAudio) -> None:
     chosen = sample("worst", summary.corpora[0].clips[0], audio)
-    sources = [s for s in Page(page(summary, [chosen])).sources if s.startswith("data:audio/flac")]
+    sources = [s for s in ParsedPage(page(summary, [chosen])).sources if s.startswith("data:audio/flac")]
     contents = [base64.b64decode(source.partition(",")[2]) for source in sources]
     assert contents == [encode_audio(audio, name) for name in ("noisy", "enhanced", "clean")]
 
