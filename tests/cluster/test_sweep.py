@@ -42,7 +42,7 @@ def test_trials_are_child_runs_failures_are_results_and_nothing_runs_twice(
     assert [row.status for row in summary.results] == ["finished", "failed", "failed", "failed"]
     assert "no split 'test'" in (without_data.reason or "")
     assert "NaN or infinite" in (diverging.reason or "")
-    assert "out of memory; let each worker take" in (too_large.reason or "")
+    assert "out of memory; raise accumulate" in (too_large.reason or "")
     assert [step for step, _ in finished.reports] == [1, 2]
     assert finished.parameters is not None
 
@@ -73,7 +73,7 @@ def test_trials_are_child_runs_failures_are_results_and_nothing_runs_twice(
     assert str(tmp_path / "report" / "report.html") in capsys.readouterr().out
     assert "Does it work?" in (tmp_path / "report" / "report.html").read_text()
     assert report_main(["nothing", *settings]) == 2
-    assert "has no sweep of this id" in capsys.readouterr().err
+    assert "has no sweep with this run id" in capsys.readouterr().err
 
 
 def test_another_corpus_is_evaluated_without_training_again(data: Path) -> None:
