@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import fsspec
+import matplotlib
 import pytest
 
 from rwsa.files import location
@@ -41,6 +42,8 @@ class RayNodes:
             "RAY_ADDRESS": "",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            # Each node has a home of its own, where matplotlib would look for this machine's fonts again.
+            "MPLCONFIGDIR": matplotlib.get_cachedir(),
             # A node whose processes are dead is given up after five seconds instead of fifteen; one that
             # cannot be reached still has five checks of ten seconds each.
             "RAY_health_check_period_ms": "1000",

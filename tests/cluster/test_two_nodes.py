@@ -6,6 +6,7 @@ What each fault does is written down in infra/FAULTS.md.
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,7 @@ from tests.node_network import wait_until, why_not
 from tests.object_store import set_faults
 from tests.ray_nodes import Driver, RayNodes, ray_nodes, reached_from_here
 from tests.toy_corpus import write_corpus
-from tests.training_runs import RATE_HZ, example
+from tests.training_runs import RATE_HZ, TINY, example
 from tune.trial_results import ResultFolder, TrialResult
 
 pytestmark = pytest.mark.full
@@ -38,7 +39,7 @@ pairs:
   - {{root: {root}, clean: 'clean/(?P<pair>\\S+)\\.wav', noisy: 'noisy/(?P<pair>\\S+)\\.wav', split: test}}
 """
 TRAINING = [
-    "model={channels: 8, blocks: 1, d_state: 4, expand: 2, heads: 2, middle_heads: 2, segment_frames: 32}",
+    f"model={json.dumps(TINY)}",
     "loss_weights.metric=0",
     "best_metric=si_sdr",
     "global_batch_size=4",

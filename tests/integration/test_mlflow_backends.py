@@ -24,10 +24,8 @@ from rwsa.models import build_model, save_model
 from tests.evaluations import model, synthetic_scores
 from tests.mlflow_server import postgresql, tracking_server
 
-pytestmark = pytest.mark.full
 
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.full)])
 def storage(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[StorageConfig]:

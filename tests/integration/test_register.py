@@ -31,8 +31,6 @@ from rwsa.models import build_model, load_model, save_model
 from rwsa.models.weights import weights_of
 from tests.mlflow_server import model_server
 
-pytestmark = pytest.mark.full
-
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> StorageConfig:
@@ -131,6 +129,7 @@ def test_the_logged_file_needs_the_installed_library_alone() -> None:
     assert roots == {"__future__", "typing", "mlflow", "numpy", "pandas", "rwsa"}
 
 
+@pytest.mark.full
 def test_a_served_model_enhances_real_recordings_as_the_library_does(
     address: str, weights: Path, recordings: Path
 ) -> None:
@@ -148,6 +147,7 @@ def test_a_served_model_enhances_real_recordings_as_the_library_does(
             np.testing.assert_allclose(answer["wav"], rwsa.enhance(wav, rate_hz, model), atol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("row", "words"),
     [
