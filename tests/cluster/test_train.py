@@ -134,8 +134,8 @@ def test_more_workers_than_the_machine_has_are_refused_at_once(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(
-        InputError, match=r"--workers 3: want 3 CPUs, and this machine gives Ray 2; use fewer"
+        InputError, match=r"--workers 3: requires 3 CPUs, and Ray has 2 on this machine; use fewer"
     ):
         train(run_config(shards, tmp_path, steps=1), workers=3)
-    with pytest.raises(InputError, match=r"--workers 1: want 1 GPUs, and this machine gives Ray 0"):
+    with pytest.raises(InputError, match=r"--workers 1: requires 1 GPUs, and Ray has 0 on this machine"):
         train(run_config(shards, tmp_path, steps=1), workers=1, gpu=True)

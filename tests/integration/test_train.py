@@ -93,7 +93,7 @@ def test_a_run_in_a_store_resumes_from_there(
         for name, value in environment(store.url).items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("HOME", str(tmp_path))
-        with pytest.raises(InputError, match=r"s3://bucket/results/runs/far/.*make the bucket first"):
+        with pytest.raises(InputError, match=r"s3://bucket/results/runs/far/.*create the bucket first"):
             train(
                 dataclasses.replace(
                     run_config(shards, tmp_path, steps=1), storage=far_storage(tmp_path), name="far"
@@ -153,7 +153,7 @@ def test_two_processes_do_not_train_one_run(shards: Path, tmp_path: Path) -> Non
     config = run_config(shards, tmp_path, steps=1)
     with (
         exclusive_lock(tmp_path / "runs" / "tiny"),
-        pytest.raises(InputError, match="another process is at work there"),
+        pytest.raises(InputError, match="another process is using it"),
     ):
         train(config)
     train(config)
