@@ -41,8 +41,8 @@ class ClipFailure:
     """A clip or one of its metrics that could not be scored; `metric` is None for all metrics."""
 
     file: str
-    metric: str | None
     reason: str
+    metric: str | None = None
 
     def __str__(self) -> str:
         return f"{self.file}: {'' if self.metric is None else self.metric + ': '}{self.reason}"
@@ -140,7 +140,10 @@ def score_folders(
     pairs, extra = _pair(clean, enhanced, names)
     if strict:
         _raise_first(
-            [*extra, *(_clip_failure(pair.file, pair.fault) for pair in pairs if pair.fault is not None)]
+            [
+                *extra,
+                *(ClipFailure(file=pair.file, reason=pair.fault) for pair in pairs if pair.fault is not None),
+            ]
         )
     results = []
     with closing(_scored(pairs, workers)) as scored:
@@ -188,7 +191,7 @@ def _pair(clean: Path, enhanced: Path, metrics: tuple[str, ...]) -> tuple[list[_
             for path in files
         ]
     extra = [
-        _clip_failure(path.relative_to(enhanced).as_posix(), f"not in {clean}")
+        ClipFailure(file=path.relative_to(enhanced).as_posix(), reason=f"not in {clean}")
         for stem in estimates.keys() - references.keys()
         for path in estimates[stem]
     ]
@@ -215,7 +218,7 @@ def _scored(pairs: list[_FilePair], workers: int) -> Generator[_ClipScores, None
     """Results in the order of `pairs`."""
     workers = min(workers, len(pairs))
     if workers == 1:
-        from threadpoolctl import threadpool_limits  # late: it comes with the metrics' packages
+        from threadpoolctl import threadpool_limits  # part of the extra rwsa[metrics]
 
         # More BLAS threads are slower on short clips, and change the last bits.
         with threadpool_limits(1):
@@ -283,11 +286,7 @@ def _read(path: Path) -> tuple[np.ndarray, bool]:
 
 def _unscored(pair: _FilePair, reason: str) -> _ClipScores:
     row: dict[str, float | Failure] = dict.fromkeys(pair.metrics, Failure(reason))
-    return _ClipScores(file=pair.file, row=row, failures=(_clip_failure(pair.file, reason),))
-
-
-def _clip_failure(file: str, reason: str) -> ClipFailure:
-    return ClipFailure(file=file, metric=None, reason=reason)
+    return _ClipScores(file=pair.file, row=row, failures=(ClipFailure(file=pair.file, reason=reason),))
 
 
 def _failures(file: str, row: dict[str, float | Failure]) -> tuple[ClipFailure, ...]:
@@ -295,7 +294,7 @@ def _failures(file: str, row: dict[str, float | Failure]) -> tuple[ClipFailure, 
     failed = {name: value.reason for name, value in row.items() if isinstance(value, Failure)}
     reasons = set(failed.values())
     if len(failed) == len(row) and len(reasons) == 1:
-        return (_clip_failure(file, reasons.pop()),)
+        return (ClipFailure(file=file, reason=reasons.pop()),)
     return tuple(ClipFailure(file=file, metric=name, reason=reason) for name, reason in failed.items())
 
 
