@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rwsa.models.attention import AxialAttention, SequenceAxis
+from rwsa.kernels.layout import SequenceAxis
+from rwsa.models.attention import AxialAttention
 from rwsa.models.build import Network
 from rwsa.models.layers import DeformableConv, FrequencyUpsample
 from rwsa.models.mamba import BiMamba, MambaMixer
