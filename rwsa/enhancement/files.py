@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -116,7 +116,7 @@ class _File:
                 raise InputError(f"{self.source}: abandoned")
             yield block
 
-    def write(self, pieces: Iterable[Piece | InputError], bar: tqdm) -> None:
+    def write(self, pieces: Iterable[Piece | InputError], bar: tqdm[Any]) -> None:
         """Write the enhanced file.
 
         Raises:
@@ -145,7 +145,7 @@ def _failures(
 
 
 def _with_progress(
-    pieces: Iterable[Piece | InputError], sample_rate_hz: int, bar: tqdm
+    pieces: Iterable[Piece | InputError], sample_rate_hz: int, bar: tqdm[Any]
 ) -> Iterator[np.ndarray]:
     for piece in pieces:
         if isinstance(piece, InputError):

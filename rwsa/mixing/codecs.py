@@ -26,7 +26,7 @@ CODECS = {
 }
 
 
-class Codec(BaseWaveformTransform):
+class Codec(BaseWaveformTransform):  # type: ignore[misc]
     """Encode and decode, optionally at a lower sample rate; the output is equally long and aligned.
 
     A signal above full scale is scaled down before and back up after, so that it does not clip.

@@ -327,7 +327,7 @@ def test_orthogonal_clips_have_no_si_sdr():
 @pytest.mark.parametrize(
     ("name", "samples", "words"),
     [
-        ("ssnr", 599, "first frame"),
+        ("ssnr", 599, "at least 37.5 ms"),
         ("pesq", 3999, "1/4 of a second"),
         ("stoi", 6559, "STOI needs 0.41 s"),
         ("estoi", 6559, "STOI needs 0.41 s"),
