@@ -1,4 +1,4 @@
-"""Clips, recipes and plans for tests of planning and mixing."""
+"""Clips, recipes and plans for tests of mixing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def recipe(**values: Any) -> Recipe:
 
 
 def written(folder: Path, name: str, wav: np.ndarray, rate: int = RATE_HZ, **values: Any) -> Clip:
-    """A clip whose file exists; float WAV, so that tests choose their samples exactly."""
+    """Write a float WAV file with exactly these samples, and return its clip."""
     path = folder / f"{name}.wav"
     soundfile.write(path, wav.T, rate, subtype="FLOAT")
     kind = "speech" if name.startswith("speech") else "noise"
@@ -72,12 +72,12 @@ def rendered(plan: MixPlan) -> Any:
 
 
 def noise(**values: Any) -> dict[str, Any]:
-    """A recipe's choice of noise."""
+    """The recipe values for a choice of noise."""
     return {"noise": NoiseChoice(**values)}
 
 
 def every_choice(*, min_talkers: int, max_talkers: int) -> dict[str, Any]:
-    """Of a recipe: whatever can be drawn, is."""
+    """Recipe values with which everything that can be drawn is drawn."""
     return {
         **noise(
             min_count=1,

@@ -1,9 +1,9 @@
-"""An S3 server (moto's), which can refuse requests as a busy store does, and be slow.
+"""An S3 server (moto) that can refuse requests like a busy store, and respond slowly.
 
     python -m tests.object_store HOST PORT [JOURNAL]
 
-`served` starts one on loopback. Started as a program, it is told its faults over HTTP, see `set_faults`. moto
-keeps all in memory; with a journal, what was written is written again when it is started again.
+`served` starts one on loopback. The faults of a server in another process are set over HTTP, see `set_faults`.
+moto stores everything in memory; with a journal, a restarted server repeats all earlier writes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _FAULTS = "/rwsa-faults"
 
 
 class Store:
-    """moto's WSGI application; every `refuse_every`th request is refused, none where it is 0, and each
-    answer comes `delay_seconds` late.
+    """moto's WSGI application, which refuses every `refuse_every`th request (0: none) and delays each
+    response by `delay_seconds`.
     """
 
     def __init__(self) -> None:
@@ -55,25 +55,25 @@ class Store:
         return [BUSY]
 
     def _set_faults(self, query: str, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        asked = parse_qs(query)
-        said = f"{self.requests} {self.refused}".encode()
-        self.refuse_every = int(asked["refuse_every"][0])
-        self.delay_seconds = float(asked["delay_seconds"][0])
-        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(said)))])
-        return [said]
+        faults = parse_qs(query)
+        counts = f"{self.requests} {self.refused}".encode()
+        self.refuse_every = int(faults["refuse_every"][0])
+        self.delay_seconds = float(faults["delay_seconds"][0])
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(counts)))])
+        return [counts]
 
 
 def set_faults(store_url: str, *, refuse_every: int = 0, delay_seconds: float = 0.0) -> tuple[int, int]:
-    """Tell a store in another process; returns the requests that came and that were refused so far."""
+    """Set the faults of a store in another process; returns its numbers of requests and of refused requests."""
     query = f"refuse_every={refuse_every}&delay_seconds={delay_seconds}"
-    with urlopen(f"{store_url}{_FAULTS}?{query}", timeout=30) as answer:
-        came, refused = map(int, answer.read().split())
-    return came, refused
+    with urlopen(f"{store_url}{_FAULTS}?{query}", timeout=30) as response:
+        requests, refused = map(int, response.read().split())
+    return requests, refused
 
 
 class _Quiet(WSGIRequestHandler):
     def log(self, type: str, message: str, *args: Any) -> None:
-        """Requests are no news."""
+        """Do not log requests."""
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def served() -> Iterator[Store]:
 
 
 def environment(store_url: str) -> dict[str, str]:
-    """What a person sets to use such a store."""
+    """The environment variables that a user of the store sets."""
     return {
         "AWS_ENDPOINT_URL": store_url,
         "AWS_ACCESS_KEY_ID": "a-person",
@@ -103,18 +103,18 @@ def environment(store_url: str) -> dict[str, str]:
 
 
 class _Journalled:
-    """A store in front of which all that changes it is written down, and at the start read again."""
+    """A store that appends all writes to a journal, and repeats the journal at its start."""
 
     def __init__(self, store: Store, journal: Path) -> None:
         self._store, self._lock = store, threading.Lock()
         if journal.exists():
             with journal.open("rb") as file, suppress(EOFError):
                 while True:
-                    self._again(*pickle.load(file))
+                    self._repeat(*pickle.load(file))
         self._file = journal.open("ab")
 
-    def _again(self, told: dict[str, Any], body: bytes) -> None:
-        for _ in self._store({**told, "wsgi.input": io.BytesIO(body)}, lambda *_: None):
+    def _repeat(self, request: dict[str, Any], body: bytes) -> None:
+        for _ in self._store({**request, "wsgi.input": io.BytesIO(body)}, lambda *_: None):
             pass
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -128,7 +128,7 @@ class _Journalled:
 
 
 def main(host: str, port: int, journal: str | None = None) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is stopped."""
     app = Store() if journal is None else _Journalled(Store(), Path(journal))
     make_server(host, port, app, threaded=True, request_handler=_Quiet).serve_forever()
 

@@ -1,4 +1,4 @@
-"""A corpus of noise bursts in place of speech, small enough to mix in a test."""
+"""A small corpus for tests, with noise bursts in place of speech."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scanning and checking many small files: CPU time a file, first and again; facts against bare decoding.
+"""Scanning many small files: CPU time per file with and without cache; audio facts against bare decoding.
 
 python -m tests.benchmarks.bench_corpus
 """
@@ -35,14 +35,14 @@ def main() -> None:
             ("scan, filling a cache", lambda: scan(card, cache=cache)),
             ("scan, from the cache", lambda: scan(card, cache=cache)),
         ):
-            print(f"{name}: {1e6 * _cpu_seconds(work) / FILES:.0f} µs of CPU a file")
+            print(f"{name}: {1e6 * _cpu_seconds(work) / FILES:.0f} µs of CPU per file")
         long = root / "long.flac"
         rng = np.random.default_rng(0)
         soundfile.write(long, rng.normal(scale=0.1, size=SECONDS_OF_FACTS * RATE_HZ), RATE_HZ)
         facts, floor = _cpu_seconds(lambda: audio_facts(long)), _cpu_seconds(lambda: list(read_blocks(long)))
         print(
-            f"facts: {SECONDS_OF_FACTS / facts:.0f} times real time on one core, {facts / floor:.2f} of the"
-            " time of decoding alone"
+            f"audio facts: {SECONDS_OF_FACTS / facts:.0f} times real time on one core, {facts / floor:.2f} of"
+            " the time of decoding alone"
         )
 
 
@@ -56,9 +56,9 @@ def _corpus(root: Path) -> CorpusCard:
             data = path.read_bytes()
         else:
             path.write_bytes(data)
-    place = {"root": str(root), "pattern": r"(?P<split>\w+)/(?P<speaker>\w+)/.+"}
+    source = {"root": str(root), "pattern": r"(?P<split>\w+)/(?P<speaker>\w+)/.+"}
     plain = {"name": "bench", "description": "d", "sample_rate_hz": RATE_HZ, "licence": "CC0"}
-    return build(CorpusCard, plain | {"speech": [place]}, where="bench")
+    return build(CorpusCard, plain | {"speech": [source]}, where="bench")
 
 
 def _open(path: Path) -> None:

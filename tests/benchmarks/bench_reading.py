@@ -1,4 +1,4 @@
-"""Reading shards against decoding alone, and against mixing from the source files; one line a figure.
+"""Reading shards against decoding alone and against mixing from source files; one line per value.
 
 python -m tests.benchmarks.bench_reading
 """
@@ -68,9 +68,9 @@ def _compare(index: ShardIndex, plans: Sequence[MixPlan]) -> None:
         seconds = {name: _cpu_seconds(work) for name, work in works.items()}
     floor, shards, sources = (seconds[name] for name in works)
     for name, value in seconds.items():
-        print(f"{name}: {1e3 * value / EXAMPLES:.2f} ms of CPU an example of 4 s")
-    print(f"reading shards: {floor / shards:.2f} of the decoding floor (0.8 wanted)")
-    print(f"opening, seeking and mixing the source files: {sources / shards:.1f} times as long (10 wanted)")
+        print(f"{name}: {1e3 * value / EXAMPLES:.2f} ms of CPU per example of 4 s")
+    print(f"reading shards: {floor / shards:.2f} of the decoding floor (goal: 0.8)")
+    print(f"opening, seeking and mixing the source files: {sources / shards:.1f} times as long (goal: 10)")
 
 
 def _order(index: ShardIndex) -> list[SampleRef]:
@@ -79,14 +79,14 @@ def _order(index: ShardIndex) -> list[SampleRef]:
 
 
 def _flacs(index: ShardIndex, refs: Sequence[SampleRef]) -> list[bytes]:
-    """Both halves of every example, in memory."""
+    """The FLAC data of every noisy and clean signal, in memory."""
     tars = [(index.folder / entry.shard).read_bytes() for entry in index.entries]
-    found = []
+    blobs = []
     for ref in refs:
         example = index.entries[ref.shard].examples[ref.index]
         for member in (example.noisy, example.clean):
-            found.append(tars[ref.shard][member.offset : member.offset + member.length])
-    return found
+            blobs.append(tars[ref.shard][member.offset : member.offset + member.length])
+    return blobs
 
 
 def _decode(blobs: Sequence[bytes]) -> None:
@@ -105,7 +105,7 @@ def _mix(plans: Sequence[MixPlan], refs: Sequence[SampleRef]) -> None:
 
 
 def _train(shards: Path) -> None:
-    """Batches as the training loop gets them, normalised and cropped."""
+    """Time the batches of the training loop, normalised and cropped."""
     config = DataConfig(shards=str(shards), valid="train", loader_threads=1)
     data = TrainData(config, seed=0, segment_samples=30_600)
     segments = data.segments(Cursor(), global_batch_size=8, rank=0, world_size=1)
@@ -120,7 +120,7 @@ def _train(shards: Path) -> None:
 
 
 def _remote(index: ShardIndex) -> None:
-    """The store runs in this process, so its CPU time counts too, and only the wall clock says something."""
+    """Wall-clock time of reading from a store in this process; CPU time would include the store's."""
     with served() as store, ExitStack() as stack:
         stack.enter_context(patch.dict("os.environ", environment(store.url)))
         bucket = location("s3://bench")
@@ -187,7 +187,7 @@ def _entry(number: int) -> ShardEntry:
 
 
 def _corpus(folder: Path) -> Manifest:
-    """FLAC files of a corpus's usual lengths: speech of 12 s, noise of a minute at 48 kHz."""
+    """FLAC files of usual lengths: speech of 12 s, noise of a minute at 48 kHz."""
     clips = [*_clips(folder, "speech", 24, 12, RATE_HZ), *_clips(folder, "noise", 4, 60, 48_000)]
     return Manifest(card="bench", clips=tuple(clips))
 
@@ -215,7 +215,7 @@ def _clips(folder: Path, kind: str, count: int, seconds: int, rate_hz: int) -> I
 
 
 def _cpu_seconds(work: Callable[[], None]) -> float:
-    """The least CPU time of several runs, after one that warms up."""
+    """The least CPU time of several runs after a warm-up run."""
     work()
     taken = []
     for _ in range(RUNS):

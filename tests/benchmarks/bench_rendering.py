@@ -1,9 +1,9 @@
-"""Rendering: against decoding and encoding alone, Ray against bare processes, memory; one line a figure.
+"""Rendering against decoding and encoding alone, Ray against plain processes, and memory; one line per value.
 
-python -m tests.benchmarks.bench_rendering [--card datasets/X.yaml] [--hours 4] [--only FIGURE ...]
+python -m tests.benchmarks.bench_rendering [--card datasets/X.yaml] [--hours 4] [--only PART ...]
 
-Without a card, the corpus is made here: noise bursts in FLAC. The recipe sets the SNR by RMS and has no
-transforms.
+Without a card, the corpus consists of generated noise bursts in FLAC. The recipe sets the SNR by RMS and has
+no transforms.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--card", type=Path, help="corpus with speech and noise in a split 'train'")
-    parser.add_argument("--hours", type=float, default=4, help="of audio that Ray renders")
-    figures = ("plan", "memory", "floor", "ray")
-    parser.add_argument("--only", nargs="+", choices=figures, default=figures, metavar="FIGURE")
+    parser.add_argument("--hours", type=float, default=4, help="hours of audio that Ray renders")
+    parts = ("plan", "memory", "floor", "ray")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART")
     return parser.parse_args()
 
 
@@ -75,7 +75,7 @@ def _made_corpus(folder: Path) -> Path:
     for kind in ("speech", "noise"):
         (folder / kind).mkdir()
         for number in range(40):
-            # Loud and soft by turns, so that FLAC has something to save.
+            # Of varying level, so that FLAC can compress it.
             envelope = np.repeat(rng.uniform(0.001, 0.1, size=100), RATE_HZ // 10)
             wav = envelope * rng.normal(size=len(envelope))
             soundfile.write(folder / kind / f"{kind}{number}.flac", wav, RATE_HZ)
@@ -104,11 +104,11 @@ def _planning(plan: Callable[[str, int], ShardJobs]) -> None:
     path = plan_path(Path(plan("plan", PLAN_ROWS).folder), "train")
     each = (time.process_time() - start) / PLAN_ROWS
     size = path.stat().st_size / PLAN_ROWS
-    print(f"planning: {each * 1e6:.0f} µs and {size:.0f} bytes a row ({PLAN_ROWS} rows, CPU time)")
+    print(f"planning: {each * 1e6:.0f} µs and {size:.0f} bytes per row ({PLAN_ROWS} rows, CPU time)")
 
 
 def _memory(plan: Callable[[str, int], ShardJobs]) -> None:
-    """Peaks of a process that renders an hour, and of one that renders ten."""
+    """Peak memory of a process that renders one hour, and of one that renders ten."""
     peaks = []
     for hours in HOURS:
         jobs = plan(f"memory{hours}", _examples(hours))
@@ -132,7 +132,7 @@ def _make(jobs: ShardJobs, job: int) -> None:
 
 
 def _against_floor(plan: Callable[[str, int], ShardJobs]) -> None:
-    """CPU time of one process, the two by turns; the floor decodes both stretches and encodes two FLACs."""
+    """CPU time of one process, alternating with the floor: decoding both stretches, encoding two FLACs."""
     jobs = plan("floor", FLOOR_EXAMPLES)
     plans = list(PlanTable(plan_path(Path(jobs.folder), "train")))
     pairs = [
@@ -144,7 +144,7 @@ def _against_floor(plan: Callable[[str, int], ShardJobs]) -> None:
             path.unlink()
         rendering.append(_cpu_seconds(lambda: [_make(jobs, job) for job in range(len(jobs))]))
         floor.append(_cpu_seconds(lambda: _decode_and_encode(plans, pairs)))
-    # The least is what the work takes; the rest is what else runs on the machine.
+    # The minimum, since all else is other load of the machine.
     hours = FLOOR_EXAMPLES * SECONDS / 3600
     speeds = [hours / min(times) * 60 for times in (rendering, floor)]
     print(f"rendering in one process: {speeds[0]:.2f} h/min", end="; ")
@@ -179,7 +179,7 @@ def _decode(source: SourceRange) -> None:
 
 
 def _against_bare(plan: Callable[[str, int], ShardJobs], hours: float) -> None:
-    """Wall clock of two workers; bare processes start together, once they have imported all they need."""
+    """Wall-clock time of two workers; the plain processes start together after their imports."""
     jobs = plan("bare", _examples(hours))
     shares = [(jobs, range(first, len(jobs), WORKERS)) for first in range(WORKERS)]
     times = _in_new_processes(_make_share, shares)
@@ -187,7 +187,7 @@ def _against_bare(plan: Callable[[str, int], ShardJobs], hours: float) -> None:
     first = seconds(lambda: _on_ray(plan("first", WORKERS * SHARD_EXAMPLES)))
     jobs = plan("ray", _examples(hours))
     ray = seconds(lambda: _on_ray(jobs))
-    print(f"{hours:g} h, two bare processes: {hours / bare * 60:.2f} h/min", end="; ")
+    print(f"{hours:g} h, two plain processes: {hours / bare * 60:.2f} h/min", end="; ")
     print(f"Ray with two workers {hours / ray * 60:.2f} h/min; ratio {bare / ray:.3f}", end="; ")
     print(f"Ray's start and first two shards took {first:.1f} s before that")
 
@@ -199,7 +199,7 @@ def _on_ray(jobs: ShardJobs) -> None:
 
 
 def _in_new_processes(work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Call `work` at the same time in as many spawned processes as there are arguments."""
+    """Call `work` simultaneously in one spawned process per tuple of arguments."""
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
         ready = manager.Barrier(len(arguments))

@@ -1,4 +1,4 @@
-"""Configuration: every wrong key named with its remedy, overlays, the environment, hashes."""
+"""Configuration: errors for wrong keys, overlays, environment variables, hashes."""
 
 from __future__ import annotations
 
@@ -92,14 +92,14 @@ def test_all_wrong_keys_are_named_at_once() -> None:
     assert all(part in str(caught.value) for part in ("'stepz'", "'inner.schedul'", "missing key 'name'"))
 
 
-def test_an_object_that_refuses_itself_says_why() -> None:
+def test_errors_of_post_init_are_reported() -> None:
     with pytest.raises(InputError, match=r"^f\.yaml: value is 3; it must be even$"):
         build(Even, {"value": 3}, where="f.yaml")
     with pytest.raises(InputError, match=r"^f\.yaml: 'even': value is 3; it must be even$"):
         build(Holder, {"even": {"value": 3}}, where="f.yaml")
 
 
-def test_overlays_come_in_order_and_settings_last(tmp_path: Path) -> None:
+def test_overlays_are_merged_in_order_and_settings_last(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("name: a\nsteps: 1\ninner: {learning_rate: 0.5, schedule: cosine}\n")
     (tmp_path / "over.yaml").write_text("steps: 2\ninner: {learning_rate: 0.25}\n")
     paths = [tmp_path / "base.yaml", tmp_path / "over.yaml"]
@@ -111,7 +111,7 @@ def test_overlays_come_in_order_and_settings_last(tmp_path: Path) -> None:
     )
 
 
-def test_errors_name_all_files_that_were_laid_together(tmp_path: Path) -> None:
+def test_errors_name_all_merged_files(tmp_path: Path) -> None:
     for name in ("base.yaml", "over.yaml"):
         (tmp_path / name).write_text("stepz: 1\n")
     with pytest.raises(InputError, match=r"^base\.yaml \+ over\.yaml: "):
@@ -141,7 +141,7 @@ def test_merging_keeps_what_the_overlay_leaves_out(base: dict, overlay: dict) ->
         ("a=falsetto", {"a": "falsetto"}),
     ],
 )
-def test_settings_hold_yaml(text: str, nested: dict) -> None:
+def test_settings_are_yaml(text: str, nested: dict) -> None:
     assert setting(text) == nested
 
 
@@ -156,7 +156,7 @@ def test_a_setting_that_is_not_yaml_is_refused() -> None:
         setting("a=[1")
 
 
-def test_yaml_takes_names_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_replaced_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("a: ${RWSA_TEST_A}\nb: ${RWSA_TEST_B:-fallback}/x\nc: ${RWSA_TEST_B:-}\nd: $HOME\n")
     monkeypatch.setenv("RWSA_TEST_A", "12")
@@ -178,7 +178,7 @@ def test_yaml_takes_names_from_the_environment(tmp_path: Path, monkeypatch: pyte
         (b"a: \xff\xfe", "cannot be read"),
     ],
 )
-def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+def test_a_file_that_is_not_a_mapping_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(content)
     with pytest.raises(InputError, match=says) as caught:

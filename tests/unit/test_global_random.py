@@ -1,4 +1,4 @@
-"""Global generators: seeded inside, given back after, and one thread's at a time."""
+"""Global random generators: seeded in the block, restored after it, one thread at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rwsa.global_random import seeded_globals
 from rwsa.mixing.transforms import Transform, apply_transforms
 
 
-def test_the_callers_state_comes_back_even_after_an_error() -> None:
+def test_the_callers_state_is_restored_even_after_an_error() -> None:
     before = random.getstate(), np.random.get_state()[1].tolist()
     first = []
 

@@ -9,7 +9,7 @@ import pytest
 from rwsa import process
 
 
-def test_a_setting_of_the_users_own_stays() -> None:
+def test_the_users_own_settings_are_kept() -> None:
     variables = {"OMP_WAIT_POLICY": "ACTIVE"}
     process.prepare(variables)
     assert variables == {"OMP_WAIT_POLICY": "ACTIVE"}

@@ -1,4 +1,4 @@
-"""Reading cards: every one in datasets/ parses, the local ones scan, and every mistake is named."""
+"""Reading cards: all cards in datasets/ are valid, the local ones can be scanned, mistakes are named."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_card_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("pairs_dns2020", {"test": (0, 0, 3)}),
     ],
 )
-def test_local_cards_find_all_there_is(
+def test_local_cards_find_all_files(
     name: str, counts: dict[str, tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not DATA.is_dir():
@@ -128,7 +128,7 @@ def test_a_relative_root_is_relative_to_the_current_directory(
         ),
     ],
 )
-def test_mistakes_are_named(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+def test_mistakes_in_cards_are_named(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
     path = write_card(tmp_path, **keys)
     with pytest.raises(InputError, match=message) as raised:
         read_card(path)

@@ -1,4 +1,4 @@
-"""Scanning cards over small corpora made in a temporary folder, good ones and bad ones."""
+"""Scanning cards of small corpora: rows, splits, pairs, problems, the header cache and leaks."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TestClips:
             ),
         )
 
-    def test_order_depends_on_the_paths_alone(self, tmp_path: Path) -> None:
+    def test_order_depends_only_on_the_paths(self, tmp_path: Path) -> None:
         names = ["train/b/2.wav", "train/a/9.wav", "train/a-x/1.wav", "train/a/10.wav"]
         write_wavs(tmp_path / "one", names)
         write_wavs(tmp_path / "two", reversed(names))
@@ -71,7 +71,7 @@ class TestClips:
         assert [clip.clip_id for clip in one.clips] == [clip.clip_id for clip in two.clips]
         assert [clip.clip_id for clip in one.clips] == sorted(f"toy/{name[:-4]}" for name in names)
 
-    def test_kinds_and_splits_are_told_apart(self, tmp_path: Path) -> None:
+    def test_kinds_and_splits_are_separated(self, tmp_path: Path) -> None:
         write_wavs(tmp_path, ["s/train/a/1.wav", "s/test/b/1.wav", "n/train/r/1.wav", "n/test/q/1.wav"])
         place = {"pattern": r"(?P<split>\w+)/(?P<recording>\w+)/.+", "root": str(tmp_path / "n")}
         voices = {"pattern": r"(?P<split>\w+)/(?P<speaker>\w+)/.+", "root": str(tmp_path / "s")}
@@ -100,7 +100,7 @@ class TestClips:
         found = scan(speech(tmp_path / "root", r".+", split="test"))
         assert [clip.clip_id for clip in found.clips] == ["toy/linked/a/1"]
 
-    def test_one_id_twice_is_a_problem(self, tmp_path: Path) -> None:
+    def test_a_repeated_id_is_a_problem(self, tmp_path: Path) -> None:
         write_wavs(tmp_path, ["train/a/1.wav", "train/a/1.flac"])
         manifest = scan(speech(tmp_path))
         assert len(manifest.clips) == 1
@@ -110,13 +110,13 @@ class TestClips:
 class TestSplits:
     NAMES = ("p1/a.wav", "p2/a.wav", "p3/a.wav", "p3/b.wav")
 
-    def test_first_rule_that_fits_takes_a_file_and_the_empty_one_the_rest(self, tmp_path: Path) -> None:
+    def test_the_first_matching_rule_applies_and_the_empty_one_to_the_rest(self, tmp_path: Path) -> None:
         write_wavs(tmp_path, self.NAMES)
         rules = {"valid": {"speaker": ["p1"]}, "test": {"speaker": ["p2"]}, "train": {}}
         manifest = scan(speech(tmp_path, r"(?P<speaker>\w+)/.+", splits=rules))
         assert splits_of(manifest) == {"p1/a": "valid", "p2/a": "test", "p3/a": "train", "p3/b": "train"}
 
-    def test_files_that_no_rule_takes_are_counted(self, tmp_path: Path) -> None:
+    def test_files_without_a_matching_rule_are_counted(self, tmp_path: Path) -> None:
         write_wavs(tmp_path, (*self.NAMES, "notes/x.wav"))
         card = speech(tmp_path, r"(?P<speaker>p\d)/.+", splits={"test": {"speaker": ["p1"]}}, exclude=["^p2"])
         manifest = scan(card)
@@ -129,7 +129,7 @@ class TestSplits:
         manifest = scan(speech(tmp_path, r"(?P<speaker>\w+)/(?P<clip>\w+)\.wav", splits=rules))
         assert splits_of(manifest) == {"p3/b": "test"}
 
-    def test_a_rule_that_takes_nothing_is_an_error(self, tmp_path: Path) -> None:
+    def test_a_rule_without_files_is_an_error(self, tmp_path: Path) -> None:
         write_wavs(tmp_path, self.NAMES)
         rules = {"valid": {"speaker": ["p9"]}, "train": {}}
         with pytest.raises(InputError, match=r"toy: speech\[0\]\.splits\.valid matches no usable file"):
@@ -197,7 +197,7 @@ class TestPublicLayouts:
             ),
         ],
     )
-    def test_cards_read_them(
+    def test_cards_read_the_published_layout(
         self,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -247,7 +247,7 @@ class TestPairs:
             assert f"clean_{split}" in pair.clean
             assert f"noisy_{split}" in pair.noisy
 
-    def test_a_missing_partner_is_reported_on_either_side(self, tmp_path: Path) -> None:
+    def test_a_missing_partner_is_reported_for_clean_and_noisy(self, tmp_path: Path) -> None:
         write_wavs(tmp_path, (*DNS_NAMES, "clean/clean_fileid_8.wav", "noisy/x_fileid_9.wav"))
         manifest = scan(self.dns(tmp_path))
         assert len(manifest.pairs) == 1
@@ -297,7 +297,7 @@ class TestBadFiles:
         manifest = scan(speech(tmp_path))
         assert [problem.path for problem in manifest.problems] == [str(empty)]
 
-    def test_nan_passes_the_headers_and_is_caught_when_read(self, tmp_path: Path) -> None:
+    def test_nan_is_found_when_the_audio_is_read(self, tmp_path: Path) -> None:
         path = tmp_path / "train/a/nan.wav"
         path.parent.mkdir(parents=True)
         soundfile.write(path, np.full(800, np.nan, np.float32), RATE_HZ, subtype="FLOAT")
@@ -314,7 +314,7 @@ class TestBadFiles:
         mono = scan(speech(tmp_path, r"(?P<split>train)/(?P<speaker>a)/1\.wav", channel=0), strict=True)
         assert [clip.channel for clip in mono.clips] == [None]
 
-    def test_a_rate_below_the_cards_everywhere_is_an_error(self, tmp_path: Path) -> None:
+    def test_a_source_entirely_below_the_cards_rate_is_an_error(self, tmp_path: Path) -> None:
         write_wavs(tmp_path, ["train/a/1.wav", "train/a/2.wav"], rate_hz=8_000)
         with pytest.raises(InputError, match=r"none of its files can be used \(2 have problems.*8000 Hz"):
             scan(speech(tmp_path))
@@ -334,7 +334,7 @@ class TestCache:
         monkeypatch.setattr("rwsa.corpora.audio_files.read_info", refuse)
         assert scan(card, cache=cache) == first
 
-    def test_what_changed_is_read_again_and_faults_are_not_kept(self, tmp_path: Path) -> None:
+    def test_changed_files_are_read_again_and_faults_are_not_cached(self, tmp_path: Path) -> None:
         names = ["train/a/1.wav", "train/a/2.wav"]
         write_wavs(tmp_path / "c", names)
         whole = (tmp_path / "c" / names[0]).read_bytes()
@@ -349,7 +349,7 @@ class TestCache:
 
 
 class TestMissing:
-    def test_a_missing_root_says_how_to_get_it(self, tmp_path: Path) -> None:
+    def test_the_error_for_a_missing_root_says_how_to_get_the_corpus(self, tmp_path: Path) -> None:
         place = {"root": str(tmp_path / "gone"), "pattern": ".+", "split": "test"}
         with pytest.raises(InputError, match=r"card toy: speech\[0\]\.root .*gone.*\. Download it\."):
             scan(card_of(speech=[place], get="Download it."))

@@ -52,14 +52,14 @@ class TestDns2020:
         "noisy/clnsp3_train_110601_0_snr19_tl-30_fileid_144.wav",
     )
 
-    def test_pairs_by_fileid_whatever_else_is_in_a_name(self, root: Path) -> None:
+    def test_pairs_are_matched_by_fileid_only(self, root: Path) -> None:
         write(root, [*self.NOISY, *(f"clean/clean_fileid_{number}.wav" for number in (4, 44, 144))])
         found = scan(card("dns2020"))
         assert below(found, root) == {
             name: (f"clean/clean_fileid_{name.rpartition('_')[2]}", "test") for name in self.NOISY
         }
 
-    def test_a_part_is_said_to_be_one(self, root: Path) -> None:
+    def test_an_incomplete_test_set_is_reported(self, root: Path) -> None:
         write(root, [self.NOISY[0], "clean/clean_fileid_44.wav"])
         (problem,) = scan(card("dns2020")).problems
         assert problem.reason == "test has 1 usable clips, clips_expected is 150; complete it"
@@ -81,11 +81,11 @@ class TestVbDemandEx:
             f"noisy_{split}/{name}": (f"clean_{split}/{name}", split) for split, name in names.items()
         }
 
-    def test_a_folder_within_the_folder_does_not_matter(self, root: Path) -> None:
+    def test_nested_folders_are_allowed(self, root: Path) -> None:
         write(root, ["clean_test/clean_test/p232_003.wav", "noisy_test/p232_003.wav"])
         assert len(scan(card("vb_demandex"), strict=True).pairs_of("test")) == 1
 
-    def test_the_same_name_in_two_splits_stays_apart(self, root: Path) -> None:
+    def test_the_same_name_in_two_splits_is_not_mixed(self, root: Path) -> None:
         write(
             root, [f"{side}_{split}/p1_1.wav" for side in ("clean", "noisy") for split in ("train", "test")]
         )
@@ -111,7 +111,7 @@ class TestEarsWhamV2:
         "test/noisy/p107/00008_18.1dB.wav",
     )
 
-    def test_numbers_pair_within_a_split_and_speakers_are_named(self, root: Path) -> None:
+    def test_pairs_are_matched_within_a_split_and_have_speakers(self, root: Path) -> None:
         write(root, self.NAMES)
         found = scan(card("ears_wham_v2"))
         assert below(found, root) == {

@@ -1,4 +1,4 @@
-"""Codecs keep length and alignment, repeat, and do what their names say."""
+"""Codecs keep length and alignment and are reproducible."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ def test_signals_above_full_scale_do_not_clip() -> None:
         ({"codecs": ["opus"], "sample_rates_hz": [11025]}, "Opus only supports"),
     ],
 )
-def test_what_cannot_be_coded_is_named(parameters: dict, says: str) -> None:
+def test_codec_errors_are_named(parameters: dict, says: str) -> None:
     with pytest.raises(InputError, match=f"Codec.*{says}"):
         check_transform(codec(**parameters), RATE_HZ, aligned=True)

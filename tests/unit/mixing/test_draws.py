@@ -1,4 +1,4 @@
-"""What is drawn for an example: SNRs, noises, babbles, rooms; and what a split must have for it."""
+"""Draws of an example: SNRs, noises, babble, rooms, and the clips that a split needs for them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_snrs_are_rounded_to_the_step() -> None:
         assert f"{plan.snr_db:.1f}" == str(plan.snr_db)
 
 
-def test_choices_leave_the_turns_and_first_draws() -> None:
+def test_other_choices_keep_the_clip_order_and_first_draws() -> None:
     for before, after in zip(plans(), plans(**EVERYTHING), strict=True):
         assert (after.speech, after.snr_db, after.transform_seed) == (
             before.speech,
@@ -69,13 +69,13 @@ def test_choices_leave_the_turns_and_first_draws() -> None:
         assert after.noises[0].layers == before.noises[0].layers
 
 
-def test_the_short_way_for_plain_noise_draws_the_same() -> None:
+def test_the_shortcut_for_one_looped_recording_draws_the_same() -> None:
     assert plans(**noise(room_share=1e-12)) == plans()
 
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32))
-def test_rows_are_pure_and_travel_as_json(seed: int) -> None:
+def test_rows_are_pure_and_survive_json(seed: int) -> None:
     drawn = plans(4, **EVERYTHING, seed=seed)
     assert drawn == plans(4, **EVERYTHING, seed=seed)
     assert [from_row(json.loads(json.dumps(to_row(plan)))) for plan in drawn] == drawn
@@ -102,7 +102,7 @@ def test_several_noises_are_different_recordings() -> None:
     assert {one.gain_db for plan in plans() for one in plan.noises} == {0.0}
 
 
-def test_kinds_come_by_weight() -> None:
+def test_kinds_are_drawn_by_weight() -> None:
     drawn = plans(300, **noise(kinds={"babble": 3, "speech_shaped": 1}, max_talkers=5))
     counts = Counter(plan.noises[0].kind for plan in drawn)
     assert sorted(counts) == ["babble", "speech_shaped"]
@@ -110,7 +110,7 @@ def test_kinds_come_by_weight() -> None:
     assert {plan.environment for plan in drawn} == {"babble", "speech_shaped"}
 
 
-def test_no_recordings_are_needed_where_none_are_used() -> None:
+def test_noise_recordings_are_needed_only_if_used() -> None:
     clips = tuple(one for one in corpus().clips if one.kind == "speech")
     wanted = recipe(**noise(kinds={"babble": 1}, max_talkers=5))
     assert len(plan_split(Manifest(card="toy", clips=clips), wanted, "train")) == 20
@@ -118,7 +118,7 @@ def test_no_recordings_are_needed_where_none_are_used() -> None:
         plan_split(Manifest(card="toy", clips=clips), recipe(), "train")
 
 
-def test_babble_is_of_different_people_and_never_of_the_target() -> None:
+def test_babble_has_different_speakers_and_never_the_target() -> None:
     speakers = {one.clip_id: one.speaker for one in corpus().clips}
     sizes = set()
     for plan in plans(**noise(kinds={"babble": 1}, min_talkers=2, max_talkers=5)):
@@ -133,7 +133,7 @@ def test_babble_is_of_different_people_and_never_of_the_target() -> None:
     assert sizes == {2, 3, 4, 5}
 
 
-def test_short_noise_is_looped_or_followed_by_others() -> None:
+def test_short_noise_is_looped_or_concatenated() -> None:
     for fill in ("loop", "concatenate"):
         for plan in plans(**noise(fill=fill)):
             parts = plan.noises[0].layers[0].parts
@@ -145,7 +145,7 @@ def test_short_noise_is_looped_or_followed_by_others() -> None:
                 assert parts[0].samples in (parts[0].clip_samples, 2 * RATE_HZ)
 
 
-def test_short_speech_is_followed_by_the_same_speaker() -> None:
+def test_short_speech_is_concatenated_with_the_same_speaker() -> None:
     speakers = {one.clip_id: one.speaker for one in corpus().clips}
     drawn = plans(speech_fill="concatenate")
     assert any(plan.more_speech for plan in drawn)
@@ -155,7 +155,7 @@ def test_short_speech_is_followed_by_the_same_speaker() -> None:
     assert not any(plan.more_speech for plan in plans())
 
 
-def test_rooms_come_with_their_probability_and_whole() -> None:
+def test_rooms_are_drawn_with_their_probability_and_complete() -> None:
     drawn = plans(300, room_share=0.3, target="early")
     rooms = [plan.room for plan in drawn if plan.room is not None]
     assert 60 < len(rooms) < 120

@@ -1,4 +1,4 @@
-"""Active level by ITU-T P.56 and loudness by BS.1770, against their definitions."""
+"""Active speech level (ITU-T P.56) and loudness (BS.1770) against their definitions."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def by_the_letter(wav: np.ndarray) -> float:
     raise AssertionError("no crossing")
 
 
-def test_active_level_is_that_of_the_standard() -> None:
+def test_the_active_level_matches_the_standard() -> None:
     wav = np.concatenate([bursts(1.0), np.zeros(RATE_HZ // 2, np.float32), bursts(0.5, seed=1)])
     assert active_level_db(wav, RATE_HZ) == pytest.approx(by_the_letter(wav), abs=1e-6)
 
 
-def test_silence_leaves_the_active_level_and_lowers_rms() -> None:
+def test_silence_lowers_rms_but_not_the_active_level() -> None:
     speech = bursts()
     padded = np.concatenate([speech, np.zeros(3 * speech.size, np.float32)])
     assert active_level_db(padded, RATE_HZ) == pytest.approx(active_level_db(speech, RATE_HZ), abs=0.3)
@@ -78,7 +78,7 @@ def test_steady_noise_is_active_throughout() -> None:
     assert active_level_db(noise, RATE_HZ) == pytest.approx(level_db(noise, RATE_HZ, "rms"), abs=0.05)
 
 
-def test_a_full_scale_sine_has_the_loudness_of_the_standard() -> None:
+def test_the_loudness_of_a_full_scale_sine_matches_the_standard() -> None:
     time = np.arange(48000 * 3) / 48000
     # Meters may differ by 0.1 LU (EBU Tech 3341).
     assert loudness_lufs(np.sin(2 * np.pi * 997 * time), 48000) == pytest.approx(-3.01, abs=0.1)
@@ -89,7 +89,7 @@ def test_silence_has_no_level(measure: str) -> None:
     assert level_db(np.zeros(RATE_HZ, np.float32), RATE_HZ, measure) == -math.inf
 
 
-def test_loudness_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_too_short_for_loudness_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"0\.30 s is too short to measure loudness"):
         loudness_lufs(bursts(0.3), RATE_HZ)
     monkeypatch.setitem(sys.modules, "pyloudnorm", None)

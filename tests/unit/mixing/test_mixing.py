@@ -1,4 +1,4 @@
-"""Plans that are pure and fair, mixtures that are exact, refusals that say why."""
+"""Plans, mixtures and their errors: pure, uniform use of clips, exact SNRs and levels."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_planning_is_a_pure_function() -> None:
     assert len({plan.example_id for plan in plans}) == 20
 
 
-def test_asking_for_more_keeps_the_first() -> None:
+def test_more_examples_keep_the_first_ones() -> None:
     few = plan_split(manifest(), recipe(examples={"train": 7}), "train")
     many = plan_split(manifest(), recipe(examples={"train": 50}), "train")
     assert many[:7] == list(few)
@@ -55,7 +55,7 @@ def test_asking_for_more_keeps_the_first() -> None:
     assert recipe_hash(recipe()) != recipe_hash(recipe(seed=1))
 
 
-def test_changing_one_choice_leaves_the_other_draws() -> None:
+def test_changing_one_choice_keeps_the_other_draws() -> None:
     before = plan_split(manifest(), recipe(), "train")
     after = plan_split(manifest(), recipe(min_level_dbfs=-30.0, max_level_dbfs=-20.0), "train")
     assert [(p.snr_db, p.speech, p.noises) for p in before] == [(p.snr_db, p.speech, p.noises) for p in after]
@@ -74,7 +74,7 @@ def test_seeds_and_splits_differ() -> None:
     assert len(draws) == 3
 
 
-def test_clips_are_used_in_turn() -> None:
+def test_all_clips_are_used_before_any_is_repeated() -> None:
     plans = plan_split(manifest(speech=7, noise=3), recipe(examples={"train": 21}), "train")
     assert set(Counter(plan.speech.clip_id for plan in plans).values()) == {3}
     assert set(Counter(noise_range(plan).clip_id for plan in plans).values()) == {7}
@@ -88,7 +88,7 @@ def test_clips_are_used_in_turn() -> None:
     noise_samples=st.integers(1, 50000),
     rate=st.sampled_from([8000, 16000, 44100, 48000]),
 )
-def test_ranges_lie_inside_their_recordings(
+def test_ranges_are_inside_their_recordings(
     seed: int, speech_samples: int, noise_samples: int, rate: int
 ) -> None:
     plan = planned(
@@ -109,13 +109,13 @@ def test_offsets_are_random() -> None:
     assert len({plan.speech.offset for plan in plans}) > 15
 
 
-def test_rows_travel_as_json() -> None:
+def test_rows_survive_json() -> None:
     noisy = (Transform(name="Gain", p=0.5, parameters={"min_gain_db": -6.0}),)
     for plan in plan_split(manifest(), recipe(noise_transforms=noisy), "train"):
         assert from_row(json.loads(json.dumps(to_row(plan)))) == plan
 
 
-def test_plan_hash_follows_content_not_place() -> None:
+def test_the_plan_hash_depends_on_content_and_not_on_paths() -> None:
     plans = plan_split(manifest(), recipe(), "train")
     moved = [
         dataclasses.replace(plan, speech=dataclasses.replace(plan.speech, path="/elsewhere"))
@@ -125,7 +125,7 @@ def test_plan_hash_follows_content_not_place() -> None:
     assert plan_hash(plans[:-1]) != plan_hash(plans)
 
 
-def test_whole_clips_without_seconds() -> None:
+def test_without_seconds_examples_are_as_long_as_their_clips() -> None:
     plan = planned(clip(0, samples=40001), clip(0, "noise"), seconds=None)
     assert (plan.samples, plan.speech.offset, plan.speech.samples) == (40001, 0, 40001)
 
@@ -165,7 +165,7 @@ def test_snr_level_and_length_are_as_planned(tmp_path: Path, seed: int) -> None:
         np.testing.assert_array_equal(wav, round_to_int16(wav))
 
 
-def test_peaks_are_kept_and_gains_tell_how_to_rebuild(tmp_path: Path) -> None:
+def test_peaks_are_limited_and_the_stored_gains_rebuild_the_mixture(tmp_path: Path) -> None:
     speech, noise = written(tmp_path, "speech", wave(2, 1, 0.2)), written(tmp_path, "noise", wave(2, 2))
     plan = planned(speech, noise, min_level_dbfs=-3.0, max_level_dbfs=-3.0)
     mixture = rendered(plan)
@@ -180,7 +180,7 @@ def test_peaks_are_kept_and_gains_tell_how_to_rebuild(tmp_path: Path) -> None:
     np.testing.assert_allclose(mixture.noisy, mixture.clean + noise_part, atol=2**-15)
 
 
-def test_without_level_speech_keeps_its_own(tmp_path: Path) -> None:
+def test_without_a_level_speech_keeps_its_recorded_level(tmp_path: Path) -> None:
     speech, noise = written(tmp_path, "speech", wave(1, 1, 0.05)), written(tmp_path, "noise", wave(2, 2))
     mixture = rendered(planned(speech, noise))
     assert (mixture.level_gain_db, mixture.peak_gain_db) == (0.0, 0.0)
@@ -204,7 +204,7 @@ def test_short_noise_is_looped_from_its_offset(tmp_path: Path) -> None:
     np.testing.assert_array_equal(noise_read(plan), np.tile(recorded, 6)[offset : offset + RATE_HZ])
 
 
-def test_only_the_planned_stretch_is_taken(tmp_path: Path) -> None:
+def test_only_the_planned_stretch_is_read(tmp_path: Path) -> None:
     recorded = wave(4, 1)
     plan = planned(written(tmp_path, "speech", recorded), written(tmp_path, "noise", wave(4, 2)))
     taken = recorded[plan.speech.offset : plan.speech.offset + RATE_HZ]
@@ -221,7 +221,7 @@ def test_other_rates_are_resampled_to_the_exact_length(tmp_path: Path, rate: int
     assert np.argmax(np.abs(np.fft.rfft(speech))) == 440
 
 
-def test_one_channel_is_taken_when_named(tmp_path: Path) -> None:
+def test_the_channel_of_the_card_is_used(tmp_path: Path) -> None:
     both = np.stack([wave(1, 1), wave(1, 5)])
     noise = written(tmp_path, "noise", wave(2, 2))
     speech = written(tmp_path, "speech", both, channel=1)
@@ -231,7 +231,7 @@ def test_one_channel_is_taken_when_named(tmp_path: Path) -> None:
             load_sources(planned(dataclasses.replace(speech, channel=channel), noise))
 
 
-def test_a_silent_stretch_gives_way_to_the_first_that_is_not(tmp_path: Path) -> None:
+def test_a_silent_stretch_is_replaced_by_the_first_audible_one(tmp_path: Path) -> None:
     recorded = np.concatenate(
         [np.zeros(2 * RATE_HZ, np.float32), wave(1.5, 2), np.zeros(9 * RATE_HZ, np.float32)]
     )
@@ -281,7 +281,7 @@ STRETCH = Transform(name="TimeStretch", p=0.9)
 COLOUR = Transform(name="SevenBandParametricEQ")
 
 
-def test_transforms_repeat_and_leave_global_randomness_alone(tmp_path: Path) -> None:
+def test_transforms_are_reproducible_and_keep_the_global_random_state(tmp_path: Path) -> None:
     speech, noise = written(tmp_path, "speech", wave(2, 1)), written(tmp_path, "noise", wave(2, 2))
     plan = planned(speech, noise, noise_transforms=(STRETCH, COLOUR), mixture_transforms=(CLIPPING,))
     states = random.getstate(), np.random.get_state()[1].tolist()
@@ -296,7 +296,7 @@ def test_transforms_repeat_and_leave_global_randomness_alone(tmp_path: Path) -> 
     json.dumps(first.degradations)
 
 
-def test_mixture_transforms_spare_the_target(tmp_path: Path) -> None:
+def test_mixture_transforms_do_not_change_the_target(tmp_path: Path) -> None:
     speech, noise = written(tmp_path, "speech", wave(2, 1)), written(tmp_path, "noise", wave(2, 2))
     plain = rendered(planned(speech, noise))
     clipped = rendered(planned(speech, noise, mixture_transforms=(CLIPPING,)))
@@ -339,7 +339,7 @@ def test_transforms_apply_with_their_probability(tmp_path: Path) -> None:
         ({"name": "a.b"}, "name 'a.b' must be"),
     ],
 )
-def test_recipes_that_cannot_work_are_refused(values: dict, says: str) -> None:
+def test_contradictory_recipes_are_refused(values: dict, says: str) -> None:
     with pytest.raises(InputError, match=f"toy.yaml: .*{says}"):
         check_recipe(recipe(**values), where="toy.yaml")
 

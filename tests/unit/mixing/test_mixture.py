@@ -1,4 +1,4 @@
-"""Rendered choices: SNR by each measure, peaks, rooms and targets, generated noise, and what is stored."""
+"""Rendering: SNR by each measure, peaks, rooms and targets, generated noise, and metadata."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_rendering_is_a_pure_function_of_the_row(corpus: Manifest) -> None:
         assert pool.apply(digests, (rows,)) == here
 
 
-def test_recipes_from_before_give_the_same_samples(tmp_path: Path) -> None:
+def test_recipes_of_an_earlier_version_give_the_same_samples(tmp_path: Path) -> None:
     clips = []
     for number in range(8):
         rng = np.random.default_rng(number)
@@ -121,7 +121,7 @@ def test_recipes_from_before_give_the_same_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("measure", ["active", "loudness"])
-def test_snr_is_by_the_measure_asked_for(corpus: Manifest, measure: str) -> None:
+def test_the_snr_is_reached_by_each_measure(corpus: Manifest, measure: str) -> None:
     of_noise = "rms" if measure == "active" else measure
     by_rms = []
     for plan in plans(corpus, snr_measure=measure):
@@ -154,7 +154,7 @@ def test_the_peak_rule_raises_the_snr_by_whole_decibels(corpus: Manifest) -> Non
     assert raised > 3
 
 
-def test_speech_that_peaks_above_is_scaled_whatever_the_rule(corpus: Manifest) -> None:
+def test_speech_above_the_peak_limit_is_scaled_by_either_rule(corpus: Manifest) -> None:
     (plan,) = plans(corpus, 1, peak="raise_snr", max_peak=0.05)
     mixture = render_mix(plan, load_sources(plan))
     assert mixture.snr_db == plan.snr_db
@@ -162,7 +162,7 @@ def test_speech_that_peaks_above_is_scaled_whatever_the_rule(corpus: Manifest) -
 
 
 @pytest.mark.parametrize("target", ["dry", "early", "reverberant"])
-def test_the_target_is_the_one_named(corpus: Manifest, target: str) -> None:
+def test_the_target_has_the_chosen_reverberation(corpus: Manifest, target: str) -> None:
     for plan in plans(corpus, room_share=1.0, target=target, min_snr_db=60.0, max_snr_db=60.0):
         sources = load_sources(plan)
         mixture = render_mix(plan, sources)
@@ -194,7 +194,7 @@ def test_speech_transforms_are_in_the_target_too(corpus: Manifest) -> None:
         assert [drawn["of"] for drawn in mixture.degradations] == ["speech"]
 
 
-def test_several_noises_add_up_as_their_gains_say(corpus: Manifest) -> None:
+def test_several_noises_are_added_with_their_gains(corpus: Manifest) -> None:
     for plan in plans(corpus, **noise(min_count=2, max_count=3, min_gain_db=-10, max_gain_db=0)):
         sources = load_sources(plan)
         mixture = render_mix(plan, sources)
@@ -239,7 +239,7 @@ def test_speech_shaped_noise_has_the_spectrum_of_the_speech(corpus: Manifest) ->
         assert (meta["noise"], meta["environment"]) == (None, "speech_shaped")
 
 
-def test_of_recordings_in_a_row_some_may_be_silent(tmp_path: Path, corpus: Manifest) -> None:
+def test_some_concatenated_recordings_may_be_silent(tmp_path: Path, corpus: Manifest) -> None:
     silent = written(tmp_path, "noise-silent", np.zeros(RATE_HZ // 2, np.float32), recording="silent")
     speech = tuple(one for one in corpus.clips if one.kind == "speech")
     loud = next(one for one in corpus.clips if one.kind == "noise")
@@ -255,7 +255,7 @@ def test_of_recordings_in_a_row_some_may_be_silent(tmp_path: Path, corpus: Manif
                 render_example(plan)
 
 
-def test_noise_rooms_are_heard(corpus: Manifest) -> None:
+def test_noise_is_reverberated(corpus: Manifest) -> None:
     (plan,) = plans(corpus, 1, **noise(room_share=1.0))
     sources = load_sources(plan)
     room = sources.noises[0].room
@@ -273,7 +273,7 @@ def test_mixing_at_a_higher_rate_keeps_length_and_snr(corpus: Manifest) -> None:
         assert measured == pytest.approx(plan.snr_db, abs=0.1)
 
 
-def test_what_is_stored_names_every_source(corpus: Manifest) -> None:
+def test_the_metadata_names_every_source(corpus: Manifest) -> None:
     for plan in plans(corpus, 10, **EVERYTHING):
         text = json.dumps(render_example(plan).meta)
         for source in plan.sources():

@@ -1,4 +1,4 @@
-"""Speech in a room stays aligned with its direct sound, at its level."""
+"""Reverberation keeps the level and time of the direct sound."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def delayed(wav: np.ndarray, samples: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("direct", [0, 1, 300, 7000])
-def test_only_reflections_come_on_top(direct: int) -> None:
+def test_reverberation_only_adds_reflections(direct: int) -> None:
     dry = wave(1.0)
     expected = dry + 0.5 * delayed(dry, 320) + 0.25 * delayed(dry, 1920)
     wet = reverberate(dry, room(direct), RATE_HZ)
@@ -32,7 +32,7 @@ def test_only_reflections_come_on_top(direct: int) -> None:
     np.testing.assert_allclose(wet, expected, atol=1e-6)
 
 
-def test_early_reflections_end_where_asked() -> None:
+def test_early_reflections_end_at_the_given_time() -> None:
     dry = wave(1.0)
     early = reverberate(dry, room(), RATE_HZ, early_ms=50)
     np.testing.assert_allclose(early, dry + 0.5 * delayed(dry, 320), atol=1e-6)

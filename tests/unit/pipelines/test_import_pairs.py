@@ -1,4 +1,4 @@
-"""Published pairs in shards: the published samples to the bit, kept when whole, faults counted."""
+"""Importing published pairs: bit-identical samples, reuse of complete shards, counted failures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_samples_are_the_published_ones(corpus: Path, tmp_path: Path) -> Non
             assert "VCTK (CC BY 4.0)" in example.meta["licences"][0]
 
 
-def test_the_bytes_repeat_and_whole_shards_are_kept(corpus: Path, tmp_path: Path) -> None:
+def test_the_bytes_are_reproducible_and_complete_shards_reused(corpus: Path, tmp_path: Path) -> None:
     run(tmp_path / "one")
     run(tmp_path / "two")
     first = checksums(tmp_path / "one")
@@ -72,7 +72,7 @@ def test_the_bytes_repeat_and_whole_shards_are_kept(corpus: Path, tmp_path: Path
     assert checksums(tmp_path / "two") == first
 
 
-def test_a_file_of_other_samples_makes_its_shard_anew(corpus: Path, tmp_path: Path) -> None:
+def test_a_changed_file_makes_its_shard_again(corpus: Path, tmp_path: Path) -> None:
     run(tmp_path / "s")
     path = corpus / "noisy_train/p0_1.wav"
     wav, _ = soundfile.read(path, dtype="int16")
@@ -82,13 +82,13 @@ def test_a_file_of_other_samples_makes_its_shard_anew(corpus: Path, tmp_path: Pa
         np.testing.assert_array_equal(reader.read(0, 0).noisy * 32768, wav[::-1])
 
 
-def test_fewer_shards_than_there_are_is_told_as_that(corpus: Path, tmp_path: Path) -> None:
+def test_a_folder_with_more_shards_than_planned_is_refused(corpus: Path, tmp_path: Path) -> None:
     run(tmp_path / "s")
     with pytest.raises(InputError, match="or more in a shard, than before"):
         import_pairs(read_card(CARDS / "vb_demandex.yaml"), tmp_path / "s", shard_examples=5, workers=0)
 
 
-def test_a_damaged_pair_is_counted_and_made_up_for_later(corpus: Path, tmp_path: Path) -> None:
+def test_a_damaged_pair_is_counted_and_imported_once_repaired(corpus: Path, tmp_path: Path) -> None:
     path = corpus / "noisy_train/p0_1.wav"
     soundfile.write(path, np.full(1600, np.nan, np.float32), RATE_HZ, subtype="FLOAT")
     done = run(tmp_path / "s")
@@ -99,7 +99,7 @@ def test_a_damaged_pair_is_counted_and_made_up_for_later(corpus: Path, tmp_path:
     assert (done.examples, done.reused, done.failures) == (7, 3, ())
 
 
-def test_beyond_full_scale_is_no_silent_clipping(corpus: Path, tmp_path: Path) -> None:
+def test_samples_beyond_full_scale_are_failures(corpus: Path, tmp_path: Path) -> None:
     soundfile.write(corpus / "noisy_test/p0_1.wav", np.full(1600, 1.5), RATE_HZ, subtype="FLOAT")
     (failure,) = run(tmp_path / "s", splits=["test"]).failures
     assert "peaks above full scale" in failure.reason
@@ -121,7 +121,7 @@ def test_another_corpus_is_not_overwritten(corpus: Path, tmp_path: Path) -> None
     assert before.items() >= checksums(tmp_path / "s").items()
 
 
-def test_a_card_without_pairs_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_card_without_pairs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card = tmp_path / "card.yaml"
     card.write_text(
         "name: toy\ndescription: d\nsample_rate_hz: 16000\nlicence: CC0\n"

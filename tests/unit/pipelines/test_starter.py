@@ -1,4 +1,4 @@
-"""The starter corpus: its noises and layout offline, and once the real fetch, where apt reaches a mirror."""
+"""The starter corpus: noises and layout offline, and a real download where apt reaches a mirror."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class TestNoises:
         near = np.abs(hz / peak_hz - np.rint(hz / peak_hz)) < 0.1
         assert power[near].sum() > 0.99 * power.sum()
 
-    def test_all_are_level_finite_and_repeatable(self) -> None:
+    def test_all_noises_are_normalised_finite_and_reproducible(self) -> None:
         clips = words(np.random.default_rng(4))
         for kind in ("babble", "speech_shaped", "hum", *noises.COLOURS):
             one, two, other = (starter._noise(np.random.default_rng(seed), kind, clips) for seed in (5, 5, 6))
@@ -101,7 +101,7 @@ class TestNoises:
 
 @pytest.mark.usefixtures("one_second_noises")
 class TestBuild:
-    def test_layout_fits_the_cards(
+    def test_the_layout_matches_the_cards(
         self, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         starter.build_starter(sounds, tmp_path / "out")
@@ -123,12 +123,12 @@ class TestBuild:
             ("starter_noises", "test"): (1, 12),
         }
 
-    def test_same_sounds_give_the_same_bytes(self, sounds: Path, tmp_path: Path) -> None:
+    def test_the_same_sounds_give_the_same_bytes(self, sounds: Path, tmp_path: Path) -> None:
         starter.build_starter(sounds, tmp_path / "one")
         starter.build_starter(sounds, tmp_path / "two")
         assert digest(tmp_path / "one") == digest(tmp_path / "two")
 
-    def test_speech_is_kept_as_decoded_and_what_is_no_speech_left_out(
+    def test_speech_is_stored_as_decoded_and_other_sounds_left_out(
         self, sounds: Path, tmp_path: Path
     ) -> None:
         starter.build_starter(sounds, tmp_path / "out")
@@ -162,7 +162,7 @@ class TestFetch:
         monkeypatch.setattr(starter, "_NOISE_SECONDS", 1)
         return downloads
 
-    def test_a_finished_folder_is_not_fetched_again(
+    def test_an_existing_corpus_is_not_downloaded_again(
         self, tmp_path: Path, sounds: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         downloads = self.fake_network(monkeypatch, sounds)
@@ -193,7 +193,7 @@ class TestFetch:
             starter.fetch_starter(tmp_path)
         assert (tmp_path / "thesis.txt").is_file()
 
-    def test_without_apt_one_message_says_what_to_do(
+    def test_without_apt_the_error_gives_a_remedy(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -218,7 +218,7 @@ class TestFetch:
 
 
 @pytest.mark.full
-def test_a_real_package_is_fetched_and_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_package_is_downloaded_and_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("apt-get") is None:
         pytest.skip("no apt-get here")
     try:

@@ -1,4 +1,4 @@
-"""The order: permutations, independence of world size, exact resumption, tails carried."""
+"""The sample order: permutations, independence of world size, exact resumption, ends of epochs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_samples_are_mixed_across_shards_but_only_open_ones() -> None:
     assert np.mean(shards[1:] == shards[:-1]) < 0.4
 
 
-def test_neighbours_in_a_shard_do_not_stay_neighbours() -> None:
+def test_adjacent_samples_of_a_shard_are_separated() -> None:
     order = Order(shard_sizes=(64,) * 32, seed=5, open_shards=8)
     rows = order.epoch(0)
     position = np.empty((32, 64), dtype=np.int64)
@@ -161,7 +161,7 @@ def test_sample_randomness_depends_on_seed_epoch_and_id_alone() -> None:
         ({"global_batch_size": 4, "rank": 2, "world_size": 2}, "rank 2 does not exist"),
     ],
 )
-def test_impossible_shares_are_refused_at_once(sizes: dict[str, int], says: str) -> None:
+def test_impossible_shares_are_refused_when_called(sizes: dict[str, int], says: str) -> None:
     with pytest.raises(InputError, match=says):
         batches(Order(shard_sizes=(4,), seed=0), **sizes)
 

@@ -1,4 +1,4 @@
-"""Shards: same bytes for the same examples, exact reading by offset, damage named."""
+"""Shards: the same bytes for the same examples, exact reading by offset, errors that name the damage."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def assert_same(read: Example, written: Example) -> None:
     assert read.meta == {**written.meta, "id": written.example_id}
 
 
-def test_reading_returns_the_very_samples_written(tmp_path: Path) -> None:
+def test_reading_returns_the_written_samples(tmp_path: Path) -> None:
     written = write_two_shards(tmp_path)
     index = read_index(tmp_path, "train")
     assert index.shard_sizes == (3, 2)
@@ -127,7 +127,7 @@ def test_order_and_reader_fit_together(folder: Path) -> None:
             assert sorted(ids) == [f"train-{number}" for number in range(5)]
 
 
-def test_reader_opens_late_closes_and_travels(folder: Path) -> None:
+def test_a_reader_opens_on_demand_closes_and_can_be_pickled(folder: Path) -> None:
     reader = ShardReader(read_index(folder, "train"), max_open=1)
     assert not reader._files
     before = reader.read(0, 0)
@@ -157,7 +157,7 @@ def test_a_shard_may_be_empty_when_everything_failed(tmp_path: Path) -> None:
     assert read_index(tmp_path, "train").shard_sizes == (0,)
 
 
-def test_a_failing_rewrite_leaves_the_old_shard_whole(folder: Path) -> None:
+def test_a_failing_rewrite_leaves_the_old_shard_intact(folder: Path) -> None:
     before = {path.name: sha256_of(path) for path in folder.iterdir()}
 
     def broken() -> Iterator[Example]:
@@ -169,7 +169,7 @@ def test_a_failing_rewrite_leaves_the_old_shard_whole(folder: Path) -> None:
     assert {path.name: sha256_of(path) for path in folder.iterdir()} == before
 
 
-def test_verify_finds_nothing_wrong_with_whole_shards(folder: Path) -> None:
+def test_verify_reports_nothing_for_intact_shards(folder: Path) -> None:
     assert verify(read_index(folder, "train")) == []
 
 
@@ -191,7 +191,7 @@ def test_a_flipped_byte_is_named_by_shard_and_member(folder: Path) -> None:
             reader.read(0, 1)
 
 
-def test_a_cut_or_missing_shard_is_named(folder: Path) -> None:
+def test_a_truncated_or_missing_shard_is_named(folder: Path) -> None:
     index = read_index(folder, "train")
     tar = folder / "train-000001.tar"
     tar.write_bytes(tar.read_bytes()[:1000])
@@ -225,7 +225,7 @@ def test_malformed_examples_are_refused(tmp_path: Path, bad: Example, says: str)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_id_must_not_come_twice(tmp_path: Path) -> None:
+def test_a_repeated_id_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="appears twice"):
         write_shard(tmp_path, "train", 0, [example("a"), example("a")], sample_rate_hz=RATE_HZ)
 

@@ -1,4 +1,4 @@
-"""Shards in object stores: the same bytes as in a folder, whole or not there, every fault named by URL."""
+"""Shards in object stores: the same bytes as in a folder, atomic writes, errors that name the URL."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_store_holds_the_same_bytes_as_a_folder(folder: Path, tmp_path: Path) 
         assert sha256_of(folder / name) == sha256_of(tmp_path / name), name
 
 
-def test_mixing_into_a_store_gives_the_bytes_of_a_folder_and_goes_on(folder: Path, tmp_path: Path) -> None:
+def test_mixing_into_a_store_gives_the_bytes_of_a_folder_and_resumes(folder: Path, tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus")
     card = read_card(tmp_path / "corpus" / "card.yaml")
     recipe = read_recipe(tmp_path / "corpus" / "recipe.yaml")
@@ -119,7 +119,7 @@ def test_weights_are_read_from_a_store(tmp_path: Path) -> None:
         load_model(folder / "other")
 
 
-def test_examples_come_back_by_one_read_each(folder: Path, s3: Store) -> None:
+def test_each_example_is_one_read(folder: Path, s3: Store) -> None:
     write_two_shards(folder)
     index = read_index(folder, "train")
     with ShardReader(index) as reader:
@@ -176,7 +176,7 @@ def test_damage_is_named_by_url_and_member(folder: Path) -> None:
     assert len(verify(index)) == 2
 
 
-def test_what_is_not_there_is_named(folder: Path) -> None:
+def test_missing_files_are_named(folder: Path) -> None:
     with pytest.raises(InputError, match=r"//.+index\.json: no such index"):
         read_index(folder, "train")
     with pytest.raises(InputError, match=r"//.+shards: holds no shards"):
@@ -221,7 +221,7 @@ def test_a_store_that_always_refuses_is_named_after_the_retries(
         entry_or_none(away / "train-000000.json")
 
 
-def test_a_store_that_is_away_is_named_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_store_is_named_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -290,6 +290,6 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         location("abfs://b/a")
 
 
-def test_an_unknown_kind_of_url_is_named() -> None:
+def test_an_unknown_url_scheme_is_named() -> None:
     with pytest.raises(InputError, match="nfs9://b/a: fsspec knows no nfs9://"):
         location("nfs9://b/a")
