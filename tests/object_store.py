@@ -2,7 +2,7 @@
 
     python -m tests.object_store HOST PORT [JOURNAL]
 
-`served` starts one on loopback. The faults of a server in another process are set over HTTP, see `set_faults`.
+`served` starts one on loopback. `set_faults` sets the faults of a server in another process over HTTP.
 moto stores everything in memory; with a journal, a restarted server repeats all earlier writes.
 """
 
@@ -64,7 +64,7 @@ class Store:
 
 
 def set_faults(store_url: str, *, refuse_every: int = 0, delay_seconds: float = 0.0) -> tuple[int, int]:
-    """Set the faults of a store in another process; returns its numbers of requests and of refused requests."""
+    """Set the faults of a store in another process; returns its numbers of requests and refusals."""
     query = f"refuse_every={refuse_every}&delay_seconds={delay_seconds}"
     with urlopen(f"{store_url}{_FAULTS}?{query}", timeout=30) as response:
         requests, refused = map(int, response.read().split())
