@@ -1,4 +1,4 @@
-"""Reads a Dockerfile's stages: enough to check ours, and to run its installation without Docker."""
+"""Parser of a Dockerfile's stages: enough to check ours and to run its installation without Docker."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 @dataclass(kw_only=True)
 class Stage:
-    """One stage: what it starts from (an image or an earlier stage), and its steps in order.
+    """One stage: its base (an image or an earlier stage) and its steps in order.
 
     Attributes:
-        steps: (instruction, arguments), with comments left out and continued lines joined.
+        steps: (instruction, arguments), without comments, continued lines joined.
     """
 
     name: str
@@ -24,13 +24,13 @@ class Stage:
         return [arguments for name, arguments in self.steps if name == instruction]
 
     def installs(self) -> list[str]:
-        """What it runs of pip."""
+        """Its pip commands."""
         return [run for run in self.all("RUN") if run.startswith("pip ")]
 
     def copies(self) -> list[str]:
-        """What it takes from the checkout."""
-        taken = [words.split() for words in self.all("COPY") if not words.startswith("--from")]
-        return [source for words in taken for source in words[:-1]]
+        """What it copies from the checkout."""
+        copied = [words.split() for words in self.all("COPY") if not words.startswith("--from")]
+        return [source for words in copied for source in words[:-1]]
 
 
 def read_stages(path: Path) -> dict[str, Stage]:
@@ -48,6 +48,6 @@ def read_stages(path: Path) -> dict[str, Stage]:
 
 
 def lineage(stages: dict[str, Stage], name: str) -> list[Stage]:
-    """A stage and those it builds on, the first one first."""
+    """The stages that a stage builds on, in order, and the stage itself."""
     stage = stages[name]
     return [*(lineage(stages, stage.base) if stage.base in stages else []), stage]

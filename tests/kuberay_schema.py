@@ -1,7 +1,6 @@
-"""What KubeRay's RayCluster and RayJob may say, as JSON Schema: nothing else than these fields passes.
+"""Strict JSON Schema of KubeRay's RayCluster and RayJob: unknown fields are errors.
 
-Written by hand after the field reference of KubeRay 1.6; pods and their parts are those of Kubernetes's own
-schemas, in their strict form.
+Written by hand from the field reference of KubeRay 1.6; pods and their parts use Kubernetes's strict schemas.
 """
 
 from __future__ import annotations
@@ -119,11 +118,11 @@ _SPECS = {"RayCluster": _CLUSTER, "RayJob": _JOB}
 
 
 def check(resource: dict[str, Any]) -> None:
-    """Check one of KubeRay's resources.
+    """Validate a RayCluster or RayJob.
 
     Raises:
-        jsonschema.ValidationError: it says what KubeRay or Kubernetes does not know, or leaves out what
-            they need.
+        jsonschema.ValidationError: it has a field that KubeRay or Kubernetes does not define, or lacks a
+            required one.
     """
     schema = _fields(
         ("apiVersion", "kind", "metadata", "spec"),

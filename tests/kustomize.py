@@ -1,4 +1,4 @@
-"""As much of kustomize as infra/kuberay needs: resources, a namespace, JSON patches and images."""
+"""The subset of kustomize that infra/kuberay uses: resources, a namespace, JSON patches and images."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _WITHOUT_NAMESPACE = {"Namespace"}
 
 
 def build(folder: Path) -> list[dict[str, Any]]:
-    """The resources that `kubectl kustomize` gives for a folder, in the order of its files."""
-    about = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    assert about.keys() <= _KNOWN, f"{folder}: {about.keys() - _KNOWN} are not known here"
-    resources = [each for name in about["resources"] for each in _read(folder / name)]
-    for patch in about.get("patches", []):
-        found = [each for each in resources if _is(each, patch["target"])]
-        assert len(found) == 1, f"{folder}: {patch['target']} names {len(found)} resources"
+    """The resources that `kubectl kustomize` would print for a folder, in the order of its files."""
+    overlay = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert overlay.keys() <= _KNOWN, f"{folder}: {overlay.keys() - _KNOWN} are not supported here"
+    resources = [each for name in overlay["resources"] for each in _read(folder / name)]
+    for patch in overlay.get("patches", []):
+        targets = [each for each in resources if _is(each, patch["target"])]
+        assert len(targets) == 1, f"{folder}: {patch['target']} names {len(targets)} resources"
         for step in yaml.safe_load(patch["patch"]):
-            _apply(found[0], step)
-    images = {image["name"]: f"{image['newName']}:{image['newTag']}" for image in about.get("images", [])}
+            _apply(targets[0], step)
+    images = {image["name"]: f"{image['newName']}:{image['newTag']}" for image in overlay.get("images", [])}
     for each in resources:
-        if "namespace" in about and each["kind"] not in _WITHOUT_NAMESPACE:
-            each["metadata"]["namespace"] = about["namespace"]
+        if "namespace" in overlay and each["kind"] not in _WITHOUT_NAMESPACE:
+            each["metadata"]["namespace"] = overlay["namespace"]
         _set_images(each, images)
     return resources
 
@@ -33,7 +33,7 @@ def build(folder: Path) -> list[dict[str, Any]]:
 def _read(path: Path) -> list[dict[str, Any]]:
     if path.is_dir():
         return build(path)
-    # By way of JSON, so that what an anchor shares can be patched in one place alone.
+    # The JSON round trip copies what YAML anchors share, so that a patch changes one place only.
     return [json.loads(json.dumps(each)) for each in yaml.safe_load_all(path.read_text())]
 
 
@@ -43,16 +43,16 @@ def _is(resource: dict[str, Any], target: dict[str, str]) -> bool:
 
 def _apply(resource: dict[str, Any], step: dict[str, Any]) -> None:
     """One step of a JSON patch (RFC 6902)."""
-    *way, last = step["path"].removeprefix("/").split("/")
+    *parents, last = step["path"].removeprefix("/").split("/")
     inner: Any = resource
-    for key in way:
+    for key in parents:
         inner = inner[int(key)] if isinstance(inner, list) else inner[key]
     if isinstance(inner, list):
-        place = len(inner) if last == "-" else int(last)
+        index = len(inner) if last == "-" else int(last)
         if step["op"] != "add":
-            del inner[place]
+            del inner[index]
         if step["op"] != "remove":
-            inner.insert(place, step["value"])
+            inner.insert(index, step["value"])
     elif step["op"] == "remove":
         del inner[last]
     else:
@@ -61,7 +61,7 @@ def _apply(resource: dict[str, Any], step: dict[str, Any]) -> None:
 
 
 def _set_images(part: Any, images: dict[str, str]) -> None:
-    """Name the images of all containers below `part` anew."""
+    """Replace the image names of all containers below `part`."""
     if isinstance(part, list):
         for each in part:
             _set_images(each, images)

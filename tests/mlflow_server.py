@@ -1,4 +1,4 @@
-"""Servers that a test starts and ends: PostgreSQL, MLflow's tracking server, and a served model."""
+"""Servers for tests: PostgreSQL, MLflow's tracking server, and a served model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 HOST = "127.0.0.1"
 _QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-# Until a server answers, on a machine that is busy with other tests.
+# Time for a server to answer on a machine that is busy with other tests.
 PATIENCE_SECONDS = 180
 
 
@@ -28,9 +28,7 @@ PATIENCE_SECONDS = 180
 def tracking_server(
     folder: Path, backend_uri: str, port: int | None = None, *options: str, **environment: str
 ) -> Iterator[str]:
-    """`mlflow server` over a database, artifacts in `folder` unless the options say otherwise; yields its
-    address.
-    """
+    """`mlflow server` on a database, with artifacts in `folder` by default; yields its address."""
     port = port or free_port()
     command = [
         sys.executable,
@@ -63,7 +61,7 @@ def model_server(folder: Path, tracking_uri: str, model_uri: str) -> Iterator[st
         folder,
         "mlflow models serve",
         lambda: answers(f"http://{HOST}:{port}/ping"),
-        # It calls uvicorn by its name.
+        # It runs uvicorn from the PATH.
         {"MLFLOW_TRACKING_URI": tracking_uri, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     ):
         yield f"http://{HOST}:{port}/invocations"
@@ -71,11 +69,10 @@ def model_server(folder: Path, tracking_uri: str, model_uri: str) -> Iterator[st
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """A PostgreSQL server of its own on loopback; yields the address of its database.
+    """A new PostgreSQL server on loopback; yields the address of its database.
 
-    Skips the test where there is no server or no driver. As root, which PostgreSQL refuses, it runs as
-    the user `postgres` that its package makes; that user cannot enter pytest's folders, so the data lie
-    beside them.
+    Skips the test without a server or driver. PostgreSQL refuses to run as root, so it then runs as the user
+    `postgres` of its package, whose data cannot be in pytest's folders.
     """
     port = free_port()
     with postgresql_folder() as folder, postgresql_on(folder, port) as address:
@@ -84,7 +81,7 @@ def postgresql() -> Iterator[str]:
 
 @contextmanager
 def postgresql_folder() -> Iterator[Path]:
-    """The data of an empty server, which `postgresql_on` serves, again and again."""
+    """Data folder of an empty server for `postgresql_on`, which may serve it several times."""
     programs, user = postgresql_programs(), "postgres" if os.geteuid() == 0 else None
     pytest.importorskip("psycopg2", reason="no psycopg2; pip install -e '.[dev]'")
     folder = Path(tempfile.mkdtemp(prefix="rwsa-postgresql-"))
@@ -111,7 +108,7 @@ def postgresql_folder() -> Iterator[Path]:
 
 @contextmanager
 def postgresql_on(folder: Path, port: int) -> Iterator[str]:
-    """Serve such data until the block ends, which it does as a kill; yields the address of the database."""
+    """Serve a data folder and kill the server at the end; yields the address of the database."""
     programs, user = postgresql_programs(), "postgres" if os.geteuid() == 0 else None
     serve = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder), "-h", HOST]
     ready = [str(programs / "pg_isready"), "-q", "-h", HOST, "-p", str(port)]
@@ -133,7 +130,7 @@ def free_port() -> int:
 
 
 def postgresql_programs() -> Path:
-    """The newest server's folder; Debian keeps it off the path."""
+    """Folder of the newest server, which Debian does not put on the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     initdb = shutil.which("initdb") or (found[-1] if found else None)
     if initdb is None:
@@ -150,7 +147,7 @@ def running(
     environment: Mapping[str, str] | None = None,
     user: str | None = None,
 ) -> Iterator[None]:
-    """A server that answers, until the block ends."""
+    """Run a server until the block ends, once it is ready."""
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(
             command,
@@ -158,7 +155,7 @@ def running(
             env=os.environ | _QUIET | dict(environment or {}),
             stdout=log,
             stderr=log,
-            # A group of its own, since it starts processes that must go with it.
+            # A process group of its own, killed as a whole.
             start_new_session=True,
             user=user,
         )
@@ -175,14 +172,14 @@ def running(
                 time.sleep(0.3)
             yield
         finally:
-            # One that died by itself has left no group; what it said was raised above.
+            # The group no longer exists if the server ended by itself.
             with suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)
             server.wait()
 
 
 def answers(url: str) -> bool:
-    """Whether something at this address says that all is well."""
+    """Whether a GET of this address succeeds."""
     try:
         with urlopen(url, timeout=5):
             return True

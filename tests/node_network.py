@@ -1,7 +1,7 @@
-"""A network of machines on this one: a namespace each, with an address of its own on a bridge.
+"""A network of simulated machines: one network namespace each, with its own address on a bridge.
 
-Each has its own /dev/shm, /tmp/ray and home, so that what runs there takes itself for alone; recordings and
-code are seen by all, as on a shared folder. Needs Linux, root and `ip`.
+Each has its own /dev/shm, /tmp/ray and home; recordings and code are visible to all, as in a shared folder.
+Needs Linux, root and `ip`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# Of the addresses that are set aside for measuring networks.
+# From the addresses reserved for benchmarking networks (RFC 2544).
 _SUBNET = "198.18"
 _INSIDE = 'mount --bind "$0" /dev/shm && mount --bind "$1" /tmp/ray && shift && exec "$@"'
 
 
 class Node:
-    """One machine."""
+    """One simulated machine."""
 
     def __init__(self, namespace: str, address: str, folder: Path, shm: Path) -> None:
         self.namespace, self.address, self.folder, self._shm = namespace, address, folder, shm
@@ -32,7 +32,7 @@ class Node:
     def start(
         self, command: Sequence[str], log: Path, cwd: Path | None = None, **environment: str
     ) -> subprocess.Popen[bytes]:
-        """Start a command there; what it says goes to the end of `log`."""
+        """Start a command on it; its output is appended to `log`."""
         inside = ["sh", "-c", _INSIDE, str(self._shm), str(self.folder / "ray"), *map(str, command)]
         with log.open("ab") as said:
             started = subprocess.Popen(
@@ -48,11 +48,11 @@ class Node:
 
     @property
     def runs(self) -> bool:
-        """Whether anything that was started there has not ended."""
+        """Whether any process started on it still runs."""
         return any(process.poll() is None for process in self._started)
 
     def kill(self) -> None:
-        """End everything that runs there, without grace, as when the power fails."""
+        """Kill all its processes with SIGKILL, as in a power failure."""
         for _ in range(20):
             pids = _ip("netns", "pids", self.namespace).split()
             if not pids:
@@ -65,16 +65,16 @@ class Node:
             process.wait()
 
     def cut(self) -> None:
-        """Unplug it."""
+        """Disconnect it from the network."""
         _ip("link", "set", self._link, "down")
 
     def heal(self) -> None:
-        """Plug it in again."""
+        """Reconnect it."""
         _ip("link", "set", self._link, "up")
 
 
 class Network:
-    """The machines, by name."""
+    """Simulated machines by name."""
 
     def __init__(self) -> None:
         self._id = f"{os.getpid() % 10_000:04d}"
@@ -86,7 +86,7 @@ class Network:
         return self.nodes[name]
 
     def build(self, folder: Path, names: Sequence[str]) -> None:
-        """Make the bridge and the machines."""
+        """Create the bridge and the machines."""
         Path("/tmp/ray").mkdir(exist_ok=True)
         _ip("link", "add", self._bridge, "type", "bridge")
         _ip("addr", "add", f"{self._subnet}.1/24", "dev", self._bridge)
@@ -110,7 +110,7 @@ class Network:
             _ip("-n", node.namespace, *words)
 
     def close(self) -> None:
-        """End all processes and leave nothing."""
+        """Kill all processes and remove everything."""
         for node in self.nodes.values():
             with suppress(OSError):
                 node.kill()
@@ -122,7 +122,7 @@ class Network:
 
 
 def why_not() -> str | None:
-    """Why there can be no such machines here; None where there can."""
+    """Why simulated machines are not possible here; None if they are."""
     missing = [tool for tool in ("ip", "unshare") if shutil.which(tool) is None]
     if missing:
         return f"no {' and no '.join(missing)}; on Debian: apt-get install iproute2 util-linux"
@@ -137,7 +137,7 @@ def why_not() -> str | None:
 
 @contextmanager
 def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
-    """Machines of these short names, until the block ends; where there can be none, see `why_not`."""
+    """Machines of these short names, removed at the end of the block; see `why_not`."""
     made = Network()
     try:
         made.build(folder, names)
@@ -147,7 +147,7 @@ def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
 
 
 def wait_until(condition: Callable[[], object], why: Callable[[], str], seconds: float = 300) -> None:
-    """Wait; when it takes too long, fail and say why."""
+    """Wait for a condition; after too long, fail with the text of `why`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, why()
@@ -155,7 +155,7 @@ def wait_until(condition: Callable[[], object], why: Callable[[], str], seconds:
 
 
 def _ip(*words: str) -> str:
-    """Run `ip`; raises OSError with what it says where it fails."""
+    """Run `ip`; raises OSError with its message on failure."""
     done = subprocess.run(["ip", *words], capture_output=True, text=True)
     if done.returncode:
         raise OSError(done.stderr.strip() or f"ip {' '.join(words)} failed")

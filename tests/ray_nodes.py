@@ -1,4 +1,4 @@
-"""A Ray cluster of machines with addresses of their own, an object store and an MLflow server on two more."""
+"""A Ray cluster of simulated machines, with an object store and an MLflow server on two more."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.node_network import Network, network, wait_until
 
 CHECKOUT = Path(__file__).parents[1]
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-that-all-nodes-of-this-test-share"}
-# What the machines are called, and the core that each is held to, if any.
+# Names of the machines, and the core that each is pinned to, if any.
 CORES = {"head": None, "a": None, "b": None}
 _STORE_PORT, _MLFLOW_PORT, _GCS_PORT = 9000, 5000, 6379
 
@@ -44,8 +44,8 @@ class RayNodes:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             # Each node has a home of its own, where matplotlib would look for this machine's fonts again.
             "MPLCONFIGDIR": matplotlib.get_cachedir(),
-            # A node whose processes are dead is given up after five seconds instead of fifteen; one that
-            # cannot be reached still has five checks of ten seconds each.
+            # A node with dead processes is declared dead after five seconds instead of fifteen; an
+            # unreachable node still gets five checks of ten seconds each.
             "RAY_health_check_period_ms": "1000",
         }
 
@@ -109,7 +109,7 @@ class RayNodes:
 
 
 class Driver:
-    """A verb under way."""
+    """A running verb."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self._process, self._log = process, log
@@ -119,20 +119,20 @@ class Driver:
         return self._log.read_text(errors="replace")
 
     @property
-    def under_way(self) -> bool:
+    def is_running(self) -> bool:
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """End it without grace, if it has not ended."""
+        """Send SIGKILL if it still runs."""
         self._process.kill()
 
     def says(self, text: str, seconds: float = 120) -> None:
-        """Wait until it has printed something."""
+        """Wait until it has printed a text."""
         wait_until(lambda: text in self.said or self._process.poll() is not None, lambda: self.said, seconds)
         assert text in self.said, self.said[-3000:]
 
     def ends(self, status: int = 0, seconds: float = 600) -> str:
-        """Wait for its end; returns what it said."""
+        """Wait for its end; returns its output."""
         try:
             wait_until(lambda: self._process.poll() is not None, lambda: self.said[-3000:], seconds)
         finally:
@@ -145,11 +145,11 @@ class Driver:
 def ray_nodes(
     folder: Path, *, cores: Mapping[str, int | None] = CORES, servers: bool = True
 ) -> Iterator[RayNodes]:
-    """All of it, until the block ends.
+    """Start the machines, and remove them at the end of the block.
 
     Args:
-        cores: by the names of the machines, `head` first, the core that each is held to, if any.
-        servers: the object store and MLflow too.
+        cores: for each machine, `head` first, the core that it is pinned to, if any.
+        servers: also start the object store and MLflow.
     """
     with network(folder, [*cores, "store", "mlflow"]) as net:
         nodes = RayNodes(folder, net, cores)
@@ -161,7 +161,7 @@ def ray_nodes(
 
 @contextmanager
 def reached_from_here(nodes: RayNodes, bucket: str) -> Iterator[None]:
-    """Make a bucket, and let this process use the store."""
+    """Create a bucket, and let this process use the store."""
     store = fsspec.get_filesystem_class("s3")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in object_store.environment(nodes.store).items():

@@ -1,6 +1,6 @@
-"""A stand-in for a SLURM cluster: nodes are network namespaces here, `srun` and `scontrol` are below.
+"""A stand-in for a SLURM cluster: network namespaces as nodes, and replacements of `srun` and `scontrol`.
 
-A node has an address, a host name and a disk of its own, and shares processors and files with the others.
+Each node has its own address, host name and disk, and shares processors and files with the others.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
-    """Some nodes, by name the same as their network namespaces.
+    """Nodes, named like their network namespaces.
 
     Attributes:
-        names: of the nodes; the first runs the batch script.
-        disks: what each node sees at `local`.
-        local: where each node has a disk of its own.
-        folder: of the commands `srun` and `scontrol`.
+        names: names of the nodes; the first runs the batch script.
+        disks: for each node, the folder that it sees at `local`.
+        local: mount point of each node's own disk.
+        folder: folder of the commands `srun` and `scontrol`.
     """
 
     names: tuple[str, ...]
@@ -48,32 +48,32 @@ class Nodes:
         return [pid for pids in listed for pid in pids.split()]
 
     def leftovers(self) -> list[Path]:
-        """What is on the nodes' disks."""
+        """Files on the nodes' disks."""
         return [path for disk in self.disks for path in Path(disk).iterdir()]
 
     @property
     def requeued(self) -> list[str]:
-        """Jobs that `scontrol requeue` was asked for."""
+        """Jobs passed to `scontrol requeue`."""
         path = Path(self.folder) / "requeued"
         return path.read_text().split() if path.exists() else []
 
 
 @contextmanager
 def slurm_nodes() -> Iterator[Nodes]:
-    """Two nodes, joined by a cable; at the end nothing of them is left."""
+    """Two nodes connected by a virtual cable, removed at the end."""
     names = tuple(f"rwsa{os.getpid()}-{place}" for place in range(2))
     addresses = ("10.77.0.1", "10.77.0.2")
     hosts = "127.0.0.1 localhost\n" + "".join(
         f"{address} {name}\n" for address, name in zip(addresses, names, strict=True)
     )
     with ExitStack() as stack:
-        # A short path: Ray's sockets lie below it.
+        # A short path, since Ray's sockets are below it.
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rwsa-", dir="/tmp"))
         for name in names:
             _done("ip", "netns", "add", name)
             stack.callback(_remove, name)
             _done("ip", "-n", name, "link", "set", "lo", "up")
-            etc = Path("/etc/netns", name)  # `ip netns exec` lays its files over /etc
+            etc = Path("/etc/netns", name)  # `ip netns exec` mounts its files over /etc
             etc.mkdir(parents=True)
             (etc / "hosts").write_text(hosts)
         _done(
@@ -100,7 +100,7 @@ def _write_commands(nodes: Nodes) -> None:
 
 
 def _remove(name: str) -> None:
-    """End a node: what runs there, its cable and its name."""
+    """Remove a node: its processes, cable and namespace."""
     for pid in _done("ip", "netns", "pids", name).split():
         try:
             os.kill(int(pid), signal.SIGKILL)
@@ -115,9 +115,9 @@ def _done(*command: str) -> str:
 
 
 def srun(nodes: Nodes, words: Sequence[str]) -> int:
-    """Run a command on each node asked for; pass SIGTERM on to all; return the greatest exit status.
+    """Run a command on each requested node, forward SIGTERM to all, and return the greatest exit status.
 
-    It knows those of srun's options that our script uses, and no others.
+    Supports only the options of srun that our script uses.
     """
     parser = argparse.ArgumentParser(prog="srun", allow_abbrev=False)
     for option in ("--nodes", "--ntasks", "--ntasks-per-node", "--cpus-per-task"):
@@ -126,17 +126,17 @@ def srun(nodes: Nodes, words: Sequence[str]) -> int:
     parser.add_argument("--export", choices=["ALL"])
     parser.add_argument("--overlap", action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER)
-    asked = parser.parse_args(words)
-    where = [name for name in nodes.names if name not in asked.exclude.split(",")]
-    assert len(where) == asked.nodes == asked.ntasks, (where, asked)
-    environment = {**os.environ, "SLURM_CPUS_ON_NODE": str(asked.cpus_per_task)}
-    tasks = [subprocess.Popen(nodes.on(name, asked.command), env=environment) for name in where]
+    options = parser.parse_args(words)
+    where = [name for name in nodes.names if name not in options.exclude.split(",")]
+    assert len(where) == options.nodes == options.ntasks, (where, options)
+    environment = {**os.environ, "SLURM_CPUS_ON_NODE": str(options.cpus_per_task)}
+    tasks = [subprocess.Popen(nodes.on(name, options.command), env=environment) for name in where]
     signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
     return max(abs(task.wait()) for task in tasks)
 
 
 def scontrol(nodes: Nodes, words: Sequence[str]) -> int:
-    """Expand the job's node list, or note which job is to be queued again."""
+    """Expand the job's node list, or record which job is to be requeued."""
     if list(words[:2]) == ["show", "hostnames"]:
         assert words[2:] == ["rwsa[0-1]"], words
         print("\n".join(nodes.names))

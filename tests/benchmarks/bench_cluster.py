@@ -1,9 +1,9 @@
-"""What a cluster gives and costs: mixing on two nodes, Ray beside plain DDP, how soon training starts.
+"""Time mixing on two nodes, Ray Train against plain DDP, and the start of training on Ray.
 
     python -m tests.benchmarks.bench_cluster [--only mixing overhead start]
 
-Nodes have a core each (network namespaces, `taskset`); the head and the driver share the first one's. What
-ran in turn is compared.
+Each node has one core (network namespaces, `taskset`); the head and the driver share the first node's core.
+Variants run in turns.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def main() -> None:
 
 
 def _mixing(folder: Path) -> None:
-    """The rate of two nodes against one, first to last shard, for a plan that is long against the start."""
+    """The rate of two nodes against one, from the first to the last shard of a long plan."""
     if (reason := why_not()) is not None:
-        print(f"mixing on two nodes is not measured: {reason}")
+        print(f"mixing on two nodes was not measured: {reason}")
         return
     rates: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(ROUNDS):
@@ -64,37 +64,37 @@ def _mixing(folder: Path) -> None:
                 said = nodes.drive("pipelines.mix_shards", *words, cwd=CHECKOUT).ends(seconds=500)
             rates[count].append(_rate(out))
             took = said.strip().splitlines()[-1].rpartition("; ")[2]
-            print(f"{count} of the nodes: {rates[count][-1]:.2f} shards/s, {took} in all", flush=True)
+            print(f"{count} of the nodes: {rates[count][-1]:.2f} shards/s, {took} in total", flush=True)
     one, two = (statistics.median(rates[count]) for count in rates)
     print(f"mixing on two nodes: {two:.2f} shards/s, {two / one:.2f} times one node's {one:.2f}")
 
 
 def _rate(folder: Path) -> float:
-    """Shards a second, from the first to the last."""
+    """Shards per second, from the first to the last."""
     times = sorted(path.stat().st_mtime for path in folder.glob("*.tar"))
     return (len(times) - 1) / (times[-1] - times[0])
 
 
 def _overhead(folder: Path) -> None:
-    """The median step of gloo processes, started by Ray Train and by hand, in turn.
+    """The median step of gloo processes, started by Ray Train and directly, in turns.
 
-    On a machine of two cores one process leaves a core to what Ray runs besides; two do not.
+    On two cores, one worker leaves a core to Ray's own processes; two workers do not.
     """
     config = _training(folder)
     for workers in (1, 2):
-        found: dict[str, list[float]] = {"by hand": [], "on Ray": []}
+        step_seconds: dict[str, list[float]] = {"plain": [], "on Ray": []}
         for turn in range(ROUNDS):
-            for how in found:
+            for how in step_seconds:
                 name = f"{how.replace(' ', '-')}-{workers}-{turn}"
                 if how == "on Ray":
                     _train(folder, name, workers)
                 else:
                     with Tracker(config.storage).run(name) as run:
                         torch.multiprocessing.spawn(
-                            _by_hand, (workers, folder, name, run.run_id), nprocs=workers
+                            _plain_worker, (workers, folder, name, run.run_id), nprocs=workers
                         )
-                found[how] += _step_seconds(config, name)
-        plain, ray = (statistics.median(found[how]) for how in found)
+                step_seconds[how] += _step_seconds(config, name)
+        plain, ray = (statistics.median(step_seconds[how]) for how in step_seconds)
         print(
             f"a step of the demo, {workers} workers: {plain:.4f} s by plain DDP, {ray:.4f} s on Ray,"
             f" {ray / plain - 1:+.1%}",
@@ -141,8 +141,8 @@ def _train(folder: Path, name: str, workers: int = 2) -> float:
     return first
 
 
-def _by_hand(rank: int, workers: int, folder: Path, name: str, run_id: str) -> None:
-    """What each process runs without Ray, set up as Ray's workers are."""
+def _plain_worker(rank: int, workers: int, folder: Path, name: str, run_id: str) -> None:
+    """One DDP process without Ray, set up like a Ray worker."""
     torch.set_num_threads(1)
     meet = f"file://{folder}/meet-{name}"
     torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=workers)
@@ -166,7 +166,7 @@ def _step_seconds(config: TrainRunConfig, name: str) -> list[float]:
     client = MlflowClient(config.storage.tracking_uri)
     (run,) = client.search_runs(["1"], f"attributes.run_name = '{name}'")
     history = client.get_metric_history(run.info.run_id, "speed/samples_per_second")
-    # The first ones compile and warm up.
+    # The first steps compile and warm up.
     return [config.global_batch_size / one.value for one in sorted(history, key=lambda one: one.step)[5:-1]]
 
 
@@ -174,7 +174,7 @@ def _start(folder: Path) -> None:
     _training(folder)
     seconds = [_train(folder, f"start-{turn}") for turn in range(ROUNDS)]
     print(
-        f"from the command to the first step of two workers, on a Ray of its own: {min(seconds):.1f} s",
+        f"from the command to the first step of two workers, starting Ray: {min(seconds):.1f} s",
         flush=True,
     )
 

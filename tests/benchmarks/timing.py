@@ -1,4 +1,4 @@
-"""How long work takes."""
+"""Wall-clock times of a function."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 
 def seconds(work: Callable[[], None]) -> float:
-    """Of one run."""
+    """Seconds of one run."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def warm_seconds(work: Callable[[], None], runs: int) -> list[float]:
-    """Of `runs` runs, after one that warms up."""
+    """Seconds of `runs` runs after a warm-up run."""
     work()
     return [seconds(work) for _ in range(runs)]
 

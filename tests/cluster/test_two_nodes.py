@@ -149,7 +149,7 @@ def newest_checkpoint(name: str) -> int:
 def wait_for_checkpoint(train: Driver, name: str, after: int = 0) -> None:
     """Wait until a training has saved a checkpoint of a later step, and is still under way."""
     wait_until(lambda: newest_checkpoint(name) > after, lambda: train.said)
-    assert train.under_way
+    assert train.is_running
     assert f"step {STEPS}/{STEPS}" not in train.said
 
 
@@ -233,7 +233,7 @@ def test_a_node_lost_while_evaluating(
     evaluate = nodes.drive("pipelines.evaluate", *evaluating(nodes, "lost-node", f"{ROOT}/other"))
     wait_until(lambda: list_folder(location(f"{ROOT}/other/cache/scores")), lambda: evaluate.said)
     nodes.net["b"].kill()
-    assert evaluate.under_way
+    assert evaluate.is_running
     evaluate.ends()
     assert scores("lost-node") == references[0]
 
@@ -245,7 +245,7 @@ def test_a_node_lost_in_a_sweep_and_come_back(
     files = ResultFolder(f"{ROOT}/sweeps/lost-node")
     wait_until(lambda: any(files.progress(name).reports for name in files.names()), lambda: sweep.said)
     nodes.net["b"].kill()
-    assert sweep.under_way
+    assert sweep.is_running
     nodes.start("b")
     sweep.ends()
     assert rows("lost-node") == references[1]
