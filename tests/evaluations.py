@@ -1,4 +1,4 @@
-"""Made-up evaluations, for tests of what is said of them."""
+"""Synthetic evaluations, for tests of statistics and reports."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ def synthetic_scores(
     seconds: float = 1.5,
     further: tuple[str, ...] = (),
 ) -> CorpusScores:
-    """Forty clips of eight speakers, from −5 to 10 dB, of which the harder ones gain more; each further
-    system gains 1 dB less. In each further metric the noisy input has 2, systems a tenth of the gain more.
+    """Scores of forty clips of eight speakers, from −5 to 10 dB, with larger gains at lower SNR.
+
+    Each further system gains 1 dB less. In each further metric, noisy has 2, and systems add a tenth of the
+    gain.
     """
     rng = np.random.default_rng(seed)
     clips = []
@@ -79,7 +81,7 @@ def synthetic_scores(
 
 
 def audio(seed: int, systems: tuple[str, ...] = ("enhanced",), seconds: float = 1.5) -> ClipAudio:
-    """A gliding harmonic sound, with noise, and with a tenth of it for each system."""
+    """A harmonic glide with noise, and with a tenth of the noise for each system."""
     time = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
     phase = 2 * np.pi * (150 + 10 * seed) * (time + 0.1 * time**2)
     clean = sum(np.sin(k * phase) / k for k in range(1, 20)) * np.sin(np.pi * time / seconds) * 0.1

@@ -1,4 +1,4 @@
-"""Evaluating: how scoring scales, how well enhancing and scoring share the cores, what a second time costs.
+"""Evaluation: scaling of scoring, load of the cores by enhancing and scoring, and the cost of a repetition.
 
 python -m tests.benchmarks.bench_evaluation [--card datasets/libri_esc50.yaml] [--examples N] [--weights FILE]
 """
@@ -27,12 +27,12 @@ def main() -> None:
     parser.add_argument("--card", type=Path, default=CARD)
     parser.add_argument("--examples", type=int, default=EXAMPLES)
     parser.add_argument("--weights", type=Path, help="default: untrained weights of size nano")
-    parser.add_argument("--runs", type=int, default=RUNS, help="the best of so many counts")
+    parser.add_argument("--runs", type=int, default=RUNS, help="number of runs, of which the fastest counts")
     arguments = parser.parse_args()
     start_ray()
     with tempfile.TemporaryDirectory(prefix="rwsa-bench-") as folder:
         bench = _Bench(arguments, Path(folder))
-        # Ray's workers start and import, and kernels compile.
+        # Warm-up: Ray's workers start and import, and kernels compile.
         bench.evaluate(models=True, examples=4)
         _print_scaling(bench, arguments.runs)
         _print_sharing(bench, arguments.runs)
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 class _Bench:
-    """Evaluations of one corpus, each with scores and runs of its own, so that none knows another's."""
+    """Evaluations of one corpus, each with its own score cache and MLflow runs."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.folder, self.card, self.examples = folder, arguments.card, arguments.examples
@@ -91,14 +91,14 @@ def _print_sharing(bench: _Bench, runs: int) -> None:
 
 
 def _print_second(bench: _Bench) -> None:
-    """Of the whole call: corpus, scores, statistics, MLflow, pictures and page."""
+    """Time of the complete call: corpus, scores, statistics, MLflow, figures and report."""
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
-        bench.evaluate(models=True, store="kept", audio_clips=3)
+        bench.evaluate(models=True, store="repeated", audio_clips=3)
         seconds.append(time.perf_counter() - started)
     first, second = seconds
-    print(f"evaluating and logging: {first:.2f} s, again with nothing changed {second:.2f} s,", end=" ")
+    print(f"evaluating and logging: {first:.2f} s, repeated without changes {second:.2f} s,", end=" ")
     print(f"{second / first:.1%} ({_load()})", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Scoring a folder with one and two processes, and what a kept clean side saves; one line a figure.
+"""Scoring a folder with one and two processes, and the time that a cached clean side saves.
 
 python -m tests.benchmarks.bench_scoring [--pairs FOLDER]
 """
@@ -24,7 +24,7 @@ from rwsa.metrics import METRICS, Reference, score
 from tests.benchmarks.timing import seconds
 
 RATE_HZ, RUNS, CLIPS = 16_000, 3, 8
-# As many clips as VoiceBank's test set has: of few, one would measure how long processes take to start.
+# As many clips as in VoiceBank's test set: with few, the start of processes dominates.
 SCALING_CLIPS = 824
 Pair = tuple[np.ndarray, np.ndarray]
 FOUR = ("pesq", "ssnr", "estoi", "si_sdr")
@@ -32,18 +32,18 @@ FOUR = ("pesq", "ssnr", "estoi", "si_sdr")
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", type=Path, help="folder with clean/ and noisy/; default: made-up clips")
+    parser.add_argument("--pairs", type=Path, help="folder with clean/ and noisy/; default: synthetic clips")
     pairs = parser.parse_args(argv).pairs
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pairs = pairs or _made_up(folder / "pairs")
+        pairs = pairs or _synthetic_pairs(folder / "pairs")
         _scaling(pairs, folder / "copies")
         with threadpool_limits(1):
             _clean_side(pairs)
 
 
-def _made_up(folder: Path) -> Path:
-    """Clips of 4 s that PESQ finds utterances in."""
+def _synthetic_pairs(folder: Path) -> Path:
+    """Clips of 4 s in which PESQ finds utterances."""
     for number in range(16):
         rng = np.random.default_rng(number)
         envelope = 0.02 + np.sin(2 * np.pi * 2 * np.arange(4 * RATE_HZ) / RATE_HZ) ** 2
@@ -65,11 +65,11 @@ def _scaling(pairs: Path, copies: Path) -> None:
         before = _cpu()
         walls[workers] = seconds(partial(_score, copies, FOUR, workers))
         cpus[workers] = _cpu() - before
-    # What the second process costs in starting and handing over shows even where others use the cores.
+    # CPU time shows the overhead of the second process even if other work uses the cores.
     most = 2 * cpus[1] / cpus[2]
     print(
         f"{len(FOUR)} metrics of {clips} clips: {clips / walls[1]:.1f} clips/s with one process,"
-        f" {clips / walls[2]:.1f} with two, {walls[1] / walls[2]:.2f} times; by CPU seconds two free cores"
+        f" {clips / walls[2]:.1f} with two, {walls[1] / walls[2]:.2f} times; by CPU time two free cores"
         f" allow {most:.2f} (load before {load:.1f})",
         flush=True,
     )
@@ -85,15 +85,15 @@ def _clean_side(pairs: Path) -> None:
         for clean, noisy in zip(find_audio(pairs / "clean"), find_audio(pairs / "noisy"), strict=True)
     ][:CLIPS]
     audio_seconds = sum(len(clean) for clean, _ in clips) / RATE_HZ
-    # DNSMOS, which takes minutes here, hears no clean clip.
+    # Without DNSMOS, which takes minutes and uses no clean clip.
     each = [(name,) for name, metric in METRICS.items() if "dnsmos" not in metric.needs]
     for metrics in (FOUR, FOLDER_METRICS, *each):
         references = [Reference(clean) for clean, _ in clips]
         anew = _cpu_seconds(partial(_anew, clips, metrics))
-        kept = _cpu_seconds(partial(_kept, references, clips, metrics))
+        cached = _cpu_seconds(partial(_cached, references, clips, metrics))
         print(
             f"{'+'.join(metrics):<40} {1000 * anew / audio_seconds:6.2f} ms a second of audio,"
-            f" {1000 * kept / audio_seconds:6.2f} with the clean side kept ({1 - kept / anew:.0%} less)"
+            f" {1000 * cached / audio_seconds:6.2f} with the clean side cached ({1 - cached / anew:.0%} less)"
         )
 
 
@@ -102,13 +102,13 @@ def _anew(clips: Sequence[Pair], metrics: Sequence[str]) -> None:
         score(clean, noisy, metrics)
 
 
-def _kept(references: Sequence[Reference], clips: Sequence[Pair], metrics: Sequence[str]) -> None:
+def _cached(references: Sequence[Reference], clips: Sequence[Pair], metrics: Sequence[str]) -> None:
     for reference, (_, noisy) in zip(references, clips, strict=True):
         reference.score(noisy, metrics)
 
 
 def _cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU time of this process: other work on the machine does not count. The least of some runs."""
+    """Least CPU time over some runs, which other work on the machine does not affect."""
     found = []
     work()
     for _ in range(RUNS):
@@ -119,7 +119,7 @@ def _cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def _cpu() -> float:
-    """CPU seconds of this process and of those that it started and that have ended."""
+    """CPU seconds of this process and of its finished children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 

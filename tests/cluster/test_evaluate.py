@@ -1,6 +1,4 @@
-"""Evaluating on a real Ray and a real MLflow store: right numbers, everything logged, faults counted, and
-nothing scored twice.
-"""
+"""Evaluation on a real Ray and MLflow: correct scores, complete logs, counted faults, and cached scores."""
 
 from __future__ import annotations
 
@@ -59,7 +57,7 @@ RECIPE = "{name: toy, seconds: 1.5, min_snr_db: 0, max_snr_db: 10, examples: {}}
 
 
 def voice(seed: int) -> np.ndarray:
-    """Two seconds of harmonics that come and go like syllables, so that PESQ and STOI find utterances."""
+    """Two seconds of harmonics with a syllable rhythm, in which PESQ and STOI find utterances."""
     time = np.arange(2 * RATE_HZ) / RATE_HZ
     phase = 2 * np.pi * (100 + 15 * seed) * time + 3 * np.sin(2 * np.pi * 0.7 * time)
     wave = sum(np.sin(k * phase) / k for k in range(1, 25))
@@ -99,7 +97,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         noise = rng.normal(scale=0.01 * (number + 1), size=len(clean))
         write(root / f"pairs/clean/p{number}.flac", clean)
         write(root / f"pairs/noisy/p{number}.flac", clean + noise)
-    # Its header, all that scanning reads, stays good.
+    # Scanning reads only the header, which stays intact.
     damaged = root / "pairs/noisy/p2.flac"
     damaged.write_bytes(damaged.read_bytes()[:20_000])
     for name, text in (("mixed", MIXED), ("pairs", PAIRS)):
@@ -116,13 +114,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """An evaluation that ran."""
+    """A finished evaluation."""
 
     summary: EvaluationSummary
     run: Run
     children: dict[str, Run]
     artifacts: Path
-    said: list[str]
+    lines: list[str]
     parent: str
 
 
@@ -134,7 +132,7 @@ def children_of(client: MlflowClient, run_id: str) -> dict[str, Run]:
 
 @pytest.fixture(scope="module")
 def done(bench: Bench, ray_address: str) -> Done:
-    said: list[str] = []
+    lines: list[str] = []
     with Tracker(bench.storage).run("parent") as parent:
         summary = evaluate(
             [bench.weights],
@@ -142,7 +140,7 @@ def done(bench: Bench, ray_address: str) -> Done:
             storage=bench.storage,
             parent=parent.run_id,
             json_path=bench.root / "out/means.json",
-            report=said.append,
+            report=lines.append,
         )
     assert summary.run_id is not None
     client = MlflowClient(bench.storage.tracking_uri)
@@ -151,12 +149,12 @@ def done(bench: Bench, ray_address: str) -> Done:
         run=client.get_run(summary.run_id),
         children=children_of(client, summary.run_id),
         artifacts=Path(client.download_artifacts(summary.run_id, "", str(bench.root))),
-        said=said,
+        lines=lines,
         parent=parent.run_id,
     )
 
 
-def test_numbers_are_those_of_the_library(bench: Bench, done: Done) -> None:
+def test_scores_equal_those_of_the_library(bench: Bench, done: Done) -> None:
     model = load_model(bench.weights)
     compared = 0
     for one, scored in zip(read_sets(bench.cards), done.summary.corpora, strict=True):
@@ -190,11 +188,11 @@ def test_a_damaged_clip_is_counted_and_left_out_of_the_means(done: Done) -> None
         assert (summary.count, summary.failures) == (3, 1)
     assert "p2.flac" in pairs.failures()[0]
     assert pairs.verdict() == "not compared with the published row: 3 of 4 clips scored"
-    assert done.said[-1].startswith("clips 7/7")
-    assert "failures 1" in done.said[-1]
+    assert done.lines[-1].startswith("clips 7/7")
+    assert "failures 1" in done.lines[-1]
 
 
-def test_the_run_says_what_was_evaluated(done: Done) -> None:
+def test_the_run_describes_the_evaluation(done: Done) -> None:
     params, tags = done.run.data.params, done.run.data.tags
     assert params["systems"] == "enhanced"
     assert params["in_domain"] == "pairs"
@@ -240,7 +238,7 @@ def test_runs_have_flat_metrics_and_counts_of_failures(done: Done) -> None:
     assert 0 < cost["seconds.enhancing_cpu"] < 60
 
 
-def test_the_tables_have_a_row_a_clip_and_a_row_a_mean(bench: Bench, done: Done) -> None:
+def test_the_tables_have_one_row_per_clip_and_per_mean(bench: Bench, done: Done) -> None:
     client = MlflowClient(bench.storage.tracking_uri)
     rows = {}
     for corpus, run in done.children.items():
@@ -263,7 +261,7 @@ def test_the_tables_have_a_row_a_clip_and_a_row_a_mean(bench: Bench, done: Done)
     assert len(means["data"]) == 2 * (4 + 5)
 
 
-def test_chosen_clips_can_be_heard_and_seen(done: Done) -> None:
+def test_selected_clips_have_audio_samples_and_spectrograms(done: Done) -> None:
     for corpus, seconds in (("pairs", 2.0), ("mixed", 1.5)):
         for label in ("worst", "median", "best"):
             stem = f"{corpus}/{label}"
@@ -277,7 +275,7 @@ def test_chosen_clips_can_be_heard_and_seen(done: Done) -> None:
     assert page.count("<audio") == 2 * 3 * 3
 
 
-def test_the_same_again_costs_nothing_and_logs_nothing(bench: Bench, done: Done) -> None:
+def test_the_same_evaluation_again_computes_and_logs_nothing(bench: Bench, done: Done) -> None:
     assert done.summary.cached == (0, 14)
     again = evaluate([bench.weights], bench.cards, storage=bench.storage, parent=done.parent)
     assert again.run_id == done.summary.run_id
@@ -291,7 +289,7 @@ def test_the_same_again_costs_nothing_and_logs_nothing(bench: Bench, done: Done)
     assert sum(other.cpu_seconds.values()) < 0.1
 
 
-def test_another_model_or_corpus_is_scored_alone(bench: Bench, done: Done) -> None:
+def test_only_another_model_or_corpus_is_scored(bench: Bench, done: Done) -> None:
     assert done.summary.cached == (0, 14)
     alone = evaluate([bench.weights], bench.cards[1:], storage=bench.storage, audio_clips=0)
     assert alone.cached == (6, 6)
@@ -304,11 +302,11 @@ def test_another_model_or_corpus_is_scored_alone(bench: Bench, done: Done) -> No
     assert [clip.signals["tiny"].values for clip in of_both.corpora[0].clips] == first
 
 
-def test_further_metrics_are_added_to_what_is_kept(bench: Bench, done: Done) -> None:
+def test_further_metrics_are_added_to_cached_ones(bench: Bench, done: Done) -> None:
     assert done.summary.cached == (0, 14)
     how = {"storage": bench.storage, "audio_clips": 1}
     more = evaluate([bench.weights], bench.cards, metrics=["stoi", "pesq", "cbak"], **how)
-    # The four of Table 1 come first and are what they were; the damaged clip fails in all of them.
+    # Table 1's metrics come first, unchanged; the damaged clip fails in all metrics.
     assert more.metrics == ("pesq", "ssnr", "estoi", "si_sdr", "stoi", "cbak")
     for corpus, before in zip(more.corpora, done.summary.corpora, strict=True):
         for clip, other in zip(corpus.clips, before.clips, strict=True):
@@ -336,14 +334,14 @@ def test_further_metrics_are_added_to_what_is_kept(bench: Bench, done: Done) -> 
     assert fewer.as_json() == done.summary.as_json()
 
 
-def test_a_kept_score_is_not_computed_again_for_another_metric(bench: Bench) -> None:
+def test_a_cached_score_is_not_computed_again_for_another_metric(bench: Bench) -> None:
     storage = dataclasses.replace(bench.storage, root=str(bench.root / "marked"))
     evaluate([], bench.cards[1:], storage=storage)
-    # A score that nobody would compute shows whether it is taken as it is, by CBAK too.
+    # An implausible score shows that it is read from the cache, for CBAK too.
     for path in (bench.root / "marked/cache/scores").rglob("*.json"):
-        kept = json.loads(path.read_text())
-        kept["values"]["pesq"]["value"] = 4.5
-        path.write_text(json.dumps(kept))
+        cached = json.loads(path.read_text())
+        cached["values"]["pesq"]["value"] = 4.5
+        path.write_text(json.dumps(cached))
     more = evaluate([], bench.cards[1:], metrics=["cbak"], storage=storage)
     noisy, clean = load_clip(read_sets(bench.cards)[1].clips[0])
     (scored, *_) = more.corpora[0].clips
@@ -372,7 +370,7 @@ def test_outputs_of_other_systems_are_rows_and_their_faults_counted(
     first, second, _ = wavs
     write(folder / f"{first}.wav", wavs[first] * 0.5)
     write(folder / f"{second}.wav", wavs[second][:-1])
-    write(folder / "nobody.wav", wavs[first])
+    write(folder / "unmatched.wav", wavs[first])
     arguments = [*bench.arguments()[2:3], str(bench.cards[1]), *bench.arguments()[5:]]
     assert main([*arguments, "--system", f"other={folder}", "--audio-clips", "1"]) == 0
     shown = capsys.readouterr().out
@@ -380,10 +378,10 @@ def test_outputs_of_other_systems_are_rows_and_their_faults_counted(
     assert "(2 failed)" in shown
     assert f"mixed: failures (2):\n  mixed/{second}: other: {folder}/{second}.wav: has 23999 samples" in shown
     assert f"other: has no file in {folder}" in shown
-    assert f"mixed: extra files of other, of no clip (1):\n  {folder}/nobody.wav" in shown
+    assert f"mixed: extra files of other, of no clip (1):\n  {folder}/unmatched.wav" in shown
 
 
-def test_noisy_alone_is_a_table(bench: Bench, done: Done) -> None:
+def test_without_systems_only_noisy_is_scored(bench: Bench, done: Done) -> None:
     alone = evaluate([], bench.cards, storage=bench.storage)
     assert alone.cached == (6, 7)
     assert alone.corpora[0].systems == ("noisy",)
@@ -392,8 +390,8 @@ def test_noisy_alone_is_a_table(bench: Bench, done: Done) -> None:
 
 
 @pytest.mark.full
-def test_a_kill_loses_the_clips_in_flight_alone(bench: Bench, ray_address: str) -> None:
-    """SIGKILL in mid-evaluation; what was scored is there, and the table is that of a run left in peace."""
+def test_a_kill_loses_only_the_clips_in_flight(bench: Bench, ray_address: str) -> None:
+    """After SIGKILL, scores are in the cache, and the resumed run equals an uninterrupted one."""
     root = bench.root
     text = (root / "mixed.yaml").read_text()
     (root / "more.yaml").write_text(
@@ -417,26 +415,26 @@ def test_a_kill_loses_the_clips_in_flight_alone(bench: Bench, ray_address: str) 
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    there = len(list(scores.rglob("[0-9a-f]*.json")))
-    resumed, peaceful = (
+    cached = len(list(scores.rglob("[0-9a-f]*.json")))
+    resumed, uninterrupted = (
         evaluate(
             [bench.weights],
             [root / "more.yaml"],
             storage=StorageConfig(root=str(root / name), tracking_uri=f"sqlite:///{root}/{name}.db"),
             audio_clips=0,
         )
-        for name in ("killed", "peaceful")
+        for name in ("killed", "uninterrupted")
     )
-    assert resumed.cached == (there, 48)
-    assert 10 <= there < 48
-    assert peaceful.cached == (0, 48)
-    assert resumed.as_json() == peaceful.as_json()
+    assert resumed.cached == (cached, 48)
+    assert 10 <= cached < 48
+    assert uninterrupted.cached == (0, 48)
+    assert resumed.as_json() == uninterrupted.as_json()
     assert [clip.signals for clip in resumed.corpora[0].clips] == [
-        clip.signals for clip in peaceful.corpora[0].clips
+        clip.signals for clip in uninterrupted.corpora[0].clips
     ]
 
 
-def test_strict_ends_at_the_damaged_clip(
+def test_strict_stops_at_the_damaged_clip(
     bench: Bench, done: Done, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert done.summary.run_id is not None
@@ -458,14 +456,14 @@ def test_command_line_prints_an_aligned_table(bench: Bench, capsys: pytest.Captu
     assert "4 clips in" in shown[-1]
 
 
-def test_pairs_are_spread_and_mixtures_kept_when_fewer_are_asked_for(bench: Bench) -> None:
+def test_fewer_pairs_are_spread_over_the_set_and_fewer_mixtures_are_the_first(bench: Bench) -> None:
     every, some = read_sets(bench.cards), read_sets(bench.cards, examples=2)
     assert [clip.clip_id for clip in some[0].clips] == ["pairs/noisy/p0", "pairs/noisy/p2"]
     assert some[1].clips == every[1].clips[:2]
     assert (some[0].of_clips, some[1].of_clips) == (4, 3)
 
 
-def test_unusable_arguments_get_one_error_line(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_one_error_line(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     text = (bench.root / "mixed.yaml").read_text()
     (bench.root / "nothing.yaml").write_text(text.partition("evaluation")[0])
     cases = [
@@ -488,11 +486,11 @@ def test_unusable_arguments_get_one_error_line(bench: Bench, capsys: pytest.Capt
         (["--set", "storage.rot=x"], "did you mean 'root'?"),
         (["--set", "storage.tracking_uri=http://127.0.0.1:9"], "does not answer"),
     ]
-    for change, says in cases:
-        assert main([*bench.arguments(), *change]) == 2, says
+    for change, message in cases:
+        assert main([*bench.arguments(), *change]) == 2, message
         error = capsys.readouterr().err
         assert error.startswith("error: ")
-        assert says in error
+        assert message in error
         assert error.count("\n") == 1
 
 

@@ -1,6 +1,4 @@
-"""Scoring one clip: the same numbers as the library gives, the magnitude with the noisy phase, and outputs
-of other systems.
-"""
+"""Scores of one clip equal the library's; noisy phase; outputs of other systems; the Ray task."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2,
 
 
 class FlatPhase(RWSAMambaUNet):
-    """Keeps the magnitude and forgets the phase."""
+    """Returns the magnitude unchanged and zero phase."""
 
     def forward(self, mag: Tensor, pha: Tensor) -> tuple[Tensor, Tensor]:
         return mag, torch.zeros_like(pha)
@@ -53,7 +51,7 @@ def model() -> RWSAMambaUNet:
 
 
 def voice(seconds: float, seed: int = 0) -> np.ndarray:
-    """Harmonics that come and go like syllables, so that PESQ and STOI find utterances."""
+    """Harmonics with a syllable rhythm, in which PESQ and STOI find utterances."""
     time = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
     pitch = 110 + 20 * seed + 8 * np.sin(2 * np.pi * 0.7 * time)
     phase = 2 * np.pi * np.cumsum(pitch) / RATE_HZ
@@ -81,7 +79,7 @@ def write_pair(folder: Path, seconds: float = 1.5, rate_hz: int = RATE_HZ) -> Ev
     )
 
 
-def test_scores_are_those_of_the_metrics(tmp_path: Path, model: RWSAMambaUNet) -> None:
+def test_scores_equal_those_of_the_library(tmp_path: Path, model: RWSAMambaUNet) -> None:
     noisy, clean = load_clip(write_pair(tmp_path))
     enhanced = np.asarray(enhance(noisy, RATE_HZ, model))
     enhanced_PS = enhance_clip(noisy, model)
@@ -92,7 +90,7 @@ def test_scores_are_those_of_the_metrics(tmp_path: Path, model: RWSAMambaUNet) -
     assert {name: values[name] for name in TABLE1_METRICS} == score(clean, enhanced)
 
 
-def test_signals_of_a_clip_share_the_clean_side_and_score_to_the_last_bit(
+def test_the_clean_side_is_computed_once_and_scores_are_the_same_to_the_last_bit(
     tmp_path: Path, model: RWSAMambaUNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noisy, clean = load_clip(write_pair(tmp_path))
@@ -114,14 +112,14 @@ def test_signals_of_a_clip_share_the_clean_side_and_score_to_the_last_bit(
     assert [computed[name] for name in ("pesq", "estoi", "si_sdr")] == [3, 3, 4]
 
 
-def test_scores_known_from_before_are_not_computed_again(tmp_path: Path, model: RWSAMambaUNet) -> None:
+def test_cached_scores_are_not_computed_again(tmp_path: Path, model: RWSAMambaUNet) -> None:
     noisy, clean = load_clip(write_pair(tmp_path))
-    whole = ClipScorer(clean, with_table1(["csig", "stoi"])).score_model(enhance_clip(noisy, model))
+    complete = ClipScorer(clean, with_table1(["csig", "stoi"])).score_model(enhance_clip(noisy, model))
     four = ClipScorer(clean).score_model(enhance_clip(noisy, model))
     added = ClipScorer(clean, with_table1(["csig", "stoi"])).score_model(enhance_clip(noisy, model), four)
-    assert added == whole
+    assert added == complete
     assert list(added.values) == [*TABLE1_METRICS, "csig", "stoi", NOISY_PHASE]
-    # What CSIG rests on is taken as it is known, a failure too.
+    # CSIG uses the cached PESQ, even if it is a failure.
     failed = SignalScores(values={"pesq": Failure("no utterance")})
     values = ClipScorer(clean, with_table1(["csig"])).score(noisy, failed).values
     assert values["csig"] == Failure("needs pesq: no utterance")
@@ -146,7 +144,7 @@ def test_a_task_gives_the_same_scores_whether_a_gpu_enhanced_its_clip_before_or_
         assert failed.failed
 
 
-def test_noisy_phase_with_a_magnitude_that_is_kept_gives_the_input_back(tmp_path: Path) -> None:
+def test_noisy_phase_with_an_unchanged_magnitude_gives_the_input_back(tmp_path: Path) -> None:
     noisy, clean = load_clip(write_pair(tmp_path))
     values = ClipScorer(clean).score_model(enhance_clip(noisy, FlatPhase(TINY).eval())).values
     before = score(clean, noisy)["si_sdr"]
@@ -154,7 +152,7 @@ def test_noisy_phase_with_a_magnitude_that_is_kept_gives_the_input_back(tmp_path
     assert values["si_sdr"] < before - 5  # type: ignore[operator]
 
 
-def test_phases_come_from_one_pass_and_keep_kind_and_shape(model: RWSAMambaUNet) -> None:
+def test_phases_come_from_one_pass_with_the_type_and_shape_of_the_input(model: RWSAMambaUNet) -> None:
     wav = torch.from_numpy(np.stack([voice(0.9), voice(0.9, seed=1)])).double()
     own, noisy = enhance_phases(wav, 44100, model, ("model", "noisy"))
     assert isinstance(own, Tensor)
@@ -173,7 +171,7 @@ def clip_scores(**signals: SignalScores) -> ClipScores:
     )
 
 
-def test_failures_are_told_once_where_all_failed_for_one_reason() -> None:
+def test_failures_with_one_reason_are_one_line() -> None:
     good = SignalScores(values=dict.fromkeys(TABLE1_METRICS, 1.0), snr_db=3.0)
     half = SignalScores(values={**good.values, "pesq": Failure("no utterance")})
     scores = clip_scores(noisy=good, model=unscored("diverged", model=True), other=half)
@@ -198,7 +196,7 @@ def test_a_model_that_diverged_is_a_failure_with_a_reason(tmp_path: Path, model:
     assert scores.snr_db is None
 
 
-def test_ratings_that_silence_made_are_known() -> None:
+def test_ratings_due_to_digital_silence_are_flagged() -> None:
     clean = voice(1.5) + np.random.default_rng(0).normal(scale=1e-3, size=24000).astype(np.float32)
     gated = np.where(np.arange(len(clean)) % 4000 < 2000, clean, 0).astype(np.float32)
     rated = ClipScorer(clean, with_table1(["csig"]))
@@ -208,7 +206,7 @@ def test_ratings_that_silence_made_are_known() -> None:
     assert not ClipScorer(clean).score(gated).floored
 
 
-def test_clipped_signals_are_known() -> None:
+def test_clipped_signals_are_flagged() -> None:
     clean = voice(1.0)
     assert ClipScorer(clean).score(clean).clipped_share == 0.0
     loud = np.clip(clean * 20, -1, 1).astype(np.float32)
@@ -245,7 +243,7 @@ def test_outputs_of_other_systems_are_read_and_checked(tmp_path: Path) -> None:
         read_output(path, clip, RATE_HZ)
 
 
-def test_outputs_at_the_rate_of_the_corpus_are_resampled_as_it_is(tmp_path: Path) -> None:
+def test_outputs_at_the_rate_of_the_corpus_are_resampled(tmp_path: Path) -> None:
     clip = write_pair(tmp_path, seconds=1.0, rate_hz=48000)
     _, clean = load_clip(clip)
     np.testing.assert_array_equal(read_output(tmp_path / "clean.wav", clip, len(clean)), clean)

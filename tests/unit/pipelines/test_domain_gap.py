@@ -1,4 +1,4 @@
-"""Comparing corpora whose difference is known, and the page and files that it gives."""
+"""The domain gap of corpora with a known difference, and the page and files of the command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Clean speech-like bursts of a colour and pace of their own, and noise at an SNR of its own."""
+    """Speech-like bursts with random colour and pace, and noise at a random SNR."""
     rng = np.random.default_rng(seed)
     seconds = np.arange(SAMPLES) / SAMPLE_RATE_HZ
     pace = np.maximum(np.sin(2 * np.pi * rng.uniform(2, 5) * seconds), 0.003) ** 2
@@ -61,7 +61,7 @@ def corpus(name: str, seed: int, change: Change = lambda speech, noise: (speech,
 
 
 def quiet(text: str) -> None:
-    """Takes no notice."""
+    """Discard a progress line."""
 
 
 def telephone(speech: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +103,7 @@ def compared(plain: MeasuredCorpus, change: Change | None) -> GapResults:
     return measure_gaps([plain, measure(source, quiet)], GapSettings(reference="plain", resamples=200))
 
 
-def test_corpora_of_one_kind_are_as_far_apart_as_halves(plain: MeasuredCorpus) -> None:
+def test_corpora_of_one_population_are_as_distant_as_halves(plain: MeasuredCorpus) -> None:
     results = compared(plain, None)
     for group in NAMES:
         assert results.of(group, 0, 1).low <= 0, group
@@ -135,7 +135,7 @@ def test_a_changed_copy_differs_by_its_cause(plain: MeasuredCorpus, change: Chan
 def drawn(
     rng: np.random.Generator, name: str, *, speakers: int, noises: int, named: bool = True
 ) -> MeasuredCorpus:
-    """A corpus of the one population; clips of a speaker, and of a noise recording, are much alike."""
+    """A corpus of one population; clips of a speaker or of a noise recording are similar."""
     of_speaker, of_noise = rng.integers(speakers, size=40), rng.integers(noises, size=40)
     of_speaker[:speakers], of_noise[:noises] = np.arange(speakers), np.arange(noises)
 
@@ -195,7 +195,7 @@ def test_unknown_speakers_and_noises_allow_no_verdict() -> None:
     assert differing == ["speech spectrum", "speech modulation", "speech decay"]
 
 
-def test_one_more_corpus_leaves_the_others_as_they_were(plain: MeasuredCorpus) -> None:
+def test_one_more_corpus_does_not_change_the_others(plain: MeasuredCorpus) -> None:
     two = [plain, measure(corpus("b", 1000), quiet)]
     settings = GapSettings(reference="plain", resamples=100)
     few = measure_gaps(two, settings)
@@ -204,7 +204,7 @@ def test_one_more_corpus_leaves_the_others_as_they_were(plain: MeasuredCorpus) -
         assert few.distances[group].items() <= many.distances[group].items()
 
 
-def test_the_page_stands_alone_and_escapes_names(tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_escapes_names(tmp_path: Path) -> None:
     sources = [corpus(HOSTILE, 0), corpus("語", 1000, louder)]
     domain_gap(sources, tmp_path, resamples=100, report=quiet)
     page = (tmp_path / PAGE).read_text()
@@ -217,7 +217,7 @@ def test_the_page_stands_alone_and_escapes_names(tmp_path: Path) -> None:
     assert "<script" not in (tmp_path / TABLE).read_text()
 
 
-def test_files_hold_the_matrix_and_are_the_same_again(tmp_path: Path) -> None:
+def test_files_contain_the_matrix_and_are_reproducible(tmp_path: Path) -> None:
     written = []
     for name in ("one", "two"):
         domain_gap([corpus("a", 0), corpus("b", 1000, noisier)], tmp_path / name, resamples=100, report=quiet)
@@ -235,7 +235,7 @@ def test_files_hold_the_matrix_and_are_the_same_again(tmp_path: Path) -> None:
     assert f"{100 * overall['a', 'b']['value']:.1f} [" in written[0][TABLE].decode()
 
 
-def test_clips_that_fail_are_left_out_and_told() -> None:
+def test_failed_clips_are_left_out_and_reported() -> None:
     good = corpus("a", 0)
 
     def broken() -> LoadedClip:
@@ -294,20 +294,20 @@ def test_cards_and_shards_compare_from_the_command_line(
     assert main(command) == 2
     assert "--reference: name the in-domain corpus" in capsys.readouterr().err
     assert main([*command, "--resamples", "100", "--reference", "mixed-train"]) == 0
-    told = capsys.readouterr().out
-    assert "pairs" in told
-    assert "mixed-train" in told
+    output = capsys.readouterr().out
+    assert "pairs" in output
+    assert "mixed-train" in output
     figures = json.loads((tmp_path / "out" / RESULTS).read_text())
     assert figures["reference"] == "mixed-train"
     of_card, of_shards = figures["corpora"]
     assert of_shards["about"] == "split 'train' of shards of c"
     # The same clips, whichever way they are read.
     np.testing.assert_allclose(np.sort(of_card["mean"]["SNR"]), np.sort(of_shards["mean"]["SNR"]), atol=0.01)
-    assert main([*command, "--reference", "nobody"]) == 2
-    assert "--reference nobody" in capsys.readouterr().err
+    assert main([*command, "--reference", "unknown"]) == 2
+    assert "--reference unknown" in capsys.readouterr().err
 
 
-def test_bad_arguments_say_so(folders: tuple[Path, Path]) -> None:
+def test_invalid_arguments_are_errors(folders: tuple[Path, Path]) -> None:
     card, shards = folders
     with pytest.raises(InputError, match="needs two corpora"):
         read_sources([card], [], split="train", examples=None)

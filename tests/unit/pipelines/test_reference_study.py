@@ -1,4 +1,4 @@
-"""Degraded references: that they are what their names say, and what a study makes of them."""
+"""Degraded references have the SNR, DRR and RT60 of their names; results of a study."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def syllables(seconds: float = 1.2, seed: int = 0) -> np.ndarray:
     return round_to_int16((0.05 * rng.standard_normal(len(envelope)) * envelope).astype(np.float32))
 
 
-def test_every_axis_begins_with_the_reference_as_it_is_and_gets_worse() -> None:
+def test_every_axis_starts_with_the_unchanged_reference() -> None:
     for axis in CONDITION_AXES:
         assert axis.conditions[0] == AS_IT_IS
         assert len(axis.ticks) == len(axis.conditions) == len(set(axis.conditions))
@@ -53,14 +53,14 @@ def test_every_axis_begins_with_the_reference_as_it_is_and_gets_worse() -> None:
 
 
 @pytest.mark.parametrize("snr_db", [40.0, 10.0])
-def test_noise_has_the_snr_that_its_name_says(snr_db: float) -> None:
+def test_noise_has_the_snr_of_its_condition(snr_db: float) -> None:
     clean = syllables()
     noise = degraded(clean, ReferenceCondition(snr_db=snr_db), RATE_HZ, clip_id="a", seed=0) - clean
     assert 20 * np.log10(rms(clean) / rms(noise)) == pytest.approx(snr_db, abs=0.01)
 
 
 @pytest.mark.parametrize(("drr_db", "rt60_seconds"), [(15.0, 0.5), (0.0, 0.5), (5.0, 1.0)])
-def test_rooms_have_the_drr_and_decay_that_their_names_say(drr_db: float, rt60_seconds: float) -> None:
+def test_rooms_have_the_drr_and_decay_of_their_condition(drr_db: float, rt60_seconds: float) -> None:
     rir = decaying_rir(np.random.default_rng(0), RATE_HZ, drr_db, rt60_seconds)
     assert np.argmax(np.abs(rir)) == 0
     assert -10 * np.log10(np.sum(rir[1:] ** 2)) == pytest.approx(drr_db, abs=1e-9)
@@ -70,7 +70,7 @@ def test_rooms_have_the_drr_and_decay_that_their_names_say(drr_db: float, rt60_s
     assert 3 * (fall[1] - fall[0]) / RATE_HZ == pytest.approx(rt60_seconds, rel=0.05)
 
 
-def test_a_room_leaves_the_direct_sound_where_and_as_loud_as_it_was() -> None:
+def test_a_room_changes_neither_time_nor_level_of_the_direct_sound() -> None:
     impulse = np.zeros(RATE_HZ, np.float32)
     impulse[100] = 0.5
     wet = degraded(impulse, ReferenceCondition(drr_db=0.0, rt60_seconds=0.5), RATE_HZ, clip_id="a", seed=0)
@@ -78,7 +78,7 @@ def test_a_room_leaves_the_direct_sound_where_and_as_loud_as_it_was() -> None:
     np.testing.assert_allclose(wet[:101], impulse[:101], atol=1e-7)
 
 
-def test_a_clip_has_one_noise_whatever_the_level_and_another_clip_another() -> None:
+def test_a_clip_has_the_same_noise_at_every_level_and_another_clip_another() -> None:
     clean = syllables()
 
     def noise(snr_db: float, clip_id: str = "a", seed: int = 0) -> np.ndarray:
@@ -122,7 +122,7 @@ def studied(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ref
     return reference_study(corpus, out, workers=0, report=lambda text: None), out
 
 
-def test_the_estimates_stay_and_the_reference_varies(corpus: Path) -> None:
+def test_estimates_are_scored_against_each_degraded_reference(corpus: Path) -> None:
     pair = ClipPair(
         clip_id="toy/0",
         clean=str(corpus.parent / "clean/0.wav"),
@@ -145,7 +145,7 @@ def test_the_estimates_stay_and_the_reference_varies(corpus: Path) -> None:
         assert found.rows[condition, CLEAN] == score(reference, clean, STUDIED)
 
 
-def test_the_clean_clip_scores_what_was_done_to_the_reference(
+def test_scores_of_the_clean_clip_follow_the_degradation(
     studied: tuple[ReferenceStudy, Path],
 ) -> None:
     study, _ = studied
@@ -165,7 +165,7 @@ def test_the_clean_clip_scores_what_was_done_to_the_reference(
         assert means == sorted(means, reverse=True)
 
 
-def test_what_could_not_be_studied_is_counted_and_named(studied: tuple[ReferenceStudy, Path]) -> None:
+def test_clips_that_cannot_be_studied_are_counted_and_named(studied: tuple[ReferenceStudy, Path]) -> None:
     study, out = studied
     assert len(study.clips) == 3
     assert [error.partition(":")[0] for error in study.errors] == ["toy/noisy/2"]
@@ -193,7 +193,7 @@ def row(value: float) -> dict[str, float | Failure]:
     return dict.fromkeys(STUDIED, value)
 
 
-def test_gains_rest_on_clips_that_have_both() -> None:
+def test_gains_are_over_clips_with_both_scores() -> None:
     def clip(number: int, noisy: float | Failure, enhanced: float) -> ClipStudy:
         rows = {
             (condition, estimate): {**row(1.0), "si_sdr": value}
@@ -226,9 +226,9 @@ def test_the_command_with_weights_logs_its_page(
     command = ["--card", str(corpus), "--out", "out", "--examples", "1", "--workers", "0", "--mlflow"]
     command += ["--set", f"storage.root={tmp_path}", f"storage.tracking_uri=sqlite:///{tmp_path}/mlflow.db"]
     assert main([*command, "--weights", "nano.safetensors"]) == 0
-    said = capsys.readouterr().out
-    assert "MLflow run" in said
-    assert [line.split()[0] for line in said.splitlines() if "PESQ (MOS)" in line] == [
+    output = capsys.readouterr().out
+    assert "MLflow run" in output
+    assert [line.split()[0] for line in output.splitlines() if "PESQ (MOS)" in line] == [
         NOISY,
         ENHANCED,
         CLEAN,
@@ -246,7 +246,7 @@ def test_the_command_with_weights_logs_its_page(
         (["--weights", "xs"], "'xs' is a model size, not a weights file"),
     ],
 )
-def test_wrong_options_are_refused(
+def test_invalid_options_are_errors(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
 ) -> None:
     assert main(["--card", str(corpus), "--out", str(tmp_path), *options]) == 2

@@ -1,4 +1,4 @@
-"""Means with counts, the check of a corpus's noisy row, the choice of clips, and the printed table."""
+"""Means with counts, the published-row test, the selection of clips, and the printed table."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def clip(
     )
 
 
-def test_no_clip_at_all_is_compared_with_nothing() -> None:
+def test_no_clips_are_not_compared() -> None:
     nothing = dict.fromkeys(("pesq", "ssnr", "estoi", "si_sdr"))
-    said = verdict(PUBLISHED, nothing, scored=0, of_clips=0)
-    assert said == "not compared with the published row: 0 of 0 clips scored"
+    result = verdict(PUBLISHED, nothing, scored=0, of_clips=0)
+    assert result == "not compared with the published row: 0 of 0 clips scored"
 
 
 def corpus(*clips: ClipScores, name: str = "toy", **values: object) -> CorpusScores:
@@ -83,7 +83,7 @@ def test_failures_are_counted_and_never_averaged() -> None:
     assert "toy/c: c.wav: damaged" in text
 
 
-def test_a_mean_over_nothing_is_none() -> None:
+def test_a_mean_without_values_is_none() -> None:
     scores = corpus(clip("a", 0.0, 0.0, error="damaged"))
     assert scores.means("enhanced") == dict.fromkeys((*TABLE1_METRICS, NOISY_PHASE))
     assert scores.gains("enhanced")["pesq"] is None
@@ -109,7 +109,7 @@ def test_a_genuine_corpus_is_verified() -> None:
     assert corpus(clip("a", 2.0, 6.0)).verdict() is None
 
 
-def test_another_corpus_is_told_by_how_much_it_is_off() -> None:
+def test_the_verdict_on_another_corpus_names_the_differences() -> None:
     scores = corpus(clip("a", 2.011, 6.0), published=PUBLISHED)
     assert scores.verdict() == "not the published corpus: SI-SDR 2.011 where 2.000 is published (+0.011)"
     assert "noisy − published" in shown(scores)
@@ -123,18 +123,18 @@ def test_another_corpus_is_told_by_how_much_it_is_off() -> None:
         corpus(clip("a", 2.0, 6.0), clip("b", Failure("NaN"), 2.0), published=PUBLISHED),
     ],
 )
-def test_a_part_of_a_corpus_is_not_compared(scores: CorpusScores) -> None:
+def test_a_subset_of_a_corpus_is_not_compared(scores: CorpusScores) -> None:
     verdict = scores.verdict()
     assert verdict is not None
     assert verdict.startswith("not compared with the published row: 1 of ")
 
 
-def test_what_a_model_fails_at_says_nothing_of_the_corpus() -> None:
+def test_failures_of_a_model_do_not_change_the_verdict() -> None:
     scores = corpus(clip("a", 2.0, 6.0), clip("b", 2.0, Failure("NaN")), published=PUBLISHED)
     assert scores.verdict() == "verified"
 
 
-def test_clips_are_chosen_from_worst_to_best() -> None:
+def test_clips_are_selected_from_worst_to_best() -> None:
     scores = corpus(*(clip(str(gain), 0.0, gain) for gain in (3.0, 1.0, 5.0, 2.0, 4.0)))
     assert scores.select_clips("enhanced", 3) == [("worst", 1), ("median", 0), ("best", 2)]
     assert scores.select_clips("enhanced", 1) == [("median", 0)]
@@ -160,7 +160,7 @@ def test_table_columns_are_aligned() -> None:
     ]
 
 
-def test_further_metrics_are_a_table_below() -> None:
+def test_further_metrics_are_in_a_second_table() -> None:
     further = synthetic_scores("toy", 0, further=("csig", "stoi"))
     clips = [dataclasses.replace(further.clips[0].signals["noisy"], floored=True)]
     first = dataclasses.replace(further.clips[0], signals={**further.clips[0].signals, "noisy": clips[0]})
@@ -171,17 +171,17 @@ def test_further_metrics_are_a_table_below() -> None:
     lines = below.splitlines()
     assert lines[0].split() == ["corpus", "clips", "signal", "CSIG", "(MOS)", "STOI"]
     assert [line.split()[0] for line in lines[1:3]] == ["toy", "enhanced"]
-    # Only the four decide what corpus it is.
+    # Only Table 1's metrics count in the published-row test.
     assert lines[3].startswith("toy: not the published corpus: PESQ")
     assert "toy: CSIG and COVL are 1 for digital silence alone (1):\n  toy/clip-00: noisy" in below
     assert markdown_table(summary(scores), statistics_of(summary(scores))).count("| :-- | --: | :-- |") == 2
     assert scores.gains("enhanced").keys() == {*TABLE1_METRICS, "csig", "stoi"}
 
 
-def test_means_have_intervals_where_speakers_are_enough() -> None:
+def test_means_have_intervals_with_enough_speakers() -> None:
     clips = [clip(str(n), float(n), n + 2.0, speaker=f"s{n % 6}") for n in range(12)]
     text = shown(corpus(*clips))
-    # All gain alike: the intervals of noisy and enhanced differ by the gain.
+    # With equal gains, the intervals of noisy and enhanced differ by the gain.
     assert re.search(r"noisy .* 5\.50 \[(-?[\d.]+), (-?[\d.]+)\]\n", text)
     assert "toy: 95% intervals by bootstrap over 6 speakers" in text
 
@@ -211,7 +211,7 @@ def test_clipped_signals_and_extra_files_are_listed() -> None:
     assert "toy: extra files of other, of no clip (1):\n  out/b.wav" in text
 
 
-def test_a_table_without_any_system_has_the_noisy_row_alone() -> None:
+def test_a_table_without_systems_has_only_the_noisy_row() -> None:
     one = clip("a", 1.0, 2.0)
     noisy = dataclasses.replace(one, signals={"noisy": one.signals["noisy"]})
     alone = summary(corpus(noisy), systems=())
@@ -220,7 +220,7 @@ def test_a_table_without_any_system_has_the_noisy_row_alone() -> None:
     assert alone.as_json()["corpora"]["toy"] == {"clips": 1, "noisy": {**one.signals["noisy"].values}}
 
 
-def test_outputs_have_no_row_with_the_noisy_phase() -> None:
+def test_outputs_have_no_noisy_phase_row() -> None:
     one = clip("a", 1.0, 2.0)
     values = {name: one.signals["noisy"].values[name] for name in TABLE1_METRICS}
     other = dataclasses.replace(

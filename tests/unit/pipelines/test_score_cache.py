@@ -1,4 +1,4 @@
-"""Scores kept by content: read back as they were, safe against damage, apart for all that matters."""
+"""The score cache: exact round trips, damaged files, and keys that change with content and code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SCORES = SignalScores(
 )
 
 
-def test_what_is_kept_comes_back_to_the_last_digit(tmp_path: Path) -> None:
+def test_scores_and_audio_are_read_back_exactly(tmp_path: Path) -> None:
     cache = ScoreCache(tmp_path)
     assert cache.get("ab12") is None
     cache.put("ab12", SCORES)
@@ -48,7 +48,7 @@ def test_what_is_kept_comes_back_to_the_last_digit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cache.get_audio("ab12"), wav)
 
 
-def test_a_store_keeps_them_too() -> None:
+def test_a_store_holds_a_cache() -> None:
     root = location(f"memory://{uuid.uuid4().hex}/scores")
     cache = ScoreCache(root)
     assert cache.get("ab12") is None
@@ -62,24 +62,24 @@ def test_a_store_keeps_them_too() -> None:
     assert ScoreCache(root).get("ab12") is None
 
 
-def test_metrics_are_added_to_those_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_added_to_cached_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = ScoreCache(tmp_path)
     cache.put("ab12", SCORES)
     cache.put("ab12", dataclasses.replace(SCORES, values={"csig": 2.0}, floored=True))
-    kept = cache.get("ab12")
-    assert kept == dataclasses.replace(SCORES, values={**SCORES.values, "csig": 2.0}, floored=True)
-    # A new version of PESQ's package makes only what rests on PESQ anew.
+    cached = cache.get("ab12")
+    assert cached == dataclasses.replace(SCORES, values={**SCORES.values, "csig": 2.0}, floored=True)
+    # A new version of the package pesq invalidates only the metrics that use it.
     packages = keys.metric_packages
     monkeypatch.setattr(
         keys, "metric_packages", lambda name: "another" if name in ("pesq", "csig") else packages(name)
     )
-    kept = cache.get("ab12")
-    assert kept is not None
-    assert set(kept.values) == {"estoi"}
+    cached = cache.get("ab12")
+    assert cached is not None
+    assert set(cached.values) == {"estoi"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"values": 3}', '{"values": {"pesq": 2.5}}'])
-def test_damage_counts_as_missing_and_is_mended(tmp_path: Path, text: str) -> None:
+def test_a_damaged_file_counts_as_missing_and_is_replaced(tmp_path: Path, text: str) -> None:
     cache = ScoreCache(tmp_path)
     cache.put("ab12", SCORES)
     (path,) = tmp_path.rglob("*.json")
@@ -93,7 +93,7 @@ def test_damage_counts_as_missing_and_is_mended(tmp_path: Path, text: str) -> No
     assert cache.get_audio("ab12") is None
 
 
-def test_a_folder_that_cannot_be_is_one_error(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot be read .*set storage.root to another"):
         ScoreCache(tmp_path / "file").put("ab12", SCORES)
@@ -118,7 +118,7 @@ def clip(folder: Path, noisy: bytes = b"noisy", clean: bytes = b"clean") -> Eval
     )
 
 
-def test_a_pair_is_the_bytes_of_its_files(tmp_path: Path) -> None:
+def test_the_key_of_a_pair_is_the_bytes_of_its_files(tmp_path: Path) -> None:
     cache = FileCache(tmp_path / "cache")
     first, moved, other, swapped = keys.clip_keys(
         [
@@ -131,14 +131,14 @@ def test_a_pair_is_the_bytes_of_its_files(tmp_path: Path) -> None:
     )
     assert first == moved
     assert len({first, other, swapped}) == 3
-    # The same folder, changed since; then gone.
+    # The same path with other content; then without a file.
     changed = clip(tmp_path / "a", noisy=b"changed")
     assert keys.clip_keys([changed], cache) != [first]
     (tmp_path / "a/noisy.wav").unlink()
     assert keys.clip_keys([changed], cache) == [None]
 
 
-def test_a_mixture_is_its_plan_and_the_bytes_of_its_sources(tmp_path: Path) -> None:
+def test_the_key_of_a_mixture_is_its_plan_and_the_bytes_of_its_sources(tmp_path: Path) -> None:
     write_corpus(tmp_path)
     card, recipe = read_card(tmp_path / "card.yaml"), read_recipe(tmp_path / "recipe.yaml")
     cache = FileCache(tmp_path / "cache")
@@ -164,7 +164,7 @@ def test_a_mixture_is_its_plan_and_the_bytes_of_its_sources(tmp_path: Path) -> N
     assert not set(of(3)) & set(before)
 
 
-def test_scores_of_other_weights_devices_clips_or_code_lie_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_devices_clips_or_code_have_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     def four() -> list[str]:
         systems = [
             keys.model_key("a", "cpu"),
@@ -181,7 +181,7 @@ def test_scores_of_other_weights_devices_clips_or_code_lie_apart(monkeypatch: py
     assert not set(four()) & set(before)
 
 
-def test_a_metric_rests_on_its_own_packages_alone() -> None:
+def test_a_metric_depends_only_on_its_own_packages() -> None:
     def packages(name: str) -> set[str]:
         return {one.rpartition("-")[0] for one in keys.metric_packages(name).split()}
 

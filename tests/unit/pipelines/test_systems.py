@@ -1,4 +1,4 @@
-"""Systems by name: weights and their seeds, folders of outputs, and which file belongs to which clip."""
+"""Systems by name: weights and their seeds, folders of outputs, and the match of files to clips."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def names(given: list[str | Path], outputs: tuple[str, ...] = ()) -> list[tuple[
     return [(system.name, system.configuration) for system in systems]
 
 
-def test_a_model_is_known_by_its_weights(weights: Path) -> None:
+def test_a_model_is_identified_by_its_weights(weights: Path) -> None:
     (system,), networks = read_systems([weights / "one.safetensors"], ())
     assert isinstance(system, Model)
     assert system.sha256 == sha256_of(weights / "one.safetensors")
@@ -44,12 +44,12 @@ def test_a_model_is_known_by_its_weights(weights: Path) -> None:
     assert system.config == TINY
 
 
-def test_names_are_given_or_made_up(weights: Path) -> None:
+def test_names_are_given_or_generated(weights: Path) -> None:
     a, b = (f"{weights}/runs/{run}/model.safetensors" for run in "ab")
     one, two = f"{weights}/one.safetensors", f"{weights}/two=2.safetensors"
     assert names([one]) == [("enhanced", "enhanced")]
     assert names([f"xs={one}"]) == [("xs", "xs")]
-    # What is there as a file is no NAME=FILE.
+    # An existing path is not read as NAME=FILE.
     assert names([Path(two)]) == [("enhanced", "enhanced")]
     assert names([a, b]) == [("a", "a"), ("b", "b")]
     assert names([one, a]) == [("one", "one"), ("model", "model")]
@@ -121,7 +121,7 @@ def test_files_belong_to_the_clips_that_end_in_their_names(tmp_path: Path) -> No
     assert matched.extra == (f"{tmp_path}/y/z.wav", f"{tmp_path}/z.wav")
 
 
-def test_what_fits_twice_is_told(tmp_path: Path) -> None:
+def test_ambiguous_files_are_faults(tmp_path: Path) -> None:
     one = evaluation_set("noisy/p1/a", "noisy/p2/a", "noisy/p1/b")
     system = outputs(tmp_path, "a.wav", "b.wav", "b.flac")
     matched = match_outputs(system, one, several_corpora=False)
@@ -130,12 +130,12 @@ def test_what_fits_twice_is_told(tmp_path: Path) -> None:
     assert not matched.paths
 
 
-def test_extra_files_cannot_be_told_where_only_some_clips_are_scored(tmp_path: Path) -> None:
+def test_extra_files_are_unknown_if_only_some_clips_are_scored(tmp_path: Path) -> None:
     one = evaluation_set("a", complete=False)
     assert match_outputs(outputs(tmp_path, "a.wav", "z.wav"), one, several_corpora=False).extra is None
 
 
-def test_outputs_of_several_corpora_lie_in_folders(tmp_path: Path) -> None:
+def test_outputs_of_several_corpora_are_in_folders(tmp_path: Path) -> None:
     system = outputs(tmp_path, "toy/a.wav", "else/a.wav")
     matched = match_outputs(system, evaluation_set("a"), several_corpora=True)
     assert list(matched.paths.values()) == [tmp_path / "toy/a.wav"]
@@ -148,7 +148,7 @@ def test_outputs_of_several_corpora_lie_in_folders(tmp_path: Path) -> None:
 
 
 def test_the_published_table_agrees_with_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The noisy rows are the cards' checksums; each figure is written down once more in the other place."""
+    """The noisy rows of the cards, which are checksums, equal those of the table."""
     table = read_published()
     noisy = table.rows[0]
     cards = TABLE1.parents[1]
@@ -162,7 +162,7 @@ def test_the_published_table_agrees_with_the_cards(monkeypatch: pytest.MonkeyPat
     assert table.cells(table.rows[-1], "dns2020")["pesq"].std == 0.011
 
 
-def test_a_published_row_that_lacks_a_cell_is_an_error(tmp_path: Path) -> None:
+def test_a_published_row_with_a_missing_cell_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "table.yaml"
     path.write_text(TABLE1.read_text().replace("[1.582, 6.218, 0.810, 9.071]", "[1.582, 6.218, 0.810]"))
     with pytest.raises(InputError, match="row noisy has 3 cells for dns2020; give 4"):

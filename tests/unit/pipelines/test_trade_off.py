@@ -1,4 +1,4 @@
-"""In-domain against out-of-domain: from MLflow's runs to panels, and the page."""
+"""In-domain against out-of-domain scores: from MLflow runs to panels and the page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def score(system: str, corpus: str, pesq: float, **changes: str) -> SystemScore:
     return dataclasses.replace(one, **changes)  # type: ignore[arg-type]
 
 
-def test_systems_that_none_beats_and_the_correlation() -> None:
+def test_best_systems_and_the_correlation() -> None:
     in_domain = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "e": 5.0}
     out_of_domain = {"a": 5.0, "b": 1.0, "c": 4.0, "d": 3.0, "e": 2.0}
     scores = [
@@ -52,7 +52,7 @@ def test_systems_that_none_beats_and_the_correlation() -> None:
     assert trade_off_panels(scores[:4] + scores[5:9])[0].correlation is None
 
 
-def test_only_the_same_clips_by_the_same_code_are_compared() -> None:
+def test_only_scores_of_the_same_clips_by_the_same_code_are_compared() -> None:
     both = [score(name, place, 1.0) for name in "ab" for place in ("libri", "dns")]
     assert len(trade_off_panels(both)) == 4
     for change in ({"data": "other"}, {"code": "other"}):
@@ -74,7 +74,7 @@ def log(storage: StorageConfig, systems: tuple[str, ...], name: str) -> None:
     log_evaluation(Tracker(storage), summary, statistics_of(summary), [], key=name)
 
 
-def test_runs_of_several_evaluations_meet_on_one_page(
+def test_runs_of_several_evaluations_are_on_one_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = StorageConfig(root=str(tmp_path), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
@@ -84,7 +84,7 @@ def test_runs_of_several_evaluations_meet_on_one_page(
     log(storage, ("a", "b"), "first")
     log(storage, ("b", "c"), "second")
     scores = read_scores(Tracker(storage))
-    # Of the system that was scored twice, the newer one.
+    # The newer score of the system that was scored twice.
     assert sorted((one.name, one.corpus) for one in scores) == [
         (name, corpus) for name in SYSTEMS for corpus in ("dns", "libri")
     ]
