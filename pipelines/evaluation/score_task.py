@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import ray
 import torch
 
 from pipelines.evaluation.clip_scores import (
@@ -28,6 +28,9 @@ from pipelines.evaluation.clips import EvaluationClip, load_clip
 from rwsa.errors import InputError
 from rwsa.metrics import TABLE1_METRICS, Failure
 from rwsa.models import Network
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 # Networks that this process fetched from Ray's object store, by reference and device.
 _networks: dict[str, Network] = {}
@@ -47,7 +50,7 @@ class ScoreTask:
 
     clip: EvaluationClip
     noisy: bool = False
-    models: Mapping[str, ray.ObjectRef] = field(default_factory=dict)
+    models: Mapping[str, ObjectRef] = field(default_factory=dict)
     outputs: Mapping[str, Path] = field(default_factory=dict)
     metrics: tuple[str, ...] = TABLE1_METRICS
     cached: Mapping[str, SignalScores] = field(default_factory=dict)
@@ -141,7 +144,9 @@ def _score(
     return signals
 
 
-def _network(reference: ray.ObjectRef, device: str) -> Network:
+def _network(reference: ObjectRef, device: str) -> Network:
+    import ray  # late: it takes seconds, and the driver may need none of it
+
     key = f"{reference.hex()} {device}"
     if key not in _networks:
         _networks[key] = ray.get(reference).to(device)

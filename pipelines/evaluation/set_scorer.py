@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -31,14 +31,19 @@ from pipelines.evaluation.score_cache import (
     model_key,
     score_key,
 )
+from pipelines.evaluation.score_task import (
+    EnhancedClip,
+    ScoredClip,
+    ScoreTask,
+    enhance_on_gpu,
+    enhance_sample,
+    score_clip,
+)
 from pipelines.evaluation.systems import MatchedOutputs, Model, Outputs, System, match_outputs
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.metrics import TABLE1_METRICS
 from rwsa.models import Network
-
-if TYPE_CHECKING:
-    from pipelines.evaluation.score_task import EnhancedClip, ScoredClip, ScoreTask
 
 
 @dataclass(kw_only=True)
@@ -144,8 +149,6 @@ class SetScorer:
         return corpora
 
     def _score_missing(self, clips: Sequence[_PendingClip], strict: bool) -> None:
-        from pipelines.evaluation.score_task import score_clip
-
         progress = Progress(len(clips), "score", "clips", self._report)
         failures = 0
         with progress, closing(self._run(score_clip, clips, map(self._missing, clips))) as results:
@@ -178,25 +181,12 @@ class SetScorer:
         samples = [self._read_outputs(clip, systems) for clip in clips]
         missing: dict[int, list[str]] = {}
         for number, clip in enumerate(clips):
-            for system in (system for system in systems if isinstance(system, Model)):
-                wav = self._cache.get_audio(clip.keys[system.name]) if system.name in clip.keys else None
+            for name in (system.name for system in systems if isinstance(system, Model)):
+                wav = self._cache.get_audio(clip.keys[name]) if name in clip.keys else None
                 if wav is None:
-                    missing.setdefault(number, []).append(system.name)
+                    missing.setdefault(number, []).append(name)
                 else:
-                    samples[number][system.name] = wav
-        if missing:
-            self._enhance_missing(clips, missing, samples)
-        names = [system.name for system in systems]
-        return [{name: signals[name] for name in names if name in signals} for signals in samples]
-
-    def _enhance_missing(
-        self,
-        clips: Sequence[_PendingClip],
-        missing: Mapping[int, Sequence[str]],
-        samples: list[dict[str, np.ndarray]],
-    ) -> None:
-        from pipelines.evaluation.score_task import enhance_sample
-
+                    samples[number][name] = wav
         numbers = list(missing)
         run = self._run(enhance_sample, [clips[number] for number in numbers], missing.values())
         with closing(run) as results:
@@ -209,21 +199,24 @@ class SetScorer:
                 samples[number] |= enhanced.signals
                 for name in enhanced.signals.keys() & clips[number].keys.keys():
                     self._cache.put_audio(clips[number].keys[name], enhanced.signals[name])
+        names = [system.name for system in systems]
+        return [{name: signals[name] for name in names if name in signals} for signals in samples]
 
     def _run(
-        self, work: Callable[..., Any], clips: Sequence[_PendingClip], missing: Any
+        self, work: Callable[..., Any], clips: Sequence[_PendingClip], missing: Iterable[Sequence[str]]
     ) -> Generator[tuple[int, Any]]:
         """Results of a function of `score_task` for the missing systems of clips, the longest clips first."""
-        # Importing and starting Ray takes seconds, and is not needed where all scores are cached.
+        if not clips:
+            return
+        # Imported late: Ray takes seconds to import and start, and is not needed where all scores are cached.
         import ray
 
         from pipelines.core.pool import map_unordered
         from pipelines.core.ray_cluster import start_ray
-        from pipelines.evaluation.score_task import ScoreTask, enhance_on_gpu
 
         start_ray()
         networks = {name: ray.put(network) for name, network in self._networks.items()}
-        tasks: list[ScoreTask] = [
+        tasks = [
             ScoreTask(
                 clip=clip.clip,
                 noisy=NOISY in names,
