@@ -188,7 +188,7 @@ def test_a_damaged_clip_is_counted_and_left_out_of_the_means(done: Done) -> None
         assert (summary.count, summary.failures) == (3, 1)
     assert "p2.flac" in pairs.failures()[0]
     assert pairs.verdict() == "not compared with the published row: 3 of 4 clips scored"
-    assert done.lines[-1].startswith("clips 7/7")
+    assert done.lines[-1].startswith("score: 7/7 clips")
     assert "failures 1" in done.lines[-1]
 
 
@@ -269,8 +269,8 @@ def test_selected_clips_have_audio_samples_and_spectrograms(done: Done) -> None:
             for name in ("noisy", "enhanced", "clean"):
                 info = soundfile.info(done.artifacts / f"audio/{stem}.{name}.flac")
                 assert (info.duration, info.samplerate, info.channels) == (seconds, RATE_HZ, 1)
-        assert (done.artifacts / f"pictures/{corpus}.svg").exists()
-    assert (done.artifacts / "pictures/in-domain-against-out-of-domain.svg").exists()
+        assert (done.artifacts / f"figures/{corpus}.svg").exists()
+    assert (done.artifacts / "figures/in-domain-against-out-of-domain.svg").exists()
     page = (done.artifacts / "report.html").read_text()
     assert page.count("<audio") == 2 * 3 * 3
 
