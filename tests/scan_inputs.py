@@ -1,4 +1,4 @@
-"""Arguments of a scan, drawn in Mamba's ranges and laid out in memory in many ways, and how results agree."""
+"""Random scan arguments in Mamba's ranges and several memory layouts, and comparison of results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = ("u", "delta", "A", "B", "C", "D", "z")
 
 @dataclass(frozen=True)
 class Inputs:
-    """Arguments of a scan, and the gradient that comes back for its output."""
+    """Arguments of a scan, and the gradient of its output."""
 
     tensors: dict[str, Tensor]
     dy: Tensor
@@ -24,7 +24,7 @@ class Inputs:
         return Inputs({n: x.to(device) for n, x in self.tensors.items()}, self.dy.to(device), self.reverse)
 
     def scanned(self, backend: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """y and every gradient. Tensors keep their strides."""
+        """y and all gradients; tensors keep their strides."""
         leaves = {name: x.to(dtype).requires_grad_() for name, x in self.tensors.items()}
         y = selective_scan(**leaves, reverse=self.reverse, backend=backend)
         gradients = torch.autograd.grad(y, list(leaves.values()), self.dy.to(dtype))
@@ -54,7 +54,7 @@ def draw(
 
 
 def lying_across(inputs: Inputs) -> Inputs:
-    """The same values, the sequence's axis second to last but one in memory: time, seen by transpose."""
+    """The same values with the sequence axis third from last in memory, as time seen through `transpose`."""
 
     def across(x: Tensor) -> Tensor:
         return x.transpose(-3, -2).contiguous().transpose(-3, -2) if x.dim() > 2 else x
@@ -71,9 +71,9 @@ def strided(x: Tensor) -> Tensor:
 
 
 def assert_agrees(inputs: Inputs, *, tolerance: float = 3e-5, backend: str = "cpu") -> None:
-    """Errors relative to the largest value; or to 1, where a gradient is a sum that nearly cancels.
+    """Compare errors relative to the largest value, or to 1 where a gradient's terms nearly cancel.
 
-    Where states decay slowly, each step's exponential may be one rounding (1.2e-7) too large, 257 times.
+    With slowly decaying states, rounding errors of each step's exponential (1.2e-7) add up over 257 steps.
     """
     truth = inputs.scanned("reference", torch.float64)
     for name, value in inputs.scanned(backend).items():

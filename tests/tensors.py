@@ -1,4 +1,4 @@
-"""Random tensors, and counts, that several test files want."""
+"""Random tensors and parameter counts for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scan and the training step on a GPU: checked against float64 first, then one line a figure.
+"""The scan and the training step on a GPU: checked against float64, then measured.
 
 python -m tests.benchmarks.bench_gpu [--sizes xs] [--batches 8] [--modes eager] [--tune]
 
@@ -36,19 +36,19 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Figures:
-    """Prints one line a figure and counts those that failed; running out of memory is a figure too."""
+    """Prints one line per measurement and counts failures; running out of memory is a result."""
 
     def __init__(self) -> None:
         self.failed = 0
 
     def line(self, title: str, measure: Callable[[], str]) -> bool:
-        """Whether there is a figure."""
+        """Whether the measurement succeeded."""
         measured = False
         try:
             said, measured = measure(), True
         except torch.OutOfMemoryError:
             said = "out of memory"
-        except Exception as error:  # the figures after this one are still wanted
+        except Exception as error:  # continue with the other measurements
             said = f"failed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             self.failed += 1
         print(f"{title}: {said}", flush=True)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device: there is nothing to measure", file=sys.stderr)
+        print("no CUDA device: nothing to measure", file=sys.stderr)
         return 2
     print(f"{_name(device)} · torch {torch.__version__} · scan {choose_backend(device)}")
     if device.type == "cuda" and "triton" in (missing := missing_backends(device)):
@@ -79,8 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", nargs="+", default=("xs", "m"), choices=SIZES)
     parser.add_argument("--batches", type=int, nargs="+", default=(8, 32))
     parser.add_argument("--modes", nargs="+", default=("eager", "compiled"), choices=("eager", "compiled"))
-    parser.add_argument("--runs", type=int, default=20, help="scans a round; the median of 3 rounds counts")
-    parser.add_argument("--steps", type=int, default=4, help="training steps a round")
+    parser.add_argument(
+        "--runs", type=int, default=20, help="scans per round; the median of 3 rounds is reported"
+    )
+    parser.add_argument("--steps", type=int, default=4, help="training steps per round")
     parser.add_argument("--tune", action="store_true", help="time the Triton scan's other sizes too")
     return parser
 
@@ -140,7 +142,7 @@ def _scan_figures(figures: Figures, arguments: argparse.Namespace, device: torch
 
 
 class Scan:
-    """One scan as the network does it: under autocast u, B, C, z are bfloat16, the rest stays float32."""
+    """One scan as in the model: under autocast u, B, C, z are bfloat16, the rest stays float32."""
 
     def __init__(self, inputs: Inputs, dtype: torch.dtype) -> None:
         self.leaves = {
@@ -150,7 +152,7 @@ class Scan:
         self.dy = inputs.dy.to(dtype)
 
     def work(self, part: str, backend: str) -> Callable[[], None]:
-        """What to time: the forward pass as in enhancing, or the backward pass alone."""
+        """The function to time: the forward pass as in enhancement, or the backward pass alone."""
         if part == "forward":
 
             def forward() -> None:
@@ -166,7 +168,7 @@ class Scan:
         return backward
 
     def bytes(self, part: str) -> int:
-        """Every sequence read once and y written; or read with dy, and their gradients written."""
+        """Bytes to read all sequences once and write y; or to read them and dy and write gradients."""
         sequences = sum(_size(self.leaves[n]) for n in ("u", "delta", "B", "C", "z"))
         return sequences + _size(self.dy) + (sequences if part == "backward" else 0)
 
@@ -175,7 +177,7 @@ def _launch_figures(figures: Figures, arguments: argparse.Namespace, device: tor
     from rwsa.kernels import scan_triton as launched
 
     inputs = _inputs(arguments.scan_shape, "frequency", reverse=False, device=device)
-    names = ("WARPS", "TILE_STATES", "UNROLLED_STEPS", "UNROLLED_BLOCKS_A_STATE")
+    names = ("WARPS", "TILE_STATES", "UNROLLED_STEPS", "BLOCKS_PER_SAVED_STATE")
     for sizes in itertools.product((1, 2), (256, 512, 1024), (2, 4, 8), (2, 4)):
 
         def measure(sizes: tuple[int, ...] = sizes) -> str:
@@ -234,7 +236,7 @@ def _step(size: str, batch: int, dtype: torch.dtype, mode: str, device: torch.de
 
 
 def _ms(work: Callable[[], None], device: torch.device, runs: int) -> float:
-    """Median of three rounds of `runs` runs, after two to warm up: runs of one round overlap launches."""
+    """Median of three rounds of `runs` runs after two for warm-up; runs of one round overlap launches."""
     rounds = []
     for times in (2, runs, runs, runs):
         _wait(device)
@@ -258,7 +260,7 @@ def _size(x: Tensor) -> int:
 
 @contextmanager
 def _peak_memory(device: torch.device) -> Iterator[list[str]]:
-    """Fills a list with how much memory was allocated inside at the most; on the CPU, with nothing."""
+    """Append the peak of allocated memory inside the block to a list; nothing on the CPU."""
     said = [""]
     _release()
     if device.type == "cuda":

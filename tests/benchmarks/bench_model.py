@@ -1,4 +1,4 @@
-"""A network on a CPU against itself in plain torch: forward pass, training step, attention.
+"""A model with compiled CPU kernels against the same in plain torch: forward pass, training step, attention.
 
 python -m tests.benchmarks.bench_model [--size xs]
 """
@@ -51,31 +51,31 @@ def main() -> None:
         ours = median_seconds(work, 5)
         with use_backend("reference"):
             scan = seconds(work)
-            plain = _plainly(lambda work=work: seconds(work))  # type: ignore[misc]
+            plain = _with_torch_operations(lambda work=work: seconds(work))  # type: ignore[misc]
         print(
             f"{size} {name}, one segment: {ours:.2f} s; with the reference scan {scan:.1f} s,"
             f" {scan / ours:.1f}x; with torch's attention and grid_sample too {plain:.1f} s,"
             f" {plain / ours:.1f}x"
         )
-    _floor(cost(model).total)
+    _print_lower_bound(cost(model).total)
     qkv = torch.randn(1, FRAMES, BINS, 48)
     for axis in SequenceAxis:
         _attention(qkv, axis)
     print(f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.2f}")
 
 
-def _floor(operations: int, size: int = 1536) -> None:
-    """The forward pass if every multiply-add of it went as fast as in one large matrix product."""
+def _print_lower_bound(operations: int, size: int = 1536) -> None:
+    """Lower bound of the forward pass: its multiply-adds at the rate of a large matrix product."""
     a = torch.randn(size, size)
     rate = size**3 / median_seconds(lambda: a @ a, 9)
     print(
-        f"floor of the forward pass: {operations / 1e9:.1f} G multiply-adds at the {rate / 1e9:.0f} G/s of a"
-        f" large matrix product, {operations / rate:.2f} s"
+        f"lower bound of the forward pass: {operations / 1e9:.1f} G multiply-adds at the {rate / 1e9:.0f} G/s of"
+        f" a large matrix product, {operations / rate:.2f} s"
     )
 
 
-def _plainly(measure: Callable[[], float]) -> float:
-    """`measure` with every compiled operation replaced by its torch form."""
+def _with_torch_operations(measure: Callable[[], float]) -> float:
+    """`measure` with all compiled operations replaced by their torch versions."""
     with ExitStack() as stack:
         stack.enter_context(patch("rwsa.models.attention.attend", attend_reference))
         stack.enter_context(patch("rwsa.models.layers.deform_conv", deform_conv_reference))

@@ -1,4 +1,4 @@
-"""The CPU scan against a plain loop, at the shape of xs's first level; one line a figure.
+"""The CPU scan against a plain loop, at the shape of xs's first level.
 
 python -m tests.benchmarks.bench_scan
 """

@@ -1,4 +1,4 @@
-"""Every metric of the noisy file of every published pair, against an independent implementation."""
+"""All metrics of the published pairs' noisy files against an independent implementation."""
 
 import os
 from pathlib import Path
@@ -40,7 +40,7 @@ def measured(golden):
     return found
 
 
-def test_every_golden_pair_is_measured(golden, measured):
+def test_all_golden_pairs_are_scored(golden, measured):
     assert measured.keys() == golden.keys()
     assert len(golden) == 37
 

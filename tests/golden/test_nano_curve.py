@@ -1,4 +1,4 @@
-"""Twenty steps of the paper's recipe on `nano` give the stored losses."""
+"""The losses of twenty steps of the paper's recipe on `nano` against stored ones."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from tests.golden_curve import assert_golden, run
 
 
 @pytest.mark.full
-def test_alone_they_are_the_golden_ones(tmp_path: Path) -> None:
+def test_losses_of_one_process_equal_the_golden_curve(tmp_path: Path) -> None:
     assert_golden(run(tmp_path))

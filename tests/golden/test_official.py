@@ -1,4 +1,4 @@
-"""The forward pass and one training step, by every scan backend, against what the paper's own code computes.
+"""The forward pass and one training step by every scan backend, against results of the authors' code.
 
 Legend: B batch, F frequency bins, T frames.
 """
@@ -26,7 +26,7 @@ from rwsa.stft import istft, stft
 
 WEIGHTS = {"with_metric": LossWeights(), "without_metric": LossWeights(metric=0)}
 
-# Their modules, and which of our parameters those are. A shared attention counts once, as theirs does.
+# The authors' modules and our parameters in them; a shared attention counts once in both.
 MODULES = {
     "dense_encoder": r"encoder\..*",
     "patch_embed_encoder_level1": r"down_stages\.0\.patch_embed\..*",
@@ -60,7 +60,7 @@ MODULES = {
 
 @pytest.fixture(scope="module", autouse=True, params=BACKENDS)
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """Where one backend runs; the models that use it run on that backend."""
+    """The device of a backend; models that depend on this fixture use the backend."""
     on = torch.device("cuda" if request.param in ("triton", "mamba_ssm") else "cpu")
     if on.type == "cuda" and not torch.cuda.is_available():
         pytest.skip(f"scan backend {request.param} needs a CUDA device")
@@ -107,7 +107,7 @@ def test_forward_pass(official: Path, generator: RWSAMambaUNet, device: torch.de
         wav = istft(mag_BFT, pha_BFT, spectral, theirs["wav"].shape[-1])
     assert peak_error(mag_BFT, theirs["mag_out"]) < 1e-4
     assert peak_error(wav, theirs["wav_out"]) < 1e-4
-    # Where real and imaginary part both nearly vanish, so does the angle's accuracy.
+    # Where real and imaginary part nearly vanish, the angle is inaccurate.
     errors = angle_between(pha_BFT, theirs["pha_out"])[theirs["mag_out"] > 0.05]
     assert errors.max() < 2e-2
     assert errors.mean() < 1e-4
@@ -123,7 +123,7 @@ def discriminator_of(official: Path) -> MetricDiscriminator:
 
 
 def renamed(theirs: str) -> str:
-    """Their flat list of layers and older spectral norm, in our names."""
+    """The authors' flat list of layers and older spectral norm, under our names."""
     if theirs == "layers.18.slope":
         return "slope"
     number, part = re.fullmatch(r"layers\.(\d+)\.(\w+)", theirs).groups()  # type: ignore[union-attr]
@@ -133,7 +133,7 @@ def renamed(theirs: str) -> str:
 
 
 class Step:
-    """Losses of one training step in evaluation mode, still in the graph."""
+    """Losses of one training step in evaluation mode, with their graph."""
 
     def __init__(self, official: Path, generator: RWSAMambaUNet, device: torch.device) -> None:
         self.generator, self.discriminator = generator, discriminator_of(official).to(device)
@@ -176,7 +176,7 @@ def test_every_loss_of_a_training_step(step: Step, gold: Any, kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)
-def test_generator_gradient_norms_whole_and_by_module(step: Step, gold: Any, kind: str) -> None:
+def test_generator_gradient_norms_in_total_and_by_module(step: Step, gold: Any, kind: str) -> None:
     gradients = step.generator_gradients(WEIGHTS[kind])
     assert norm(gradients) == pytest.approx(gold["losses"][kind]["generator_grad_norm"], rel=1e-2)
     parts = {

@@ -1,4 +1,4 @@
-"""Features of clips, on signals whose answer is known."""
+"""Acoustic features of signals with known values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hiss(seed: int = 0, samples: int = SAMPLES) -> np.ndarray:
 
 
 def bursts(seed: int = 0) -> np.ndarray:
-    """Something that rises and falls as syllables do."""
+    """Noise modulated like syllables."""
     return hiss(seed) * np.maximum(np.sin(2 * np.pi * 3 * SECONDS), 0.001) ** 2
 
 
@@ -39,21 +39,21 @@ def test_every_group_has_its_features() -> None:
 
 
 @pytest.mark.parametrize("hz", [125.0, 1000.0, 4000.0])
-def test_a_tone_lies_in_its_third_octave(hz: float) -> None:
+def test_a_tone_is_in_its_third_octave(hz: float) -> None:
     spectrum = spectrum_db(np.sin(2 * np.pi * hz * SECONDS))
     at = int(np.argmin(np.abs(np.array(SPECTRUM_HZ) - hz)))
     assert spectrum[at] == pytest.approx(0.0, abs=0.3)
     assert (np.delete(spectrum, [at - 1, at, at + 1]) < -30).all()
 
 
-def test_white_noise_rises_by_a_decibel_a_band() -> None:
-    """Third octaves grow in width by 2^(1/3), which is 1 dB; the last one ends at the Nyquist frequency."""
+def test_white_noise_rises_by_one_decibel_per_band() -> None:
+    """The bandwidth of third octaves grows by 2^(1/3), 1 dB; the last one ends at the Nyquist frequency."""
     steps = np.diff(spectrum_db(hiss(samples=60 * SAMPLE_RATE_HZ)))[:-1]
     np.testing.assert_allclose(steps[5:], 1.0, atol=0.3)
 
 
 @pytest.mark.parametrize("hz", MODULATION_HZ)
-def test_modulation_is_found_where_it_is(hz: float) -> None:
+def test_modulation_is_at_its_frequency(hz: float) -> None:
     modulated = modulation_db(hiss() * (1 + 0.9 * np.sin(2 * np.pi * hz * SECONDS)))
     assert int(np.argmax(modulated)) == MODULATION_HZ.index(hz)
     if hz <= 8:
@@ -72,7 +72,7 @@ def test_decay_grows_with_reverberation() -> None:
     assert slower[-1] > 2 * slower[0]
 
 
-def test_decay_of_an_exponential_is_its_own() -> None:
+def test_decay_of_an_exponential_is_exact() -> None:
     """A burst every second that falls by 60 dB in 0.8 s."""
     falling = hiss() * 10 ** (-3 * (SECONDS % 1.0) / 0.8)
     assert decay_seconds(falling)[0] == pytest.approx(0.8, rel=0.1)
@@ -86,7 +86,7 @@ def test_snr_and_level_are_exact() -> None:
     assert features["level"][0] == pytest.approx(10 * np.log10(np.mean((clean + noise) ** 2)))
 
 
-def test_only_level_sees_a_gain_and_only_the_snr_sees_more_noise() -> None:
+def test_a_gain_changes_only_level_and_more_noise_only_the_snr() -> None:
     clean, noise = bursts(), hiss(1)
     before = clip_features(clean + noise, clean)
     louder = clip_features(3 * (clean + noise), 3 * clean)
@@ -98,7 +98,7 @@ def test_only_level_sees_a_gain_and_only_the_snr_sees_more_noise() -> None:
     assert before["SNR"][0] - noisier["SNR"][0] == pytest.approx(20 * np.log10(2))
 
 
-def test_padding_is_no_speech() -> None:
+def test_padding_is_excluded_from_speech() -> None:
     clean, zeros = bursts(), np.zeros(SAMPLE_RATE_HZ)
     padded = np.concatenate([clean, zeros])
     whole = clip_features(clean + hiss(1), clean)
@@ -117,6 +117,6 @@ def test_padding_is_no_speech() -> None:
         (np.sin(2 * np.pi * 440 * SECONDS) + hiss(), np.sin(2 * np.pi * 440 * SECONDS), "hardly ever falls"),
     ],
 )
-def test_what_has_no_features_says_so(noisy: np.ndarray, clean: np.ndarray, message: str) -> None:
+def test_clips_without_features_are_refused(noisy: np.ndarray, clean: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         clip_features(noisy, clean)

@@ -1,4 +1,4 @@
-"""Reading, writing and resampling: what goes in comes out, and every bad file is named."""
+"""Reading, writing and resampling: round trips, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(500,), (1, 500), (2, 500), (6, 500)])
-def test_floats_survive_a_round_trip(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_floats_are_preserved_by_a_round_trip(tmp_path: Path, shape: tuple[int, ...]) -> None:
     wav = noise(*shape)
     write_audio(tmp_path / "a.wav", wav, 44_100, subtype="FLOAT")
     read, rate = read_audio(tmp_path / "a.wav")
@@ -48,7 +48,7 @@ def test_floats_survive_a_round_trip(tmp_path: Path, shape: tuple[int, ...]) -> 
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".aiff"])
-def test_a_wave_on_the_16_bit_grid_survives_any_lossless_format(tmp_path: Path, suffix: str) -> None:
+def test_16_bit_samples_are_preserved_by_any_lossless_format(tmp_path: Path, suffix: str) -> None:
     wav = round_to_int16(noise(500))
     write_audio(tmp_path / f"a{suffix}", wav, RATE_HZ, subtype="PCM_16")
     # libsndfile writes floats times 32767 and reads them over 32768: at most one step.
@@ -104,7 +104,7 @@ def bad_file(folder: Path, kind: str) -> Path:
         ("infinite", "holds NaN or infinite samples"),
     ],
 )
-def test_a_bad_file_is_named_with_what_is_wrong(tmp_path: Path, kind: str, says: str) -> None:
+def test_a_bad_file_is_reported_with_its_fault(tmp_path: Path, kind: str, says: str) -> None:
     path = bad_file(tmp_path, kind)
     for read in (read_audio, lambda path: list(read_blocks(path))):
         with pytest.raises(InputError) as caught:
@@ -124,7 +124,7 @@ def test_half_a_compressed_file_is_refused(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(("rate_hz", "samples"), [(48_000, 100_000), (3, 10), (192_000, 131_072)])
-def test_blocks_are_the_file(tmp_path: Path, rate_hz: int, samples: int) -> None:
+def test_blocks_contain_the_complete_file(tmp_path: Path, rate_hz: int, samples: int) -> None:
     path, wav = tmp_path / "a.wav", noise(2, samples)
     step = block_samples(rate_hz)
     write_blocks(path, (wav[:, at : at + 7] for at in range(0, samples, 7)), rate_hz, subtype="FLOAT")
@@ -134,14 +134,14 @@ def test_blocks_are_the_file(tmp_path: Path, rate_hz: int, samples: int) -> None
     assert blocks[-1].shape[1] <= step <= 1 << 16
 
 
-def test_an_encoding_that_cannot_be_sought_in_is_read(tmp_path: Path) -> None:
+def test_an_unseekable_encoding_is_read(tmp_path: Path) -> None:
     path = tmp_path / "phone.wav"
     soundfile.write(path, noise(8000), 8000, subtype="GSM610")
     assert read_info(path).subtype == "GSM610"
     np.testing.assert_array_equal(np.concatenate(list(read_blocks(path)), axis=1), read_audio(path)[0])
 
 
-def test_blocks_that_fail_leave_nothing_and_keep_what_was_there(tmp_path: Path) -> None:
+def test_failing_blocks_leave_the_existing_file(tmp_path: Path) -> None:
     def blocks(good: int) -> Iterator[np.ndarray]:
         yield from [noise(1, 10)] * good
         raise InputError("no more")
@@ -167,12 +167,12 @@ def test_stereo_and_other_rates_are_refused_where_mono_is_expected(tmp_path: Pat
 
 
 @pytest.mark.parametrize("target", ["/proc/a.wav", "/proc/rwsa/a.wav"])
-def test_a_read_only_folder_is_named(target: str) -> None:
+def test_a_read_only_folder_is_reported(target: str) -> None:
     with pytest.raises(InputError, match=rf"^{target}: cannot be written \("):
         write_audio(Path(target), noise(500), RATE_HZ)
 
 
-def test_a_format_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+def test_an_unwritable_format_leaves_no_file(tmp_path: Path) -> None:
     for name, subtype in (("a.xyz", None), ("a.flac", "FLOAT")):
         with pytest.raises(InputError, match=rf"{name}: cannot be written"):
             write_audio(tmp_path / name, noise(500), RATE_HZ, subtype=subtype)
@@ -185,7 +185,7 @@ def test_a_format_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     to_hz=st.sampled_from([8000, 16_000, 48_000]),
     channels=st.integers(1, 2),
 )
-def test_resampling_keeps_duration_and_channels(
+def test_resampling_preserves_duration_and_channels(
     samples: int, from_hz: int, to_hz: int, channels: int
 ) -> None:
     out = resample(np.zeros((channels, samples), np.float32), from_hz, to_hz)
@@ -194,7 +194,7 @@ def test_resampling_keeps_duration_and_channels(
     assert abs(out.shape[1] - samples * to_hz / from_hz) <= 1
 
 
-def test_resampling_keeps_a_tone_and_removes_what_does_not_fit() -> None:
+def test_resampling_preserves_a_tone_and_removes_aliases() -> None:
     seconds = np.arange(48_000) / 48_000
     kept, lost = (np.sin(2 * np.pi * hz * seconds).astype(np.float32) for hz in (1000, 12_000))
     down = resample(np.stack([kept, lost]), 48_000, 16_000)[:, 2000:-2000]
@@ -208,19 +208,19 @@ def test_resampling_keeps_a_tone_and_removes_what_does_not_fit() -> None:
     from_hz=st.sampled_from([8000, 16_000, 44_100, 48_000]),
     to_hz=st.sampled_from([8000, 16_000, 44_100]),
 )
-def test_resampling_in_blocks_gives_the_same_bits(samples: int, step: int, from_hz: int, to_hz: int) -> None:
+def test_resampling_in_blocks_is_bit_identical(samples: int, step: int, from_hz: int, to_hz: int) -> None:
     wav, resampler = noise(2, samples), Resampler(from_hz, to_hz, 2)
     step = max(step, samples // 50)
     parts = [resampler(wav[:, at : at + step], last=at + step >= samples) for at in range(0, samples, step)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), resample(wav, from_hz, to_hz))
 
 
-def test_same_rate_is_left_alone() -> None:
+def test_resampling_to_the_same_rate_changes_nothing() -> None:
     wav = noise(2, 100)
     np.testing.assert_array_equal(resample(wav, 16_000, 16_000), wav)
 
 
-def test_finding_audio_skips_the_hidden_and_the_other(tmp_path: Path) -> None:
+def test_finding_audio_skips_hidden_and_other_files(tmp_path: Path) -> None:
     for name in ("b.wav", "sub/a.FLAC", ".half.wav", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""Facts of small files with known contents, and the hash that survives another container."""
+"""Signal statistics of files with known contents, and a hash independent of the container."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TestNumbers:
         assert facts.dc_offset == pytest.approx(0.1, abs=1e-6)
         assert (facts.clipped_share, facts.silent_share) == (0, 0)
 
-    def test_flat_tops_count_and_single_peaks_do_not(self, tmp_path: Path) -> None:
+    def test_runs_at_full_scale_count_as_clipped_and_single_peaks_do_not(self, tmp_path: Path) -> None:
         wav = np.zeros(1000, np.int16)
         wav[100:105] = HIGH
         wav[200:202] = HIGH
@@ -54,7 +54,7 @@ class TestNumbers:
             0.25, abs=0.02
         )
 
-    def test_all_zeros_have_no_level_and_no_hash(self, tmp_path: Path) -> None:
+    def test_digital_silence_has_no_level_and_no_hash(self, tmp_path: Path) -> None:
         facts = facts_of(tmp_path / "a.wav", np.zeros(800, np.int16))
         assert (facts.rms_dbfs, facts.sha256, facts.silent_share) == (None, None, 1)
 
@@ -62,7 +62,7 @@ class TestNumbers:
     @given(
         samples=st.lists(st.sampled_from([0, 1, HIGH, LOW]), min_size=1, max_size=60), cut=st.integers(0, 60)
     )
-    def test_blocks_do_not_matter(self, samples: list[int], cut: int) -> None:
+    def test_results_do_not_depend_on_blocks(self, samples: list[int], cut: int) -> None:
         whole = np.array(samples, "<i2")
         parts = [part for part in (whole[:cut], whole[cut:]) if len(part)]
         for make, read in (
@@ -85,7 +85,7 @@ class TestHash:
         deeper = facts_of(tmp_path / "c.wav", noise() / 32768, subtype="PCM_24")
         assert deeper.sha256 == first.sha256
 
-    def test_padding_does_not_matter_but_a_pause_inside_does(self, tmp_path: Path) -> None:
+    def test_padding_does_not_change_it_but_a_pause_inside_does(self, tmp_path: Path) -> None:
         wav = noise()
         padded = np.concatenate([np.zeros(20_000, np.int16), wav, np.zeros(7, np.int16)])
         paused = np.insert(wav, 100, 0)
@@ -106,18 +106,18 @@ class TestHash:
 
 
 class TestBadFiles:
-    def test_a_cut_file_is_named(self, tmp_path: Path) -> None:
+    def test_a_truncated_file_is_reported(self, tmp_path: Path) -> None:
         path = tmp_path / "a.flac"
         soundfile.write(path, noise(), RATE_HZ)
         path.write_bytes(path.read_bytes()[:30_000])
         with pytest.raises(InputError, match=r"a\.flac"):
             audio_facts(path)
 
-    def test_nan_is_named(self, tmp_path: Path) -> None:
+    def test_nan_is_reported(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="NaN"):
             facts_of(tmp_path / "a.wav", np.full(800, np.nan, np.float32), subtype="FLOAT")
 
-    def test_channels_must_be_told(self, tmp_path: Path) -> None:
+    def test_the_channel_of_a_multichannel_file_is_required(self, tmp_path: Path) -> None:
         soundfile.write(tmp_path / "two.wav", np.zeros((800, 2)), RATE_HZ)
         with pytest.raises(InputError, match="has 2 channels"):
             audio_facts(tmp_path / "two.wav")

@@ -1,4 +1,4 @@
-"""The cache of what is known of files: true until a file changes, shared by processes, damage named."""
+"""The file cache: invalidated by changes, shared by processes, damage reported."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_value_comes_back_to_another_object(tmp_path: Path, file: Path) -> None:
+def test_values_are_read_by_another_object(tmp_path: Path, file: Path) -> None:
     FileCache(tmp_path / "cache").put("k", {stamp(file): {"x": [1, None, "é"]}})
     assert FileCache(tmp_path / "cache").get("k", [stamp(file)]) == {str(file): {"x": [1, None, "é"]}}
 
 
-def test_kinds_are_apart(tmp_path: Path, file: Path) -> None:
+def test_kinds_are_separate(tmp_path: Path, file: Path) -> None:
     cache = FileCache(tmp_path)
     cache.put("k", {stamp(file): 1})
     assert cache.get("other", [stamp(file)]) == {}
 
 
 @pytest.mark.parametrize("change", ["size", "time"])
-def test_a_changed_file_is_unknown(tmp_path: Path, file: Path, change: str) -> None:
+def test_a_changed_file_has_no_value(tmp_path: Path, file: Path, change: str) -> None:
     cache = FileCache(tmp_path)
     cache.put("k", {stamp(file): 1})
     if change == "size":
@@ -53,13 +53,13 @@ def test_a_missing_file_has_no_stamp(tmp_path: Path) -> None:
     assert stamp_or_none(str(tmp_path / "gone")) is None
 
 
-def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_reported(tmp_path: Path) -> None:
     (tmp_path / CACHE_NAME).write_bytes(b"no database" * 100)
     with pytest.raises(InputError, match=f"{CACHE_NAME}: cannot be used as a cache .*delete it"):
         FileCache(tmp_path)
 
 
-def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path, file: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_reported(tmp_path: Path, file: Path) -> None:
     with pytest.raises(InputError, match=r"a\.wav: cannot be created"):
         FileCache(file)
 
@@ -70,7 +70,7 @@ def put_many(folder: Path, first: int) -> None:
         cache.put("k", {FileStamp(f"/{number}", 1, 1): number})
 
 
-def test_two_processes_write_at_once(tmp_path: Path) -> None:
+def test_two_processes_write_concurrently(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=put_many, args=(tmp_path, first)) for first in (0, 50)]
     for writer in writers:

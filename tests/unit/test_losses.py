@@ -1,4 +1,4 @@
-"""Losses: zero where they must be, by hand where that is possible, and NaN targets that touch nothing."""
+"""Losses: zero for perfect estimates, values by hand, and NaN targets."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_perfect_estimate_costs_nothing() -> None:
+def test_a_perfect_estimate_has_zero_loss() -> None:
     clean = normal(2, 3720)
     for name, loss in spectral_losses(*stft(clean, SPECTRAL), clean, SPECTRAL).items():
-        # The consistency STFT's epsilon moves the phase of nearly silent bins a little.
+        # The consistency STFT's epsilon changes the phase of nearly silent bins slightly.
         assert loss.item() == pytest.approx(0, abs=1e-4), name
 
 
-def test_a_wrong_magnitude_is_no_wrong_phase() -> None:
+def test_a_wrong_magnitude_has_no_phase_loss() -> None:
     clean = normal(1, 3720)
     mag_BFT, pha_BFT = stft(clean, SPECTRAL)
     losses = spectral_losses(1.5 * mag_BFT, pha_BFT, clean, SPECTRAL)
     assert losses["phase"].item() == pytest.approx(0, abs=1e-5)
     assert losses["magnitude"].item() == pytest.approx(0.25 * mag_BFT.square().mean().item(), rel=1e-4)
-    # Real and imaginary part together have the magnitude's error, so twice their mean is that once.
+    # The squared errors of real and imaginary part sum to that of the magnitude: twice their mean.
     assert losses["complex"].item() == pytest.approx(losses["magnitude"].item(), rel=1e-4)
 
 
@@ -54,7 +54,7 @@ def test_phase_losses_ignore_whole_turns() -> None:
 def test_a_constant_phase_error_counts_once_per_row_and_column() -> None:
     pha_BFT = torch.full((1, 4, 5), 0.3)
     losses = phase_losses(pha_BFT, torch.zeros(1, 4, 5))
-    # Steps vanish, but for the first bin (frame), which has no neighbour and keeps its own phase.
+    # Differences vanish except in the first bin (frame), which has no predecessor.
     assert losses["instantaneous_phase"].item() == pytest.approx(0.3)
     assert losses["group_delay"].item() == pytest.approx(0.3 / 4)
     assert losses["instantaneous_angular_frequency"].item() == pytest.approx(0.3 / 5)
@@ -65,7 +65,7 @@ def test_largest_phase_error_is_half_a_turn() -> None:
         assert 1.4 < loss.item() < math.pi, name
 
 
-def test_total_weighs_by_name() -> None:
+def test_the_total_is_weighted_by_name() -> None:
     names = LossWeights.__dataclass_fields__
     losses = {name: torch.tensor(10.0**place) for place, name in enumerate(names)}
     weights = LossWeights(metric=1, magnitude=2, phase=3, complex=4, time=5, consistency=6)
@@ -76,19 +76,19 @@ def test_total_weighs_by_name() -> None:
     )
 
 
-def test_weights_are_checked() -> None:
+def test_invalid_weights_are_refused() -> None:
     with pytest.raises(InputError, match="unknown key 'consistancy'; did you mean 'consistency'"):
         build(LossWeights, {"consistancy": 1}, where="f.yaml")
     with pytest.raises(InputError, match="'time' is -1"):
         build(LossWeights, {"time": -1}, where="f.yaml")
 
 
-def test_metric_loss_wants_a_one() -> None:
+def test_metric_loss_is_zero_at_one() -> None:
     assert metric_loss(torch.tensor([1.0, 1.0])).item() == 0
     assert metric_loss(torch.tensor([0.5, 1.0])).item() == pytest.approx(0.125)
 
 
-def test_an_unknown_target_drops_out_of_its_own_mean_alone() -> None:
+def test_an_undefined_target_is_excluded_from_its_mean_alone() -> None:
     clean = torch.tensor([0.9, 0.8, 0.7])
     enhanced = torch.tensor([0.5, 0.1, 0.2], requires_grad=True)
     losses = discriminator_losses(clean, enhanced, torch.tensor([0.4, math.nan, 0.6]))

@@ -1,4 +1,4 @@
-"""The STFT and its inverse undo each other; the paper's segment gives 256 × 256."""
+"""The STFT and its inverse; the paper's segment gives 256 × 256."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_papers_segment_is_square() -> None:
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("samples", [400, 1199, 1200, 1201, 7777])
-def test_inverse_gives_the_signal_back(config: SpectralConfig, samples: int) -> None:
+def test_the_inverse_restores_the_signal(config: SpectralConfig, samples: int) -> None:
     wav = noise(2, samples)
     mag_BFT, pha_BFT = stft(wav, config)
     assert mag_BFT.shape == (2, config.bins, config.frames(samples))
@@ -37,7 +37,7 @@ def test_inverse_in_double_precision_is_exact() -> None:
     torch.testing.assert_close(istft(*stft(wav, PAPER), PAPER, 5000), wav, rtol=0, atol=1e-13)
 
 
-def test_shortest_signal_of_a_number_of_frames() -> None:
+def test_shortest_signal_with_a_number_of_frames() -> None:
     for frames in (6, 32, 256):
         samples = PAPER.samples(frames)
         assert PAPER.frames(samples) == frames
@@ -61,7 +61,7 @@ def test_epsilon_keeps_gradients_finite_at_silence() -> None:
     assert gradient.abs().max() > 0
 
 
-def test_parts_are_those_of_the_complex_spectrum() -> None:
+def test_complex_parts_equal_the_complex_spectrum() -> None:
     mag_BFT, pha_BFT = stft(noise(1, 3000), PAPER)
     parts = complex_parts(mag_BFT, pha_BFT)
     torch.testing.assert_close(torch.view_as_complex(parts), torch.polar(mag_BFT, pha_BFT))
@@ -70,7 +70,7 @@ def test_parts_are_those_of_the_complex_spectrum() -> None:
 @pytest.mark.parametrize(
     "values", [{"n_fft": 0}, {"hop_samples": -1}, {"compression": 0}, {"compression": 1.1}]
 )
-def test_impossible_geometry_is_refused(values: dict[str, float]) -> None:
+def test_invalid_parameters_are_refused(values: dict[str, float]) -> None:
     (key,) = values
     with pytest.raises(InputError, match=f"'{key}' is"):
         build(SpectralConfig, values, where="f.yaml")

@@ -1,4 +1,4 @@
-"""The compiled operations against their torch forms in float64: values and every gradient."""
+"""Compiled operations against their torch versions in float64: values and all gradients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def outcome(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """The operation's value and its gradients for a fixed random gradient of the value."""
+    """The operation's value, and its gradients for a fixed random output gradient."""
     leaves = [t.to(dtype).requires_grad_() for t in tensors]
     y = operation(*leaves)
     return [y.detach(), *torch.autograd.grad(y, leaves, normal(*y.shape, seed=99).to(dtype))]
@@ -51,8 +51,8 @@ def test_attention(axis: SequenceAxis, shape: tuple[int, ...], channels: int, he
     assert_agree(lambda x: attend(x, heads, axis), lambda x: attend_reference(x, heads, axis), [qkv])
 
 
-def test_attention_stands_large_scores() -> None:
-    qkv = 60 * normal(1, 40, 2, 3 * 8)  # scores of ten thousand, which float32 rounds to a thousandth
+def test_attention_is_stable_for_large_scores() -> None:
+    qkv = 60 * normal(1, 40, 2, 3 * 8)  # scores around 10⁴, which float32 resolves to 10⁻³
     forms = (lambda x: attend(x, 2, SequenceAxis.TIME), lambda x: attend_reference(x, 2, SequenceAxis.TIME))
     assert_agree(*forms, [qkv], tolerance=2e-3)
 
@@ -62,7 +62,9 @@ def test_attention_stands_large_scores() -> None:
 )
 def test_deformable_convolution(shape: tuple[int, ...]) -> None:
     batch, channels, frames, bins = shape
-    offset = normal(batch, 18, frames, bins, seed=1).clamp(-1, 1) + 0.01  # off the grid, where it has kinks
+    offset = (
+        normal(batch, 18, frames, bins, seed=1).clamp(-1, 1) + 0.01
+    )  # off the grid, where it is not differentiable
     assert_agree(deform_conv, deform_conv_reference, [normal(*shape), offset, normal(channels, 9, seed=2)])
 
 
@@ -107,7 +109,7 @@ def test_mixer(axis: SequenceAxis, reverse: bool, shape: tuple[int, ...], sizes:
     assert_agree(compiled, reference, [normal(*shape, sizes[0]), *mixer_weights(*sizes)])
 
 
-def test_the_number_of_threads_changes_no_bit() -> None:
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
     tensors = [normal(2, 37, 6, 16), *mixer_weights(16, 32, 1, 8, 4)]
     threads = torch.get_num_threads()
 
@@ -129,7 +131,7 @@ def test_the_number_of_threads_changes_no_bit() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "in torch"])
 @pytest.mark.parametrize("axis", SequenceAxis)
-def test_the_whole_traces_and_keeps_its_gradients(axis: SequenceAxis, dtype: torch.dtype) -> None:
+def test_a_compiled_graph_has_the_same_gradients(axis: SequenceAxis, dtype: torch.dtype) -> None:
     weights = [w.to(dtype) for w in mixer_weights(8, 16, 1, 4, 4)]
     x, offset, kernel = (normal(*shape).to(dtype) for shape in ((1, 5, 4, 8), (1, 18, 5, 4), (8, 9)))
 
@@ -147,7 +149,7 @@ def test_the_whole_traces_and_keeps_its_gradients(axis: SequenceAxis, dtype: tor
     torch.compiler.reset()
 
 
-def test_other_dtypes_come_back_as_they_went_in() -> None:
+def test_the_output_has_the_dtype_of_the_input() -> None:
     qkv = normal(1, 6, 3, 24)
     assert attend(qkv.bfloat16(), 2, SequenceAxis.TIME).dtype is torch.bfloat16
     assert attend(qkv, 2, SequenceAxis.TIME).dtype is torch.float64

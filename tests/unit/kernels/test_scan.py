@@ -1,4 +1,4 @@
-"""The compiled scan against the float64 reference, wherever the sequences lie in memory."""
+"""The compiled scan against the float64 reference, for different memory layouts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rwsa.kernels.scan_mamba_ssm import selective_scan_mamba_ssm
 from rwsa.kernels.simd import LANES
 from tests.scan_inputs import NAMES, Inputs, assert_agrees, draw, lying_across, strided
 
-# Around the 32 steps between saved states, and odd.
+# Around multiples of the 32 steps between saved states, and odd lengths.
 LENGTHS = (1, 2, 3, 17, 31, 32, 33, 63, 65, 127, 129, 255, 257)
 CHANNELS = (1, 5, 16, 17, 40)
 
@@ -49,7 +49,7 @@ def test_any_leading_dimensions(batch: tuple[int, ...]) -> None:
     assert_agrees(draw(*batch, length=9, channels=16))
 
 
-def test_every_input_may_lie_anywhere() -> None:
+def test_inputs_of_any_memory_layout() -> None:
     inputs = draw(2, 3, length=33, channels=24)
     mixed = dict(inputs.tensors)
     for number, name in enumerate(NAMES):
@@ -70,7 +70,7 @@ def test_reverse_is_flip_scan_flip(backend: str) -> None:
     torch.testing.assert_close(reverse, selective_scan(**flipped, backend=backend).flip(-2))
 
 
-def test_the_recurrence_itself_by_hand() -> None:
+def test_the_recurrence_by_hand() -> None:
     u, delta = torch.tensor([[2.0], [3.0]]), torch.tensor([[0.5], [1.0]])
     A, D = torch.tensor([[-1.0]]), torch.tensor([10.0])
     B, C = torch.tensor([[1.0], [2.0]]), torch.tensor([[4.0], [0.5]])
@@ -81,7 +81,7 @@ def test_the_recurrence_itself_by_hand() -> None:
         torch.testing.assert_close(selective_scan(u, delta, A, B, C, D, backend=backend), expected)
 
 
-def test_saturated_gates_and_decays_stay_right() -> None:
+def test_saturated_gates_and_decays() -> None:
     inputs = draw(1, length=40, channels=16)
     edges = torch.tensor(
         [-1e4, -200.0, -100.0, -89.0, -87.0, -20.0, 0.0, 20.0, 87.0, 89.0, 100.0, 200.0, 1e4]
@@ -91,7 +91,7 @@ def test_saturated_gates_and_decays_stay_right() -> None:
     assert_agrees(inputs)
 
 
-def test_saving_states_for_the_backward_pass_changes_no_value() -> None:
+def test_saving_states_for_the_backward_pass_does_not_change_values() -> None:
     inputs = draw(2, length=70, channels=32)
     with torch.no_grad():
         alone = selective_scan(**inputs.tensors, backend="cpu")
@@ -107,7 +107,7 @@ def _threads_restored() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_threads_restored")
 @pytest.mark.parametrize("sequences", [1, 3, 16, 50])
-def test_same_bits_whatever_the_number_of_threads(sequences: int) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(sequences: int) -> None:
     inputs, results = draw(sequences, length=33, channels=16), []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -136,13 +136,13 @@ def test_exp2_is_accurate_over_its_whole_range() -> None:
     assert np.abs(out / truth - 1).max() < 3e-7
 
 
-def test_exp2_of_less_than_its_range_stays_at_the_least() -> None:
+def test_exp2_below_its_range_is_its_minimum() -> None:
     x, out = np.full(LANES, -1e6, np.float32), np.empty(LANES, np.float32)
     scan_loops.exp2_of(x, out)
     assert out == pytest.approx(2.0**-126, rel=1e-6)
 
 
-def test_compiled_whole_gives_the_same_values_and_gradients() -> None:
+def test_a_compiled_graph_has_the_same_values_and_gradients() -> None:
     inputs = draw(2, 2, length=33, channels=20)
 
     def loss(tensors: dict[str, Tensor]) -> Tensor:
@@ -159,7 +159,7 @@ def test_compiled_whole_gives_the_same_values_and_gradients() -> None:
     torch.compiler.reset()
 
 
-def test_backend_is_chosen_and_named() -> None:
+def test_the_backend_is_chosen_by_device() -> None:
     assert choose_backend(torch.device("cpu")) == "cpu"
     assert choose_backend(torch.device("meta")) == "reference"
     assert missing_backends(torch.device("cpu"))["mamba_ssm"] == "needs a CUDA device, not cpu"
@@ -173,7 +173,7 @@ def test_backend_is_chosen_and_named() -> None:
         ("cpu", "meta", "'cpu' is not available: runs on the CPU, not on meta"),
     ],
 )
-def test_a_backend_that_cannot_run_is_refused_not_replaced(backend: str, device: str, says: str) -> None:
+def test_an_unavailable_backend_is_refused(backend: str, device: str, says: str) -> None:
     tensors = {name: x.to(device) for name, x in draw(1, length=2, channels=16).tensors.items()}
     with pytest.raises(InputError, match=says):
         selective_scan(**tensors, backend=backend)
@@ -182,7 +182,7 @@ def test_a_backend_that_cannot_run_is_refused_not_replaced(backend: str, device:
 def channel_first_kernel(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None
 ) -> Tensor:
-    """What mamba-ssm's kernel computes: `[batch, channel, length]`, contiguous."""
+    """A stand-in for mamba-ssm's kernel, with contiguous `[batch, channel, length]`."""
     assert all(x.is_contiguous() and x.dim() == 3 for x in (u, delta, B, C))
     last = [x.transpose(1, 2) for x in (u, delta)], [x.transpose(1, 2) for x in (B, C)]
     gate = None if z is None else z.transpose(1, 2)
@@ -191,7 +191,7 @@ def channel_first_kernel(
 
 @pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_mamba_ssm_is_given_its_own_layout(
+def test_mamba_ssm_receives_its_own_layout(
     monkeypatch: pytest.MonkeyPatch, reverse: bool, gate: bool
 ) -> None:
     interface = ModuleType("mamba_ssm.ops.selective_scan_interface")

@@ -1,4 +1,4 @@
-"""The Triton scan: its cases run in Triton's interpreter and, where there is one, on a GPU."""
+"""The Triton scan: its cases in Triton's interpreter and, where available, on a GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ installed = pytest.mark.skipif(not find_spec("triton"), reason="Triton is not in
 
 
 def run_cases(**environment: str) -> str:
-    """Run `triton_cases.py` in a process of its own; returns what it printed."""
+    """Run `triton_cases.py` in a separate process and return its output."""
     inherited = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "CUDA_VISIBLE_DEVICES")}
     inherited["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # importing them takes a second
     command = [
@@ -57,7 +57,7 @@ def test_all_cases_pass_on_the_gpu() -> None:
 
 
 class NoDevice:
-    """All that Triton asks of a driver when it compiles and does not launch."""
+    """The part of a driver that Triton needs to compile without launching."""
 
     def get_current_target(self) -> object:
         from triton.backends.compiler import GPUTarget
@@ -65,7 +65,7 @@ class NoDevice:
         return GPUTarget("cuda", 90, 32)
 
     def get_current_device(self) -> int:
-        return -1  # kernels are kept by device; these must not be taken for a real one's
+        return -1  # kernels are cached by device; these must not be used for a real one
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -75,7 +75,7 @@ class NoDevice:
 @pytest.mark.full
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="nothing is compiled then")
 def test_kernels_compile_for_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Down to machine code for compute capability 9.0, with the arguments of a scan under autocast.
+    """Compile to machine code for compute capability 9.0, with the arguments of a scan under autocast.
 
     Two steps unrolled instead of four: the code is the same and half as long.
     """
@@ -101,19 +101,19 @@ def test_kernels_compile_for_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @installed
-def test_asked_for_by_name_without_a_gpu_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requested_without_a_gpu_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(InputError, match="'triton' is not available: needs a CUDA device, not cpu"):
         selective_scan(**draw(1, length=2, channels=4).tensors, backend="triton")
 
 
-def test_where_it_is_not_installed_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requested_without_triton_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "_INSTALLED", {"selective_scan_cuda"})
     with pytest.raises(InputError, match="'triton' is not available: Triton is not installed"):
         selective_scan(**draw(1, length=2, channels=4).tensors, backend="triton")
 
 
-def test_without_a_compiler_for_its_launcher_it_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_for_its_launcher_it_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "_INSTALLED", {"triton"})
     monkeypatch.setattr(scan, "_CAN_BUILD", False)
     assert missing_backends(CUDA)["triton"].startswith("Triton needs gcc, clang or CC")
@@ -128,7 +128,7 @@ def test_without_a_compiler_for_its_launcher_it_is_not_taken(monkeypatch: pytest
         (set(), "reference"),
     ],
 )
-def test_auto_takes_triton_before_mamba_ssm(
+def test_auto_prefers_triton_to_mamba_ssm(
     monkeypatch: pytest.MonkeyPatch, installed: set[str], chosen: str
 ) -> None:
     monkeypatch.setattr(scan, "_INSTALLED", installed)
@@ -137,7 +137,7 @@ def test_auto_takes_triton_before_mamba_ssm(
 
 
 @pytest.mark.parametrize("interpreted", ["0", "1"])
-def test_auto_takes_triton_on_cuda_only(monkeypatch: pytest.MonkeyPatch, interpreted: str) -> None:
+def test_auto_uses_triton_on_cuda_only(monkeypatch: pytest.MonkeyPatch, interpreted: str) -> None:
     monkeypatch.setattr(scan, "_INSTALLED", {"triton"})
     monkeypatch.setenv("TRITON_INTERPRET", interpreted)
     assert ("triton" in missing_backends(CPU)) is (interpreted == "0")

@@ -1,4 +1,4 @@
-"""What the Triton scan must do wherever its kernels run; `test_scan_triton.py` runs this file.
+"""Tests of the Triton scan in its interpreter and on a GPU; `test_scan_triton.py` runs this file.
 
 On the CPU it needs TRITON_INTERPRET=1 in the environment, which Triton reads once, when it is imported:
 hence a file that pytest does not find by itself. The interpreter takes 20 ms a step, so shapes are small.
@@ -46,7 +46,7 @@ if DEVICE == "cuda":  # far too many steps for the interpreter
 
 
 def test_blocks_of_channels_and_groups_of_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_scan, "TILE_STATES", 16)  # four channels a block, the last one half empty
+    monkeypatch.setattr(triton_scan, "TILE_STATES", 16)  # four channels per block, the last one half empty
     monkeypatch.setattr(triton_scan, "GROUPS", 2)
     assert_triton_agrees(lying_across(draw(1, 3, length=3, channels=6, reverse=True).on(DEVICE)))
 
@@ -61,13 +61,13 @@ def test_any_leading_dimensions(batch: tuple[int, ...]) -> None:
     assert_triton_agrees(draw(*batch, length=3, channels=4).on(DEVICE))
 
 
-def test_nothing_to_scan() -> None:
+def test_empty_inputs() -> None:
     for batch, length in ((0, 3), (2, 0)):
         results = draw(batch, length=length, channels=4).on(DEVICE).scanned("triton")
         assert all(not value.any() for value in results.values())
 
 
-def test_every_input_may_lie_anywhere() -> None:
+def test_inputs_of_any_memory_layout() -> None:
     inputs = draw(2, 2, length=5, channels=3).on(DEVICE)
     mixed = {n: strided(x) if number % 2 else x for number, (n, x) in enumerate(inputs.tensors.items())}
     mixed["B"] = mixed["B"].transpose(0, 2).contiguous().transpose(0, 2)
@@ -77,8 +77,8 @@ def test_every_input_may_lie_anywhere() -> None:
     assert_triton_agrees(Inputs(mixed, strided(inputs.dy), reverse=True))
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # 1 / (1 + inf) is the 0 that is meant
-def test_saturated_gates_and_decays_stay_right() -> None:
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # 1 / (1 + inf) = 0 is intended
+def test_saturated_gates_and_decays() -> None:
     inputs = draw(1, 1, length=13, channels=3).on(DEVICE)
     edges = [-1e4, -200.0, -100.0, -89.0, -87.0, -20.0, 0.0, 20.0, 87.0, 89.0, 100.0, 200.0, 1e4]
     inputs.tensors["z"][0, 0] = torch.tensor(edges, device=DEVICE)[:, None]
@@ -88,7 +88,7 @@ def test_saturated_gates_and_decays_stay_right() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inputs_as_under_autocast(dtype: torch.dtype) -> None:
-    """Step sizes and parameters come in float32 then. Errors are those of rounding the results."""
+    """Step sizes and parameters are float32; errors are those of rounding the results."""
     drawn = draw(1, 1, length=6, channels=5).on(DEVICE)
     leaves = {n: x.to(dtype) if n in "uBCz" else x for n, x in drawn.tensors.items()}
     truth = Inputs({n: x.double() for n, x in leaves.items()}, drawn.dy.to(dtype).double())
@@ -102,7 +102,7 @@ def test_half_precision_inputs_as_under_autocast(dtype: torch.dtype) -> None:
         assert (value - expected[name]).abs().max() < rounding * expected[name].abs().max().clamp(min=1), name
 
 
-def test_states_are_float32_whatever_the_inputs() -> None:
+def test_states_are_float32_for_any_dtype() -> None:
     """A bfloat16 state of 100 would stay 100 when 0.25 is added."""
     ones = torch.ones(1, 21, 1, dtype=torch.bfloat16, device=DEVICE)
     u = ones / 4
@@ -112,15 +112,15 @@ def test_states_are_float32_whatever_the_inputs() -> None:
     assert y[0, -1].item() == 105
 
 
-def test_the_operator_is_what_it_says_to_the_compiler() -> None:
-    """Schema, autograd, and the shapes and strides it promises before it runs."""
+def test_the_operator_is_registered_correctly() -> None:
+    """Schema, autograd, and shapes and strides of its fake implementation."""
     inputs = lying_across(draw(1, 2, length=3, channels=3, states=2, gate=False).on(DEVICE)).tensors
     tensors = [inputs[name].requires_grad_() for name in ("u", "delta", "B", "C", "A", "D")]
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(triton_scan._scan, (*tensors, None, True, True), test_utils=checks)
 
 
-def test_compiled_whole_gives_the_same_values_and_gradients() -> None:
+def test_a_compiled_graph_has_the_same_values_and_gradients() -> None:
     inputs = lying_across(draw(1, 2, length=3, channels=3).on(DEVICE))
 
     def loss(tensors: dict[str, Tensor]) -> Tensor:
@@ -147,12 +147,12 @@ def test_without_gradients_no_states_are_saved(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("name", ["delta", "B", "C", "D", "z"])
-def test_a_shape_that_does_not_fit_is_refused(name: str) -> None:
+def test_mismatched_shapes_are_refused(name: str) -> None:
     inputs = draw(2, length=3, channels=4).on(DEVICE).tensors
     inputs[name] = inputs[name][:1]
     with pytest.raises(ValueError, match=rf"{name} is \[1.*, not \["):
         selective_scan(**inputs, backend="triton")
 
 
-def test_auto_takes_it_on_a_gpu_only() -> None:
+def test_auto_uses_it_on_a_gpu_only() -> None:
     assert choose_backend(torch.device(DEVICE)) == ("triton" if DEVICE == "cuda" else "cpu")

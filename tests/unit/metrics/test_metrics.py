@@ -33,7 +33,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def speech_like(seconds, seed=0):
-    """Noise with a little tilt in syllables of a quarter second: PESQ finds utterances in it."""
+    """Slightly tilted noise in syllables of 0.25 s, in which PESQ finds utterances."""
     rng = np.random.default_rng(seed)
     samples = int(seconds * 16_000)
     noise = np.convolve(rng.standard_normal(samples + 1), [1, 0.5], "valid")
@@ -71,7 +71,7 @@ def test_every_metric_prefers_less_noise():
     assert [name for name in INTRUSIVE if better[name] <= worse[name]] == []
 
 
-def test_what_is_shared_is_computed_once(monkeypatch):
+def test_shared_values_are_computed_once(monkeypatch):
     package = importlib.import_module("pesq")
     real, calls = package.pesq, []
     monkeypatch.setattr(package, "pesq", lambda *arguments: calls.append(1) or real(*arguments))
@@ -79,16 +79,16 @@ def test_what_is_shared_is_computed_once(monkeypatch):
     assert len(calls) == 1
 
 
-def test_float32_scores_as_the_same_samples_in_float64():
+def test_float32_and_float64_samples_have_equal_scores():
     clean, enhanced = CLEAN.astype(np.float32), NOISY.astype(np.float32)
     in_double = score(clean.astype(np.float64), enhanced.astype(np.float64), tuple(METRICS))
     assert score(clean, enhanced, tuple(METRICS)) == in_double
 
 
-# One clean clip, many estimates
+# Several estimates of one clean clip
 
 
-def test_a_reference_scores_every_estimate_as_if_it_were_the_only_one():
+def test_a_reference_scores_each_estimate_independently():
     reference = Reference(CLEAN)
     estimates = [noisy(CLEAN, snr_db) for snr_db in (20, 5, -5)] + [0 * CLEAN, CLEAN]
     kept = [reference.score(estimate, tuple(METRICS)) for estimate in (*estimates, estimates[0])]
@@ -96,7 +96,7 @@ def test_a_reference_scores_every_estimate_as_if_it_were_the_only_one():
     assert kept[-1] == kept[0]
 
 
-def test_a_reference_computes_its_own_side_once(monkeypatch):
+def test_a_reference_computes_clean_values_once(monkeypatch):
     calls = []
     clean_sides = {name for name in registry.STEPS if registry.roots(name) == ("clean",)}
     assert clean_sides == {"clean envelopes", "clean bands", "clean segments"}
@@ -115,7 +115,7 @@ def test_a_reference_computes_its_own_side_once(monkeypatch):
     }
 
 
-def test_the_version_names_the_code_and_only_the_packages_that_are_used(monkeypatch):
+def test_the_version_contains_the_code_and_the_packages_in_use(monkeypatch):
     assert re.fullmatch(r"[0-9a-f]{12} numpy-\S+", metrics_version(("si_sdr", "ssnr")))
     assert re.search(r" numpy-\S+ pesq-\S+ pystoi-\S+ scipy-\S+$", metrics_version(("covl", "estoi")))
     assert "speechmos-" in metrics_version()
@@ -148,7 +148,7 @@ def test_ssnr_of_known_errors(enhanced, expected_db):
 
 @given(seed=SEEDS, samples=st.integers(600, 3000), exponent=st.floats(-6, 6))
 @settings(max_examples=30, deadline=None)
-def test_ssnr_stays_within_its_clamps(seed, samples, exponent):
+def test_ssnr_is_within_its_bounds(seed, samples, exponent):
     clean, error = np.random.default_rng(seed).standard_normal((2, samples))
     assert -10 <= score(clean, clean + 10**exponent * error, ("ssnr",))["ssnr"] <= 35
 
@@ -203,27 +203,27 @@ def test_wss_of_equal_clips_is_zero_and_grows_with_noise():
     assert distances[-1] > 1
 
 
-def test_wss_peaks_are_the_tops_of_falls_and_the_last_rising_bands_of_climbs():
+def test_wss_peaks_of_falling_and_rising_slopes():
     levels_db = np.array([[3.0, 1.0, 2.0, 5.0, 9.0, 9.0, 4.0, 6.0]])
     # slopes:             fall  rise  rise  rise  flat  fall  rise
     expected_db = np.array([[3.0, 5.0, 5.0, 5.0, 9.0, 9.0, 4.0]])
     np.testing.assert_array_equal(composite._nearest_peaks_db(levels_db), expected_db)
 
 
-def test_composites_are_their_published_combinations_and_are_clipped():
+def test_composites_are_the_published_combinations_clipped():
     assert composite.csig(2, 0.5, 30) == pytest.approx(3.093 - 0.5145 + 1.206 - 0.27)
     assert composite.cbak(2, 30, 5) == pytest.approx(1.634 + 0.956 - 0.21 + 0.315)
     assert composite.covl(2, 0.5, 30) == pytest.approx(1.594 + 1.61 - 0.256 - 0.21)
     assert (composite.csig(4.6, -9, 0), composite.covl(1, 9, 90)) == (5, 1)
 
 
-def test_frames_are_the_same_in_blocks_of_any_size(monkeypatch):
+def test_frames_do_not_depend_on_the_block_size(monkeypatch):
     whole = wss(CLEAN, NOISY)
     monkeypatch.setattr(frames, "_BLOCK_FRAMES", 7)
     assert wss(CLEAN, NOISY) == pytest.approx(whole, rel=1e-12)
 
 
-def test_estoi_repeats_and_leaves_the_global_generator_alone():
+def test_estoi_is_reproducible_and_keeps_the_global_generator():
     gated = np.where(np.arange(len(NOISY)) < 20_000, NOISY, 0)
     np.random.seed(3)
     expected_draw = np.random.random()
@@ -235,16 +235,16 @@ def test_estoi_repeats_and_leaves_the_global_generator_alone():
 
 @pytest.mark.parametrize("name", ["stoi", "estoi"])
 @pytest.mark.parametrize("snr_db", [10, -5])
-def test_stoi_is_what_the_package_gives_bit_for_bit(name, snr_db):
+def test_stoi_equals_the_package_bit_for_bit(name, snr_db):
     enhanced = noisy(CLEAN, snr_db)
     with seeded_globals(0):
         expected = importlib.import_module("pystoi").stoi(CLEAN, enhanced, 16_000, extended=name == "estoi")
     assert score(CLEAN, enhanced, (name,))[name] == expected
 
 
-# Shorter than a window, just one, one whose last sample is lost to rounding, and several.
+# Less than a window, exactly one, one whose last sample rounding loses, and several.
 @pytest.mark.parametrize("samples", [8_000, 32_000, 144_160, 160_000, 250_000])
-def test_dnsmos_is_what_the_package_gives_bit_for_bit(samples):
+def test_dnsmos_equals_the_package_bit_for_bit(samples):
     clip = speech_like(samples / 16_000)
     expected = importlib.import_module("speechmos.dnsmos").run(clip, 16_000)
     values = score(None, clip, DNSMOS)
@@ -255,7 +255,7 @@ def test_dnsmos_is_what_the_package_gives_bit_for_bit(samples):
     }
 
 
-def test_dnsmos_beyond_full_scale_is_a_failure_that_says_how_far():
+def test_dnsmos_beyond_full_scale_is_a_failure_with_the_peak():
     loud = NOISY / np.abs(NOISY).max()
     assert isinstance(score(CLEAN, loud, ("dnsmos_ovrl",))["dnsmos_ovrl"], float)
     value = score(CLEAN, 1.25 * loud, ("dnsmos_ovrl", "si_sdr"))
@@ -270,10 +270,10 @@ def test_pesq_of_long_clips_is_the_same_in_the_child_process():
     assert score(clean, enhanced, ("pesq",))["pesq"] == expected
 
 
-# What cannot be computed
+# Failures
 
 
-def test_a_crash_of_the_pesq_package_is_a_failure_not_the_end():
+def test_a_crash_of_the_pesq_package_is_a_failure():
     burst = np.r_[0.1 * np.random.default_rng(0).standard_normal(4000), np.zeros(4000)]
     clean = np.tile(burst, 60)
     value = score(clean, noisy(clean, 20), ("pesq",))["pesq"]
@@ -300,7 +300,7 @@ def test_unusable_clips_fail_in_every_metric(clean, enhanced, reason):
     assert score(clean, enhanced, INTRUSIVE) == dict.fromkeys(INTRUSIVE, Failure(reason))
 
 
-def test_what_needs_no_clean_clip_has_a_value_without_a_usable_one():
+def test_metrics_without_reference_need_no_usable_clean_clip():
     expected = score(None, NOISY, DNSMOS)
     assert all(isinstance(value, float) for value in expected.values())
     assert score(0 * CLEAN, NOISY, DNSMOS) == expected
@@ -308,7 +308,7 @@ def test_what_needs_no_clean_clip_has_a_value_without_a_usable_one():
     assert broken == dict.fromkeys(DNSMOS, Failure("enhanced holds 1 NaN or infinite samples"))
 
 
-def test_a_silent_estimate_fails_where_it_has_no_score():
+def test_a_silent_estimate_fails_where_undefined():
     values = score(CLEAN, 0 * CLEAN, tuple(METRICS))
     failed = {name for name, value in values.items() if isinstance(value, Failure)}
     assert failed == set(METRICS) - {"ssnr"}
@@ -342,7 +342,7 @@ def test_short_clips_are_failures(name, samples, words):
     assert words in value.reason
 
 
-def test_the_shortest_clips_that_the_bounds_allow_have_values():
+def test_clips_of_the_minimum_length_have_values():
     assert isinstance(score(CLEAN[:600], NOISY[:600], ("ssnr",))["ssnr"], float)
     steady = np.random.default_rng(0).standard_normal(6560)
     assert isinstance(score(steady, noisy(steady, 5), ("estoi",))["estoi"], float)
@@ -351,7 +351,7 @@ def test_the_shortest_clips_that_the_bounds_allow_have_values():
 @pytest.mark.parametrize(
     ("name", "words"), [("stoi", "Not enough STFT frames"), ("estoi", "frames are left without the silent")]
 )
-def test_stoi_of_mostly_silent_speech_is_a_failure_not_a_small_number(name, words):
+def test_stoi_of_mostly_silent_speech_is_a_failure(name, words):
     clean = np.where(np.arange(32_000) < 2000, CLEAN, 1e-6 * CLEAN)
     value = score(clean, noisy(clean, 5), (name,))[name]
     assert isinstance(value, Failure)
@@ -359,7 +359,7 @@ def test_stoi_of_mostly_silent_speech_is_a_failure_not_a_small_number(name, word
     assert "1e-5" not in value.reason
 
 
-def test_a_package_that_returns_nan_fails_and_so_does_what_rests_on_it(monkeypatch):
+def test_a_nan_from_a_package_is_a_failure_of_all_dependent_metrics(monkeypatch):
     monkeypatch.setattr(importlib.import_module("pesq"), "pesq", lambda *arguments: math.nan)
     values = score(CLEAN, NOISY, ("pesq", "csig"))
     assert values == {"pesq": Failure("pesq is nan"), "csig": Failure("needs pesq: pesq is nan")}
@@ -381,7 +381,7 @@ def test_csig_and_covl_ignore_few_silent_frames_and_are_floored_by_many():
     assert score(*many, ("cbak",))["cbak"] > 1
 
 
-# What the caller gets wrong
+# Errors of the caller
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def test_wrong_arrays_raise(clean, enhanced, words):
         score(clean, enhanced)
 
 
-def test_an_unknown_metric_is_named_with_the_nearest():
+def test_an_unknown_metric_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="unknown metric 'sisdr'; did you mean 'si_sdr'"):
         score(CLEAN, NOISY, ("sisdr",))
 
@@ -406,14 +406,14 @@ def test_an_unknown_metric_is_named_with_the_nearest():
     ("package", "name", "extra"),
     [("pesq", "covl", "metrics"), ("pystoi", "estoi", "metrics"), ("speechmos", "dnsmos_bak", "dnsmos")],
 )
-def test_a_missing_package_is_one_clear_error(monkeypatch, package, name, extra):
+def test_a_missing_package_is_reported(monkeypatch, package, name, extra):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"{package}.*pip install 'rwsa\[{extra}\]'"):
         check_metrics((name,))
     check_metrics(("ssnr", "si_sdr"))
 
 
-def test_a_clean_clip_that_is_not_given_is_asked_for():
+def test_a_missing_clean_clip_is_reported():
     with pytest.raises(InputError, match="pesq, covl: a clean clip is needed"):
         score(None, NOISY, ("dnsmos_sig", "pesq", "covl"))
 
@@ -433,7 +433,7 @@ def test_a_metric_without_values_has_no_mean():
 
 
 @given(st.lists(st.floats(-100, 100) | st.just(Failure("x")), min_size=1))
-def test_counts_and_failures_add_up_and_the_mean_lies_among_the_values(column):
+def test_counts_and_failures_add_up_and_the_mean_is_within_the_values(column):
     summary = summarise([{"pesq": value} for value in column])["pesq"]
     values = [value for value in column if isinstance(value, float)]
     assert (summary.count, summary.failures) == (len(values), len(column) - len(values))

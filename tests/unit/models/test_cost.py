@@ -1,4 +1,4 @@
-"""What a forward pass costs: the paper's figures, and the true ones against counts made another way."""
+"""Cost of a forward pass: the paper's values, and actual numbers against independent counts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ UNET_LEVELS = [1, 2, 3, 2, 1, 1, 1]
 
 
 class TestPublished:
-    # Of s the paper says 14.91; thop itself, run on modules laid out as the authors' are, gives 14.902.
+    # For s the paper has 14.91; thop gives 14.902 for modules arranged as in the authors' code.
     @pytest.mark.parametrize(
         ("name", "giga"), [("xs", "9.22"), ("s", "14.90"), ("m", "28.47"), ("mambattention", "65.52")]
     )
@@ -61,12 +61,12 @@ class TestPublished:
         found = [cost(build_model(size(name))).published for name in ("xs", "s", "m")]
         assert found == [9_220_489_216, 14_901_772_288, 28_467_363_840]
 
-    def test_a_norm_counts_as_often_as_the_square_of_its_places(self) -> None:
+    def test_a_norm_counts_with_the_square_of_its_places(self) -> None:
         off, shared, block = (
             cost(build_model(dataclasses.replace(UNET, sharing=sharing))).published
             for sharing in ("off", "resolution", "block")
         )
-        # 4 an element, along time and along frequency, in both blocks.
+        # 4 per element, along time and frequency, in both blocks.
         norms = [16 * n * 8 * level for n, level in zip(UNET_POSITIONS[:5], UNET_LEVELS[:5], strict=True)]
         assert block - off == sum(norms)
         assert shared - off == sum(norms) + 8 * (sum(norms) - norms[2])
@@ -80,7 +80,7 @@ def plain_attention(self: AxialAttention, x: Tensor, axis: SequenceAxis) -> Tens
 
 
 def plain_bimamba(self: BiMamba, x: Tensor, axis: SequenceAxis) -> Tensor:
-    """Everything but the scan, which has no matrix product."""
+    """All but the scan, which has no matrix product."""
     rows = (x.transpose(1, 2) if axis is SequenceAxis.TIME else x).flatten(0, 1)
     both = []
     for mixer in self.mixers:
@@ -93,9 +93,9 @@ def plain_bimamba(self: BiMamba, x: Tensor, axis: SequenceAxis) -> Tensor:
     return self.merge(torch.cat(both, dim=-1)).reshape(x.shape)
 
 
-class TestTrue:
+class TestActual:
     @pytest.mark.parametrize("config", [UNET, BASELINE, dataclasses.replace(UNET, sharing="none")])
-    def test_matrix_products_and_convolutions_are_torchs_own_count(
+    def test_matrix_products_and_convolutions_equal_torchs_count(
         self, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model = build_model(config)
@@ -108,7 +108,7 @@ class TestTrue:
             model(spectrum, spectrum)
         assert counter.get_total_flops() == 2 * (found.convolutions + found.projections + found.attention)
 
-    def test_scans_are_every_multiplication_of_the_recurrence(self) -> None:
+    def test_scans_are_all_multiplications_of_the_recurrence(self) -> None:
         multiplications = 0
 
         def times(a: float, b: float) -> float:
@@ -136,19 +136,19 @@ class TestTrue:
         assert found.total == sum(vars(found).values()) - found.published
         assert Cost(scans=2, published=1) + Cost(scans=3) == Cost(scans=5, published=1)
 
-    def test_sharing_saves_no_computation_but_leaving_attention_out_does(self) -> None:
+    def test_sharing_saves_no_computation_but_omitting_attention_does(self) -> None:
         totals = {
             sharing: cost(build_model(dataclasses.replace(UNET, sharing=sharing))).total
             for sharing in ("resolution", "block", "none", "off")
         }
         assert totals["resolution"] == totals["block"] == totals["none"] > totals["off"]
 
-    def test_frames_are_those_asked_for_in_padding(self) -> None:
+    def test_frames_include_padding(self) -> None:
         model = build_model(UNET)
         assert cost(model, 5) == cost(model, 8) == cost(model) != cost(model, 9)
 
 
-def test_counting_leaves_the_model_alone() -> None:
+def test_counting_does_not_change_the_model() -> None:
     model = build_model(UNET)
     before: dict[str, Any] = copy.deepcopy(model.state_dict())
     cost(model)
@@ -159,7 +159,7 @@ def test_counting_leaves_the_model_alone() -> None:
 
 
 class TestInfo:
-    def test_it_tells_what_every_size_costs(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_it_prints_the_cost_of_every_size(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["info"]) == 0
         rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
         assert SIZES.keys() <= rows.keys()

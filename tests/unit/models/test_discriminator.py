@@ -1,4 +1,4 @@
-"""The metric discriminator: its range, its parts, and that it can learn.
+"""The metric discriminator: range, layers and training.
 
 Legend: B batch, F frequency bins, T frames.
 """
@@ -40,13 +40,13 @@ def test_the_papers_parameters() -> None:
 
 
 @pytest.mark.parametrize("frames", [32, 63, 256])
-def test_one_score_a_pair_between_zero_and_one(frames: int) -> None:
+def test_one_score_per_pair_between_zero_and_one(frames: int) -> None:
     score = build().eval()(magnitudes(3, frames), magnitudes(3, frames, seed=1))
     assert score.shape == (3,)
     assert ((score > 0) & (score < 1)).all()
 
 
-def test_pairs_do_not_touch_and_their_order_matters() -> None:
+def test_pairs_are_independent_and_their_order_matters() -> None:
     model, clean, other = build().eval(), magnitudes(3), magnitudes(3, seed=1)
     together = model(clean, other)
     torch.testing.assert_close(model(clean[1:2], other[1:2]), together[1:2])
@@ -64,7 +64,7 @@ def test_every_weight_matrix_has_spectral_norm_one() -> None:
         assert norm.item() == pytest.approx(1, abs=0.1)
 
 
-def test_a_refused_clip_leaves_the_others_gradients_alone() -> None:
+def test_an_undefined_target_does_not_change_the_gradients_of_others() -> None:
     model, clean, other = build().eval(), magnitudes(3), magnitudes(3, seed=1)
 
     def gradients(rows: list[int], target: list[float]) -> list[Tensor]:
@@ -80,7 +80,7 @@ def test_a_refused_clip_leaves_the_others_gradients_alone() -> None:
         assert torch.isfinite(gradient).all()
 
 
-def test_it_learns_to_tell_clean_from_other() -> None:
+def test_it_learns_to_distinguish_clean_from_other() -> None:
     model, clean, other = build().train(), magnitudes(4), 0.3 * magnitudes(4, seed=1)
     optimiser, history = torch.optim.AdamW(model.parameters(), lr=5e-4), []
     for _ in range(6):
@@ -93,7 +93,7 @@ def test_it_learns_to_tell_clean_from_other() -> None:
     assert history[-1] < 0.1 * history[0]
 
 
-def test_dropout_is_drawn_by_the_caller_and_keeps_the_mean() -> None:
+def test_dropout_is_drawn_by_the_caller_and_preserves_the_mean() -> None:
     model, clean, other = build().train(), magnitudes(2), magnitudes(2, seed=1)
     factors = model.dropout_factors(torch.Generator().manual_seed(0), 5000)
     assert factors.shape == (5000, 64)

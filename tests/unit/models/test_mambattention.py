@@ -1,4 +1,4 @@
-"""The baseline without a U-Net: its size, what is shared, any length, and that everything else takes it.
+"""The baseline without a U-Net: size, sharing, lengths, enhancement and training.
 
 Legend: B batch, F frequency bins, T frames.
 """
@@ -57,22 +57,20 @@ class TestParameters:
         assert counts["block"] - counts["off"] == 2 * 180
         assert counts["none"] - counts["off"] == 4 * 180
 
-    def test_every_parameter_takes_part(self) -> None:
+    def test_every_parameter_has_a_gradient(self) -> None:
         model = build_model(TINY)
         mag_BFT, pha_BFT = model(normal(1, BINS, 8).abs(), normal(1, BINS, 8, seed=1))
         named = dict(model.named_parameters())
         gradients = torch.autograd.grad(mag_BFT.sum() + pha_BFT.sum(), list(named.values()))
         assert [n for n, g in zip(named, gradients, strict=True) if not torch.isfinite(g).all()] == []
-        # A bias that an instance norm follows has no effect; every other parameter has one.
+        # A bias before an instance norm has no effect; every other parameter has one.
         still = [n for n, g in zip(named, gradients, strict=True) if g.abs().max() == 0]
         assert [name for name in still if not name.endswith("bias")] == []
 
 
 class TestSharing:
     @pytest.mark.parametrize("sharing", ["block", "none", "off"])
-    def test_shared_modules_are_one_after_building_copying_and_loading(
-        self, tmp_path: Path, sharing: Sharing
-    ) -> None:
+    def test_sharing_survives_copying_and_loading(self, tmp_path: Path, sharing: Sharing) -> None:
         model = build_model(tiny(sharing=sharing))
         save_model(tmp_path / "m.safetensors", model)
         loaded = load_model(tmp_path / "m.safetensors")
@@ -90,7 +88,7 @@ class TestSharing:
 class TestShapes:
     @pytest.mark.parametrize("n_fft", [8, 40, 400])
     @pytest.mark.parametrize("frames", [1, 2, 3, 5, 21])
-    def test_any_number_of_frames_is_kept(self, n_fft: int, frames: int) -> None:
+    def test_any_number_of_frames_is_preserved(self, n_fft: int, frames: int) -> None:
         model = build_model(tiny(spectral=SpectralConfig(n_fft=n_fft))).eval()
         bins = n_fft // 2 + 1
         with torch.inference_mode():
@@ -100,13 +98,13 @@ class TestShapes:
         assert (mag_BFT >= 0).all()
         assert (pha_BFT.abs() <= math.pi + 1e-6).all()
 
-    def test_a_residual_phase_begins_as_the_noisy_one(self) -> None:
+    def test_a_residual_phase_is_initially_the_noisy_one(self) -> None:
         model, pha = build_model(tiny(phase="residual")).eval(), normal(2, BINS, 8, seed=1)
         with torch.inference_mode():
             _, enhanced = model(normal(2, BINS, 8).abs(), pha)
         torch.testing.assert_close(enhanced, pha)
 
-    def test_clips_of_a_batch_do_not_touch(self) -> None:
+    def test_clips_of_a_batch_are_independent(self) -> None:
         model, mag, pha = build_model(TINY).eval(), normal(3, BINS, 8).abs(), normal(3, BINS, 8, seed=1)
         with torch.inference_mode():
             together, _ = model(mag, pha)
@@ -135,7 +133,7 @@ class TestConfig:
             ({"architecture": "mamba"}, "'architecture' is 'mamba'"),
         ],
     )
-    def test_what_cannot_be_built_is_refused(self, values: dict[str, Any], says: str) -> None:
+    def test_invalid_configurations_are_refused(self, values: dict[str, Any], says: str) -> None:
         values = {"architecture": "mambattention", "channels": 6, "heads": 2, "sharing": "block"} | values
         with pytest.raises(InputError) as caught:
             build(ModelConfig, values, where="model.yaml")

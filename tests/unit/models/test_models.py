@@ -1,4 +1,4 @@
-"""The network's parts against plain formulations of them; what is shared; what a configuration may be.
+"""Layers against plain formulations, sharing, and validation of the configuration.
 
 Legend: B batch, C channels, T frames, F frequency bins.
 """
@@ -52,17 +52,17 @@ class TestParameters:
     def test_each_depth(self, depth: int, count: int) -> None:
         assert parameters(build_model(tiny(depth=depth))) == count
 
-    def test_every_parameter_takes_part(self) -> None:
+    def test_every_parameter_has_a_gradient(self) -> None:
         model = build_model(TINY)
         mag_BFT, pha_BFT = model(normal(1, 256, 8).abs(), normal(1, 256, 8, seed=1))
         named = dict(model.named_parameters())
         gradients = torch.autograd.grad(mag_BFT.sum() + pha_BFT.sum(), list(named.values()))
         assert [n for n, g in zip(named, gradients, strict=True) if not torch.isfinite(g).all()] == []
-        # A bias that an instance norm follows has no effect; every other parameter has one.
+        # A bias before an instance norm has no effect; every other parameter has one.
         still = [n for n, g in zip(named, gradients, strict=True) if g.abs().max() == 0]
         assert [name for name in still if not name.endswith("bias")] == []
 
-    def test_same_seed_same_weights_and_the_global_generator_is_left_alone(self) -> None:
+    def test_equal_seeds_give_equal_weights_without_the_global_generator(self) -> None:
         before = torch.get_rng_state()
         one, two, other = (build_model(TINY, seed=seed).state_dict() for seed in (1, 1, 2))
         assert torch.equal(torch.get_rng_state(), before)
@@ -78,7 +78,7 @@ def attentions(model: RWSAMambaUNet) -> Iterator[tuple[AxialAttention, ...]]:
             yield tuple(itertools.chain.from_iterable(pairs))
 
 
-# Which of those four are one module: equal letters.
+# Equal letters are one module.
 PATTERNS = {"resolution": "aaaa", "block": "aabb", "none": "abcd"}
 
 
@@ -93,16 +93,14 @@ def assert_shared(model: RWSAMambaUNet, sharing: Sharing) -> None:
             assert (a is b) == (PATTERNS[sharing][i] == PATTERNS[sharing][j])
     for block in model.middle.blocks:
         assert (block.time_attention is block.frequency_attention) == (sharing != "none")
-    # No attention serves two blocks or two levels.
+    # No attention is shared by two blocks or two levels.
     firsts = [quartet[0] for quartet in found if quartet[0] is not None]
     assert len(set(map(id, firsts))) == len(firsts)
 
 
 class TestSharing:
     @pytest.mark.parametrize("sharing", SHARINGS)
-    def test_shared_modules_are_one_after_building_copying_and_loading(
-        self, tmp_path: Path, sharing: Sharing
-    ) -> None:
+    def test_sharing_survives_copying_and_loading(self, tmp_path: Path, sharing: Sharing) -> None:
         model = build_model(tiny(sharing=sharing, blocks=2))
         save_model(tmp_path / "m.safetensors", model)
         for each in (model, copy.deepcopy(model), load_model(tmp_path / "m.safetensors")):
@@ -111,7 +109,7 @@ class TestSharing:
         for stage in (*model.down_stages, *model.up_stages, model.magnitude_refinement.stage):
             assert len({id(block) for block in stage.blocks}) == 2
 
-    def test_shared_modules_stay_one_under_ddp(self, tmp_path: Path) -> None:
+    def test_sharing_survives_ddp(self, tmp_path: Path) -> None:
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1
         )
@@ -122,7 +120,7 @@ class TestSharing:
         finally:
             torch.distributed.destroy_process_group()
 
-    def test_a_blend_learns_how_much_it_shares(self, tmp_path: Path) -> None:
+    def test_a_blend_learns_its_share(self, tmp_path: Path) -> None:
         model = build_model(tiny(sharing="blend", blocks=2))
         assert parameters(model) == parameters(build_model(tiny(sharing="block", blocks=2))) + 2 * 2
         for down, up in zip(model.down_stages, model.up_stages, strict=True):
@@ -143,7 +141,7 @@ class TestSharing:
         assert again.shared_shares()["level_1"] == model.shared_shares()["level_1"] > 0.6
         assert build_model(tiny()).shared_shares() == {}
 
-    def test_a_blend_of_one_share_is_the_shared_or_the_own_attention(self) -> None:
+    def test_a_blend_at_its_limits_is_the_shared_or_the_own_attention(self) -> None:
         blend = build_model(tiny(sharing="blend")).eval()
         attention = blend.up_stages[0].blocks[0].time_attention
         for seed, each in enumerate((attention.shared, attention.own)):
@@ -169,7 +167,7 @@ class TestSharing:
 class TestShapes:
     @pytest.mark.parametrize("depth", [2, 3, 4])
     @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 7, 9, 33])
-    def test_any_number_of_frames_is_kept(self, depth: int, frames: int) -> None:
+    def test_any_number_of_frames_is_preserved(self, depth: int, frames: int) -> None:
         model = build_model(tiny(depth=depth)).eval()
         with torch.inference_mode():
             mag_BFT, pha_BFT = model(normal(2, 256, frames).abs(), normal(2, 256, frames, seed=1))
@@ -178,13 +176,13 @@ class TestShapes:
         assert (mag_BFT >= 0).all()
         assert (pha_BFT.abs() <= math.pi + 1e-6).all()
 
-    def test_a_residual_phase_begins_as_the_noisy_one(self) -> None:
+    def test_a_residual_phase_is_initially_the_noisy_one(self) -> None:
         model, pha = build_model(tiny(phase="residual")).eval(), normal(2, 256, 8, seed=1)
         with torch.inference_mode():
             _, enhanced = model(normal(2, 256, 8).abs(), pha)
         torch.testing.assert_close(enhanced, pha)
 
-    def test_clips_of_a_batch_do_not_touch(self) -> None:
+    def test_clips_of_a_batch_are_independent(self) -> None:
         model, mag, pha = build_model(TINY).eval(), normal(3, 256, 8).abs(), normal(3, 256, 8, seed=1)
         with torch.inference_mode():
             together, _ = model(mag, pha)
@@ -194,8 +192,8 @@ class TestShapes:
 
 class TestCompile:
     @pytest.mark.full
-    def test_in_one_graph_it_gives_the_same_values_and_gradients(self) -> None:
-        """Traced, forward and backward; the code that inductor writes takes minutes to compile."""
+    def test_a_compiled_graph_has_the_same_values_and_gradients(self) -> None:
+        """By tracing only, since inductor would compile for minutes."""
         model, mag, pha = build_model(TINY), normal(1, 256, 4).abs(), normal(1, 256, 4, seed=1)
         torch.compiler.reset()
         outcomes = []

@@ -1,4 +1,4 @@
-"""Weights on disk: strict, safe, and in the authors' format too."""
+"""Loading and saving of weights, with strict checks, safely, and in the authors' format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def model() -> RWSAMambaUNet:
     return build_model(TINY, seed=3)
 
 
-def test_round_trip_keeps_every_weight_and_the_configuration(tmp_path: Path, model: RWSAMambaUNet) -> None:
+def test_a_round_trip_preserves_weights_and_configuration(tmp_path: Path, model: RWSAMambaUNet) -> None:
     save_model(tmp_path / "m.safetensors", model, {"step": 7})
     again = load_model(tmp_path / "m.safetensors")
     assert again.config == TINY
@@ -42,7 +42,7 @@ def test_shared_weights_are_stored_once(tmp_path: Path, model: RWSAMambaUNet) ->
     assert len(stored) < len(model.state_dict())
 
 
-def test_every_misfit_is_listed_and_the_model_untouched(model: RWSAMambaUNet) -> None:
+def test_all_mismatches_are_listed_and_the_model_is_unchanged(model: RWSAMambaUNet) -> None:
     before = {name: w.clone() for name, w in weights_of(model).items()}
     weights = {name: w + 1 for name, w in before.items()}
     del weights["encoder.widen.0.bias"], weights["merges.0.weight"]
@@ -107,7 +107,7 @@ class Bomb:
         return Path.touch, (self.target,)
 
 
-def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
     bomb = {"generator": Bomb(tmp_path / "exploded")}
     torch.save(bomb, tmp_path / "zip.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(bomb))
@@ -116,7 +116,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
             load_model(tmp_path / name)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "exploded").exists()
-    pickle.loads((tmp_path / "plain.pth").read_bytes())  # it would have
+    pickle.loads((tmp_path / "plain.pth").read_bytes())  # loading it as code does
     assert (tmp_path / "exploded").exists()
 
 
@@ -127,8 +127,8 @@ def test_damaged_files_are_refused(tmp_path: Path, model: RWSAMambaUNet, suffix:
         torch.save({"generator": model.state_dict()}, path)
     else:
         save_model(path, model)
-    whole = path.read_bytes()
-    for content in (b"", whole[:5], whole[: len(whole) // 2], whole[:-1], b"\0" * 100):
+    complete = path.read_bytes()
+    for content in (b"", complete[:5], complete[: len(complete) // 2], complete[:-1], b"\0" * 100):
         path.write_bytes(content)
         with pytest.raises(InputError, match=path.name):
             load_model(path)
@@ -139,7 +139,7 @@ def test_random_bytes_are_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"m{suffix}"
     for seed in range(150):
         rng = np.random.default_rng(seed)
-        # Half of them start as a pickle does, to reach further into the reader.
+        # Half of them start like a pickle, to reach further into the reader.
         path.write_bytes(b"\x80\x02" * (seed % 2) + rng.bytes(int(rng.integers(1, 200))))
         with pytest.raises(InputError, match=path.name):
             load_model(path)
@@ -153,7 +153,7 @@ def test_random_bytes_are_refused(tmp_path: Path, suffix: str) -> None:
         for value in (3, torch.zeros(7, 2, 1, 1))
     ],
 )
-def test_plain_tensors_in_another_form_are_refused(tmp_path: Path, content: Any) -> None:
+def test_tensors_in_another_structure_are_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "m.pth")
     with pytest.raises(InputError, match=r"m\.pth: "):
         load_model(tmp_path / "m.pth")
