@@ -69,8 +69,8 @@ def _print_lower_bound(operations: int, size: int = 1536) -> None:
     a = torch.randn(size, size)
     rate = size**3 / median_seconds(lambda: a @ a, 9)
     print(
-        f"lower bound of the forward pass: {operations / 1e9:.1f} G multiply-adds at the {rate / 1e9:.0f} G/s of"
-        f" a large matrix product, {operations / rate:.2f} s"
+        f"lower bound of the forward pass: {operations / 1e9:.1f} G multiply-adds at the"
+        f" {rate / 1e9:.0f} G/s of a large matrix product, {operations / rate:.2f} s"
     )
 
 
