@@ -349,7 +349,7 @@ def test_clips_of_the_minimum_length_have_values():
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("stoi", "Not enough STFT frames"), ("estoi", "frames are left without the silent")]
+    ("name", "words"), [("stoi", "Not enough STFT frames"), ("estoi", "frames remain without the silent")]
 )
 def test_stoi_of_mostly_silent_speech_is_a_failure(name, words):
     clean = np.where(np.arange(32_000) < 2000, CLEAN, 1e-6 * CLEAN)
