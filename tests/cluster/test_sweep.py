@@ -41,7 +41,7 @@ def test_trials_are_child_runs_failures_are_results_and_nothing_runs_twice(
     finished, without_data, diverging, too_large = summary.results
     assert [row.status for row in summary.results] == ["finished", "failed", "failed", "failed"]
     assert "no split 'test'" in (without_data.reason or "")
-    assert "not finite" in (diverging.reason or "")
+    assert "NaN or infinite" in (diverging.reason or "")
     assert "out of memory; raise accumulate" in (too_large.reason or "")
     assert [step for step, _ in finished.reports] == [1, 2]
     assert finished.parameters is not None
