@@ -103,7 +103,8 @@ def test_an_interrupted_and_resumed_run_is_bit_identical(
     with pytest.raises(KeyboardInterrupt):
         trained(config, tmp_path / "interrupted", interrupted)
     assert_same_bits(expected, trained(config, tmp_path / "interrupted", resumed))
-    assert resumed.steps == {step: straight.steps[step] for step in (3, 4)}
+    # A float16 gradient norm may be NaN, which assert_equal takes as equal.
+    np.testing.assert_equal(resumed.steps, {step: straight.steps[step] for step in (3, 4)})
     if expected.averaged is not None:
         again = load_file(published_weights(tmp_path / "interrupted" / "checkpoints" / "step-000004"))
         ours = load_file(published_weights(tmp_path / "straight" / "checkpoints" / "step-000004"))
