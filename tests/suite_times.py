@@ -1,16 +1,19 @@
 """Seconds of every test, collected over several runs of pytest and summed per file.
 
-python -m tests.suite_times               # the table of tests/README.md, from the last runs of both suites
-python -m tests.suite_times make-test-all # the summary that ends `make test-all`
+python -m tests.suite_times               # writes the table of tests/README.md, from the last runs
+python -m tests.suite_times make-test-all # prints the summary that ends `make test-all`
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -20,6 +23,7 @@ SUITES = ("make-test", "make-test-all")
 # A file below this many seconds is part of its folder's row only.
 _OWN_ROW_SECONDS = 10
 _SLOWEST = 20
+_START, _END = "<!-- table -->", "<!-- end of table -->"
 
 
 class TestTimes:
@@ -99,5 +103,15 @@ def summary(suite: str) -> str:
     return "\n".join(["the slowest:", *lines, "", total, outcome])
 
 
+def write_table() -> None:
+    """Replace the table in tests/README.md, and what it was measured on."""
+    path = Path(__file__).parent / "README.md"
+    before, start, rest = path.read_text(encoding="utf-8").partition(_START)
+    _, end, after = rest.partition(_END)
+    machine = f"{datetime.now(UTC):%d %B %Y}, {os.cpu_count()} cores, {platform.machine()}"
+    text = f"{before}{start}\n{machine}\n\n{table()}\n{end}{after}"
+    path.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(summary(sys.argv[1]) if len(sys.argv) > 1 else table())
+    print(summary(sys.argv[1])) if len(sys.argv) > 1 else write_table()
