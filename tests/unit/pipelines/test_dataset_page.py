@@ -226,7 +226,6 @@ def test_damage_is_named(copied: Path, tmp_path: Path, capsys: pytest.CaptureFix
         read_dataset_facts(tmp_path / "nowhere")
 
 
-@pytest.mark.full
 def test_a_run_for_each_index_keeps_the_page(shards: Path, tmp_path: Path) -> None:
     storage = StorageConfig(root=str(tmp_path), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     page = tmp_path / "dataset.html"

@@ -217,7 +217,6 @@ def test_gains_are_over_clips_with_both_scores() -> None:
     assert "Digital silence" in text
 
 
-@pytest.mark.full
 def test_the_command_with_weights_logs_its_page(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -257,7 +257,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.full
 def test_rendering_processes_exit_when_their_parent_is_killed(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "render.py").write_text(RENDERING)
     command = [sys.executable, str(tmp_path / "render.py"), str(corpus)]
