@@ -243,7 +243,7 @@ def test_a_node_lost_in_a_sweep_and_come_back(
 ) -> None:
     sweep = nodes.drive("tune.sweep", *sweeping(nodes, "lost-node"))
     files = ResultFolder(f"{ROOT}/sweeps/lost-node")
-    wait_until(lambda: any(files.progress(name).reports for name in files.names()), lambda: sweep.said)
+    wait_until(lambda: any(files.progress(name).reports for name in files.trial_names()), lambda: sweep.said)
     nodes.net["b"].kill()
     assert sweep.is_running
     nodes.start("b")
