@@ -26,7 +26,7 @@ from pipelines.evaluation.score_cache import SCORES, ScoreCache, digest
 from pipelines.evaluation.set_scorer import SetScorer
 from pipelines.evaluation.systems import System, read_systems
 from pipelines.reports.evaluation_log import finished_run, log_evaluation, select_samples
-from pipelines.reports.score_table import Statistics, format_table
+from pipelines.reports.score_table import StatisticsByCorpus, format_table
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import StoragePath, check_writable, local_state_folder, location, sha256_of, write_json
@@ -135,7 +135,7 @@ def evaluate(
     return summary
 
 
-def statistics_of(summary: EvaluationSummary) -> Statistics:
+def statistics_of(summary: EvaluationSummary) -> StatisticsByCorpus:
     """Statistics by corpus, each with its own generator, so that they do not depend on other corpora."""
     return {
         corpus.name: corpus_statistics(corpus, summary, np.random.default_rng(_BOOTSTRAP_SEED))

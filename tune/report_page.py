@@ -8,8 +8,8 @@ from typing import Any
 from pipelines.core.progress import duration
 from pipelines.evaluation.metric_labels import label
 from pipelines.reports.page import ReportFigure, fill_template
-from pipelines.reports.score_table import MISSING, number, signed
-from rwsa.statistics import Comparison, Interval, PairedDifference
+from pipelines.reports.score_table import MISSING, format_interval, format_score, signed_score
+from rwsa.statistics import Comparison, PairedDifference
 from tune.axis_tables import AxisTable, OverSeeds
 from tune.report_figures import by_value, curves, overview
 from tune.search_space import point_label
@@ -58,7 +58,7 @@ def sweep_html(
                 str(row.seed),
                 row.status,
                 str(row.step),
-                number(sweep.metric, row.score),
+                format_score(sweep.metric, row.score),
                 duration(row.seconds),
                 duration(row.evaluation_seconds),
                 row.reason or "",
@@ -127,7 +127,7 @@ def _axis(sweep: SweepConfig, one: AxisTable, found: SweepReport) -> dict[str, A
 
 def _mean_table(one: AxisTable, corpus: str, noisy: Mapping[str, float | None]) -> dict[str, Any]:
     """Means over seeds of all metrics on a corpus, below the scores of the noisy input."""
-    rows = [["noisy", *(number(metric, value) for metric, value in noisy.items())]]
+    rows = [["noisy", *(format_score(metric, value) for metric, value in noisy.items())]]
     for row in one.rows:
         means = [(metric, row.means.get(corpus, {}).get(metric)) for metric in noisy]
         rows.append(
@@ -146,8 +146,8 @@ def _macs(multiply_accumulates: int | None) -> str:
 
 def _mean(metric: str, one: OverSeeds) -> str:
     """`mean ± standard deviation`, or the score of the only seed."""
-    mean = number(metric, one.mean)
-    return mean if one.std is None else f"{mean} ± {number(metric, one.std)}"
+    mean = format_score(metric, one.mean)
+    return mean if one.std is None else f"{mean} ± {format_score(metric, one.std)}"
 
 
 def _over_seeds(metric: str, one: OverSeeds | None) -> str:
@@ -155,22 +155,18 @@ def _over_seeds(metric: str, one: OverSeeds | None) -> str:
         return MISSING
     if one.std is None:
         return f"{_mean(metric, one)} (1 seed)"
-    return f"{_mean(metric, one)} {_interval(metric, one.interval)}".rstrip()
-
-
-def _interval(metric: str, interval: Interval | None) -> str:
-    return "" if interval is None else f"[{number(metric, interval.low)}, {number(metric, interval.high)}]"
+    return f"{_mean(metric, one)} {format_interval(metric, one.interval)}".rstrip()
 
 
 def _against(metric: str, one: PairedDifference | None) -> tuple[str, str]:
     if one is None:
         return "", ""
-    difference = f"{signed(metric, one.difference)} {_interval(metric, one.interval)}".rstrip()
+    difference = f"{signed_score(metric, one.difference)} {format_interval(metric, one.interval)}".rstrip()
     return difference, "1 seed" if one.pairs < 2 else _p(one.p_holm)
 
 
 def _comparison(metric: str, one: Comparison) -> str:
-    return f"{signed(metric, one.difference)} · {one.wins}/{one.ties}/{one.losses} · p {_p(one.p_holm)}"
+    return f"{signed_score(metric, one.difference)} · {one.wins}/{one.ties}/{one.losses} · p {_p(one.p_holm)}"
 
 
 def _p(value: float | None) -> str:

@@ -20,7 +20,7 @@ from pipelines.evaluation.metric_labels import column_groups, heading
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.media.figures import COLOURS, GREY, MARKERS, series_style, themed_svg
 from pipelines.reports.page import ReportFigure
-from pipelines.reports.score_table import Statistics
+from pipelines.reports.score_table import StatisticsByCorpus
 from rwsa.statistics import Interval
 
 _MARGINS: dict[str, Any] = {"left": 0.06, "right": 0.99}
@@ -31,7 +31,7 @@ _MAX_NAME_CHARACTERS = 9
 _MAX_LEGEND_COLUMNS = 7
 
 
-def evaluation_figures(summary: EvaluationSummary, statistics: Statistics) -> dict[str, ReportFigure]:
+def evaluation_figures(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> dict[str, ReportFigure]:
     """Name -> figure, those that these corpora and systems allow."""
     names = ", ".join([NOISY, *summary.configurations])
     figures = {
@@ -96,7 +96,7 @@ def _grid(figure: Figure, metrics: Sequence[str], *, wspace: float) -> list[Axes
     return list(grid.flat[: len(metrics)])
 
 
-def _domains(summary: EvaluationSummary, statistics: Statistics) -> bytes:
+def _domains(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> bytes:
     signals = _signals(summary)
     in_domain, *others = summary.corpora
 
@@ -128,7 +128,7 @@ def _domains(summary: EvaluationSummary, statistics: Statistics) -> bytes:
 def _draw_domain_point(
     axes: Axes,
     corpora: tuple[CorpusScores, CorpusScores],
-    statistics: Statistics,
+    statistics: StatisticsByCorpus,
     systems: Sequence[str],
     metric: str,
     colour: str,
@@ -165,7 +165,7 @@ def _legend_handle(axes: Axes, colour: str, marker: str, *, filled: bool = True)
     return handle
 
 
-def _by_snr(summary: EvaluationSummary, statistics: Statistics) -> bytes:
+def _by_snr(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> bytes:
     metrics = ("pesq", "si_sdr")
     corpora = summary.corpora
 

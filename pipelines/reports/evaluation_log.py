@@ -20,7 +20,7 @@ from pipelines.evaluation.systems import Model, Outputs, System
 from pipelines.reports.evaluation_figures import evaluation_figures
 from pipelines.reports.evaluation_gain_figure import gain_figure, gain_limits
 from pipelines.reports.evaluation_report import ScoredSample, encode_audio, evaluation_html
-from pipelines.reports.score_table import Statistics, markdown_table
+from pipelines.reports.score_table import StatisticsByCorpus, markdown_table
 from rwsa.config import as_mapping
 from rwsa.metrics import Failure, metrics_version
 
@@ -67,7 +67,7 @@ def select_samples(
 def log_evaluation(
     tracker: Tracker,
     summary: EvaluationSummary,
-    statistics: Statistics,
+    statistics: StatisticsByCorpus,
     samples: Sequence[ScoredSample],
     *,
     key: str,
@@ -132,7 +132,7 @@ def _metric_values(summary: EvaluationSummary) -> dict[str, float]:
     return values
 
 
-def score_columns(summary: EvaluationSummary, statistics: Statistics) -> dict[str, list[Any]]:
+def score_columns(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> dict[str, list[Any]]:
     """The table of means by column, one row per corpus, system and metric."""
     rows = [
         {
@@ -247,7 +247,7 @@ def _rounded(value: float | Failure | None) -> float | None:
 def _write_artifacts(
     folder: Path,
     summary: EvaluationSummary,
-    statistics: Statistics,
+    statistics: StatisticsByCorpus,
     samples: Sequence[ScoredSample],
     run_id: str,
 ) -> None:

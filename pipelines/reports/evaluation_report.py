@@ -15,7 +15,13 @@ from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.media.audio import common_gain, flac
 from pipelines.reports.evaluation_spectrograms import SpectrogramRow, spectrogram_rows
 from pipelines.reports.page import ReportFigure, data_uri, fill_template
-from pipelines.reports.score_table import MISSING, Statistics, number, remarks, signed
+from pipelines.reports.score_table import (
+    MISSING,
+    StatisticsByCorpus,
+    format_score,
+    remarks,
+    signed_score,
+)
 from pipelines.reports.score_table_html import score_blocks
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.statistics import MIN_PAIRS
@@ -41,7 +47,7 @@ class ScoredSample:
 
 def evaluation_html(
     summary: EvaluationSummary,
-    statistics: Statistics,
+    statistics: StatisticsByCorpus,
     *,
     about: Mapping[str, str],
     figures: Sequence[ReportFigure],
@@ -123,7 +129,9 @@ def _test(one: PairedTest) -> tuple[str, str]:
         p = "no test"
     else:
         p = "p < 0.001" if result.p_holm < 0.001 else f"p = {result.p_holm:.3f}"
-    return signed(one.metric, result.difference), f"{p} · {result.wins} / {result.ties} / {result.losses}"
+    return signed_score(
+        one.metric, result.difference
+    ), f"{p} · {result.wins} / {result.ties} / {result.losses}"
 
 
 def _group_table(
@@ -145,7 +153,10 @@ def _group_table(
                 "label": group.label,
                 "clips": len(group.clips),
                 "scores": [
-                    [number(metric, mean([of_one[index] for index in group.clips])) for of_one in columns]
+                    [
+                        format_score(metric, mean([of_one[index] for index in group.clips]))
+                        for of_one in columns
+                    ]
                     for metric, columns in values.items()
                 ],
             }
@@ -176,11 +187,11 @@ def _worst_rows(corpus: CorpusScores, systems: Sequence[str], indices: Sequence[
         yield [
             clip.clip_id.removeprefix(f"{corpus.name}/"),
             MISSING if snr_db is None else f"{snr_db:.1f}",
-            signed("si_sdr", gain_db),
-            number("si_sdr", after),
-            number("si_sdr", before),
-            number("pesq", scores["pesq"][index]),
-            number("pesq", clip.value(NOISY, "pesq")),
+            signed_score("si_sdr", gain_db),
+            format_score("si_sdr", after),
+            format_score("si_sdr", before),
+            format_score("pesq", scores["pesq"][index]),
+            format_score("pesq", clip.value(NOISY, "pesq")),
             clip.speaker or MISSING,
             clip.environment or MISSING,
         ]
@@ -188,7 +199,10 @@ def _worst_rows(corpus: CorpusScores, systems: Sequence[str], indices: Sequence[
 
 def _sample(sample: ScoredSample, system: str) -> dict[str, Any]:
     scores = sample.scores
-    parts = [scores.clip_id, f"SI-SDR gain of {system} {signed('si_sdr', scores.gain('si_sdr', system))} dB"]
+    parts = [
+        scores.clip_id,
+        f"SI-SDR gain of {system} {signed_score('si_sdr', scores.gain('si_sdr', system))} dB",
+    ]
     if scores.input_snr_db is not None:
         parts.append(f"input SNR {round(scores.input_snr_db, 1) + 0.0:.1f} dB")
     parts += [f"speaker {scores.speaker}"] if scores.speaker else []

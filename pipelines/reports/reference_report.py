@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pipelines.evaluation.metric_labels import heading
 from pipelines.media.figures import BLUE, COLOURS, VERMILION, themed_svg
 from pipelines.reports.page import ReportFigure, fill_template
-from pipelines.reports.score_table import number, signed
+from pipelines.reports.score_table import format_score, signed_score
 from pipelines.studies.reference_conditions import (
     CONDITION_AXES,
     CONDITIONS,
@@ -87,7 +87,7 @@ def score_rows(study: ReferenceStudy, estimate: str) -> Iterator[list[str]]:
 def gain_rows(study: ReferenceStudy) -> Iterator[list[str]]:
     """A condition, and the gain in each metric."""
     for condition in CONDITIONS:
-        gains = [signed(metric, study.gain(condition, metric)) for metric in STUDIED]
+        gains = [signed_score(metric, study.gain(condition, metric)) for metric in STUDIED]
         yield [condition.name, *gains]
 
 
@@ -137,5 +137,5 @@ def _draw_panel(axes: Axes, study: ReferenceStudy, axis: ConditionAxis, metric: 
 
 def _cell(study: ReferenceStudy, condition: ReferenceCondition, estimate: str, metric: str) -> str:
     spread = study.over_clips(condition, estimate, metric)
-    mean = number(metric, spread.mean)
+    mean = format_score(metric, spread.mean)
     return f"{mean} ({spread.failures} failed)" if spread.failures else mean

@@ -1,6 +1,6 @@
-"""The table of scores, as cells: printed on a terminal, and as Markdown in MLflow's run description.
+"""The score table as text: for a terminal, and as Markdown for the description of an MLflow run.
 
-The four metrics of the paper's Table 1 are one table, further ones another below it.
+The four metrics of the paper's Table 1 form one table, further metrics another one below it.
 """
 
 from __future__ import annotations
@@ -13,49 +13,48 @@ from pipelines.evaluation.metric_labels import column_groups, decimals, heading
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.evaluation.systems import Model
 from rwsa.metrics import TABLE1_METRICS, Summary
-from rwsa.statistics import Interval, SeedSpread
+from rwsa.statistics import Interval
 
 MISSING = "–"
 _LISTED = 10
-Statistics = Mapping[str, CorpusStatistics]
+StatisticsByCorpus = Mapping[str, CorpusStatistics]
 
 
-def number(name: str, value: float | None) -> str:
+def format_score(name: str, value: float | None) -> str:
     """A score."""
     return MISSING if value is None else f"{value:.{decimals(name)}f}"
 
 
-def signed(name: str, value: float | None) -> str:
+def signed_score(name: str, value: float | None) -> str:
     """A difference, with its sign."""
     return MISSING if value is None else f"{value:+.{decimals(name)}f}"
 
 
-def cell(name: str, summary: Summary | None) -> str:
-    """A mean, with the number of clips that failed where any did."""
+def format_mean(name: str, summary: Summary | None) -> str:
+    """A mean, with the number of failed clips, if any."""
     if summary is None:
         return ""
-    mean = number(name, summary.mean)
+    mean = format_score(name, summary.mean)
     return f"{mean} ({summary.failures} failed)" if summary.failures else mean
 
 
-def interval_cell(name: str, interval: Interval | None) -> str:
-    """`[low, high]`; nothing where there is none."""
-    return "" if interval is None else f"[{number(name, interval.low)}, {number(name, interval.high)}]"
+def format_interval(name: str, interval: Interval | None) -> str:
+    """`[low, high]`, or an empty text."""
+    return (
+        ""
+        if interval is None
+        else f"[{format_score(name, interval.low)}, {format_score(name, interval.high)}]"
+    )
 
 
-def spread_cell(name: str, one: SeedSpread) -> str:
-    """`mean±std` over seeds."""
-    return f"{number(name, one.mean)}±{number(name, one.std)}"
-
-
-def format_table(summary: EvaluationSummary, statistics: Statistics) -> str:
-    """Rows of every corpus for a terminal, then what was off: the published row, failures, bad files."""
+def format_table(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> str:
+    """The table for a terminal, followed by `remarks`."""
     tables = ["\n".join(_aligned(rows)) for rows in _tables(summary, statistics)]
     return "\n".join(["\n\n".join(tables), *remarks(summary, statistics)])
 
 
-def markdown_table(summary: EvaluationSummary, statistics: Statistics) -> str:
-    """The same rows as Markdown, without intervals, for which MLflow's page has no room."""
+def markdown_table(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> str:
+    """The table as Markdown, without intervals, which would be too wide for MLflow's page."""
     return "\n\n".join(map(_markdown, _tables(summary, statistics, intervals=False)))
 
 
@@ -77,8 +76,8 @@ def _markdown(table: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
-def remarks(summary: EvaluationSummary, statistics: Statistics) -> Iterator[str]:
-    """What a reader of the means must know besides, a line each."""
+def remarks(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> Iterator[str]:
+    """Lines about each corpus: published row, intervals, failures, unusable, clipped and extra files."""
     for corpus in summary.corpora:
         verdict = corpus.verdict()
         if verdict is not None:
@@ -87,16 +86,18 @@ def remarks(summary: EvaluationSummary, statistics: Statistics) -> Iterator[str]
         yield from _listing(f"{corpus.name}: failures", corpus.failures())
         unusable = [f"{problem.path}: {problem.reason}" for problem in corpus.problems]
         yield from _listing(f"{corpus.name}: unusable files, left out", unusable)
-        yield from _listing(f"{corpus.name}: clipped, in flat tops at full scale", corpus.clipped())
-        yield from _listing(f"{corpus.name}: CSIG and COVL are 1 for digital silence alone", corpus.floored())
+        yield from _listing(f"{corpus.name}: clipped at full scale", corpus.clipped())
+        yield from _listing(
+            f"{corpus.name}: CSIG and COVL are 1 because of digital silence", corpus.floored()
+        )
         for system, files in corpus.extra.items():
-            yield from _listing(f"{corpus.name}: extra files of {system}, of no clip", files)
+            yield from _listing(f"{corpus.name}: extra files of {system} that match no clip", files)
 
 
 def _tables(
-    summary: EvaluationSummary, statistics: Statistics, *, intervals: bool = True
+    summary: EvaluationSummary, statistics: StatisticsByCorpus, *, intervals: bool = True
 ) -> Iterator[list[list[str]]]:
-    """Rows of cells, the head first, for as many metrics as stand abreast."""
+    """Rows of cells, the head first, of one table per group of metrics."""
     for metrics in column_groups(summary.metrics):
         head = ["corpus", "clips", "signal", *(heading(name) for name in metrics)]
         rows = (
@@ -119,19 +120,29 @@ def _rows(
         return _cells(corpus, system, metrics, statistics.intervals[system] if intervals else {})
 
     yield [corpus.name, str(len(corpus.clips)), NOISY, *cells(NOISY)]
-    # What follows of the published row and the noisy phase is of Table 1's metrics.
+    # The published row and the noisy phase have only the metrics of Table 1.
     if corpus.published is not None and metrics == TABLE1_METRICS:
         differences = corpus.differences()
-        yield ["", "", "noisy − published", *(signed(name, differences.get(name)) for name in metrics)]
+        yield [
+            "",
+            "",
+            "noisy − published",
+            *(signed_score(name, differences.get(name)) for name in metrics),
+        ]
     for configuration, systems in summary.configurations.items():
         if configuration in statistics.spreads:
             over = statistics.spreads[configuration]
-            spreads = [spread_cell(name, over[name]) if name in over else MISSING for name in metrics]
+            spreads = [
+                f"{format_score(name, over[name].mean)}±{format_score(name, over[name].std)}"
+                if name in over
+                else MISSING
+                for name in metrics
+            ]
             yield ["", "", f"{configuration} ({len(systems)} seeds)", *spreads]
         for system in systems:
             yield ["", "", system, *cells(system)]
         if isinstance(summary.of(configuration), Model) and metrics == TABLE1_METRICS:
-            phase = cell(NOISY_PHASE, corpus.summaries(systems[0])[NOISY_PHASE])
+            phase = format_mean(NOISY_PHASE, corpus.summaries(systems[0])[NOISY_PHASE])
             yield ["", "", f"{systems[0]}, noisy phase", *("" for _ in metrics[:-1]), phase]
 
 
@@ -140,7 +151,7 @@ def _cells(
 ) -> list[str]:
     summaries = corpus.summaries(system)
     return [
-        f"{cell(name, summaries[name])} {interval_cell(name, intervals.get(name))}".rstrip()
+        f"{format_mean(name, summaries[name])} {format_interval(name, intervals.get(name))}".rstrip()
         for name in metrics
     ]
 

@@ -14,7 +14,7 @@ from pipelines.evaluation.metric_labels import column_groups, decimals, label, u
 from pipelines.evaluation.published_tables import PublishedTable
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.evaluation.systems import Model, System
-from pipelines.reports.score_table import Statistics, cell, number, signed
+from pipelines.reports.score_table import StatisticsByCorpus, format_mean, format_score, signed_score
 from rwsa.metrics import TABLE1_METRICS
 from rwsa.statistics import Interval
 
@@ -66,7 +66,7 @@ class ScoreBlock:
 
 
 def score_blocks(
-    summary: EvaluationSummary, statistics: Statistics, published: PublishedTable
+    summary: EvaluationSummary, statistics: StatisticsByCorpus, published: PublishedTable
 ) -> list[ScoreBlock]:
     """The score table in blocks; published corpora that were not evaluated are in a block of their own."""
     side_by_side = [
@@ -127,17 +127,17 @@ def _corpus_table(
     rows = [_system_row(corpus, NOISY, side_by_side, metrics, statistics)]
     if is_table1 and any(one.published is not None for one in side_by_side):
         differences = corpus.differences()
-        texts = [signed(name, differences.get(name)) if corpus.published else "" for name in metrics]
+        texts = [signed_score(name, differences.get(name)) if corpus.published else "" for name in metrics]
         rows.append(TableRow(name="noisy − published", cells=_texts(texts), css="slim"))
     rows += _systems(corpus, side_by_side, metrics, summary, statistics)
     if len(summary.configurations) == 1:
         # A single system leaves room for two more rows.
         system = summary.systems[0]
         gains = corpus.gains(system.name)
-        texts = [signed(name, gains[name]) for name in metrics]
+        texts = [signed_score(name, gains[name]) for name in metrics]
         rows.append(TableRow(name="gain", cells=_texts(texts), css="slim"))
         if is_table1 and isinstance(system, Model):
-            phase = cell(NOISY_PHASE, corpus.summaries(system.name)[NOISY_PHASE])
+            phase = format_mean(NOISY_PHASE, corpus.summaries(system.name)[NOISY_PHASE])
             texts = [""] * (len(TABLE1_METRICS) - 1) + [phase]
             rows.append(TableRow(name="with the noisy phase", cells=_texts(texts), css="slim"))
     about = f"{len(corpus.clips)} clips"
@@ -166,7 +166,10 @@ def _systems(
         size, rule = _size(summary.of(configuration)), "rule"
         if over := statistics.spreads.get(configuration):
             cells = [
-                TableCell(text=number(name, over[name].mean), notes=(f"±{number(name, over[name].std)}",))
+                TableCell(
+                    text=format_score(name, over[name].mean),
+                    notes=(f"±{format_score(name, over[name].std)}",),
+                )
                 if name in over
                 else TableCell(text="")
                 for name in metrics
@@ -214,7 +217,7 @@ def _system_row(
     summaries, intervals = corpus.summaries(system), statistics.intervals[system]
     cells = [
         TableCell(
-            text=number(name, summaries[name].mean),
+            text=format_score(name, summaries[name].mean),
             notes=tuple(_notes(name, intervals[name], summaries[name].failures)) or ("",),
             best=(best or {}).get(name) == system,
         )
@@ -238,7 +241,9 @@ def _published_rows(corpus: str, published: PublishedTable, *, note: str = "") -
     for at, row in enumerate(published.rows):
         scores = published.cells(row, corpus) if corpus in published.corpora else {}
         cells = [
-            TableCell(text=number(name, one.mean), notes=("" if one.std is None else f"±{one.std:.3f}",))
+            TableCell(
+                text=format_score(name, one.mean), notes=("" if one.std is None else f"±{one.std:.3f}",)
+            )
             if (one := scores.get(name)) is not None
             else TableCell(text="")
             for name in TABLE1_METRICS

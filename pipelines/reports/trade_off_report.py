@@ -12,7 +12,7 @@ from pipelines.core.storage import StorageConfig
 from pipelines.evaluation.metric_labels import heading, label
 from pipelines.media.figures import BLUE, GREY, VERMILION, themed_svg
 from pipelines.reports.page import ReportFigure, fill_template
-from pipelines.reports.score_table import number
+from pipelines.reports.score_table import format_score
 from pipelines.studies.trade_off_scores import TradeOffPanel, TradeOffPoint
 from rwsa.statistics import MIN_RANKED
 
@@ -49,7 +49,7 @@ def _pair(panels: Sequence[TradeOffPanel]) -> dict[str, Any]:
 
 def _cells(points: Sequence[TradeOffPoint], panels: Sequence[TradeOffPanel]) -> list[str]:
     return [
-        number(panel.metric, value)
+        format_score(panel.metric, value)
         for point, panel in zip(points, panels, strict=True)
         for value in (point.in_domain, point.out_of_domain)
     ]

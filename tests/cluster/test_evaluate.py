@@ -378,7 +378,7 @@ def test_outputs_of_other_systems_are_rows_and_their_faults_counted(
     assert "(2 failed)" in shown
     assert f"mixed: failures (2):\n  mixed/{second}: other: {folder}/{second}.wav: has 23999 samples" in shown
     assert f"other: has no file in {folder}" in shown
-    assert f"mixed: extra files of other, of no clip (1):\n  {folder}/unmatched.wav" in shown
+    assert f"mixed: extra files of other that match no clip (1):\n  {folder}/unmatched.wav" in shown
 
 
 def test_without_systems_only_noisy_is_scored(bench: Bench, done: Done) -> None:

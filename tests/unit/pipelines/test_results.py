@@ -173,7 +173,7 @@ def test_further_metrics_are_in_a_second_table() -> None:
     assert [line.split()[0] for line in lines[1:3]] == ["toy", "enhanced"]
     # Only Table 1's metrics count in the published-row test.
     assert lines[3].startswith("toy: not the published corpus: PESQ")
-    assert "toy: CSIG and COVL are 1 for digital silence alone (1):\n  toy/clip-00: noisy" in below
+    assert "toy: CSIG and COVL are 1 because of digital silence (1):\n  toy/clip-00: noisy" in below
     assert markdown_table(summary(scores), statistics_of(summary(scores))).count("| :-- | --: | :-- |") == 2
     assert scores.gains("enhanced").keys() == {*TABLE1_METRICS, "csig", "stoi"}
 
@@ -207,8 +207,8 @@ def test_runs_of_one_configuration_have_a_spread() -> None:
 def test_clipped_signals_and_extra_files_are_listed() -> None:
     scores = corpus(clip("a", 1.0, 2.0, clipped_share=0.02), extra={"other": ("out/b.wav",)})
     text = shown(scores)
-    assert "toy: clipped, in flat tops at full scale (1):\n  toy/a: enhanced 2.0%" in text
-    assert "toy: extra files of other, of no clip (1):\n  out/b.wav" in text
+    assert "toy: clipped at full scale (1):\n  toy/a: enhanced 2.0%" in text
+    assert "toy: extra files of other that match no clip (1):\n  out/b.wav" in text
 
 
 def test_a_table_without_systems_has_only_the_noisy_row() -> None:
