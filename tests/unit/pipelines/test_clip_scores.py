@@ -31,7 +31,7 @@ from rwsa.corpora.manifest import ClipPair
 from rwsa.enhancement import enhance, enhance_phases
 from rwsa.errors import InputError
 from rwsa.metrics import TABLE1_METRICS, Failure, reference, score
-from rwsa.metrics.values import Part
+from rwsa.metrics.values import MetricStep
 from rwsa.models import ModelConfig, RWSAMambaUNet, build_model
 
 RATE_HZ = 16000
@@ -100,7 +100,7 @@ def test_the_clean_side_is_computed_once_and_scores_are_the_same_to_the_last_bit
     computed: Counter[str] = Counter()
     compute = reference._compute
 
-    def counted(step: Part, inputs: Sequence[object]) -> object:
+    def counted(step: MetricStep, inputs: Sequence[object]) -> object:
         computed[step.name] += 1
         return compute(step, inputs)
 
