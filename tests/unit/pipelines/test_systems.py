@@ -69,13 +69,13 @@ def test_one_name_for_several_weights_says_that_seeds_differ(weights: Path) -> N
         (["mine=xs"], (), "'xs' is a model size, not a weights file"),
         (["noisy={root}/one.safetensors"], (), "'noisy' cannot name a system"),
         (["a/b={root}/one.safetensors"], (), "'a/b' cannot name a system"),
-        (["x={root}/one.safetensors"], ("x={root}",), "two systems are called 'x'"),
+        (["x={root}/one.safetensors"], ("x={root}",), "two systems are named 'x'"),
         (["{root}/one.safetensors"] * 2, (), "neither files nor folders have names that differ"),
         ([], ("other",), "--system other: give NAME=FOLDER"),
         ([], ("other={root}/none",), "give NAME=FOLDER"),
     ],
 )
-def test_what_cannot_be_is_one_error(
+def test_invalid_systems_are_one_error(
     weights: Path, given: list[str], outputs: tuple[str, ...], says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
