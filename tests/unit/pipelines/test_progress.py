@@ -45,6 +45,15 @@ def test_reused_work_does_not_shorten_the_estimate(monkeypatch: pytest.MonkeyPat
     assert lines[-1] == "mix: 0.75/1.00 h, 0.25 h/min, 01:00 elapsed, 01:00 left"
 
 
+def test_a_rounded_sum_above_the_total_leaves_no_negative_time() -> None:
+    lines: list[str] = []
+    with Progress(0.3, "mix", "h", lines.append) as bar:
+        bar.update(0.1)
+        bar.update(0.2)  # 0.1 + 0.2 > 0.3
+    assert lines[-1].startswith("mix: 0.30/0.30 h")
+    assert lines[-1].endswith(" elapsed, 00:00 left")
+
+
 def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
