@@ -57,7 +57,7 @@ class Progress(tqdm):
         speed = (self.n - self.initial) / max(values["elapsed"], 1e-9)
         hours = isinstance(self.total, float)
         return values | {
-            "n": min(self.n, self.total),  # a sum of floats may exceed the total by its rounding
+            "n": min(self.n, self.total or 0),  # a sum of floats may exceed the total by its rounding
             "digits": ".2f" if hours else "",
             "what": self._what,
             "speed": f"{60 * speed:.2f} {self._what}/min" if hours else f"{speed:.1f} {self._what}/s",
