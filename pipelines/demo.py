@@ -20,7 +20,8 @@ from pathlib import Path
 import ray
 
 from pipelines.core.cli import ADDRESS, cluster_argument, verb
-from pipelines.core.ray_cluster import CHECKOUT, start_ray
+from pipelines.core.ray_cluster import start_ray
+from pipelines.core.runtime_env import CHECKOUT
 from rwsa.errors import InputError
 from rwsa.files import read_json, write_json
 

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from pipelines.core.cli import cluster_argument, storage_arguments, verb
-from pipelines.core.ray_cluster import CHECKOUT
+from pipelines.core.runtime_env import CHECKOUT
 from pipelines.core.storage import absolute_storage
 from pipelines.core.tracking import Tracker
 from pipelines.training.config import TrainRunConfig

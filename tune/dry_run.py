@@ -9,7 +9,7 @@ from pipelines.training.dry_run import training_seconds
 from rwsa.models import build_model
 from rwsa.models.cost import cost
 from tune.capacity_matching import count_parameters
-from tune.schedulers import concurrent_trials
+from tune.concurrent_trials import concurrent_trials
 from tune.search_space import Trial
 from tune.sweep_config import SweepConfig
 from tune.trial_results import ResultFolder

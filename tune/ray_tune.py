@@ -14,7 +14,8 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from rwsa.config import as_mapping
 from rwsa.files import is_remote
-from tune.schedulers import concurrent_trials, make_scheduler, make_search_algorithm, param_space
+from tune.concurrent_trials import concurrent_trials
+from tune.schedulers import make_scheduler, make_search_algorithm, param_space
 from tune.search_space import Trial
 from tune.trial import TrialContext, run_trial, unfinished_result
 

@@ -1,4 +1,4 @@
-"""Search algorithms, schedulers and the number of concurrent trials, as Ray Tune expects them.
+"""Search algorithms and schedulers, as Ray Tune expects them.
 
 To add a scheduler: its name and settings in `tune.sweep_config.SchedulerConfig`, its construction in
 `make_scheduler`. To add a search algorithm: `SearchConfig`, and `make_search_algorithm`, or
@@ -8,7 +8,7 @@ To add a scheduler: its name and settings in `tune.sweep_config.SchedulerConfig`
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ray.tune
@@ -20,20 +20,6 @@ from tune.search_space import Trial, sampling_domain
 from tune.sweep_config import SweepConfig
 from tune.trial import SCORE, STEP
 from tune.trial_results import ResultFolder
-
-
-def concurrent_trials(sweep: SweepConfig, resources: Mapping[str, float]) -> int:
-    """Number of trials that run at once: as many as the cluster has room for, up to the sweep's limit.
-
-    Args:
-        sweep: the sweep.
-        resources: of the cluster, by Ray's names.
-    """
-    workers = max(sweep.workers, 1)
-    capacity = resources.get("CPU", 1) // (workers * sweep.cpus_per_worker)
-    if gpus := resources.get("GPU", 0):
-        capacity = min(capacity, gpus // workers)
-    return max(1, min(int(capacity), sweep.concurrent_trials or int(capacity)))
 
 
 def make_scheduler(sweep: SweepConfig, max_steps: int) -> TrialScheduler | None:

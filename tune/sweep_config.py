@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipelines.core.ray_cluster import CHECKOUT
+from pipelines.core.runtime_env import CHECKOUT
 from rwsa.config import build, config, merge, read_yaml
 from rwsa.errors import InputError
 from rwsa.metrics import Table1Metric

@@ -1,40 +1,20 @@
-"""Start Ray or join a cluster, with the environment of its workers."""
+"""Start Ray on this machine or join a cluster."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
 
 from pipelines.core.cli import ADDRESS
-from rwsa import process
+from pipelines.core.runtime_env import worker_runtime_env
 from rwsa.errors import InputError
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-
-# Not copied to workers, which need the code and the cards only. (`/.*` would match `.`, the whole checkout.)
-# infra/ray/runtime_env.yaml repeats this list for submitted jobs.
-EXCLUDES = [
-    "/outputs",
-    "/shared",
-    "/.?*",
-    "*.egg-info",
-    "__pycache__",
-    "*.tar",
-    "*.flac",
-    "*.safetensors",
-]
-# On two cores, two processes of two spinning threads each are ten times slower than one thread each.
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-# Where the driver of a submitted job finds the job's configuration.
-_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _CONNECT_SECONDS = 10.0
 # Warns at every start that the cluster requires a token.
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
@@ -63,10 +43,9 @@ def start_ray(num_cpus: int | None = None, *, object_store_bytes: int | None = N
     if not ray.is_initialized():
         address = os.environ.get(ADDRESS) or None
         _set_ray_defaults(local=address is None)
-        job = _job_runtime_env()
-        shared = address is None or os.environ.get("RWSA_SHARED_CHECKOUT") == "1"
-        runtime_env = _without(
-            job, _runtime_env(local=address is None, shared=shared and "working_dir" not in job)
+        runtime_env = worker_runtime_env(
+            local=address is None,
+            shared_checkout=address is None or os.environ.get("RWSA_SHARED_CHECKOUT") == "1",
         )
         if address is None:
             ray.init(
@@ -96,37 +75,6 @@ def _join(address: str, runtime_env: dict[str, Any]) -> None:
             f"{ADDRESS} {address}: no Ray cluster can be joined there ({reason}); check the address, that the"
             " cluster runs, and RAY_AUTH_MODE and its token"
         ) from error
-
-
-def _job_runtime_env() -> dict[str, Any]:
-    """The runtime environment of the submitted job whose driver this process is; empty without a job."""
-    return dict(json.loads(os.environ.get(_JOB_CONFIG, "{}")).get("runtime_env") or {})
-
-
-def _without(job: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Our runtime environment without what the job sets already, which Ray would refuse as a conflict."""
-    taken = {*job, "excludes"} if "working_dir" in job else {*job}
-    variables = {
-        name: value for name, value in ours["env_vars"].items() if name not in job.get("env_vars", {})
-    }
-    return {name: value for name, value in ours.items() if name not in taken} | {"env_vars": variables}
-
-
-def worker_environment() -> dict[str, str]:
-    """Environment variables of all workers."""
-    return {**dict.fromkeys(_THREADS, "1"), **process.environment()}
-
-
-def _runtime_env(*, local: bool, shared: bool) -> dict[str, Any]:
-    hook = "set_up_local_worker" if local else "set_up_cluster_worker"
-    runtime_env = {
-        "worker_process_setup_hook": f"pipelines.core.worker_setup.{hook}",
-        "env_vars": worker_environment(),
-    }
-    if shared:
-        # The path stays the same between sessions, so numba's cache of compiled loops is reused.
-        return runtime_env | {"env_vars": {**worker_environment(), "PYTHONPATH": str(CHECKOUT)}}
-    return runtime_env | {"working_dir": str(CHECKOUT), "excludes": EXCLUDES}
 
 
 def _set_ray_defaults(*, local: bool) -> None:

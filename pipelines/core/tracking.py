@@ -22,8 +22,8 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from PIL import Image
 
-from pipelines.core.ray_cluster import CHECKOUT
 from pipelines.core.record_queue import SPOOLED, Record, RecordQueue, abandoned_keys
+from pipelines.core.runtime_env import CHECKOUT
 from pipelines.core.storage import StorageConfig
 from rwsa.errors import InputError, PreemptedError, UnreachableError
 from rwsa.files import StoragePath, is_remote, local_copy, local_state_folder, location

@@ -14,7 +14,7 @@ from pipelines.media.audio import common_gain, flac
 from pipelines.media.figures import new_figure, png
 from pipelines.media.spectrograms import draw_spectrograms
 from pipelines.training.config import TrainRunConfig
-from pipelines.training.environment import environment
+from pipelines.training.machine import machine_and_versions
 from pipelines.training.system_metrics import SystemMetrics
 from rwsa.config import as_mapping
 from rwsa.training.context import AudioSample
@@ -77,7 +77,11 @@ class RunLog:
     def __enter__(self) -> Self:
         self._system_metrics.__enter__()
         # A resumed run has several starts, which may differ in commit, machine and configuration.
-        start = {"commit": self._commit, "environment": environment(), "config": as_mapping(self._config)}
+        start = {
+            "commit": self._commit,
+            "environment": machine_and_versions(),
+            "config": as_mapping(self._config),
+        }
         name = time.strftime("%Y%m%dT%H%M%SZ.json", time.gmtime())
         self._run.log_contents({name: json.dumps(start, indent=2).encode()}, "starts")
         return self

@@ -2,6 +2,7 @@
 
 The direct sound is the RIR's sample of largest magnitude. The RIR is scaled so that this sample is 1: the
 direct sound keeps the level, polarity and time of the dry signal, and the reflections are added to it.
+Recipes use it by `room_share` and `target`; other transforms are added in `rwsa.mixing.transforms`.
 """
 
 from __future__ import annotations

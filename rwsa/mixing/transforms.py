@@ -1,4 +1,8 @@
-"""audiomentations transforms as recipe entries, seeded without changing the global generators."""
+"""audiomentations transforms as recipe entries, seeded without changing the global generators.
+
+Recipes may name every transform of audiomentations. To add one of our own: its class in a module beside this
+one, its name in `_make`.
+"""
 
 from __future__ import annotations
 

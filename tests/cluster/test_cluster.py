@@ -21,10 +21,10 @@ pytestmark = pytest.mark.usefixtures("ray_address")
 def _look() -> tuple[str, list[str]]:
     import os
 
-    import pipelines.core.ray_cluster
+    from pipelines.core.runtime_env import CHECKOUT
 
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return str(pipelines.core.ray_cluster.CHECKOUT), [os.environ[name] for name in names]
+    return str(CHECKOUT), [os.environ[name] for name in names]
 
 
 def test_workers_have_the_checkout_in_place_and_one_thread_each() -> None:
@@ -39,7 +39,7 @@ from pipelines.core.ray_cluster import start_ray
 
 @ray.remote
 def look():
-    from pipelines.core.ray_cluster import CHECKOUT
+    from pipelines.core.runtime_env import CHECKOUT
     return str(CHECKOUT), CHECKOUT.joinpath(".venv").exists()
 
 start_ray()

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from pipelines import mix_shards
-from pipelines.core.ray_cluster import EXCLUDES, worker_environment
+from pipelines.core.runtime_env import EXCLUDES, worker_environment
 from rwsa.models.weights import read_weights
 from rwsa.training.checkpoints import Checkpoints
 from tests.mlflow_server import free_port

@@ -73,10 +73,10 @@ from pipelines.core.ray_cluster import start_ray
 @ray.remote(num_cpus=1)
 def look():
     import socket, time
-    import pipelines.core.ray_cluster
+    from pipelines.core.runtime_env import CHECKOUT
     time.sleep(1)  # the other one needs the other node meanwhile
     context = ray.get_runtime_context()
-    return context.get_node_id(), socket.gethostname(), str(pipelines.core.ray_cluster.CHECKOUT)
+    return context.get_node_id(), socket.gethostname(), str(CHECKOUT)
 
 start_ray()
 token = os.environ["RAY_AUTH_TOKEN_PATH"]

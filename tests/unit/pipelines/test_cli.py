@@ -22,7 +22,7 @@ from pipelines.core.cli import (
     storage_of,
     verb,
 )
-from pipelines.core.ray_cluster import CHECKOUT
+from pipelines.core.runtime_env import CHECKOUT
 
 VERBS = [
     ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from pipelines.core.ray_cluster import CHECKOUT
+from pipelines.core.runtime_env import CHECKOUT
 from pipelines.train import CONFIGS, config_paths
 from pipelines.training.config import TrainRunConfig
 from rwsa.config import read_config

@@ -14,7 +14,7 @@ from rwsa.kernels import scan
 from rwsa.shards.index import made_with
 
 
-def environment() -> dict[str, Any]:
+def machine_and_versions() -> dict[str, Any]:
     """Machine, devices, and versions of the project's dependencies, as JSON values."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.sweep_rows import sweep_of
-from tune.schedulers import concurrent_trials
+from tune.concurrent_trials import concurrent_trials
 
 
 @pytest.mark.parametrize(
