@@ -26,10 +26,12 @@ from pipelines.evaluation.score_cache import SCORES, ScoreCache, digest
 from pipelines.evaluation.set_scorer import SetScorer
 from pipelines.evaluation.systems import System, read_systems
 from pipelines.reports.evaluation_log import finished_run, log_evaluation, select_samples
+from pipelines.reports.evaluation_report import TEMPLATE
+from pipelines.reports.page import template_hash
 from pipelines.reports.score_table import StatisticsByCorpus, format_table
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
-from rwsa.files import StoragePath, check_writable, local_state_folder, location, sha256_of, write_json
+from rwsa.files import StoragePath, check_writable, local_state_folder, location, write_json
 from rwsa.fingerprint import code_fingerprint
 from rwsa.metrics import TABLE1_METRICS, check_metrics
 
@@ -42,7 +44,6 @@ LOGGING = (
     ("jinja2", "matplotlib", "numpy", "scipy"),
     ("pipelines.evaluation", "pipelines.reports", "pipelines.media", "rwsa.statistics"),
 )
-_TEMPLATES = ("base.html", "evaluation.html", "macros.html", "score_table.html", "style.css")
 
 
 def evaluate(
@@ -153,8 +154,7 @@ def _key(
 ) -> str:
     """Hash of all that decides what is logged, the code included."""
     about = [[one.name, str(one.noisy_row), [str(problem) for problem in one.problems]] for one in sets]
-    folder = Path(__file__).parent / "reports/templates"
-    code = [code_fingerprint(*LOGGING), *(sha256_of(folder / template) for template in _TEMPLATES)]
+    code = [code_fingerprint(*LOGGING), template_hash(TEMPLATE)]
     return digest([scorer.key, about, name, parent, audio_clips, code])
 
 

@@ -131,7 +131,12 @@ def srun(nodes: Nodes, words: Sequence[str]) -> int:
     assert len(where) == options.nodes == options.ntasks, (where, options)
     environment = {**os.environ, "SLURM_CPUS_ON_NODE": str(options.cpus_per_task)}
     tasks = [subprocess.Popen(nodes.on(name, options.command), env=environment) for name in where]
-    signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
+
+    def terminate(*_: object) -> None:
+        for task in tasks:
+            task.terminate()
+
+    signal.signal(signal.SIGTERM, terminate)
     return max(abs(task.wait()) for task in tasks)
 
 

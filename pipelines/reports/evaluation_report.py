@@ -26,6 +26,7 @@ from pipelines.reports.score_table_html import score_blocks
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.statistics import MIN_PAIRS
 
+TEMPLATE = "evaluation_report.html"
 _GROUP_METRICS = ("pesq", "si_sdr")
 # Longer tables are folded at first.
 _UNFOLDED_ROWS = 8
@@ -69,7 +70,7 @@ def evaluation_html(
     # MLflow stores the complete hash; this much of it identifies the weights.
     weights = {one.name: f"{one.weights} (SHA-256 {one.sha256[:16]}…)" for one in summary.models}
     return fill_template(
-        "evaluation_report.html",
+        TEMPLATE,
         title=summary.name,
         about={**weights, **about},
         score_blocks=score_blocks(summary, statistics, published or read_published()),

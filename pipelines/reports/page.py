@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, meta
 
 from pipelines.media.spectrograms import PANELS_GAP, PANELS_LEFT, PANELS_RIGHT
 
@@ -36,6 +37,17 @@ class ReportFigure:
 def fill_template(name: str, **context: Any) -> str:
     """The HTML of a template; all values of `context` are text and are escaped."""
     return _environment().get_template(name).render(context)
+
+
+def template_hash(name: str) -> str:
+    """Hexadecimal SHA-256 of a template and of all templates that it extends, imports or includes."""
+    environment, sources, waiting = _environment(), dict[str, str](), [name]
+    while waiting:
+        name = waiting.pop()
+        if name not in sources:
+            sources[name] = (_TEMPLATES / name).read_text(encoding="utf-8")
+            waiting += filter(None, meta.find_referenced_templates(environment.parse(sources[name])))
+    return hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()
 
 
 def data_uri(media_type: str, content: bytes) -> str:
