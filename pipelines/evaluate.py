@@ -40,9 +40,9 @@ __all__ = ["EvaluationSummary", "evaluate"]
 _BOOTSTRAP_SEED = 20251001
 # What `code_fingerprint` covers of an evaluation's run: statistics and reports of the scores.
 LOGGING = (
-    ("pipelines.reports.evaluation_log",),
+    ("pipelines.evaluate", "pipelines.reports.evaluation_log"),
     ("jinja2", "matplotlib", "numpy", "scipy"),
-    ("pipelines.evaluation", "pipelines.reports", "pipelines.media", "rwsa.statistics"),
+    ("pipelines.evaluation", "pipelines.reports", "pipelines.media", "rwsa.audio_facts", "rwsa.statistics"),
 )
 
 

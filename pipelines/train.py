@@ -42,7 +42,7 @@ from rwsa.files import (
     sha256_of,
 )
 from rwsa.shards.index import INDEX_NAME, read_index
-from rwsa.training.checkpoints import STATE_FILE, local_copy
+from rwsa.training.checkpoints import STATE_FILE, local_folder
 from rwsa.training.config import DataConfig, recipe_of
 from rwsa.training.context import StopSignal
 from rwsa.training.state import published_weights, verify_files
@@ -137,7 +137,7 @@ def _publish(config: TrainRunConfig, weights: StoragePath) -> float:
     best, latest = checkpoints.best(), checkpoints.latest()
     assert best is not None, "training ends with a checkpoint"
     assert latest is not None
-    with local_copy(best) as checkpoint, atomic_write(weights) as temporary:
+    with local_folder(best) as checkpoint, atomic_write(weights) as temporary:
         verify_files(checkpoint)
         shutil.copyfile(published_weights(checkpoint), temporary)
     score = read_json(latest / STATE_FILE)["best_score"]

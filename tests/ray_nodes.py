@@ -66,7 +66,7 @@ class RayNodes:
         words += ["--port", str(_MLFLOW_PORT), "--workers", "1", "--allowed-hosts", "*"]
         words += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
         words += ["--artifacts-destination", str(self.folder / "artifacts")]
-        self.net["mlflow"].start(words, self.folder / "mlflow.log", **self._environment)
+        self.net["mlflow"].start(words, self.folder / "mlflow.log", None, **self._environment)
         return lambda: answers(f"{self.mlflow}/health")
 
     def _start_ray(self, name: str) -> Callable[[], object]:
@@ -79,7 +79,7 @@ class RayNodes:
             words += ["--address", self.address, "--num-cpus", "1"]
         log = self.folder / f"{name}.log"
         before = log.read_text().count("Ray runtime started") if log.exists() else 0
-        node.start(self._held(name, words), log, **self._environment)
+        node.start(self._held(name, words), log, None, **self._environment)
         return lambda: log.read_text().count("Ray runtime started") > before
 
     def drive(self, module: str, *words: str, cwd: Path | None = None, **environment: str) -> Driver:

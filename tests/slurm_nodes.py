@@ -154,6 +154,6 @@ def scontrol(nodes: Nodes, words: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     about, command, *rest = sys.argv[1:]
-    known = Nodes(**{key: value if isinstance(value, str) else tuple(value)
-                     for key, value in json.loads(Path(about).read_text()).items()})  # fmt: skip
+    stored = json.loads(Path(about).read_text())
+    known = Nodes(**stored | {key: tuple(stored[key]) for key in ("names", "disks")})
     sys.exit({"srun": srun, "scontrol": scontrol}[command](known, rest))

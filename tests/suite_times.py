@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -33,7 +33,7 @@ class TestTimes:
 
     def __init__(self, path: Path) -> None:
         self._path, self._started = path, time.time()
-        self._seconds, self._failed = Counter[str](), set[str]()
+        self._seconds, self._failed = defaultdict[str, float](float), set[str]()
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -68,9 +68,9 @@ def read_times(suite: str) -> tuple[dict[str, float], list[str], list[float]]:
     )
 
 
-def by_file(seconds: Mapping[str, float]) -> Counter[str]:
+def by_file(seconds: Mapping[str, float]) -> dict[str, float]:
     """Seconds by file, and by folder (which ends in a slash)."""
-    found = Counter[str]()
+    found = defaultdict[str, float](float)
     for test, spent in seconds.items():
         file = PurePosixPath(test.partition("::")[0])
         found[str(file)] += spent

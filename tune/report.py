@@ -27,6 +27,7 @@ from tune.trial import axis_name, flat_means
 from tune.trial_results import TrialResult
 
 PAGE, DATA, TABLE = "report.html", "sweep.json", "trials.json"
+_EARLIER_PAGE = "answer.html"
 # Keys of `sweep.json` that earlier versions wrote under other names.
 _EARLIER_KEYS = {"results": "rows", "preregistered_rule": "stated"}
 
@@ -94,6 +95,7 @@ def log_report(
     for name, text in ((PAGE, page), (DATA, data)):
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    (folder / _EARLIER_PAGE).unlink(missing_ok=True)  # of a sweep started by version 0.1.0
     run.log_contents({PAGE: page.encode(), DATA: data.encode()})
     run.log_table(TABLE, _columns(results))
     run.tag(rwsa__verdict=summary.verdict, rwsa__winner=summary.winner or "none")

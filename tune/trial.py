@@ -33,7 +33,7 @@ from rwsa.files import read_json, write_json
 from rwsa.metrics import TABLE1_METRICS
 from rwsa.models import RWSAMambaUNet, load_model
 from rwsa.models.cost import cost
-from rwsa.training.checkpoints import STATE_FILE, local_copy
+from rwsa.training.checkpoints import STATE_FILE, local_folder
 from rwsa.training.memory import explain_out_of_memory
 from tune.search_space import Trial, make_trial
 from tune.sweep_config import SweepConfig
@@ -173,7 +173,7 @@ class _ScoreReporter:
         if checkpoint is None:
             return False
         try:
-            with local_copy(checkpoint) as files:
+            with local_folder(checkpoint) as files:
                 shutil.copytree(files, folder, dirs_exist_ok=True)
         except (OSError, shutil.Error):  # deleted while copying
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,6 +18,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 # A worker has its next item at hand when it finishes one.
 _IN_FLIGHT_PER_CPU = 2
+# An item that takes down the nodes it runs on must not take down all.
+_NODES_LOST_PER_ITEM = 3
 _IN_FLIGHT_PER_GPU = 2
 # GPUs pause while so many of their results, which use memory, wait for a CPU.
 _PREPARED_PER_CPU = 4
@@ -115,6 +117,7 @@ class _Flight:
         self._items, self._workers, self._actors = items, workers, actors
         self._waiting = deque(range(len(items)))
         self._prepared: deque[_Running] = deque()
+        self._nodes_lost = Counter[int]()
 
     def fill(self) -> bool:
         """Start as many tasks as there is room for; whether any is in flight."""
@@ -140,7 +143,13 @@ class _Flight:
         item = self._items[one.number]
         try:
             result = ray.get(reference)
-        except ray.exceptions.NodeDiedError:
+        except ray.exceptions.NodeDiedError as error:
+            self._nodes_lost[one.number] += 1
+            if self._nodes_lost[one.number] > _NODES_LOST_PER_ITEM:
+                raise InputError(
+                    f"{_NODES_LOST_PER_ITEM + 1} nodes were lost while they worked on {str(item)[:300]};"
+                    " it may need more memory than they have (move it away), or the nodes are unstable"
+                ) from error
             self._waiting.append(one.number)
         except _KILLED as error:
             raise InputError(

@@ -47,6 +47,8 @@ class Progress(tqdm):
 
     def reused(self, n: float) -> None:
         """Count work that an earlier run did, which says nothing about the speed of this one."""
+        if self.disable:
+            return
         self.initial += n
         self.update(n)
 

@@ -51,7 +51,7 @@ class ResamplingUnits:
 
     @property
     def count(self) -> int | None:
-        """Their number; None where they are unknown, so that clips are resampled."""
+        """Their number; None where one is unknown, which is then resampled as a unit of its own."""
         return count_units(self.names)
 
     @property

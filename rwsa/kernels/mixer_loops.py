@@ -5,6 +5,8 @@ cache; normalization, projections, convolution, scan and gate run there, and the
 so that no intermediate value as wide as the inner channels reaches main memory. The reverse direction
 gathers and scatters the sequence from its end.
 
+Numba caches compiled functions per defining file: after a change here, touch `mixer_loops_backward.py`.
+
 Buffers are flat float32 `[rows, width]`; widths are multiples of LANES, their padding zero.
 
 Legend: L length, C channels, D inner channels, R rank of the step, N states (C, D, N padded to whole

@@ -18,7 +18,7 @@ from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.metrics.frames import FRAME_SAMPLES, frame_count, per_frame
 
 _LPC_ORDER = 16
-_TRIMMED_SHARE = 0.95
+_RETAINED_SHARE = 0.95
 _FFT_SAMPLES = 1024
 _POWER_FLOOR = 1e-10
 # compute_metrics divides by 32768 as if its input were int16, although CMGAN passes floats in ±1. Published
@@ -129,7 +129,7 @@ def floored_by_silence(clean: np.ndarray, enhanced: np.ndarray) -> bool:
 
 
 def _trimmed_mean(values: np.ndarray) -> float:
-    return float(np.sort(values)[: round(len(values) * _TRIMMED_SHARE)].mean())
+    return float(np.sort(values)[: round(len(values) * _RETAINED_SHARE)].mean())
 
 
 @np.errstate(divide="ignore", invalid="ignore")

@@ -123,7 +123,10 @@ def _read_range(source: SourceRange, offset: int) -> np.ndarray:
     if source.channel is None and len(wav) != 1:
         raise InputError(f"{path}: has {len(wav)} channels; set 'channel' in its card")
     if source.channel is not None and source.channel >= len(wav):
-        raise InputError(f"{path}: has {len(wav)} channels, but its card's channel is {source.channel}")
+        raise InputError(
+            f"{path}: has {len(wav)} channels, but its card's channel is {source.channel} (counted from 0);"
+            " correct 'channel' in the card"
+        )
     return np.ascontiguousarray(wav[source.channel or 0])
 
 

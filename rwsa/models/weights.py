@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
-from rwsa.files import StoragePath, atomic_write, is_file, local_copy, location
+from rwsa.files import StoragePath, atomic_write, is_file, is_remote, local_copy, location
 from rwsa.models.build import Network, build_model
 from rwsa.models.config import SIZES, ModelConfig
 from rwsa.models.official import is_official, read_official
@@ -59,7 +59,12 @@ def weights_file(source: str | StoragePath) -> StoragePath:
             " give trained weights, or request random ones explicitly:"
             f" rwsa enhance --untrained {name}, rwsa.models.build_model('{name}')"
         )
-    raise InputError(f"{path}: no such file; give weights that training wrote, or a published checkpoint")
+    if not is_remote(path) and path.is_dir():
+        raise InputError(f"{path}: is a folder; give a weights file in it, such as generator.safetensors")
+    sizes = "" if path.suffix else f" (model sizes are {', '.join(SIZES)})"
+    raise InputError(
+        f"{path}: no such file; give weights that training wrote, or a published checkpoint{sizes}"
+    )
 
 
 def save_model(path: StoragePath, model: Network, about: Mapping[str, Any] | None = None) -> None:

@@ -29,6 +29,8 @@ from rwsa.shards.examples import Examples
 SCHEMA_VERSION = 2
 INDEX_NAME = "index.json"
 _PACKAGES = ("rwsa", "numpy", "soundfile", "soxr", "audiomentations", "webdataset")
+# Versions of rwsa that mix the same plan into the same bytes as this one.
+SAME_BYTES = ("0.1.0", "0.2.0")
 _ENTRY_NAME = re.compile(r"[a-z0-9_]+-\d{6}\.json")
 # Threads hide the latency of a store.
 _ENTRY_THREADS = 16
@@ -143,6 +145,16 @@ def entry_path(folder: StoragePath, split: str, number: int) -> StoragePath:
 def made_with() -> dict[str, str]:
     """Package versions and CPU family; with the same ones, the same plan gives the same bytes."""
     return dict(_versions())
+
+
+def made_alike(recorded: Mapping[str, str]) -> bool:
+    """Whether `made_with` of a shard stands for the same bytes as ours; of rwsa see `SAME_BYTES`."""
+
+    def deciding(versions: Mapping[str, str]) -> dict[str, str]:
+        rwsa = SAME_BYTES[0] if versions.get("rwsa") in SAME_BYTES else versions.get("rwsa", "")
+        return {**versions, "cpu": "", "rwsa": rwsa}
+
+    return deciding(recorded) == deciding(made_with())
 
 
 @functools.cache

@@ -31,6 +31,7 @@ from rwsa.shards.index import (
     ShardIndex,
     entry_or_none,
     entry_path,
+    made_alike,
     made_with,
     shard_name,
     write_entry,
@@ -209,8 +210,8 @@ def is_up_to_date(folder: StoragePath, entry: ShardEntry, plan_hash: str) -> boo
 
     A shard with failures is made again, since its source files may have been repaired.
     """
-    same_versions = {**entry.made_with, "cpu": ""} == {**made_with(), "cpu": ""}
-    return entry.plan_hash == plan_hash and same_versions and not entry.failures and is_intact(folder, entry)
+    alike = entry.plan_hash == plan_hash and made_alike(entry.made_with)
+    return alike and not entry.failures and is_intact(folder, entry)
 
 
 def verify(index: ShardIndex) -> list[str]:

@@ -115,7 +115,7 @@ class Checkpoints:
 
 
 @contextmanager
-def local_copy(checkpoint: StoragePath) -> Iterator[Path]:
+def local_folder(checkpoint: StoragePath) -> Iterator[Path]:
     """The checkpoint as a local folder: itself, or a temporary copy of one in an object store."""
     if not is_remote(checkpoint):
         yield checkpoint

@@ -13,7 +13,7 @@ from rwsa.errors import DivergedError, InputError, PreemptedError
 from rwsa.models.unet import RWSAMambaUNet
 from rwsa.training import ranks
 from rwsa.training.adversary import Adversary
-from rwsa.training.checkpoints import local_copy
+from rwsa.training.checkpoints import local_folder
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import WorkerContext
 from rwsa.training.data import SegmentBatch, TrainData
@@ -64,7 +64,7 @@ def _resume(state: TrainState, context: WorkerContext, order_identity: str) -> N
         )
     latest = context.checkpoints.latest()
     if latest is not None:
-        with local_copy(latest) as folder:
+        with local_folder(latest) as folder:
             state.load(folder, order_identity=order_identity)
         if state.best_step not in steps:  # it was deleted
             state.reset_best()

@@ -29,7 +29,7 @@ def main() -> None:
         for name, work in (
             (
                 "opening and seeking alone",
-                lambda: [_open(path) for path in (root / "corpus").rglob("*.flac")],
+                lambda: list(map(_open, (root / "corpus").rglob("*.flac"))),
             ),
             ("scan", lambda: scan(card)),
             ("scan, filling a cache", lambda: scan(card, cache=cache)),

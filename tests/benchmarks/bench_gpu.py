@@ -12,6 +12,7 @@ check or a figure failed, 2 without a GPU. Anywhere, this walks through it all:
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import itertools
 import statistics
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -28,7 +30,7 @@ from rwsa.kernels.scan import choose_backend, missing_backends, selective_scan, 
 from rwsa.losses import LossWeights, spectral_losses, weighted_total
 from rwsa.models import SIZES, build_model
 from rwsa.stft import stft
-from tests.scan_inputs import Inputs, draw, lying_across
+from tests.scan_inputs import NAMES, Inputs, draw, lying_across
 
 TOLERANCE = 1e-4
 AXES = ("time", "frequency")
@@ -100,7 +102,7 @@ def _checks(figures: Figures, shape: Sequence[int], device: torch.device) -> boo
     agree = True
     for axis, reverse in itertools.product(AXES, (False, True)):
         title = f"check along {axis}{', reversed' if reverse else ''}, largest error against float64"
-        agree &= figures.line(title, lambda a=axis, r=reverse: _check(shape, a, r, device))
+        agree &= figures.line(title, functools.partial(_check, shape, axis, reverse, device))
     return agree
 
 
@@ -157,10 +159,10 @@ class Scan:
 
             def forward() -> None:
                 with torch.no_grad():
-                    selective_scan(**self.leaves, backend=backend)
+                    selective_scan(*(self.leaves[n] for n in NAMES), backend=backend)
 
             return forward
-        y = selective_scan(**self.leaves, backend=backend)
+        y = selective_scan(*(self.leaves[n] for n in NAMES), backend=backend)
 
         def backward() -> None:
             torch.autograd.grad(y, list(self.leaves.values()), self.dy, retain_graph=True)
@@ -181,7 +183,7 @@ def _launch_figures(figures: Figures, arguments: argparse.Namespace, device: tor
     for sizes in itertools.product((1, 2), (256, 512, 1024), (2, 4, 8), (2, 4)):
 
         def measure(sizes: tuple[int, ...] = sizes) -> str:
-            with patch.multiple(launched, **dict(zip(names, sizes, strict=True))):
+            with patch.multiple(launched, **dict[str, Any](zip(names, sizes, strict=True))):
                 scan = Scan(inputs, torch.float32)
                 parts = ("forward", "backward")
                 times = [_ms(scan.work(part, "auto"), device, arguments.runs) for part in parts]
@@ -196,7 +198,8 @@ def _step_figures(figures: Figures, arguments: argparse.Namespace, device: torch
     for size, batch, dtype, mode in kinds:
         title = f"step of {size}, batch {batch}, {dtype}, {mode}"
         figures.line(
-            title, lambda k=(size, batch, dtype, mode): _step_figure(*k, device=device, runs=arguments.steps)
+            title,
+            functools.partial(_step_figure, size, batch, dtype, mode, device=device, runs=arguments.steps),
         )
     size, batch = arguments.sizes[0], arguments.batches[0]
 
@@ -235,7 +238,7 @@ def _step(size: str, batch: int, dtype: torch.dtype, mode: str, device: torch.de
     return step
 
 
-def _ms(work: Callable[[], None], device: torch.device, runs: int) -> float:
+def _ms(work: Callable[[], object], device: torch.device, runs: int) -> float:
     """Median of three rounds of `runs` runs after two for warm-up; runs of one round overlap launches."""
     rounds = []
     for times in (2, runs, runs, runs):

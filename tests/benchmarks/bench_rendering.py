@@ -142,7 +142,7 @@ def _against_floor(plan: Callable[[str, int], ShardJobs]) -> None:
     for _ in range(RUNS):
         for path in Path(jobs.folder).glob("train-*.*"):
             path.unlink()
-        rendering.append(_cpu_seconds(lambda: [_make(jobs, job) for job in range(len(jobs))]))
+        rendering.append(_cpu_seconds(lambda: list(map(functools.partial(_make, jobs), range(len(jobs))))))
         floor.append(_cpu_seconds(lambda: _decode_and_encode(plans, pairs)))
     # The minimum, since all else is other load of the machine.
     hours = FLOOR_EXAMPLES * SECONDS / 3600

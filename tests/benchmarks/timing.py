@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable
 
 
-def seconds(work: Callable[[], None]) -> float:
+def seconds(work: Callable[[], object]) -> float:
     """Seconds of one run."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def warm_seconds(work: Callable[[], None], runs: int) -> list[float]:
+def warm_seconds(work: Callable[[], object], runs: int) -> list[float]:
     """Seconds of `runs` runs after a warm-up run."""
     work()
     return [seconds(work) for _ in range(runs)]
 
 
-def median_seconds(work: Callable[[], None], runs: int) -> float:
+def median_seconds(work: Callable[[], object], runs: int) -> float:
     """The median of `warm_seconds`."""
     return statistics.median(warm_seconds(work, runs))

@@ -17,7 +17,7 @@ from pipelines.evaluation.results import EvaluationSummary
 from pipelines.reports import page
 from pipelines.reports.evaluation_figures import evaluation_figures
 from pipelines.reports.evaluation_gain_figure import gain_figure, gain_limits
-from pipelines.reports.evaluation_report import ScoredSample, evaluation_html
+from pipelines.reports.evaluation_report import TEMPLATE, ScoredSample, evaluation_html
 from pipelines.reports.page import fill_template
 from pipelines.reports.reference_report import reference_study_html
 from pipelines.reports.trade_off_report import trade_off_html
@@ -79,3 +79,17 @@ def test_templates_never_turn_escaping_off_and_load_nothing(template: Path) -> N
 def test_a_missing_value_is_an_error() -> None:
     with pytest.raises(jinja2.UndefinedError):
         fill_template("domain_gap_report.html", title="x")
+
+
+def test_the_hash_of_a_template_covers_all_that_it_includes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in TEMPLATES:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(page, "_TEMPLATES", tmp_path)
+    before = page.template_hash(TEMPLATE)
+    for included in ("base.html", "macros.html", "score_table.html", "style.css", TEMPLATE):
+        (tmp_path / included).write_text((tmp_path / included).read_text() + " ")
+        assert before != (before := page.template_hash(TEMPLATE)), included
+    (tmp_path / "dataset_report.html").write_text("another report")
+    assert page.template_hash(TEMPLATE) == before

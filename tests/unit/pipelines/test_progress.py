@@ -66,3 +66,10 @@ def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_durations_are_minutes_and_seconds_and_hours_if_need_be() -> None:
     assert [duration(seconds) for seconds in (-1, 4, 247.9, 3723)] == ["00:00", "00:04", "04:07", "1:02:03"]
+
+
+def test_no_work_shows_nothing_whatever_is_reused() -> None:
+    lines: list[str] = []
+    with Progress(0, "mixing", "shards", lines.append) as bar:
+        bar.reused(0)
+    assert lines == []

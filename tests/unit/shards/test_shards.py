@@ -19,7 +19,7 @@ from rwsa.audio import round_to_int16
 from rwsa.errors import InputError
 from rwsa.files import read_json, sha256_of
 from rwsa.shards import Example, ShardReader, as_webdataset, is_intact, verify, write_shard
-from rwsa.shards.index import Failure, entry_path, merge_index, read_entry, read_index
+from rwsa.shards.index import Failure, entry_path, made_alike, made_with, merge_index, read_entry, read_index
 from rwsa.shards.sampling import Order, batches
 
 RATE_HZ = 16000
@@ -270,3 +270,18 @@ def test_index_holds_no_time_and_no_absolute_path(folder: Path) -> None:
     assert str(folder) not in text
     names = [shard["shard"] for shard in read_json(folder / "index.json")["shards"]]
     assert names == ["train-000000.tar", "train-000001.tar", "valid-000000.tar"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "alike"),
+    [
+        ({}, True),
+        ({"rwsa": "0.1.0"}, True),  # which mixed the same bytes
+        ({"cpu": "another"}, True),
+        ({"rwsa": "99.0"}, False),
+        ({"numpy": "1.0"}, False),
+    ],
+)
+def test_shards_of_versions_that_mix_the_same_bytes_are_reused(changes: dict[str, str], alike: bool) -> None:
+    current = {**made_with(), "rwsa": "0.2.0"} if not changes else made_with()
+    assert made_alike({**current, **changes}) == alike

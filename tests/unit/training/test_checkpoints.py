@@ -11,7 +11,7 @@ import pytest
 
 from rwsa.errors import InputError
 from rwsa.files import location, write_json
-from rwsa.training.checkpoints import STATE_FILE, Checkpoints, local_copy
+from rwsa.training.checkpoints import STATE_FILE, Checkpoints, local_folder
 from rwsa.training.context import LocalContext
 from rwsa.training.loop import fit
 from tests.training_runs import assert_same_bits, config_of, trained, write_shards
@@ -39,7 +39,7 @@ def test_the_newest_and_the_best_are_kept(folder: Path) -> None:
     assert checkpoints.steps() == [2, 4, 5]
     assert checkpoints.best() == folder / "step-000002"
     assert checkpoints.latest() == folder / "step-000005"
-    with local_copy(folder / "step-000005") as copy:
+    with local_folder(folder / "step-000005") as copy:
         assert (copy / "weights").read_bytes() == b"\5" * 10
     reopened = Checkpoints(folder)
     assert (reopened.latest(), reopened.best()) == (checkpoints.latest(), checkpoints.best())

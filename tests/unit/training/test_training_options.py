@@ -103,8 +103,11 @@ def test_an_interrupted_and_resumed_run_is_bit_identical(
     with pytest.raises(KeyboardInterrupt):
         trained(config, tmp_path / "interrupted", interrupted)
     assert_same_bits(expected, trained(config, tmp_path / "interrupted", resumed))
-    # A float16 gradient norm may be NaN, which assert_equal takes as equal.
-    np.testing.assert_equal(resumed.steps, {step: straight.steps[step] for step in (3, 4)})
+    repeated = {step: straight.steps[step] for step in (3, 4)}
+    if option.get("precision") == "float16":  # whose first gradient norms may be NaN
+        np.testing.assert_equal(resumed.steps, repeated)
+    else:
+        assert resumed.steps == repeated
     if expected.averaged is not None:
         again = load_file(published_weights(tmp_path / "interrupted" / "checkpoints" / "step-000004"))
         ours = load_file(published_weights(tmp_path / "straight" / "checkpoints" / "step-000004"))
