@@ -3,7 +3,7 @@
     python -m pipelines.import_pairs --card datasets/vb_demandex.yaml --out FOLDER
 
 Nothing is mixed, scaled or resampled: the shards hold the published samples. A second run after a crash
-reuses complete shards (verified by size and checksum) and makes the rest.
+reuses complete shards (verified by size and checksum) and writes the rest.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from pipelines.core.cli import cluster_argument, shards_arguments, shards_of, verb, workers_argument
 from pipelines.core.pool import check_workers, map_unordered
 from pipelines.core.progress import Progress
+from pipelines.inspection.check_report import counted
 from pipelines.mixing.output_folder import remove_index
 from rwsa.audio import read_mono, rms, round_to_int16
 from rwsa.corpora import scan
@@ -266,8 +267,9 @@ def main(options: argparse.Namespace) -> int:
     for failure in summary.failures[:_SHOWN]:
         print(f"failed {failure.example_id}: {failure.reason}", file=sys.stderr)
     print(
-        f"{out}: {summary.examples} pairs, {summary.hours:.3f} h, {summary.shards} shards"
-        f" ({summary.reused} reused), {len(summary.failures)} failures, {summary.problems} problems"
+        f"{out}: {counted(summary.examples, 'pair')}, {summary.hours:.3f} h,"
+        f" {counted(summary.shards, 'shard')} ({summary.reused:,} reused),"
+        f" {counted(len(summary.failures), 'failure')}, {counted(summary.problems, 'problem')}"
     )
     return 0
 

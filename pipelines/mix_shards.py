@@ -5,7 +5,7 @@
     python -m pipelines.mix_shards check …    the same as `python -m pipelines.check`
 
 Shards do not depend on the number of workers. A second run after a crash reuses complete shards
-(verified by size and checksum) and makes the rest.
+(verified by size and checksum) and renders the rest.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pipelines.core.cli import (
     verb,
     workers_argument,
 )
+from pipelines.inspection.check_report import counted
 from pipelines.mixing.mix_progress import MixProgress
 from pipelines.mixing.output_folder import (
     check_folder,
@@ -276,10 +277,10 @@ def _mix(options: argparse.Namespace) -> int:
     for failure in summary.first_failures:
         print(f"failed {failure.example_id}: {failure.reason}", file=sys.stderr)
     print(
-        f"{out}: {summary.examples} examples, {summary.hours:.3f} h, {summary.shards} shards"
-        f" ({summary.reused} reused), {summary.failures} failures,"
-        f" {summary.problems} unusable files, {summary.short_speech} speech clips too short;"
-        f" {summary.seconds:.1f} s"
+        f"{out}: {counted(summary.examples, 'example')}, {summary.hours:.3f} h,"
+        f" {counted(summary.shards, 'shard')} ({summary.reused:,} reused),"
+        f" {counted(summary.failures, 'failure')}, {counted(summary.problems, 'unusable file')},"
+        f" {counted(summary.short_speech, 'speech clip')} too short; {summary.seconds:.1f} s"
     )
     return 0
 

@@ -32,12 +32,12 @@ _COSTS = {
 }
 _COST_LEGEND = """\
 From total on: 10⁹ multiply-accumulates per segment (frames × bins). total is the sum of the next five,
-without norms and activations. paper counts as the paper's table (thop): convolutions, norms, PReLU, and
-of Mamba only convolution, x_proj and out_proj; no scans, no attention."""
+without norms and activations. paper is the count of the paper's table (by thop): convolutions, norms,
+PReLU, and of Mamba only convolution, x_proj and out_proj; no scans, no attention."""
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     enhance = verbs.add_parser("enhance", help="remove noise from files, folders or a pipe")
     enhance.set_defaults(verb=_enhance)
     enhance.add_argument(
@@ -96,7 +96,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     interrupted="files already written are complete",
 )
 def main(arguments: argparse.Namespace) -> int:
-    """Run one verb; returns the exit status."""
+    """Run one command; returns the exit status."""
     process.prepare()
     status: int = arguments.verb(arguments)
     return status
@@ -209,13 +209,13 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _application() -> str:
-    """Where the verbs of pipelines and tune are: in a checkout or the image, not in the wheel."""
+    """Where the commands of pipelines and tune are: in a checkout or the image, not in the wheel."""
     for folder in (Path(__file__).resolve().parents[1], *map(Path, sys.path)):
         if (folder / "pipelines" / "train.py").is_file():
-            return f"app    python -m pipelines.VERB and python -m tune.VERB, in {folder}"
+            return f"app    python -m pipelines.COMMAND and python -m tune.COMMAND, in {folder}"
     return (
         "app    not installed: training, evaluation and sweeps run from a checkout"
-        " (python -m pipelines.VERB, python -m tune.VERB)"
+        " (python -m pipelines.COMMAND, python -m tune.COMMAND)"
     )
 
 

@@ -108,7 +108,7 @@ def test_a_bad_source_is_counted_and_the_rest_made(corpus: Path, capsys: pytest.
     failures = shown.err.count("train_noise1.wav: silent throughout")
     assert failures >= 4
     assert f"{26 - failures} examples" in shown.out
-    assert f"{failures} failures, 1 unusable files" in shown.out
+    assert f"{failures} failures, 1 unusable file" in shown.out
     index = read_index(out, "train")
     assert len(index.entries[0].failures) == failures
     assert verify(index) == []

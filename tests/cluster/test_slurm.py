@@ -120,7 +120,7 @@ def test_a_verb_has_both_nodes_and_saves_before_the_time_limit(nodes: Nodes, tmp
     assert seen["object_store"] == pytest.approx(2 * 450 * 2**20)
     assert seen["token_mode"] == 0o600
     assert Checkpoints(tmp_path / "runs" / "cut" / "checkpoints", keep=2).latest() is not None
-    assert "stopping; waiting for the verb to save" in log
+    assert "stopping; waiting for the command to save" in log
     assert nodes.requeued == [JOB]
     assert_nothing_is_left(nodes, tmp_path)
 

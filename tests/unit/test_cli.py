@@ -151,7 +151,7 @@ def test_scores_are_printed_even_if_their_file_cannot_be_written(
 
 def test_info_says_where_the_application_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     checkout = Path(cli.__file__).parents[1]
-    assert cli._application().endswith(f"tune.VERB, in {checkout}")
+    assert cli._application().endswith(f"tune.COMMAND, in {checkout}")
     monkeypatch.setattr(cli, "__file__", str(tmp_path / "rwsa/cli.py"))
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert cli._application().startswith(
