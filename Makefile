@@ -1,4 +1,4 @@
-# `make demo` and `make test` need only Python 3.11 or newer and a C compiler.
+# `make demo` and `make test` need only Python 3.11 to 3.13 and a C compiler.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -26,8 +26,8 @@ INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -
 demo: .venv/.app
 	$(BIN)/python -m pipelines.demo
 
-# Tests on two processes first, then those of tests/cluster, which have the machine to themselves. Both run,
-# whatever the first comes to, and one summary ends them (tests/README.md).
+# Tests on two processes first, then those of tests/cluster, which have the machine to themselves. Both run even if
+# the first fails, and end with one summary (tests/README.md).
 define pytest_twice
 @mkdir -p outputs/tests && rm -f outputs/tests/make-$@.jsonl; failed=0; \
 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --times outputs/tests/make-$@.jsonl -m "$(1)" || failed=1; \
@@ -47,7 +47,7 @@ lint: .venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# As the programs set themselves (rwsa/process.py).
+# The same setting as the commands use (rwsa/process.py).
 bench: export OMP_WAIT_POLICY = PASSIVE
 bench: .venv
 	$(BIN)/python -m tests.benchmarks.bench_scan
