@@ -20,8 +20,8 @@ from pipelines.core.tracking import TrackedRun, Tracker, commit
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, atomic_write, read_json
-from tune.report_page import sweep_html
 from tune.sweep_config import SweepConfig
+from tune.sweep_page import sweep_html
 from tune.sweep_report import SweepReport, make_report
 from tune.trial import axis_name, flat_means
 from tune.trial_results import TrialResult

@@ -16,9 +16,9 @@ from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from rwsa.files import read_json
 from tune.report import report
-from tune.report_page import sweep_html
 from tune.search_space import base_values, plan_trials
 from tune.sweep_config import SweepConfig, read_sweep
+from tune.sweep_page import sweep_html
 from tune.sweep_report import make_report, winner_rule
 from tune.trial_results import EvaluationSettings, ResultFolder
 

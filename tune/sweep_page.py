@@ -11,9 +11,9 @@ from pipelines.reports.page import ReportFigure, fill_template
 from pipelines.reports.score_table import MISSING, format_interval, format_score, signed_score
 from rwsa.statistics import Comparison, PairedDifference
 from tune.axis_tables import AxisTable, OverSeeds
-from tune.report_figures import by_value, curves, overview
 from tune.search_space import point_label
 from tune.sweep_config import SweepConfig
+from tune.sweep_figures import by_value, curves, overview
 from tune.sweep_report import Configuration, SweepReport
 from tune.trial_results import TrialResult
 

@@ -6,7 +6,7 @@ from markupsafe import escape
 
 from tests.parsed_page import HOSTILE, check_escaped
 from tests.sweep_rows import row_of, rows_of, sweep_of
-from tune.report_page import sweep_html
+from tune.sweep_page import sweep_html
 from tune.sweep_report import make_report
 
 
