@@ -31,12 +31,12 @@ class ReferenceCondition:
 
     @property
     def name(self) -> str:
-        """`as it is`, `own noise, SNR 30 dB` or `room, DRR 5 dB, RT60 0.5 s`."""
+        """`unchanged`, `pink noise added, SNR 30 dB` or `room, DRR 5 dB, RT60 0.5 s`."""
         if self.snr_db is not None:
-            return f"own noise, SNR {self.snr_db:g} dB"
+            return f"pink noise added, SNR {self.snr_db:g} dB"
         if self.drr_db is not None:
             return f"room, DRR {self.drr_db:g} dB, RT60 {self.rt60_seconds:g} s"
-        return "as it is"
+        return "unchanged"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,32 +53,32 @@ class ConditionAxis:
     ticks: tuple[str, ...]
 
 
-AS_IT_IS = ReferenceCondition()
+UNCHANGED = ReferenceCondition()
 _SNRS_DB = (40.0, 30.0, 20.0, 10.0)
 _DRRS_DB = (15.0, 10.0, 5.0, 0.0)
 _RT60S_SECONDS = (0.25, 0.5, 1.0)
 _HELD_RT60_SECONDS, _HELD_DRR_DB = 0.5, 5.0
 CONDITION_AXES = (
     ConditionAxis(
-        quantity="SNR of the reference, its own noise (dB)",
-        conditions=(AS_IT_IS, *(ReferenceCondition(snr_db=snr_db) for snr_db in _SNRS_DB)),
-        ticks=("as it is", *(f"{snr_db:g}" for snr_db in _SNRS_DB)),
+        quantity="SNR of the reference, pink noise added (dB)",
+        conditions=(UNCHANGED, *(ReferenceCondition(snr_db=snr_db) for snr_db in _SNRS_DB)),
+        ticks=("unchanged", *(f"{snr_db:g}" for snr_db in _SNRS_DB)),
     ),
     ConditionAxis(
         quantity=f"DRR of the reference (dB), RT60 {_HELD_RT60_SECONDS:g} s",
         conditions=(
-            AS_IT_IS,
+            UNCHANGED,
             *(ReferenceCondition(drr_db=drr_db, rt60_seconds=_HELD_RT60_SECONDS) for drr_db in _DRRS_DB),
         ),
-        ticks=("as it is", *(f"{drr_db:g}" for drr_db in _DRRS_DB)),
+        ticks=("unchanged", *(f"{drr_db:g}" for drr_db in _DRRS_DB)),
     ),
     ConditionAxis(
         quantity=f"RT60 of the reference (s), DRR {_HELD_DRR_DB:g} dB",
         conditions=(
-            AS_IT_IS,
+            UNCHANGED,
             *(ReferenceCondition(drr_db=_HELD_DRR_DB, rt60_seconds=seconds) for seconds in _RT60S_SECONDS),
         ),
-        ticks=("as it is", *(f"{seconds:g}" for seconds in _RT60S_SECONDS)),
+        ticks=("unchanged", *(f"{seconds:g}" for seconds in _RT60S_SECONDS)),
     ),
 )
 CONDITIONS = tuple(dict.fromkeys(condition for axis in CONDITION_AXES for condition in axis.conditions))

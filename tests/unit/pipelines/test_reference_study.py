@@ -13,9 +13,9 @@ from pipelines.evaluation.clips import EvaluationClip
 from pipelines.reference_study import PAGE, RESULTS, main, reference_study
 from pipelines.reports.reference_report import gain_rows, heads, reference_study_html, score_rows
 from pipelines.studies.reference_conditions import (
-    AS_IT_IS,
     CONDITION_AXES,
     CONDITIONS,
+    UNCHANGED,
     ReferenceCondition,
     decaying_rir,
     degraded,
@@ -47,7 +47,7 @@ def syllables(seconds: float = 1.2, seed: int = 0) -> np.ndarray:
 
 def test_every_axis_starts_with_the_unchanged_reference() -> None:
     for axis in CONDITION_AXES:
-        assert axis.conditions[0] == AS_IT_IS
+        assert axis.conditions[0] == UNCHANGED
         assert len(axis.ticks) == len(axis.conditions) == len(set(axis.conditions))
     assert len({condition.name for condition in CONDITIONS}) == len(CONDITIONS) == 11
 
@@ -87,12 +87,12 @@ def test_a_clip_has_the_same_noise_at_every_level_and_another_clip_another() -> 
     np.testing.assert_allclose(noise(10), 10 * noise(30), atol=1e-6)
     assert not np.allclose(noise(10), noise(10, "b"), atol=1e-3)
     assert not np.allclose(noise(10), noise(10, seed=1), atol=1e-3)
-    assert degraded(clean, AS_IT_IS, RATE_HZ, clip_id="a", seed=0) is clean
+    assert degraded(clean, UNCHANGED, RATE_HZ, clip_id="a", seed=0) is clean
 
 
 def test_a_silent_reference_is_named() -> None:
     with pytest.raises(InputError, match="toy/1: the clean clip is silent"):
-        degraded(np.zeros(10, np.float32), AS_IT_IS, RATE_HZ, clip_id="toy/1", seed=0)
+        degraded(np.zeros(10, np.float32), UNCHANGED, RATE_HZ, clip_id="toy/1", seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_estimates_are_scored_against_each_degraded_reference(corpus: Path) -> N
     found = study_clip(StudyClip(clip=clip, weights=None, seed=3))
     clean, noisy = (soundfile.read(path, dtype="float32")[0] for path in (pair.clean, pair.noisy))
     assert found.rows.keys() == {(condition, name) for condition in CONDITIONS for name in (NOISY, CLEAN)}
-    for condition in (AS_IT_IS, CONDITIONS[3], CONDITIONS[-1]):
+    for condition in (UNCHANGED, CONDITIONS[3], CONDITIONS[-1]):
         reference = degraded(clean, condition, RATE_HZ, clip_id="toy/0", seed=3)
         assert found.rows[condition, NOISY] == score(reference, noisy, STUDIED)
         assert found.rows[condition, CLEAN] == score(reference, clean, STUDIED)
@@ -154,8 +154,8 @@ def test_scores_of_the_clean_clip_follow_the_degradation(
         if condition.snr_db is not None:
             assert si_sdr.mean == pytest.approx(condition.snr_db, abs=0.3)
     assert (
-        study.over_clips(AS_IT_IS, CLEAN, "si_sdr").mean,
-        study.over_clips(AS_IT_IS, CLEAN, "pesq").count,
+        study.over_clips(UNCHANGED, CLEAN, "si_sdr").mean,
+        study.over_clips(UNCHANGED, CLEAN, "pesq").count,
     ) == (
         None,
         2,
@@ -200,7 +200,7 @@ def test_gains_are_over_clips_with_both_scores() -> None:
             for condition in CONDITIONS
             for estimate, value in ((NOISY, noisy), (ENHANCED, enhanced), (CLEAN, 20.0))
         }
-        return ClipStudy(clip_id=f"toy/{number}", rows=rows, floored=frozenset({(AS_IT_IS, NOISY)}))
+        return ClipStudy(clip_id=f"toy/{number}", rows=rows, floored=frozenset({(UNCHANGED, NOISY)}))
 
     study = ReferenceStudy(
         corpus="<toy>",
