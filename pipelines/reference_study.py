@@ -101,8 +101,8 @@ def reference_study(
         estimates=(NOISY, CLEAN) if weights is None else (NOISY, ENHANCED, CLEAN),
         clips=tuple(clips),
     )
-    with atomic_write(out / PAGE) as aside:
-        aside.write_text(reference_study_html(study), encoding="utf-8")
+    with atomic_write(out / PAGE) as temporary:
+        temporary.write_text(reference_study_html(study), encoding="utf-8")
     write_json(out / RESULTS, study.as_json(), sort_keys=False)
     report(f"{len(clips)} clips in {time.monotonic() - started:.1f} s: {out / PAGE}")
     return study

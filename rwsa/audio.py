@@ -136,10 +136,10 @@ def write_blocks(
     """
     blocks = iter(blocks)
     first = next(blocks)
-    with atomic_write(path) as aside:
+    with atomic_write(path) as temporary:
         try:
             with soundfile.SoundFile(
-                aside, "w", sample_rate_hz, len(first), subtype=subtype, format=format
+                temporary, "w", sample_rate_hz, len(first), subtype=subtype, format=format
             ) as file:
                 for block in itertools.chain([first], blocks):
                     file.write(block.T)

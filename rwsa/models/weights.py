@@ -88,9 +88,9 @@ def write_tensors(
         InputError: the folder or store is not writable, or the disk is full.
     """
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path) as aside:
+    with atomic_write(path) as temporary:
         try:
-            save_file(contiguous, aside, metadata=None if metadata is None else dict(metadata))
+            save_file(contiguous, temporary, metadata=None if metadata is None else dict(metadata))
         except SafetensorError as error:  # wraps the operating system's error
             raise InputError(
                 f"{path}: cannot be written ({error}); choose a folder that is writable and has space"

@@ -236,7 +236,7 @@ def merge_index(folder: StoragePath, *, without: Container[str] = ()) -> Storage
             f"{folder}: holds no shards (SPLIT-000000.tar with SPLIT-000000.json); mix some first"
         )
     index = folder / INDEX_NAME
-    with atomic_write(index) as aside, aside.open("w", encoding="utf-8") as file:
+    with atomic_write(index) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(f'{{"schema_version": {SCHEMA_VERSION}, "shards": [')
         for number, entry in enumerate(_entries(paths)):
             file.write((",\n" if number else "\n") + json.dumps(_as_mapping(entry), sort_keys=True))

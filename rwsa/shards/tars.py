@@ -71,8 +71,8 @@ def write_shard(
             this number is then unchanged; in a store it may have lost its entry, so that it is made again.
     """
     path = folder / shard_name(split, number)
-    with atomic_write(path) as aside:
-        with aside.open("wb") as file:
+    with atomic_write(path) as temporary:
+        with temporary.open("wb") as file:
             hashed = _HashedFile(file)
             examples, failures, samples_sha256 = _write_tar(hashed, items, sample_rate_hz)
         size, sha256 = hashed.bytes, hashed.digest.hexdigest()

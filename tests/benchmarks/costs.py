@@ -233,8 +233,8 @@ compares it. None of it was run on a cluster or checked against a bill.
 
 
 def main() -> None:
-    with atomic_write(PAGE) as aside:
-        aside.write_text(page(read_model()))
+    with atomic_write(PAGE) as temporary:
+        temporary.write_text(page(read_model()))
     print(PAGE)
 
 

@@ -149,12 +149,12 @@ def test_a_failing_rewrite_leaves_the_old_shard_and_nothing_else(folder: Path) -
 
 
 def test_the_name_appears_only_when_the_block_has_ended(folder: Path) -> None:
-    with atomic_write(folder / "a.json") as aside:
-        aside.write_text("{}")
-        assert aside.suffix == ".json"
+    with atomic_write(folder / "a.json") as temporary:
+        temporary.write_text("{}")
+        assert temporary.suffix == ".json"
         assert not (folder / "a.json").exists()
     assert read_json(folder / "a.json") == {}
-    assert not aside.parent.exists()
+    assert not temporary.parent.exists()
 
 
 def test_damage_is_named_by_url_and_member(folder: Path) -> None:
