@@ -182,9 +182,9 @@ def modulation_db(wav: np.ndarray) -> np.ndarray:
     """Modulation spectrum of the envelopes of six octave bands.
 
     The magnitude envelope of each octave band is divided by its mean; the power in each octave of modulation
-    frequency, 2 to 64 Hz, is averaged over the audible bands. After the
-    envelope spectra of Houtgast and Steeneken (J. Acoust. Soc. Am. 77, 1985); the bands are close
-    to the modulation filters of Falk, Zheng and Chan's SRMR (IEEE TASLP 18, 2010).
+    frequency, 2 to 64 Hz, is averaged over the audible bands. After the envelope spectra of Houtgast and
+    Steeneken (J. Acoust. Soc. Am. 77, 1985); the bands are close to the modulation filters of Falk, Zheng and
+    Chan's SRMR (IEEE TASLP 18, 2010).
 
     Args:
         wav: `[samples]` at 16 kHz, at least one second, not silent.

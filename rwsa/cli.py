@@ -83,7 +83,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     score.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     score.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
-    info = verbs.add_parser("info", help="show what is installed, which scan runs here, and the models' cost")
+    info = verbs.add_parser("info", help="show what is installed, the scan backend, and the models' cost")
     info.set_defaults(verb=_info)
     info.add_argument("--weights", help="describe these weights instead of the named sizes")
 

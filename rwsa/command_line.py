@@ -1,4 +1,4 @@
-"""The frame of every command: its parser, its exit status, and one line for an error."""
+"""Command-line wrapper: parser, exit status, one-line errors."""
 
 from __future__ import annotations
 

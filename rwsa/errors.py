@@ -8,7 +8,7 @@ import signal
 class InputError(ValueError):
     """A file, key or value from the user is invalid.
 
-    The message names the file or key, says what is wrong with it and what to do. Commands print it as one
+    The message names the file or key, the problem and the remedy. Commands print it as one
     line and exit with status 2; any other exception that escapes is a bug.
     """
 

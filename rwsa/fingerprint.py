@@ -1,4 +1,4 @@
-"""Fingerprints of the code and packages that a stored number rests on: equal fingerprints, equal numbers.
+"""Fingerprints of the code and packages that a stored number depends on: equal fingerprints, equal numbers.
 
 Comments, layout, docstrings and the version of Python do not count, and neither do modules that cannot change
 a number (errors, configuration, files).

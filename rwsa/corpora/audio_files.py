@@ -51,7 +51,7 @@ def _raise_unreadable(error: OSError) -> None:
 
 
 def read_headers(paths: Sequence[str], cache: FileCache | None = None) -> list[AudioInfo | str]:
-    """The header of each file, or a message that says why it cannot be read.
+    """The header of each file, or an error message.
 
     With a cache, unchanged files cost one `stat` each and are not opened. Failures are not cached, since
     their cause may be temporary (permissions, a mount).

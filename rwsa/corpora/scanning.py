@@ -157,9 +157,9 @@ def _check_rows(at: CardSource, scanned: SourceScan) -> None:
     nameless = any(getattr(row, unit) is None for row in scanned.rows)
     if len(splits) > 1 and nameless and not at.source.published_split:
         raise at.error(
-            f" has files in {' and '.join(sorted(splits))} that name no {unit}, so it cannot be checked "
-            f"that they are disjoint; add a group (?P<{unit}>…), or `published_split: true` if the publisher "
-            "vouches for it"
+            f" has files in {' and '.join(sorted(splits))} that have no {unit} label, so it cannot be "
+            f"checked that they are disjoint; add a group (?P<{unit}>…), or `published_split: true` if the "
+            "publisher vouches for it"
         )
 
 

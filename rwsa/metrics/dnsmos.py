@@ -48,8 +48,7 @@ def dnsmos(enhanced: np.ndarray) -> Ratings:
 
     Raises:
         UndefinedError: `enhanced` is silent or exceeds ±1, which the package refuses too: clip it by
-        writing it
-            as audio, or reduce its level, and report that.
+            writing it as audio, or reduce its level, and report that.
         InputError: speechmos or onnxruntime is not installed.
 
     Source: Reddy et al., DNSMOS P.835, ICASSP 2022; package speechmos 0.0.1.1, `dnsmos.run`.

@@ -44,7 +44,7 @@ class PesqProcess:
         response = self._request(clean, enhanced) or self._request(clean, enhanced)
         if response is None:
             raise InputError(
-                f"the process that computes PESQ keeps ending ({self._exit_message}); check the package pesq"
+                f"the process that computes PESQ exited twice ({self._exit_message}); check the package pesq"
                 " (pip install 'rwsa[metrics]') and the memory"
             )
         if "reason" in response:

@@ -24,13 +24,12 @@ def score(
         metrics: names from `METRICS`.
 
     Returns:
-        For every name a finite float, or a `Failure` that says why there is none: the clip is too short,
+        For every name a finite float, or a `Failure` with the reason: the clip is too short,
         `clean` is silent, samples are NaN (a diverged model), a package refused.
 
     Raises:
         InputError: the arrays differ in length, are not `[samples]` or are integers; a metric is unknown or
-        needs
-            a clean clip that is None; a package is missing.
+            needs a clean clip that is None; a package is missing.
     """
     return Reference(clean).score(enhanced, metrics)
 

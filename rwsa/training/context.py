@@ -1,4 +1,4 @@
-"""Interface between the training loop and its launcher. The loop knows no cluster."""
+"""Interface between the training loop and its launcher. The loop is independent of the launcher."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class WorkerContext(Protocol):
         """
 
     def should_stop(self) -> bool:
-        """Whether this process was asked to stop; training then saves and stops on all ranks."""
+        """Whether a stop was requested; training then saves and stops on all ranks."""
 
 
 class StopSignal:
-    """Records SIGTERM (sent by schedulers before they reclaim a machine) and Ctrl-C instead of dying.
+    """Records SIGTERM (sent by schedulers before they reclaim a machine) and Ctrl-C instead of exiting.
 
     Use as a context manager in the main thread; in other threads Python allows no handlers, and it has no
     effect. A second Ctrl-C interrupts at once.

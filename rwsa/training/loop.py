@@ -33,7 +33,7 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
         InputError: the data or a checkpoint cannot be used, a checkpoint cannot be saved, or memory ran
             out.
         DivergedError: a loss became NaN or infinite.
-        PreemptedError: the context asked to stop; the last step was saved.
+        PreemptedError: a stop was requested; the last step was saved.
     """
     data = TrainData(config.data, seed=config.seed, segment_samples=config.model.segment_samples)
     if not ranks.same_everywhere(data.identity(), context.device):
@@ -118,7 +118,7 @@ class _Run:
         return self._state.step % every == 0 or self._state.step == self._config.max_steps
 
     def _check(self, losses: Mapping[str, Tensor], batch: SegmentBatch) -> bool:
-        """Raise if any rank's loss is not finite; returns whether any rank was asked to stop."""
+        """Raise if any rank's loss is not finite; returns whether a stop was requested on any rank."""
         # A float16 gradient may overflow: the scaler then skips the step and lowers its scale.
         may_overflow = {"gradient_norm"} if self._config.precision == "float16" else set()
         bad = [name for name in losses if name not in may_overflow and not torch.isfinite(losses[name])]

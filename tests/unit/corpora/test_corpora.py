@@ -239,7 +239,7 @@ class TestPairs:
             "clean": r"clean_(?P<split>\w+)/(?P<pair>\w+)\.wav",
             "noisy": r"noisy_(?P<split>\w+)/(?P<pair>\w+)\.wav",
         }
-        with pytest.raises(InputError, match="name no speaker"):
+        with pytest.raises(InputError, match="have no speaker label"):
             scan(card_of(pairs=[source]))
         manifest = scan(card_of(pairs=[source | {"published_split": True}]))
         for split in ("train", "test"):
@@ -396,7 +396,7 @@ class TestLeaks:
 
     def test_unnamed_speakers_may_not_be_divided(self, tmp_path: Path) -> None:
         write_wavs(tmp_path, ["train/1.wav", "test/2.wav"])
-        with pytest.raises(InputError, match="test and train that name no speaker"):
+        with pytest.raises(InputError, match="test and train that have no speaker label"):
             scan(speech(tmp_path, r"(?P<split>\w+)/.+"))
         vouched = scan(speech(tmp_path, r"(?P<split>\w+)/.+", published_split=True))
         assert len(vouched.clips) == 2
