@@ -66,8 +66,8 @@ def plan_trials(sweep: SweepConfig, values: dict[str, Any]) -> list[Trial]:
         values: from `base_values`.
 
     Raises:
-        InputError: an axis names an unknown key, a combination is no valid configuration, or two points give
-            the same trial.
+        InputError: an axis names an unknown key, a combination is not a valid configuration, or two points
+            give the same trial.
     """
     trials = [
         make_trial(sweep, values, point, seed) for point in search_points(sweep) for seed in sweep.seeds
@@ -124,7 +124,7 @@ def make_trial(sweep: SweepConfig, values: dict[str, Any], point: SearchPoint, s
     """The trial of a point and a seed.
 
     Its name ends in a hash of its training configuration, so that a resumed sweep finds the trial and does
-    not take one of another configuration for it.
+    not confuse it with one of another configuration.
 
     Raises:
         InputError: see `plan_trials`.

@@ -85,7 +85,9 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if (self.trials is None) == (self.kind in ("random", "optuna")):
-            raise ValueError("search.trials is required for the kinds random and optuna, else refused")
+            raise ValueError(
+                "search.trials is required for the kinds random and optuna, and not allowed otherwise"
+            )
 
 
 @config
@@ -97,8 +99,8 @@ class SchedulerConfig:
             (population-based training) lets the worst continue from checkpoints of the best, with changed
             values of the optimiser.
         grace_steps: `asha` stops no trial before this step.
-        reduction_factor: `asha` continues one of so many trials at every rung.
-        interval_steps: `pbt` compares trials every so many steps.
+        reduction_factor: `asha` continues one in `reduction_factor` trials at every rung.
+        interval_steps: `pbt` compares trials every `interval_steps` steps.
     """
 
     kind: Literal["none", "asha", "pbt"] = "none"
@@ -109,7 +111,9 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         for kind, name in (("asha", "grace_steps"), ("pbt", "interval_steps")):
             if (self.kind == kind) != (getattr(self, name) is not None):
-                raise ValueError(f"scheduler.{name} is required for the kind {kind}, else refused")
+                raise ValueError(
+                    f"scheduler.{name} is required for the kind {kind}, and not allowed otherwise"
+                )
 
 
 @config

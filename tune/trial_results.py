@@ -89,7 +89,7 @@ def mean_if_complete(values: Sequence[float | None]) -> float | None:
 
 @config
 class TrialProgress:
-    """TrialProgress of a trial.
+    """Progress of a trial.
 
     Attributes:
         reports: (step, validation score) of its checkpoints.
@@ -150,7 +150,7 @@ class ResultFolder:
         self._path(name).unlink(missing_ok=True)
 
     def progress(self, name: str) -> TrialProgress:
-        """TrialProgress of a trial."""
+        """Progress of a trial."""
         path = self._path(f"{name}.progress")
         return build(TrialProgress, read_json(path), where=str(path)) if path.is_file() else TrialProgress()
 
