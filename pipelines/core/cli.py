@@ -1,4 +1,4 @@
-"""Command-line options shared by the verbs, and the frame that every verb runs in."""
+"""Command-line options shared by the verbs, and the wrapper of every command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADDRESS = "RAY_ADDRESS"
 def verb(
     module: str, about: str | None, *arguments: AddArguments, failure: str | None = None
 ) -> Callable[[Command], Main]:
-    """`rwsa.command_line.verb` for `python -m MODULE`; `--address`, if it is an option, holds meanwhile."""
+    """`rwsa.command_line.verb` for `python -m MODULE`; sets `RAY_ADDRESS` from `--address` while it runs."""
     frame = command_line.verb(f"python -m {module}", about, *arguments, failure=failure)
 
     def decorate(command: Command) -> Main:
@@ -175,13 +175,13 @@ def corpora_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def cache_argument(parser: argparse.ArgumentParser) -> None:
-    """`--cache` of what is known about audio files; see `rwsa.file_cache`."""
+    """`--cache` of audio-file headers and statistics; see `rwsa.file_cache`."""
     parser.add_argument(
         "--cache",
         type=Path,
         default=Path("outputs/cache"),
         metavar="FOLDER",
-        help="cache of what is known about audio files, by path, size and time (default: outputs/cache)",
+        help="cache of audio-file headers and statistics, by path, size and time (default: outputs/cache)",
     )
 
 

@@ -19,9 +19,9 @@ from packaging.requirements import Requirement
 
 from pipelines.core import served_model
 from pipelines.core.served_model import SAMPLE_RATE_HZ, WAV, WEIGHTS
+from rwsa import constants
 from rwsa.errors import InputError
 
-_RATE_HZ = 16_000
 _EXAMPLE_SAMPLES = 1_600
 
 
@@ -138,7 +138,7 @@ def requirements() -> list[str]:
 
 def _example() -> pd.DataFrame:
     """A decaying tone in noise, a tenth of a second, rounded to four decimals."""
-    seconds = np.arange(_EXAMPLE_SAMPLES) / _RATE_HZ
+    seconds = np.arange(_EXAMPLE_SAMPLES) / constants.SAMPLE_RATE_HZ
     tone = 0.1 * np.sin(2 * np.pi * 440 * seconds) * np.exp(-20 * seconds)
     noisy = tone + 0.01 * np.random.default_rng(0).standard_normal(_EXAMPLE_SAMPLES)
-    return pd.DataFrame({WAV: [noisy.round(4).tolist()], SAMPLE_RATE_HZ: [_RATE_HZ]})
+    return pd.DataFrame({WAV: [noisy.round(4).tolist()], SAMPLE_RATE_HZ: [constants.SAMPLE_RATE_HZ]})

@@ -16,7 +16,7 @@ from rwsa.errors import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# A worker has its next item at hand when it finishes one.
+# A worker's next item is already queued when it finishes one.
 _IN_FLIGHT_PER_CPU = 2
 # An item that takes down the nodes it runs on must not take down all.
 _NODES_LOST_PER_ITEM = 3
@@ -24,9 +24,9 @@ _IN_FLIGHT_PER_GPU = 2
 # GPUs pause while so many of their results, which use memory, wait for a CPU.
 _PREPARED_PER_CPU = 4
 # The cluster may start with no CPU and add nodes for the tasks that wait.
-_SECONDS_BETWEEN_LOOKS = 1.0
+_POLL_SECONDS = 1.0
 _SECONDS_TO_END = 60.0
-_SECONDS_BEFORE_NOTICE = 60.0
+_SECONDS_BEFORE_WARNING = 60.0
 # Otherwise, in a trial of Ray Tune, tasks would wait for room in the trial's own resources.
 _SCHEDULING = {"scheduling_strategy": "DEFAULT"}
 _GPU_OPTIONS: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0, "max_restarts": 1, "max_task_retries": 1}
@@ -63,7 +63,7 @@ def map_unordered(
     starts no more and waits for those in flight. Items of a lost node are run again.
 
     Args:
-        work: a module-level function of an item; it must not raise for what is wrong with an item.
+        work: a module-level function of an item; it must return an item's error, not raise it.
         items: what to work on.
         workers: tasks of one CPU at a time; 0 works in this process, without Ray; None is as many as
             Ray has CPUs, now or later. Ray starts when there is something to do.
@@ -72,7 +72,7 @@ def map_unordered(
         report: accepts a line when nothing completes for a minute.
 
     Raises:
-        InputError: an item's process was killed again and again; or there is `gpu_work`, and no GPU.
+        InputError: an item's process was killed repeatedly; or there is `gpu_work`, and no GPU.
     """
     if workers == 0 or not items:
         yield from enumerate(map(work, items))
@@ -83,12 +83,12 @@ def map_unordered(
     last = time.monotonic()
     try:
         while flight.fill():
-            done, _ = ray.wait(list(flight.running), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)
+            done, _ = ray.wait(list(flight.running), num_returns=1, timeout=_POLL_SECONDS)
             for reference in done:
                 yield from flight.finish(reference)
                 last = time.monotonic()
-            if report is not None and time.monotonic() - last > _SECONDS_BEFORE_NOTICE:
-                report("still waiting for a task; other work on this Ray may hold its CPUs")
+            if report is not None and time.monotonic() - last > _SECONDS_BEFORE_WARNING:
+                report("no task finished for a minute; other jobs may be using this cluster's CPUs")
                 last = time.monotonic()
     finally:
         _wait_for_the_rest([reference for reference, one in flight.running.items() if one.actor is None])
@@ -106,7 +106,7 @@ class _Running:
 
 
 class _Flight:
-    """The tasks in flight, and the items before and between them."""
+    """The tasks in flight, the items not started, and GPU results waiting for a CPU."""
 
     def __init__(
         self, work: Callable[..., Any], items: Sequence[Any], workers: int | None, actors: Sequence[Any]
@@ -138,7 +138,10 @@ class _Flight:
         return bool(self.running)
 
     def finish(self, reference: ray.ObjectRef) -> Generator[tuple[int, Any]]:
-        """The result of a task that ended; nothing if its item goes on, or starts again after a lost node."""
+        """Yield a finished task's result.
+
+        Nothing if the item has a CPU stage left or is retried after a lost node.
+        """
         one = self.running.pop(reference)
         item = self._items[one.number]
         try:
@@ -153,7 +156,7 @@ class _Flight:
             self._waiting.append(one.number)
         except _KILLED as error:
             raise InputError(
-                f"a process was killed again and again while it worked on {str(item)[:300]}; most likely"
+                f"a process was killed repeatedly while it worked on {str(item)[:300]}; most likely"
                 " memory ran out (use fewer --workers), or a file makes the decoder crash (move it away)"
             ) from error
         else:
@@ -182,7 +185,7 @@ class _GpuWorker:
         self._work = work
 
     def run(self, item: Any) -> tuple[None, Any]:
-        """Nothing, which says that it is done, and the result, which stays in Ray's object store."""
+        """Return None (the completion signal) and the result, which stays in Ray's object store."""
         return None, self._work(item)
 
 
@@ -195,13 +198,13 @@ def _count_gpus() -> int:
     count = int(ray.cluster_resources().get("GPU", 0))
     if not count:
         raise InputError(
-            "--device cuda: this Ray has no GPU; start it where there is one, or use --device cpu"
+            "--device cuda: this Ray cluster has no GPU; start it where there is one, or use --device cpu"
         )
     return count
 
 
 def _wait_for_the_rest(tasks: Sequence[ray.ObjectRef]) -> None:
-    """Let tasks end whose results are not wanted, so that none still writes after its driver has exited.
+    """Wait for abandoned tasks to finish, so that none writes after the driver has exited.
 
     They are not cancelled: an interrupt is lost in the middle of a decoder, and force can kill the driver too
     (Ray 2.60 aborts it). Tasks that take longer than a minute are left to Ray.

@@ -46,7 +46,7 @@ class Progress(tqdm):
         )
 
     def reused(self, n: float) -> None:
-        """Count work that an earlier run did, which says nothing about the speed of this one."""
+        """Add work of an earlier run, which does not count towards this run's speed."""
         if self.disable:
             return
         self.initial += n

@@ -1,7 +1,7 @@
 """Durable queue of MLflow records: written to disk first, sent by a thread, deleted once sent.
 
-A record is one JSON line of `FOLDER/KEY.TOKEN.jsonl`. Neither a receiver that does not answer nor a process
-that is killed loses a record: the next queue of the same key sends what earlier ones left.
+A record is one JSON line of `FOLDER/KEY.TOKEN.jsonl`. No record is lost if MLflow is unreachable or
+the process is killed: the next queue of the same key sends what earlier ones left.
 """
 
 from __future__ import annotations

@@ -474,7 +474,7 @@ def test_invalid_arguments_are_one_error_line(bench: Bench, capsys: pytest.Captu
         (["--system", f"other={bench.root}/pairs"], "has no folder 'pairs'"),
         (["--metrics", "csik"], "unknown metric 'csik'; did you mean 'csig'?"),
         (["--device", "tpu"], "--device tpu: use auto, cpu or cuda"),
-        (["--device", "cuda"], "this Ray has no GPU"),
+        (["--device", "cuda"], "this Ray cluster has no GPU"),
         (["--corpora", f"{bench.root}/none.yaml"], "none.yaml"),
         (["--corpora", f"{bench.root}/nothing.yaml"], "has neither pairs nor an `evaluation`"),
         (["--corpora", *[f"{bench.root}/mixed.yaml"] * 2], "another card given is named 'mixed' too"),

@@ -30,7 +30,7 @@ def pair(item: int, prepared: int | None = None) -> tuple[int, int | None]:
 
 
 def test_a_process_that_dies_repeatedly_is_reported_with_its_item() -> None:
-    with pytest.raises(InputError, match="killed again and again while it worked on 3"):
+    with pytest.raises(InputError, match="killed repeatedly while it worked on 3"):
         list(map_unordered(die, range(5), workers=1))
 
 
@@ -49,10 +49,10 @@ def test_results_of_the_gpu_stage_reach_the_cpu_stage() -> None:
 
 @pytest.mark.usefixtures("gpus")
 def test_a_process_that_dies_repeatedly_on_a_gpu_is_reported_with_its_item() -> None:
-    with pytest.raises(InputError, match="killed again and again while it worked on"):
+    with pytest.raises(InputError, match="killed repeatedly while it worked on"):
         list(map_unordered(pair, [3], workers=1, gpu_work=die))
 
 
 def test_a_gpu_stage_needs_a_gpu() -> None:
-    with pytest.raises(InputError, match="this Ray has no GPU"):
+    with pytest.raises(InputError, match="this Ray cluster has no GPU"):
         list(map_unordered(pair, range(3), workers=1, gpu_work=double))

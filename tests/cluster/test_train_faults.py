@@ -88,7 +88,7 @@ def test_a_broken_shard_ends_all_workers_with_one_message(
     began = time.monotonic()
     with pytest.raises(InputError, match=r"train-000001\.tar"):
         train(config_of(broken, tmp_path), workers=2)
-    # It was not tried again and again.
+    # It was not tried repeatedly.
     assert time.monotonic() - began < 90
     runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert [run.info.status for run in runs] == ["FAILED"]
