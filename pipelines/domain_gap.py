@@ -69,8 +69,8 @@ def domain_gap(
     results = measure_gaps(corpora, settings)
     page = domain_gap_html(results, {"commit": commit(), "resamples": str(resamples)})
     for name, text in ((PAGE, page), (TABLE, markdown(results))):
-        with atomic_write(out / name) as aside:
-            aside.write_text(text, encoding="utf-8")
+        with atomic_write(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     write_json(out / RESULTS, results.as_json(), sort_keys=False)
     report(f"{len(corpora)} corpora compared in {time.monotonic() - started:.1f} s: {out / PAGE}")
     return results
@@ -137,7 +137,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
     if options.card and options.shards and options.reference is None:
-        raise InputError("--reference: name the in-domain corpus, which --card with --shards leaves open")
+        raise InputError("--reference is required with both --card and --shards: name the in-domain corpus")
     storage, out = storage_of(options), out_of(options, name=FOLDER)
     results = domain_gap(
         read_sources(options.card, options.shards, split=options.split, examples=options.examples),

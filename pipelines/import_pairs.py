@@ -179,7 +179,7 @@ def _check_folder(out: StoragePath, jobs: Sequence[_Job]) -> None:
                 )
             if split in imported and path.name not in planned:
                 raise InputError(
-                    f"{path}: is one shard more than there will be (there are fewer pairs, or more in a"
+                    f"{path}: exceeds the planned number of shards (there are fewer pairs, or more in a"
                     " shard, than before); choose another folder, or delete this one"
                 )
 

@@ -198,7 +198,9 @@ def _render(
         # A worker that survived the loss of its node may have deleted an entry that its successor wrote.
         while lost := missing_jobs(out, jobs):
             if repairs == _REPAIRS:
-                raise InputError(f"{out}: shards vanish during the run; does another run write there?")
+                raise InputError(
+                    f"{out}: shards disappeared during the run; make sure that no other run writes there"
+                )
             repairs += 1
             for _ in make_shards(jobs, lost, workers):
                 pass

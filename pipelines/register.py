@@ -44,7 +44,7 @@ def register(
     model, sha256 = load_model(weights), sha256_of(weights)
     size = next((known for known, one in SIZES.items() if one == model.config), None)
     if name is None and size is None:
-        raise InputError(f"{weights}: is none of the sizes {', '.join(SIZES)}; name the model with --name")
+        raise InputError(f"{weights}: is not one of the sizes {', '.join(SIZES)}; name the model with --name")
     name = name or f"rwsa-{size}"
     tags = {"commit": commit(), "weights_sha256": sha256}
     params = {"weights": str(weights), "weights_sha256": sha256, "model": as_mapping(model.config)}

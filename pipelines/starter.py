@@ -228,7 +228,7 @@ def _noise(rng: np.random.Generator, kind: str, talkers: list[np.ndarray]) -> np
         return mains_hum(rng, samples, SAMPLE_RATE_HZ)
     if kind in COLOURS:
         return coloured(rng, samples, SAMPLE_RATE_HZ, kind)
-    raise ValueError(f"no noise is called '{kind}'")
+    raise ValueError(f"unknown noise kind '{kind}'")
 
 
 def _totals(prompts: list[Prompt], voice: str) -> dict[str, float]:

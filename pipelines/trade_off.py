@@ -3,7 +3,7 @@
     python -m pipelines.trade_off --set storage.root=outputs storage.tracking_uri=sqlite:///outputs/mlflow.db
 
 Shows whether systems that are better in-domain are worse out-of-domain: the rank correlation over systems,
-and the systems that no other one beats in both.
+and the systems on the Pareto front.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def trade_off(storage: StorageConfig, out: StoragePath) -> list[TradeOffPanel]:
             f"{storage.tracking_uri}: experiment '{storage.experiment}' has no two systems scored on an"
             " in-domain and another corpus; run pipelines.evaluate on two corpora, the in-domain one first"
         )
-    with atomic_write(out) as aside:
-        aside.write_text(trade_off_html(panels, storage), encoding="utf-8")
+    with atomic_write(out) as temporary:
+        temporary.write_text(trade_off_html(panels, storage), encoding="utf-8")
     return panels
 
 
@@ -60,9 +60,7 @@ def _line(panel: TradeOffPanel) -> str:
     correlation = "too few for a correlation" if panel.correlation is None else f"ρ {panel.correlation:+.2f}"
     best = ", ".join(point.name for point in panel.points if point.best)
     corpora = f"{panel.in_domain} against {panel.out_of_domain}"
-    return (
-        f"{panel.metric:7} {corpora}: {len(panel.points)} systems, {correlation}; not beaten in both: {best}"
-    )
+    return f"{panel.metric:7} {corpora}: {len(panel.points)} systems, {correlation}; Pareto front: {best}"
 
 
 if __name__ == "__main__":

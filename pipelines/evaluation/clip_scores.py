@@ -32,7 +32,7 @@ class SignalScores:
     Attributes:
         values: metric -> value, or the failure with its reason.
         snr_db: energy of the clean signal over that of the difference to it; None where either is zero.
-        clipped_share: samples in flat tops at full scale, as a share of all.
+        clipped_share: share of samples that are clipped (in flat tops at full scale).
         floored: whether only digital silence makes CSIG and COVL 1; see `rwsa.metrics.composite.llr`.
     """
 
@@ -61,7 +61,7 @@ class ClipScores:
 
     @property
     def input_snr_db(self) -> float | None:
-        """SNR of the noisy signal over the whole clip."""
+        """SNR of the noisy signal over the complete clip."""
         return self.signals[NOISY].snr_db
 
     @property

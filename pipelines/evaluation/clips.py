@@ -75,8 +75,8 @@ def read_sets(
     Args:
         cards: corpus cards. One with pairs stands for its pairs of split test; one with speech and
             noise for the mixtures that its `evaluation` describes.
-        examples: clips per corpus: at most so many pairs, spread over the set; or so many mixtures in place
-            of the card's number, where the first ones stay the same.
+        examples: clips per corpus: at most this many pairs, spread over the set; or this many mixtures in
+            place of the card's number, where the first ones stay the same.
         strict: raise on the first file that cannot be used.
         cache: of headers; see `rwsa.corpora.scan`.
 
@@ -123,7 +123,7 @@ def _read_set(path: Path, examples: int | None, strict: bool, cache: FileCache |
     card = read_card(path)
     if not card.pairs and card.evaluation is None:
         raise InputError(
-            f"{path}: has neither pairs nor an `evaluation` that says how to mix its speech and noise;"
+            f"{path}: has neither pairs nor an `evaluation` that specifies how to mix its speech and noise;"
             " add one of them"
         )
     manifest = scan(card, strict=strict, cache=cache)

@@ -101,8 +101,8 @@ def score_noisy(
         report: accepts progress lines.
 
     Raises:
-        InputError: a metric's package is missing, the cache cannot be used, or a worker was killed again and
-            again.
+        InputError: a metric's package is missing, the cache cannot be used, or a worker was killed
+            repeatedly.
     """
     # Imported late: evaluations and reports import this module, and Ray takes seconds.
     from pipelines.core.pool import map_unordered

@@ -73,7 +73,7 @@ class CorpusScores:
         return [f"{clip.clip_id}: {what}" for clip in self.clips for what in clip.failures]
 
     def clipped(self) -> list[str]:
-        """`CLIP: SYSTEM x%` of signals with more than `CLIPPED_SHARE` of their samples in flat tops."""
+        """`CLIP: SYSTEM x%` of signals with more than `CLIPPED_SHARE` of their samples clipped."""
         return [
             f"{clip.clip_id}: {system} {one.clipped_share:.1%}"
             for clip in self.clips

@@ -1,6 +1,6 @@
 """Scores cached by content; clip, system and the code that decides a score make the key.
 
-ROOT/ab/abcdef….json   the scores of one signal of one clip, each with the packages that it rests on
+ROOT/ab/abcdef….json   the scores of one signal of one clip, each with the packages that it depends on
 ROOT/ab/abcdef….npy    its samples, of the few clips that are audio samples in a report
 """
 
@@ -87,8 +87,8 @@ class ScoreCache:
             "clipped_share": scores.clipped_share,
             "floored": scores.floored or (before is not None and before.floored),
         }
-        with atomic_write(self._path(key, "json")) as aside:
-            aside.write_text(json.dumps(plain), encoding="utf-8")
+        with atomic_write(self._path(key, "json")) as temporary:
+            temporary.write_text(json.dumps(plain), encoding="utf-8")
         self._add_name(key, "json")
 
     def get_audio(self, key: str) -> np.ndarray | None:
@@ -102,8 +102,8 @@ class ScoreCache:
 
     def put_audio(self, key: str, wav: np.ndarray) -> None:
         """Save a signal, `[samples]`."""
-        with atomic_write(self._path(key, "npy")) as aside:
-            np.save(aside, wav, allow_pickle=False)
+        with atomic_write(self._path(key, "npy")) as temporary:
+            np.save(temporary, wav, allow_pickle=False)
         self._add_name(key, "npy")
 
     def _path(self, key: str, suffix: str) -> StoragePath:
@@ -150,7 +150,7 @@ def _value(entry: Mapping[str, Any]) -> float | Failure:
 
 @functools.cache
 def metric_packages(name: str) -> str:
-    """The versions of packages that a metric rests on: `numpy-2.4.6 pesq-0.0.4`."""
+    """The versions of packages that a metric depends on: `numpy-2.4.6 pesq-0.0.4`."""
     return " ".join(package_versions(("si_sdr" if name == NOISY_PHASE else name,)))
 
 

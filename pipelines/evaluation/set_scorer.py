@@ -134,7 +134,7 @@ class SetScorer:
         """Score the missing signals; each clip's scores are cached as soon as they are computed.
 
         Raises:
-            InputError: a process was killed again and again; scores cannot be cached; or, when `strict`,
+            InputError: a process was killed repeatedly; scores cannot be cached; or, when `strict`,
                 anything fails.
         """
         started = time.monotonic()
@@ -175,7 +175,7 @@ class SetScorer:
         Signals of all clips would not fit in memory, so these are enhanced again, once.
 
         Raises:
-            InputError: a process was killed again and again; a clip cannot be read any more.
+            InputError: a process was killed repeatedly; a clip cannot be read any more.
         """
         clips = [self._clips[at][index] for at, index in chosen]
         samples = [self._read_outputs(clip, systems) for clip in clips]
@@ -275,7 +275,7 @@ class SetScorer:
     def _match_output(
         self, pending: _PendingClip, name: str, matched: MatchedOutputs, hashes: Mapping[str, str]
     ) -> dict[str, str]:
-        """Note the file of a clip's output, or why it has none; returns system -> hash of a readable file."""
+        """Record a clip's output file, or why it has none; returns system -> hash of a readable file."""
         path = matched.paths.get(pending.clip.clip_id)
         if path is None:
             pending.signals[name] = unscored(matched.faults[pending.clip.clip_id], self._metrics)

@@ -83,7 +83,7 @@ def read_systems(
         outputs: `NAME=FOLDER`.
 
     Raises:
-        InputError: a file or folder is missing or cannot be used, or a name is no name, `noisy`, or
+        InputError: a file or folder is missing or cannot be used, or a name is invalid, `noisy`, or
             taken.
     """
     named = _named_weights(weights)
@@ -180,7 +180,7 @@ def match_outputs(system: Outputs, one: EvaluationSet, *, several_corpora: bool)
         if not folder.is_dir():
             raise InputError(
                 f"--system {system.name}={system.folder}: has no folder '{one.name}'; with several corpora,"
-                " the outputs for each go into one with its name"
+                " put the outputs for each into a subfolder with its name"
             )
     files: dict[tuple[str, ...], list[Path]] = {}
     for path in find_audio(folder):

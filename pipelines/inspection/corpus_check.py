@@ -122,7 +122,7 @@ def _split(unit: str, names: Sequence[tuple[str | None, str]], leaking: Sequence
     else:
         summary = f"{counts}: none in two splits"
     if unnamed:
-        summary += f"; {unnamed:,} of {len(names):,} files name no {unit}"
+        summary += f"; {unnamed:,} of {len(names):,} files have no {unit} label"
         summary += ", so the published split is unchecked" if len(splits) > 1 else ""
     unchecked = Severity.WARNING if unnamed and len(splits) > 1 else Severity.OK
     return Finding(

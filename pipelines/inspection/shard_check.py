@@ -26,8 +26,8 @@ def check_shards(folder: Path, manifests: Sequence[Manifest] = (), *, workers: i
 
     Args:
         folder: with `index.json`.
-        manifests: of the corpora that the shards were mixed from, if known; they tell which clips are of one
-            recording.
+        manifests: of the corpora that the shards were mixed from, if known; they map clips to
+            recordings.
         workers: see `pipelines.core.pool.map_unordered`.
 
     Raises:
@@ -138,7 +138,7 @@ class _SplitSources:
 
     Attributes:
         leaks: one line per example id, speaker, clip or recording in two splits.
-        without_speaker: examples that name no speaker, for which only clips are compared.
+        without_speaker: examples that have no speaker label, for which only clips are compared.
     """
 
     def __init__(self, recordings: Mapping[str, tuple[str, str]]) -> None:

@@ -19,7 +19,7 @@ from rwsa.statistics import MIN_UNITS, count_units
 _READING = (
     "Energy distance in %: 0 where the clips of two corpora have the same distribution, 100 where each corpus"
     " is a single point. Brackets: 95% bootstrap interval. On the diagonal, in italics: the distance between"
-    " random halves of one corpus, which is what no difference looks like with half as many clips."
+    " random halves of one corpus, the value expected for equal distributions with half as many clips."
     " A star marks a distance that is above zero and above the halves of both corpora. Resampling and halves"
     " are by speaker for speech, by noise recording for noise, and by whichever are fewer for the rest;"
     f" where these are fewer than {MIN_UNITS} or unknown, there is no verdict and no star."

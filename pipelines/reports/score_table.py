@@ -87,9 +87,7 @@ def remarks(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> Itera
         unusable = [f"{problem.path}: {problem.reason}" for problem in corpus.problems]
         yield from _listing(f"{corpus.name}: unusable files, left out", unusable)
         yield from _listing(f"{corpus.name}: clipped at full scale", corpus.clipped())
-        yield from _listing(
-            f"{corpus.name}: CSIG and COVL are 1 because of digital silence", corpus.floored()
-        )
+        yield from _listing(f"{corpus.name}: CSIG and COVL are 1 due to digital silence", corpus.floored())
         for system, files in corpus.extra.items():
             yield from _listing(f"{corpus.name}: extra files of {system} that match no clip", files)
 

@@ -42,7 +42,7 @@ class TableRow:
 
     @property
     def is_blank(self) -> bool:
-        """Whether the row is there only to be level with the tables beside it."""
+        """Whether the row only pads the table to align with its neighbours."""
         return not any(cell.text for cell in self.cells)
 
 
@@ -122,7 +122,7 @@ def _corpus_table(
     statistics: CorpusStatistics,
     published: PublishedTable,
 ) -> CorpusTable:
-    """One corpus; a row that any corpus beside it has is in all, so that rows stay level."""
+    """The table of one corpus, padded so that rows align across corpora."""
     is_table1 = tuple(metrics) == TABLE1_METRICS
     rows = [_system_row(corpus, NOISY, side_by_side, metrics, statistics)]
     if is_table1 and any(one.published is not None for one in side_by_side):

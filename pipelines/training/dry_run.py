@@ -150,7 +150,7 @@ def _timed_step(step: TrainStep, state: TrainState, segments: Iterator[SegmentBa
 
 def _start(config: TrainRunConfig) -> str:
     latest = checkpoints_of(config).latest()
-    return "starts anew" if latest is None else f"resumes from {latest}"
+    return "new run" if latest is None else f"resumes from {latest}"
 
 
 def _data(config: TrainRunConfig, data: TrainData, validation: Validation) -> str:

@@ -38,7 +38,7 @@ class RunCoordinator:
         return self._started
 
     async def request_stop(self) -> None:
-        """Ask all workers to save and stop."""
+        """Request all workers to save and stop."""
         self._stop.set()
 
     async def wait_for_stop(self) -> None:

@@ -177,7 +177,7 @@ class TestLeaks:
         status, shown = check("--card", write_card(tmp_path, speech=[source]))
         assert status == 0
         assert "warning  speakers" in shown
-        assert "4 of 4 files name no speaker, so the published split is unchecked" in shown
+        assert "4 of 4 files have no speaker label, so the published split is unchecked" in shown
 
 
 class TestBadAudio:

@@ -292,7 +292,7 @@ def test_cards_and_shards_compare_from_the_command_line(
     card, shards = folders
     command = ["--card", str(card), "--shards", str(shards), "--out", str(tmp_path / "out")]
     assert main(command) == 2
-    assert "--reference: name the in-domain corpus" in capsys.readouterr().err
+    assert "--reference is required with both --card and --shards" in capsys.readouterr().err
     assert main([*command, "--resamples", "100", "--reference", "mixed-train"]) == 0
     output = capsys.readouterr().out
     assert "pairs" in output

@@ -116,7 +116,7 @@ def test_another_corpus_is_not_overwritten(corpus: Path, tmp_path: Path) -> None
     for number in range(1, 5):
         for pair in corpus.glob(f"*_train/p{number}_1.wav"):
             pair.unlink()
-    with pytest.raises(InputError, match=r"train-000001\.json: is one shard more than there will be"):
+    with pytest.raises(InputError, match=r"train-000001\.json: exceeds the planned number of shards"):
         run(tmp_path / "s")
     assert before.items() >= checksums(tmp_path / "s").items()
 

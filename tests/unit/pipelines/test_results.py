@@ -173,7 +173,7 @@ def test_further_metrics_are_in_a_second_table() -> None:
     assert [line.split()[0] for line in lines[1:3]] == ["toy", "enhanced"]
     # Only Table 1's metrics count in the published-row test.
     assert lines[3].startswith("toy: not the published corpus: PESQ")
-    assert "toy: CSIG and COVL are 1 because of digital silence (1):\n  toy/clip-00: noisy" in below
+    assert "toy: CSIG and COVL are 1 due to digital silence (1):\n  toy/clip-00: noisy" in below
     assert markdown_table(summary(scores), statistics_of(summary(scores))).count("| :-- | --: | :-- |") == 2
     assert scores.gains("enhanced").keys() == {*TABLE1_METRICS, "csig", "stoi"}
 
