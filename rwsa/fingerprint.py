@@ -35,19 +35,19 @@ _NEUTRAL = (
 SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
     {
         # scoring
-        "92b05e61e5decb423ec65c57f40ef3bb9fb479afc7be92992ce13b178a35d7e8": (
+        "0bd505a71f9da2cb6f65339f50c74ee340fbe8e8d8196bdaf38bf2aa90ec6789": (
             "4c10975764b0918ecae2a7fb63550d48ba1d58c723095478122301ad5758de24"
         ),
         # scoring by Table 1's metrics
-        "dc35117f61f0200c61e9a0b8d2c8e21dcbea33ce6601a6ddb1a57bff23e417a9": (
+        "1b566cd22224ee5e1d1010eba29c0c91f884c1f891c04a3d0740b19e142aa229": (
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
         # enhancing
-        "62113c2006dc9a49b47fe20b035606804015817b1c52818032d57e0943b9705b": (
+        "d32d9d69ed154147b8b5e430178a1a4089d9dc29d15b01ff759fae31e1c48fc9": (
             "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
         ),
         # mixing
-        "6d61f8ccac2ed187980f8b96d7ec644c23878c682e4646ad22b63ee289e51fce": (
+        "eaf953eec77a5c31a28257e3f564d05982d993000ce20af6b8eba8410c4cc931": (
             "5bf499aae371f9526bfa161834401141e0a9e0608284323682a8c4115f280fd2"
         ),
     }
