@@ -30,7 +30,7 @@ FETCHED = ("starter", "starter_languages", "starter_noises")
 TEST_EXAMPLES = 16
 # File that marks a folder of the demo; no other folder is emptied.
 MARK = ".rwsa-demo"
-# Files of a finished demo of versions without the mark.
+# Files of a finished demo of versions without the marker.
 _UNMARKED = ("summary.json", "shards/index.json")
 
 

@@ -23,7 +23,7 @@ from rwsa.errors import InputError, UnreachableError
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-# A path in a local folder or, as a `UPath`, in a store that fsspec knows.
+# A path in a local folder or, as a `UPath`, in a store that fsspec supports.
 StoragePath = Path | UPath
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
@@ -34,7 +34,7 @@ _LOCK_POLL_SECONDS = 0.5
 
 
 def location(text: str | StoragePath) -> StoragePath:
-    """Parse a local path or a URL that fsspec knows (`s3://…`, `gs://…`).
+    """Parse a local path or a URL that fsspec supports (`s3://…`, `gs://…`).
 
     Credentials come from the environment, in the variables of the store's own tools (`AWS_ACCESS_KEY_ID`,
     `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …), and so does the number of attempts
@@ -60,7 +60,9 @@ def location(text: str | StoragePath) -> StoragePath:
         remedy = f"pip install 'rwsa[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else str(error)
         raise InputError(f"{text}: this installation has no driver for {scheme}://; {remedy}") from error
     except ValueError as error:
-        raise InputError(f"{text}: fsspec knows no {scheme}://; use a folder, s3:// or gs://") from error
+        raise InputError(
+            f"{text}: fsspec does not support {scheme}://; use a folder, s3:// or gs://"
+        ) from error
     return UPath(text, **_store_options(scheme))
 
 

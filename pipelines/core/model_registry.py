@@ -126,7 +126,7 @@ def requirements() -> list[str]:
         version = importlib.metadata.version("rwsa")
     except importlib.metadata.PackageNotFoundError as error:
         raise InputError(
-            "rwsa is not installed, so its requirements are not known; pip install -e ."
+            "rwsa is not installed, so its requirements are unknown; pip install -e ."
         ) from error
     bounds = []
     for requirement in map(Requirement, listed):

@@ -78,9 +78,9 @@ def _join(address: str, runtime_env: dict[str, Any]) -> None:
 
 
 def _set_ray_defaults(*, local: bool) -> None:
-    # Else Ray warns at every start that it excludes .git and .venv, which EXCLUDES does anyway.
+    # Otherwise Ray warns at every start that it excludes .git and .venv, which EXCLUDES does anyway.
     os.environ.setdefault("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", "")
-    # Else Ray Train shows every line that a worker prints twice.
+    # Otherwise Ray Train shows every line that a worker prints twice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     # This machine is not preempted, and the watcher would warn about its own arguments.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if local else "1")

@@ -136,7 +136,7 @@ class RecordQueue:
 
 
 def _create(folder: Path, key: str) -> tuple[Path, TextIO]:
-    """A new queue file, open, and locked while this process lives."""
+    """A new queue file, open, and locked while this process runs."""
     while True:
         path = folder / f"{key}.{uuid.uuid4().hex[:8]}.jsonl"
         try:

@@ -31,7 +31,7 @@ from rwsa.files import StoragePath, is_remote, local_copy, local_state_folder, l
 _BATCH = 1000  # metrics per call, MLflow's limit
 _PARAMS_BATCH = 100
 _ANSWER_SECONDS = 5.0
-# Else MLflow's UI treats an experiment with tables as one on language models.
+# Otherwise MLflow's UI treats an experiment with tables as one on language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 # Short, since the queue retries anyway.
 _RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}

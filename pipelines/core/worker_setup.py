@@ -18,7 +18,7 @@ def set_up_local_worker() -> None:
 
 
 def set_up_cluster_worker() -> None:
-    """Also make gloo listen on the address by which Ray knows this node.
+    """Also make gloo listen on the address at which this node is registered with Ray.
 
     By default gloo uses the address of the host's name, on many machines a loopback address that other nodes
     cannot reach.

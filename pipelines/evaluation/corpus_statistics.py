@@ -120,7 +120,7 @@ def _units(corpus: CorpusScores) -> str:
     names = [clip.speaker for clip in corpus.clips]
     nameless, speakers = names.count(None), len({name for name in names if name is not None})
     if nameless == len(names):
-        what = f"{nameless} clips (speakers not known)"
+        what = f"{nameless} clips (speakers unknown)"
     else:
         what = f"{speakers} speakers" + (f" and {nameless} clips with unknown speaker" if nameless else "")
     few = len(set(resampling_units(names).tolist())) < MIN_UNITS

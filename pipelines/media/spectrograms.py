@@ -72,7 +72,7 @@ def draw_spectrograms(
         )
         axes.set_title(title, fontsize=8, loc="left")
         axes.set_xlabel("time (s)")
-        # Else the last label of a panel overlaps the first of the next.
+        # Otherwise the last label of a panel overlaps the first of the next.
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=(1, 2, 5, 10), prune="upper"))
         if first is None:
             first = axes

@@ -56,7 +56,7 @@ def make_segment(
 
 
 def normalise(example: Example) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy and clean divided by the RMS of the whole noisy file, before any crop.
+    """Noisy and clean divided by the RMS of the complete noisy file, before any crop.
 
     Raises:
         InputError: the noisy file is silent.

@@ -57,7 +57,7 @@ class Source(Protocol):
 
 
 def train_source(config: DataConfig, *, seed: int) -> Source:
-    """The training examples; with `config.mix.fresh` each epoch is drawn anew from `seed`.
+    """The training examples; with `config.mix.fresh` each epoch draws new mixtures from `seed`.
 
     Raises:
         InputError: the shards, card or recipe cannot be used.

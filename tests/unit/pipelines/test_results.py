@@ -154,7 +154,7 @@ def test_table_columns_are_aligned() -> None:
     assert lines[3].endswith("5.00")
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[4:] == [
-        "toy: no intervals, 1 clips (speakers not known) are too few",
+        "toy: no intervals, 1 clips (speakers unknown) are too few",
         "toy: unusable files, left out (1):",
         "  x.wav: is empty",
     ]

@@ -291,5 +291,5 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_unknown_url_scheme_is_named() -> None:
-    with pytest.raises(InputError, match="nfs9://b/a: fsspec knows no nfs9://"):
+    with pytest.raises(InputError, match="nfs9://b/a: fsspec does not support nfs9://"):
         location("nfs9://b/a")
