@@ -160,15 +160,15 @@ def running(
             user=user,
         )
 
-        def said() -> str:
+        def server_log() -> str:
             log.seek(0)
             return f"{name}: {log.read().decode(errors='replace')[-4000:]}"
 
         try:
             deadline = time.monotonic() + PATIENCE_SECONDS
             while not is_ready():
-                assert server.poll() is None, said()
-                assert time.monotonic() < deadline, said()
+                assert server.poll() is None, server_log()
+                assert time.monotonic() < deadline, server_log()
                 time.sleep(0.3)
             yield
         finally:

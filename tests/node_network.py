@@ -34,13 +34,13 @@ class Node:
     ) -> subprocess.Popen[bytes]:
         """Start a command on it; its output is appended to `log`."""
         inside = ["sh", "-c", _INSIDE, str(self._shm), str(self.folder / "ray"), *map(str, command)]
-        with log.open("ab") as said:
+        with log.open("ab") as log_file:
             started = subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace, *inside],
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=log_file,
+                stderr=log_file,
                 env={**os.environ, "HOME": str(self.folder), **environment},
             )
         self._started.append(started)

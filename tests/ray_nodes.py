@@ -115,7 +115,7 @@ class Driver:
         self._process, self._log = process, log
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text(errors="replace")
 
     @property
@@ -126,19 +126,21 @@ class Driver:
         """Send SIGKILL if it still runs."""
         self._process.kill()
 
-    def says(self, text: str, seconds: float = 120) -> None:
+    def wait_for_output(self, text: str, seconds: float = 120) -> None:
         """Wait until it has printed a text."""
-        wait_until(lambda: text in self.said or self._process.poll() is not None, lambda: self.said, seconds)
-        assert text in self.said, self.said[-3000:]
+        wait_until(
+            lambda: text in self.output or self._process.poll() is not None, lambda: self.output, seconds
+        )
+        assert text in self.output, self.output[-3000:]
 
     def ends(self, status: int = 0, seconds: float = 600) -> str:
         """Wait for its end; returns its output."""
         try:
-            wait_until(lambda: self._process.poll() is not None, lambda: self.said[-3000:], seconds)
+            wait_until(lambda: self._process.poll() is not None, lambda: self.output[-3000:], seconds)
         finally:
             self.kill()  # else it would hold what the next test needs
-        assert self._process.returncode == status, self.said[-5000:]
-        return self.said
+        assert self._process.returncode == status, self.output[-5000:]
+        return self.output
 
 
 @contextmanager

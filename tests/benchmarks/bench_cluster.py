@@ -61,9 +61,9 @@ def _mixing(folder: Path) -> None:
             words += ["--cache", str(folder / "cache"), "--set", f"examples.train={EXAMPLES}"]
             cores = {"head": 0, "a": 0} | ({"b": 1} if count == 2 else {})
             with ray_nodes(folder / f"nodes-{turn}-{count}", cores=cores, servers=False) as nodes:
-                said = nodes.drive("pipelines.mix_shards", *words, cwd=CHECKOUT).ends(seconds=500)
+                output = nodes.drive("pipelines.mix_shards", *words, cwd=CHECKOUT).ends(seconds=500)
             rates[count].append(_rate(out))
-            took = said.strip().splitlines()[-1].rpartition("; ")[2]
+            took = output.strip().splitlines()[-1].rpartition("; ")[2]
             print(f"{count} of the nodes: {rates[count][-1]:.2f} shards/s, {took} in total", flush=True)
     one, two = (statistics.median(rates[count]) for count in rates)
     print(f"mixing on two nodes: {two:.2f} shards/s, {two / one:.2f} times one node's {one:.2f}")
@@ -132,12 +132,12 @@ def _train(folder: Path, name: str, workers: int = 2) -> float:
         text=True,
     ) as process:
         assert process.stdout is not None
-        said = []
+        output = []
         for line in process.stdout:
-            said.append(line)
+            output.append(line)
             if not first and re.search(r"step +1/", line):
                 first = time.monotonic() - began
-    assert process.returncode == 0, "".join(said[-20:])
+    assert process.returncode == 0, "".join(output[-20:])
     return first
 
 

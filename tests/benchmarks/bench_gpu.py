@@ -47,13 +47,13 @@ class Figures:
         """Whether the measurement succeeded."""
         measured = False
         try:
-            said, measured = measure(), True
+            text, measured = measure(), True
         except torch.OutOfMemoryError:
-            said = "out of memory"
+            text = "out of memory"
         except Exception as error:  # continue with the other measurements
-            said = f"failed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            text = f"failed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             self.failed += 1
-        print(f"{title}: {said}", flush=True)
+        print(f"{title}: {text}", flush=True)
         return measured
 
 
@@ -114,10 +114,10 @@ def _check(shape: Sequence[int], axis: str, reverse: bool, device: torch.device)
         name: ((result[name] - true).abs().max() / true.abs().max().clamp(min=1)).item()
         for name, true in truth.items()
     }
-    said = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    text = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
     if not all(error < TOLERANCE for error in errors.values()):
-        raise ArithmeticError(f"{said}; allowed is {TOLERANCE}")
-    return said
+        raise ArithmeticError(f"{text}; allowed is {TOLERANCE}")
+    return text
 
 
 def _scan_figures(figures: Figures, arguments: argparse.Namespace, device: torch.device) -> None:
@@ -130,11 +130,11 @@ def _scan_figures(figures: Figures, arguments: argparse.Namespace, device: torch
             def measure(scan: Scan = scan, part: str = part, plain: bool = dtype is torch.float32) -> str:
                 ms = _ms(scan.work(part, "auto"), device, arguments.runs)
                 floor = scan.bytes(part) / bytes_a_ms
-                said = f"{ms:.3f} ms, {ms / floor:.1f} times its floor of {floor:.3f} ms"
+                text = f"{ms:.3f} ms, {ms / floor:.1f} times its floor of {floor:.3f} ms"
                 if plain:
                     loop = _ms(scan.work(part, "reference"), device, 1)
-                    said += f"; plain loop {loop:.1f} ms, {loop / ms:.0f} times as long"
-                return said
+                    text += f"; plain loop {loop:.1f} ms, {loop / ms:.0f} times as long"
+                return text
 
             figures.line(f"scan {part} along {axis}, {name}", measure)
         del scan
@@ -189,8 +189,8 @@ def _launch_figures(figures: Figures, arguments: argparse.Namespace, device: tor
                 times = [_ms(scan.work(part, "auto"), device, arguments.runs) for part in parts]
             return f"forward {times[0]:.3f} ms, backward {times[1]:.3f} ms"
 
-        said = ", ".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True))
-        figures.line(f"scan with {said}", measure)
+        text = ", ".join(f"{name} {size}" for name, size in zip(names, sizes, strict=True))
+        figures.line(f"scan with {text}", measure)
 
 
 def _step_figures(figures: Figures, arguments: argparse.Namespace, device: torch.device) -> None:
@@ -264,14 +264,14 @@ def _size(x: Tensor) -> int:
 @contextmanager
 def _peak_memory(device: torch.device) -> Iterator[list[str]]:
     """Append the peak of allocated memory inside the block to a list; nothing on the CPU."""
-    said = [""]
+    text = [""]
     _release()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        yield said
+        yield text
         if device.type == "cuda":
-            said[0] = f", at most {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB"
+            text[0] = f", at most {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB"
     finally:
         torch.compiler.reset()
 

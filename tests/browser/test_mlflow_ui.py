@@ -136,11 +136,11 @@ def test_a_person_finds_a_system_on_a_corpus_and_its_clips(
 
 
 def test_the_report_stands_alone(page: Page, logged: Logged, tmp_path: Path) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(logged.page.as_uri())
     _await_durations(page.evaluate)
-    assert [url for url in asked if not url.startswith("data:")] == [logged.page.as_uri()]
+    assert [url for url in requests if not url.startswith("data:")] == [logged.page.as_uri()]
     page.wait_for_function(LOADED)
     # Three of all, one of each corpus, two rows of spectrograms of each clip.
     assert page.locator("img").count() == 3 + len(CORPORA) + 2 * 3 * len(CORPORA)
@@ -180,7 +180,7 @@ def test_players_stand_above_their_panels(page: Page, logged: Logged) -> None:
 
 
 def _await_durations(evaluate) -> None:  # type: ignore[no-untyped-def]
-    """Until every player of the page knows how long its clip is, which must be right."""
+    """Wait until every player of the page shows its clip's duration, which must be right."""
     expected = [CLIP_SECONDS] * PLAYERS
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (durations := evaluate(DURATIONS)) != expected:

@@ -77,11 +77,11 @@ def gap(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / PAGE
 
 
-def test_every_example_of_the_dataset_page_can_be_heard_and_seen(
+def test_every_example_of_the_dataset_page_can_be_played_and_seen(
     page: Page, dataset: Path, tmp_path: Path
 ) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(dataset.as_uri())
     page.wait_for_function(f"{DURATIONS}.every(duration => duration > 0)")
     assert page.evaluate(DURATIONS) == [SECONDS] * 20
@@ -89,7 +89,7 @@ def test_every_example_of_the_dataset_page_can_be_heard_and_seen(
     assert page.locator("img").count() == 11
     page.evaluate("document.querySelector('audio').play()")
     page.wait_for_function("document.querySelector('audio').ended")
-    assert [url for url in asked if not url.startswith("data:")] == [dataset.as_uri()]
+    assert [url for url in requests if not url.startswith("data:")] == [dataset.as_uri()]
     page.screenshot(path=tmp_path / "dataset.png", full_page=True)
 
 

@@ -45,12 +45,12 @@ def study_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_stands_alone_and_needs_no_sideways_scrolling(
     page: Page, study_page: Path, tmp_path: Path, width: int
 ) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(study_page.as_uri())
     page.wait_for_function(LOADED)
-    assert [url for url in asked if not url.startswith("data:")] == [study_page.as_uri()]
+    assert [url for url in requests if not url.startswith("data:")] == [study_page.as_uri()]
     assert page.evaluate(SIDEWAYS) == 0
     assert page.locator("img").get_attribute("alt")
     assert page.locator("table").count() == 4

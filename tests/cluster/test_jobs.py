@@ -93,9 +93,9 @@ class Cluster:
     def submit(self, *command: str) -> str:
         """Submit a job and leave; returns its id."""
         words = ["--no-wait", "--working-dir", ".", "--runtime-env", str(ENVIRONMENT)]
-        said = self.job("submit", *words, "--", sys.executable, *command)
-        found = re.search(r"raysubmit_\w+", said)
-        assert found is not None, said
+        output = self.job("submit", *words, "--", sys.executable, *command)
+        found = re.search(r"raysubmit_\w+", output)
+        assert found is not None, output
         return found[0]
 
     def logs(self, job: str) -> str:
@@ -111,13 +111,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     # Sockets' paths have to be short.
     cluster = Cluster(tmp_path_factory.mktemp("ray"))
     log = cluster.folder / "start.log"
-    with log.open("w") as said:
+    with log.open("w") as output:
         head = subprocess.Popen(
             cluster.command(),
             cwd=cluster.folder,
             env=cluster.environment,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
         )
     try:
         _wait(lambda: head.poll() is not None or cluster.ask("/api/version"), log.read_text)

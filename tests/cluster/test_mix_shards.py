@@ -41,15 +41,15 @@ def quiet(_: str) -> None:
 
 
 def test_one_and_two_workers_give_the_same_bytes(card: CorpusCard, recipe: Recipe, tmp_path: Path) -> None:
-    said: list[str] = []
-    one = mix_shards(card, recipe, tmp_path / "one", workers=1, shard_examples=4, report=said.append)
+    lines: list[str] = []
+    one = mix_shards(card, recipe, tmp_path / "one", workers=1, shard_examples=4, report=lines.append)
     two = mix_shards(card, recipe, tmp_path / "two", workers=2, shard_examples=4, report=quiet)
     assert checksums(tmp_path / "one") == checksums(tmp_path / "two")
     assert (one.examples, one.shards, one.reused, one.failures) == (26, 8, 0, 0)
     assert one.hours == two.hours == pytest.approx(26 * 0.5 / 3600)
     assert re.fullmatch(
         r"mix: 0\.00/0\.00 h, [\d.]+ h/min, 00:\d\d elapsed, 00:00 left, shards 8/8 \(0 reused\), failures 0",
-        said[-1],
+        lines[-1],
     )
     for split, sizes in (("train", (4, 4, 4, 4, 4, 1)), ("valid", (4, 1))):
         index = read_index(tmp_path / "one", split)
@@ -57,7 +57,7 @@ def test_one_and_two_workers_give_the_same_bytes(card: CorpusCard, recipe: Recip
         assert verify(index) == []
 
 
-def test_running_again_makes_only_what_is_not_whole(card: CorpusCard, recipe: Recipe, tmp_path: Path) -> None:
+def test_running_again_makes_only_incomplete_shards(card: CorpusCard, recipe: Recipe, tmp_path: Path) -> None:
     out = tmp_path / "out"
     mix_shards(card, recipe, out, shard_examples=4, report=quiet)
     undisturbed = checksums(out)
@@ -83,15 +83,15 @@ def test_more_examples_keep_the_shards_made_before(card: CorpusCard, recipe: Rec
 def test_a_split_left_half_made_stays_out_of_the_index(
     card: CorpusCard, recipe: Recipe, corpus: Path
 ) -> None:
-    out, said = corpus / "out", list[str]()
+    out, lines = corpus / "out", list[str]()
     mix_shards(card, recipe, out, workers=0, shard_examples=4, report=quiet)
     undisturbed = checksums(out)
     (out / "train-000003.json").unlink()
-    mix_shards(card, recipe, out, splits=["valid"], workers=0, shard_examples=4, report=said.append)
+    mix_shards(card, recipe, out, splits=["valid"], workers=0, shard_examples=4, report=lines.append)
     assert read_index(out, "valid").shard_sizes == (4, 1)
     with pytest.raises(InputError, match="has no split 'train'"):
         read_index(out, "train")
-    assert any("split 'train' has only 5 of its 6 shards" in line for line in said)
+    assert any("split 'train' has only 5 of its 6 shards" in line for line in lines)
     mix_shards(card, recipe, out, splits=["train"], workers=0, shard_examples=4, report=quiet)
     assert checksums(out) == undisturbed
 
@@ -184,11 +184,11 @@ def test_unusable_arguments_get_one_error_line(corpus: Path, capsys: pytest.Capt
         ({"--shard-examples": "0"}, "--shard-examples 0: must be at least 1"),
         ({"--workers": "-1"}, "--workers -1: must be at least 1"),
     ]
-    for change, says in cases:
+    for change, message in cases:
         arguments = [part for pair in {**given, **change}.items() for part in pair]
-        assert main(arguments) == 2, says
+        assert main(arguments) == 2, message
         error = capsys.readouterr().err
         assert error.startswith("error: ")
-        assert says in error
+        assert message in error
         assert error.count("\n") == 1
     assert not (corpus / "out").exists()

@@ -195,9 +195,9 @@ def test_an_interrupt_stops_cleanly(
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: entries(out) >= 3 or process.poll() is not None, "three shards are made")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert said.endswith("interrupted; run the same command again to resume\n")
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert output.endswith("interrupted; run the same command again to resume\n")
     assert 3 <= entries(out) < SHARDS
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
     assert main(command[3:]) == 0

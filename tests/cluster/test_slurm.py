@@ -57,7 +57,7 @@ def start(nodes: Nodes, folder: Path, *verb: str, **more: str) -> subprocess.Pop
 
 
 def assert_nothing_is_left(nodes: Nodes, folder: Path) -> None:
-    deadline = time.monotonic() + 10  # processes that were told to end
+    deadline = time.monotonic() + 10  # processes that were signalled to end
     while nodes.processes() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert nodes.processes() == []
@@ -92,7 +92,7 @@ print(json.dumps({
 
 @pytest.mark.full
 def test_a_verb_has_both_nodes_and_saves_before_the_time_limit(nodes: Nodes, tmp_path: Path) -> None:
-    """The verb looks around, then trains until it is asked to end, and the job is queued again.
+    """The command runs tasks on the nodes, then trains until it is signalled, and the job is queued again.
 
     Two workers of one CPU on two nodes of one CPU: training is on both, or waits for ever.
     """
@@ -126,7 +126,7 @@ def test_a_verb_has_both_nodes_and_saves_before_the_time_limit(nodes: Nodes, tmp
 
 
 @pytest.mark.full
-def test_a_node_that_does_not_come_ends_the_job(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_missing_node_ends_the_job(nodes: Nodes, tmp_path: Path) -> None:
     broken = tmp_path / "srun"
     broken.write_text("#!/bin/sh\necho 'srun: error: node is down' >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -140,12 +140,12 @@ def test_a_node_that_does_not_come_ends_the_job(nodes: Nodes, tmp_path: Path) ->
     assert (kept / "gcs_server.out").exists(), "a job that failed leaves Ray's logs"
 
 
-def test_where_ray_is_missing_or_no_verb_is_given_it_says_so(tmp_path: Path) -> None:
-    def said(*verb: str, **more: str) -> str:
+def test_a_missing_ray_and_a_missing_command_are_reported(tmp_path: Path) -> None:
+    def output_of(*verb: str, **more: str) -> str:
         environment = {**os.environ, "SLURM_JOB_ID": JOB, "SLURM_SUBMIT_DIR": str(tmp_path), **more}
         done = subprocess.run(["bash", str(SCRIPT), *verb], env=environment, capture_output=True, text=True)
         assert done.returncode == 2
         return done.stderr
 
-    assert "nothing to run; give a command" in said()
-    assert "no ray in" in said("true", PATH="/usr/bin:/bin", RWSA_VENV=str(tmp_path))
+    assert "nothing to run; give a command" in output_of()
+    assert "no ray in" in output_of("true", PATH="/usr/bin:/bin", RWSA_VENV=str(tmp_path))

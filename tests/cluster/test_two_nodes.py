@@ -98,7 +98,7 @@ def evaluating(nodes: RayNodes, name: str, root: str = ROOT) -> list[str]:
 
 
 def sweeping(nodes: RayNodes, name: str) -> list[str]:
-    asked = {
+    settings_of_sweep = {
         "name": name,
         "question": "Does it run?",
         "base": ["base"],
@@ -110,7 +110,7 @@ def sweeping(nodes: RayNodes, name: str) -> list[str]:
         "workers": 1,
     }
     sweep = nodes.folder / f"{name}.yaml"
-    sweep.write_text(yaml.safe_dump(asked))
+    sweep.write_text(yaml.safe_dump(settings_of_sweep))
     settings = [setting for setting in TRAINING if not setting.startswith("max_steps")]
     return [str(sweep), *storage(nodes), *settings, f"data.shards={ROOT}/shards"]
 
@@ -148,9 +148,9 @@ def newest_checkpoint(name: str) -> int:
 
 def wait_for_checkpoint(train: Driver, name: str, after: int = 0) -> None:
     """Wait until a training has saved a checkpoint of a later step, and is still under way."""
-    wait_until(lambda: newest_checkpoint(name) > after, lambda: train.said)
+    wait_until(lambda: newest_checkpoint(name) > after, lambda: train.output)
     assert train.is_running
-    assert f"step {STEPS}/{STEPS}" not in train.said
+    assert f"step {STEPS}/{STEPS}" not in train.output
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_mix_train_evaluate_and_sweep(
 def test_a_node_lost_while_mixing_into_a_store_that_refuses(nodes: RayNodes, shards: dict[str, str]) -> None:
     _, before = set_faults(nodes.store, refuse_every=10, delay_seconds=0.15)
     mix = nodes.drive("pipelines.mix_shards", *mixing(nodes, f"{ROOT}/lost-node"))
-    wait_until(lambda: len(tars(f"{ROOT}/lost-node")) >= 2, lambda: mix.said)
+    wait_until(lambda: len(tars(f"{ROOT}/lost-node")) >= 2, lambda: mix.output)
     nodes.net["b"].kill()
     set_faults(nodes.store, refuse_every=10, delay_seconds=0.05)
     assert len(tars(f"{ROOT}/lost-node")) < len(shards)
@@ -221,7 +221,7 @@ def test_a_training_that_loses_a_node_and_then_its_network_for_twenty_seconds(
     wait_for_checkpoint(train, "disturbed", after=saved)
     nodes.net["b"].cut()
     time.sleep(20)
-    assert f"step {STEPS}/{STEPS}" not in train.said
+    assert f"step {STEPS}/{STEPS}" not in train.output
     nodes.net["b"].heal()
     train.ends()
     assert same(weights("disturbed"), undisturbed)
@@ -231,7 +231,7 @@ def test_a_node_lost_while_evaluating(
     nodes: RayNodes, references: tuple[dict[str, Any], dict[str, TrialResult]]
 ) -> None:
     evaluate = nodes.drive("pipelines.evaluate", *evaluating(nodes, "lost-node", f"{ROOT}/other"))
-    wait_until(lambda: list_folder(location(f"{ROOT}/other/cache/scores")), lambda: evaluate.said)
+    wait_until(lambda: list_folder(location(f"{ROOT}/other/cache/scores")), lambda: evaluate.output)
     nodes.net["b"].kill()
     assert evaluate.is_running
     evaluate.ends()
@@ -243,7 +243,9 @@ def test_a_node_lost_in_a_sweep_and_come_back(
 ) -> None:
     sweep = nodes.drive("tune.sweep", *sweeping(nodes, "lost-node"))
     files = ResultFolder(f"{ROOT}/sweeps/lost-node")
-    wait_until(lambda: any(files.progress(name).reports for name in files.trial_names()), lambda: sweep.said)
+    wait_until(
+        lambda: any(files.progress(name).reports for name in files.trial_names()), lambda: sweep.output
+    )
     nodes.net["b"].kill()
     assert sweep.is_running
     nodes.start("b")
@@ -251,7 +253,7 @@ def test_a_node_lost_in_a_sweep_and_come_back(
     assert rows("lost-node") == references[1]
 
 
-def test_a_training_with_a_store_that_is_slow_and_refuses_and_an_mlflow_that_is_away(
+def test_a_training_with_a_slow_refusing_store_and_an_unreachable_mlflow(
     nodes: RayNodes, undisturbed: dict[str, Tensor]
 ) -> None:
     _, before = set_faults(nodes.store, refuse_every=10, delay_seconds=0.05)

@@ -49,7 +49,7 @@ def test_more_figures_than_one_batch_all_arrive(storage: StorageConfig) -> None:
     assert found.data.tags["kind"] == "test"
 
 
-def test_a_run_of_the_same_key_goes_on_and_a_failed_one_says_so(storage: StorageConfig) -> None:
+def test_a_run_of_the_same_key_continues_and_a_failed_one_is_marked(storage: StorageConfig) -> None:
     tracker = Tracker(storage)
     first = tracker.run("work", key="one")
     first.log_metrics(0, {"x": 1})
@@ -76,7 +76,7 @@ def test_children_are_found_under_their_parent(storage: StorageConfig) -> None:
     assert [child.info.run_name for child in children] == ["a", "b"]
 
 
-def test_tables_and_files_come_back_as_they_went(storage: StorageConfig, tmp_path: Path) -> None:
+def test_tables_and_files_are_read_back_unchanged(storage: StorageConfig, tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages/page.html").write_text("<p>é</p>", encoding="utf-8")
     columns = {"clip": ["a", "b"], "pesq": [2.5, None]}
@@ -95,7 +95,8 @@ def test_an_evaluation_is_found_again_and_compared(storage: StorageConfig) -> No
     names = ("a", "b")
     systems = tuple(dataclasses.replace(model(name), sha256=name * 64) for name in names)
     corpora = tuple(
-        synthetic_scores(name, seed, names, further=("csig",)) for seed, name in enumerate(("home", "out"))
+        synthetic_scores(name, seed, names, further=("csig",))
+        for seed, name in enumerate(("in_domain", "out"))
     )
     summary = EvaluationSummary(name="both", systems=systems, corpora=corpora, seconds=1)
     tracker = Tracker(storage)

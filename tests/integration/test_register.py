@@ -93,7 +93,7 @@ def is_pickle(data: bytes) -> bool:
         return False
 
 
-def test_the_version_says_what_it_was_made_from(
+def test_the_version_records_what_it_was_made_from(
     storage: StorageConfig, registered: RegisteredVersion, weights: Path, model_folder: Path
 ) -> None:
     client = Tracker(storage).client
@@ -156,7 +156,7 @@ def test_a_served_model_enhances_real_recordings_as_the_library_does(
         ({"wav": [0.1] * 2000}, "missing inputs"),
     ],
 )
-def test_a_served_model_says_what_is_wrong_with_a_recording(
+def test_a_served_model_reports_the_fault_of_a_recording(
     address: str, row: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(HTTPError) as refused:

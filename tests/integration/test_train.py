@@ -114,17 +114,17 @@ def far_storage(root: Path) -> StorageConfig:
     return StorageConfig(root="s3://bucket/results", tracking_uri=f"sqlite:///{root}/mlflow.db")
 
 
-def test_a_dry_run_says_what_it_takes_and_leaves_nothing(
+def test_a_dry_run_reports_its_cost_and_writes_nothing(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = [f"data.shards={shards}", f"storage.root={tmp_path}/out", "name=dry", "max_steps=100"]
     status = main(["base", "--dry-run", "--workers", "2", "--set", *TINY, *places])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert status == 0
-    assert "8 examples in 1 shard, from" in said
-    assert "2 segments of 0.11 s over 2 workers, 1 each" in said
-    assert "100 steps, 4.0 per epoch, 25.0 epochs" in said
-    assert "no discriminator" in said
+    assert "8 examples in 1 shard, from" in output
+    assert "2 segments of 0.11 s over 2 workers, 1 each" in output
+    assert "100 steps, 4.0 per epoch, 25.0 epochs" in output
+    assert "no discriminator" in output
     assert list(tmp_path.iterdir()) == []
 
 

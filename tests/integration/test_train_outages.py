@@ -1,4 +1,4 @@
-"""Training without an answer from MLflow: nothing stops, and nothing is lost."""
+"""Training while MLflow is unreachable: no run stops, and no record is lost."""
 
 from __future__ import annotations
 
@@ -30,22 +30,20 @@ def with_server(shards: Path, root: Path, port: int) -> list[str]:
     return settings_of(shards, root, "global_batch_size=4", "checkpoint_every_steps=3", *server)
 
 
-def test_an_mlflow_that_goes_away_and_comes_back_has_everything(
-    shards: Path, tmp_path: Path, port: int
-) -> None:
+def test_an_mlflow_server_that_restarts_receives_all_records(shards: Path, tmp_path: Path, port: int) -> None:
     database = f"sqlite:///{tmp_path}/server.db"
     with tracking_server(tmp_path, database, port):
         run = start_training(0, [*with_server(shards, tmp_path, port), "max_steps=80"])
         wait_for_step(run, 5)
     wait_for_step(run, 40)
     with tracking_server(tmp_path, database, port):
-        said = wait_for_success(run)
-        assert "did not accept all records" not in said
+        output = wait_for_success(run)
+        assert "did not accept all records" not in output
         assert steps_logged(f"http://127.0.0.1:{port}", "faults") == list(range(1, 81))
     assert not list((tmp_path / "unsent").glob("*/*"))
 
 
-def test_an_mlflow_that_stays_away_stops_nothing_and_is_told_later(
+def test_records_for_an_unreachable_mlflow_are_sent_by_a_later_run(
     shards: Path, tmp_path: Path, port: int
 ) -> None:
     database = f"sqlite:///{tmp_path}/server.db"
@@ -62,8 +60,8 @@ def test_an_mlflow_that_stays_away_stops_nothing_and_is_told_later(
     with tracking_server(tmp_path, database, port):
         run = start_training(0, [*with_server(shards, tmp_path, port), "max_steps=60"])
         wait_for_step(run, 25)
-    said = wait_for_success(run)
-    assert "the rest is queued in" in said
+    output = wait_for_success(run)
+    assert "the rest is queued in" in output
     with tracking_server(tmp_path, database, port):
         storage = StorageConfig(
             root=str(tmp_path), tracking_uri=f"http://127.0.0.1:{port}", experiment="faults"

@@ -92,7 +92,7 @@ def bad_file(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"),
+    ("kind", "message"),
     [
         ("missing", "no such file"),
         ("folder", "no such file"),
@@ -104,12 +104,12 @@ def bad_file(folder: Path, kind: str) -> Path:
         ("infinite", "holds NaN or infinite samples"),
     ],
 )
-def test_a_bad_file_is_reported_with_its_fault(tmp_path: Path, kind: str, says: str) -> None:
+def test_a_bad_file_is_reported_with_its_fault(tmp_path: Path, kind: str, message: str) -> None:
     path = bad_file(tmp_path, kind)
     for read in (read_audio, lambda path: list(read_blocks(path))):
         with pytest.raises(InputError) as caught:
             read(path)
-        assert str(caught.value).startswith(f"{path}: {says}")
+        assert str(caught.value).startswith(f"{path}: {message}")
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".mp3"])

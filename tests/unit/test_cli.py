@@ -149,7 +149,7 @@ def test_scores_are_printed_even_if_their_file_cannot_be_written(
     assert "cannot be written" in err
 
 
-def test_info_says_where_the_application_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_info_shows_where_the_application_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     checkout = Path(cli.__file__).parents[1]
     assert cli._application().endswith(f"tune.COMMAND, in {checkout}")
     monkeypatch.setattr(cli, "__file__", str(tmp_path / "rwsa/cli.py"))
@@ -161,7 +161,7 @@ def test_info_says_where_the_application_is(monkeypatch: pytest.MonkeyPatch, tmp
     assert cli._application().endswith(f"in {checkout}")
 
 
-def test_the_wheel_has_the_library_alone_and_its_description_says_so() -> None:
+def test_the_wheel_and_its_description_cover_the_library_alone() -> None:
     project = tomllib.loads((Path(cli.__file__).parents[1] / "pyproject.toml").read_text())
     assert project["tool"]["setuptools"]["packages"]["find"]["include"] == ["rwsa", "rwsa.*"]
     assert "run from a checkout" in project["project"]["description"]

@@ -56,7 +56,7 @@ def test_values_become_nested_frozen_objects() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ({"name": "a", "stepz": 1}, "f.yaml: unknown key 'stepz'; did you mean 'steps'?"),
         ({"name": "a", "zzz": 1}, "unknown key 'zzz'; valid: name, steps, inner, spare, several"),
@@ -79,10 +79,10 @@ def test_values_become_nested_frozen_objects() -> None:
         ({"name": "a", "inner": 5}, "'inner' is 5: Input should be"),
     ],
 )
-def test_a_wrong_key_is_named_with_its_remedy(values: dict[str, object], says: str) -> None:
+def test_a_wrong_key_is_named_with_its_remedy(values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as caught:
         build(Outer, values, where="f.yaml")
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -170,7 +170,7 @@ def test_variables_are_replaced_from_the_environment(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"", "must contain a mapping of keys to values, not NoneType"),
         (b"- 1", "not list"),
@@ -178,10 +178,10 @@ def test_variables_are_replaced_from_the_environment(tmp_path: Path, monkeypatch
         (b"a: \xff\xfe", "cannot be read"),
     ],
 )
-def test_a_file_that_is_not_a_mapping_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+def test_a_file_that_is_not_a_mapping_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         read_yaml(path)
     assert str(caught.value).startswith(f"{path}: ")
 

@@ -58,7 +58,7 @@ def test_folders_choose_the_markers(markers: Mapping[str, frozenset[str]]) -> No
 
 
 def test_no_file_is_forgotten(markers: Mapping[str, frozenset[str]], request: pytest.FixtureRequest) -> None:
-    """pytest collects from tests/ alone, and every file of tests has a name that it knows."""
+    """pytest collects from tests/ alone, and every file of tests has a name that it collects."""
     if request.config.args != request.config.getini("testpaths"):
         pytest.skip("a part of the suite was asked for")
     collected = {test.partition("::")[0] for test in markers}

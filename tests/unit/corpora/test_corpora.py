@@ -349,7 +349,7 @@ class TestCache:
 
 
 class TestMissing:
-    def test_the_error_for_a_missing_root_says_how_to_get_the_corpus(self, tmp_path: Path) -> None:
+    def test_the_error_for_a_missing_root_explains_how_to_get_the_corpus(self, tmp_path: Path) -> None:
         place = {"root": str(tmp_path / "gone"), "pattern": ".+", "split": "test"}
         with pytest.raises(InputError, match=r"card toy: speech\[0\]\.root .*gone.*\. Download it\."):
             scan(card_of(speech=[place], get="Download it."))

@@ -93,7 +93,7 @@ class TestVbDemandEx:
         assert all(Path(pair.clean).parent.name == f"clean_{pair.split}" for pair in pairs)
         assert len(pairs) == 2
 
-    def test_a_missing_archive_is_an_error_that_says_where_to_get_it(self, root: Path) -> None:
+    def test_the_error_for_a_missing_archive_names_its_source(self, root: Path) -> None:
         write(root, ["clean_test/p232_003.wav"])
         with pytest.raises(InputError, match=r"pairs\[0\]\.noisy .* matches none of the 1 audio files"):
             scan(card("vb_demandex"))

@@ -117,7 +117,7 @@ def test_its_installation_works_in_an_empty_environment(tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
     built(lineage(STAGES, "cpu"), tmp_path / "app", environment)
 
-    def said(*command: str) -> str:
+    def output_of(*command: str) -> str:
         done = subprocess.run(
             command,
             cwd=tmp_path / "app" / "outputs",
@@ -131,7 +131,9 @@ def test_its_installation_works_in_an_empty_environment(tmp_path: Path) -> None:
     (tmp_path / "app" / "outputs").mkdir()
     # Ray's dashboard, for jobs; MLflow's server, its database and its store.
     imports = "import aiohttp_cors, boto3, mlflow.server, psycopg2, ray.dashboard.dashboard, rwsa, s3fs"
-    assert str(programs.parent) in said("python", "-W", "ignore", "-c", f"{imports}; print(rwsa.__file__)")
+    assert str(programs.parent) in output_of(
+        "python", "-W", "ignore", "-c", f"{imports}; print(rwsa.__file__)"
+    )
     settings = ["--set", "name=image", "data.shards=shards"]
     command = ["python", "-m", "pipelines.train", "base", "nano", *settings, "--print-config"]
-    assert "name: image" in said(*command)
+    assert "name: image" in output_of(*command)

@@ -23,7 +23,7 @@ CHECKOUT = Path(__file__).parents[3]
 KUBERAY = CHECKOUT / "infra" / "kuberay"
 OVERLAYS = ["one-node", "many-nodes"]
 JOBS = sorted((KUBERAY / "jobs").glob("*.yaml"))
-# What people make by hand, as infra/README.md says.
+# What people make by hand, as infra/README.md describes.
 SECRETS = {"rwsa-ray", "rwsa-storage", "rwsa-mlflow"}
 
 Resource = dict[str, Any]
@@ -62,7 +62,7 @@ def check(resource: Resource) -> None:
         kubernetes_validate.validate(resource, version, strict=True)
 
 
-def test_kubernetes_and_kuberay_know_all_that_they_say(resources: list[Resource]) -> None:
+def test_resources_match_the_schemas_of_kubernetes_and_kuberay(resources: list[Resource]) -> None:
     kinds = {resource["kind"] for resource in resources}
     assert {"RayCluster", "Deployment", "Service", "PersistentVolumeClaim", "NetworkPolicy"} <= kinds
     for resource in resources:
@@ -70,7 +70,7 @@ def test_kubernetes_and_kuberay_know_all_that_they_say(resources: list[Resource]
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda path: path.stem)
-def test_jobs_are_known_and_run_verbs_that_are_there(job: Path) -> None:
+def test_jobs_match_their_schema_and_run_existing_commands(job: Path) -> None:
     resource = yaml.safe_load(job.read_text())
     check(resource)
     cluster = one(build(KUBERAY / "many-nodes"), "RayCluster", "rwsa")
@@ -157,11 +157,11 @@ def test_no_pod_has_privileges(resources: list[Resource]) -> None:
             assert given["allowPrivilegeEscalation"] is False, name
             assert given["capabilities"] == {"drop": ["ALL"]}, name
             assert not given.get("privileged"), name
-        # The head's autoscaler asks Kubernetes for nodes; nobody else has a word with it.
+        # The head's autoscaler asks Kubernetes for nodes; no other pod has access.
         assert pod.get("automountServiceAccountToken") is (None if name == "head" else False), name
 
 
-def test_every_container_says_what_it_needs_and_whether_it_lives(resources: list[Resource]) -> None:
+def test_every_container_has_resource_requests_and_probes(resources: list[Resource]) -> None:
     for name, pod in pods(resources):
         for container in pod["containers"]:
             assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
@@ -169,7 +169,7 @@ def test_every_container_says_what_it_needs_and_whether_it_lives(resources: list
             assert {"readinessProbe", "livenessProbe"} <= container.keys(), name
 
 
-def test_all_that_is_named_is_there(resources: list[Resource]) -> None:
+def test_everything_named_exists(resources: list[Resource]) -> None:
     claims = {r["metadata"]["name"] for r in resources if r["kind"] == "PersistentVolumeClaim"}
     maps = {r["metadata"]["name"] for r in resources if r["kind"] == "ConfigMap"}
     secrets = {one(resources, "RayCluster", "rwsa")["spec"]["authOptions"]["secretName"]}

@@ -53,7 +53,7 @@ def test_the_image_has_what_the_login_needs() -> None:
 
 
 @pytest.mark.parametrize("name", ["backup.sh", "upgrade.sh"])
-def test_commands_are_shell_and_name_services_that_are_there(name: str, server: dict[str, Any]) -> None:
+def test_commands_are_shell_and_name_existing_services(name: str, server: dict[str, Any]) -> None:
     text = (FOLDER / name).read_text()
     assert subprocess.run(["sh", "-n", str(FOLDER / name)]).returncode == 0
     services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
@@ -63,7 +63,7 @@ def test_commands_are_shell_and_name_services_that_are_there(name: str, server: 
     assert (FOLDER / name).stat().st_mode & 0o111
 
 
-def test_without_a_folder_they_say_how_they_are_used() -> None:
+def test_without_a_folder_they_print_their_usage() -> None:
     for words in (["backup.sh"], ["backup.sh", "save"], ["upgrade.sh"]):
         done = subprocess.run([str(FOLDER / words[0]), *words[1:]], capture_output=True, text=True)
         assert done.returncode == 2

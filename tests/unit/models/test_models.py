@@ -316,7 +316,7 @@ class TestSequenceLayers:
 
 class TestConfig:
     @pytest.mark.parametrize(
-        ("values", "says"),
+        ("values", "message"),
         [
             ({"channels": 0}, "'channels' is 0"),
             ({"channels": 10}, "width 10 of level 1 must divide by 4 heads"),
@@ -331,11 +331,11 @@ class TestConfig:
             ({"chanels": 8}, "unknown key 'chanels'; did you mean 'channels'?"),
         ],
     )
-    def test_what_cannot_be_built_is_refused(self, values: dict[str, Any], says: str) -> None:
+    def test_what_cannot_be_built_is_refused(self, values: dict[str, Any], message: str) -> None:
         with pytest.raises(InputError) as caught:
             build(ModelConfig, values, where="model.yaml")
         assert str(caught.value).startswith("model.yaml: ")
-        assert says in str(caught.value)
+        assert message in str(caught.value)
 
     def test_unknown_size_is_refused(self) -> None:
         with pytest.raises(

@@ -65,9 +65,9 @@ def test_output_goes_below_the_storage_root_by_default() -> None:
 def test_a_location_with_a_password_is_refused_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parsed("--out", "s3://somebody:hunter2@bucket/a")
-    said = capsys.readouterr().err
-    assert "leave it out of the URL and set it in the environment" in said
-    assert "hunter2" not in said
+    output = capsys.readouterr().err
+    assert "leave it out of the URL and set it in the environment" in output
+    assert "hunter2" not in output
 
 
 def test_the_address_holds_for_a_block(monkeypatch: pytest.MonkeyPatch) -> None:

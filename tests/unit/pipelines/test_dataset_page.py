@@ -149,7 +149,7 @@ def test_several_noises_rooms_and_generated_ones_are_sources_too(tmp_path: Path)
     assert "not named" in page
 
 
-def test_page_says_what_is_in_the_shards(shards: Path, page: str) -> None:
+def test_page_describes_the_shards(shards: Path, page: str) -> None:
     for text in (
         sha256_of(shards / "index.json"),
         recipe_hash(RECIPE),

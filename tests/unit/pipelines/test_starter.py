@@ -198,10 +198,10 @@ class TestFetch:
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         assert starter.main(["--out", str(tmp_path / "starter")]) == 2
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        assert "apt-get" in said
-        assert "set RWSA_DATA" in said
+        output = capsys.readouterr().err
+        assert output.count("\n") == 1
+        assert "apt-get" in output
+        assert "set RWSA_DATA" in output
         assert list(tmp_path.iterdir()) == []
 
     def test_apt_errors_reach_the_message(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

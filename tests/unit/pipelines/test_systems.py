@@ -56,13 +56,13 @@ def test_names_are_given_or_generated(weights: Path) -> None:
     assert names([f"xs={one}", a]) == [("xs", "xs"), ("model", "model")]
 
 
-def test_one_name_for_several_weights_says_that_seeds_differ(weights: Path) -> None:
+def test_one_name_for_several_weights_means_runs_of_one_configuration(weights: Path) -> None:
     a, b = (f"xs={weights}/runs/{run}/model.safetensors" for run in "ab")
     assert names([a, b, f"s={weights}/one.safetensors"]) == [("xs 1", "xs"), ("xs 2", "xs"), ("s", "s")]
 
 
 @pytest.mark.parametrize(
-    ("given", "outputs", "says"),
+    ("given", "outputs", "message"),
     [
         (["{root}/none.safetensors"], (), "none.safetensors: no such file"),
         (["xs"], (), "'xs' is a model size, not a weights file"),
@@ -76,9 +76,9 @@ def test_one_name_for_several_weights_says_that_seeds_differ(weights: Path) -> N
     ],
 )
 def test_invalid_systems_are_one_error(
-    weights: Path, given: list[str], outputs: tuple[str, ...], says: str
+    weights: Path, given: list[str], outputs: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         read_systems(
             [text.format(root=weights) for text in given], [one.format(root=weights) for one in outputs]
         )

@@ -12,7 +12,7 @@ import ray.util
 from pipelines.core.worker_setup import set_up_cluster_worker
 
 
-def test_gloo_uses_the_address_by_which_ray_knows_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gloo_uses_the_address_of_the_node_in_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     (name, address), *_ = [
         (name, one.address)
         for name, addresses in psutil.net_if_addrs().items()

@@ -154,15 +154,15 @@ def test_sample_randomness_depends_on_seed_epoch_and_id_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "says"),
+    ("sizes", "message"),
     [
         ({"global_batch_size": 8, "world_size": 3}, "multiple of 3"),
         ({"global_batch_size": 0}, "cannot be shared"),
         ({"global_batch_size": 4, "rank": 2, "world_size": 2}, "rank 2 does not exist"),
     ],
 )
-def test_impossible_shares_are_refused_when_called(sizes: dict[str, int], says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_impossible_shares_are_refused_when_called(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         batches(Order(shard_sizes=(4,), seed=0), **sizes)
 
 

@@ -209,7 +209,7 @@ def off_grid() -> Example:
 
 
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("bad", "message"),
     [
         (dataclasses.replace(example("a"), example_id="a.b"), "a dot ends the id"),
         (dataclasses.replace(example("a"), sample_rate_hz=8000), "at 8000 Hz in a shard of 16000 Hz"),
@@ -219,8 +219,8 @@ def off_grid() -> Example:
         (off_grid(), "between 16-bit steps"),
     ],
 )
-def test_malformed_examples_are_refused(tmp_path: Path, bad: Example, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_malformed_examples_are_refused(tmp_path: Path, bad: Example, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         write_shard(tmp_path, "train", 0, [bad], sample_rate_hz=RATE_HZ)
     assert not list(tmp_path.iterdir())
 
@@ -242,7 +242,7 @@ def test_unusable_folders_get_one_clear_error(tmp_path: Path, folder: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("[]", "schema version None"),
         ('{"schema_version": 99}', "schema version 99, but this program reads 2"),
@@ -250,10 +250,10 @@ def test_unusable_folders_get_one_clear_error(tmp_path: Path, folder: Path) -> N
         ("{", "not a readable JSON file"),
     ],
 )
-def test_damaged_entries_are_named(folder: Path, text: str, says: str) -> None:
+def test_damaged_entries_are_named(folder: Path, text: str, message: str) -> None:
     path = entry_path(folder, "train", 0)
     path.write_text(text)
-    with pytest.raises(InputError, match=f"train-000000.json: {says}"):
+    with pytest.raises(InputError, match=f"train-000000.json: {message}"):
         merge_index(folder)
 
 

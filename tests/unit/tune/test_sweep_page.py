@@ -90,7 +90,7 @@ def test_a_distribution_is_drawn_by_value_and_stopped_trials_are_listed() -> Non
     assert page.count("<img") == 3
 
 
-def test_a_page_of_nothing_is_still_a_page() -> None:
+def test_a_sweep_without_results_has_a_page() -> None:
     sweep = sweep_of()
     page = sweep_html(sweep, [], make_report(sweep, []), {})
     assert "No results yet" in page
