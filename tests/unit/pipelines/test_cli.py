@@ -66,7 +66,7 @@ def test_a_location_with_a_password_is_refused_and_not_shown(capsys: pytest.Capt
     with pytest.raises(SystemExit):
         parsed("--out", "s3://somebody:hunter2@bucket/a")
     output = capsys.readouterr().err
-    assert "leave it out of the URL and set it in the environment" in output
+    assert "remove it from the URL and set it in the environment" in output
     assert "hunter2" not in output
 
 
