@@ -14,12 +14,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # The phase of an STFT's first frame, which reflection makes real, is decided by rounding, and with it stored
 # losses. In these modes every x86 processor rounds as those that the stored numbers come from.
-for _name, _mode in (
-    ("MKL_CBWR", "COMPATIBLE"),
-    ("ATEN_CPU_CAPABILITY", "avx2"),
-    ("ONEDNN_MAX_CPU_ISA", "AVX2"),
-):
-    os.environ.setdefault(_name, _mode)
+if "torch" not in sys.modules:
+    os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 import pytest
 import torch
