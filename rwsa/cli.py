@@ -63,7 +63,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=DEFAULT_CROSSFADE,
         metavar="SHARE",
-        help="overlap of segments, as a share of a segment (default: 0.1)",
+        help=f"overlap of segments, as a share of a segment (default: {DEFAULT_CROSSFADE})",
     )
     enhance.add_argument(
         "--batch-size", type=int, default=4, metavar="N", help="segments enhanced at once (default: 4)"

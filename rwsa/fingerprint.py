@@ -43,7 +43,7 @@ SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
         # enhancing
-        "d32d9d69ed154147b8b5e430178a1a4089d9dc29d15b01ff759fae31e1c48fc9": (
+        "44232ad5330e5a4fffef41dcd0a3abdaf3f5afd491b0f4a5a4e8eb4f9c5af3a5": (
             "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
         ),
         # mixing

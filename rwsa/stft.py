@@ -1,4 +1,4 @@
-"""STFT and inverse STFT with power-law compression of the magnitude; the only ones in the project.
+"""STFT and inverse STFT with power-law compression of the magnitude; the only ones of the networks.
 
 Legend: B batch, F frequency bins, T frames.
 """

@@ -1,5 +1,7 @@
 """Overlap-add: split a signal into overlapping segments and cross-fade them, one segment in memory.
 
+The default crossfade is in `rwsa.constants`.
+
 Legend: C channels, L samples of a segment, S samples.
 """
 

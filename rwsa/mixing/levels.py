@@ -1,6 +1,7 @@
 """Signal levels: RMS, active speech level (ITU-T P.56), loudness (ITU-R BS.1770), and level normalisation.
 
-Levels are in dB re full scale (LUFS for loudness). Arrays are mono `[samples]`, full scale ±1.
+Levels are in dB re full scale (LUFS for loudness). Arrays are mono `[samples]`, full scale ±1. A mixture's
+level is drawn in `rwsa.mixing.plans` from the recipe's range and applied in `rwsa.mixing.render`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The SNR of a mixture: the gain that brings the noise to the planned SNR, by the recipe's measure."""
+"""The SNR of a mixture: the gain that brings the noise to the planned SNR, by the recipe's measure.
+
+To add a measure: its name in `rwsa.mixing.recipes.SnrMeasure`, its level in `rwsa.mixing.levels`.
+"""
 
 from __future__ import annotations
 

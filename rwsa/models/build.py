@@ -28,4 +28,8 @@ def build_model(config: ModelConfig | str, *, seed: int = 0) -> Network:
     config = size(config) if isinstance(config, str) else config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return RWSAMambaUNet(config) if config.architecture == "rwsa" else MambAttention(config)
+        match config.architecture:
+            case "rwsa":
+                return RWSAMambaUNet(config)
+            case "mambattention":
+                return MambAttention(config)

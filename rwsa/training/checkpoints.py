@@ -1,4 +1,7 @@
-"""Checkpoints of a run: saved atomically, with retention of the newest and the best."""
+"""Checkpoints of a run: saved atomically, with retention of the newest and the best.
+
+How many are retained is `keep_checkpoints` in `rwsa.training.config`.
+"""
 
 from __future__ import annotations
 
