@@ -57,7 +57,7 @@ def test_a_run_of_the_same_key_continues_and_a_failed_one_is_marked(storage: Sto
         _ = 1 / 0
     assert first.client.get_run(first.run_id).info.status == "FAILED"
     with tracker.run("work", key="one") as second:
-        second.log(1, {"x": 2})
+        second.log_metrics(1, {"x": 2})
     assert second.run_id == first.run_id
     assert [one.value for one in second.client.get_metric_history(second.run_id, "x")] == [1, 2]
 

@@ -58,8 +58,7 @@ def test_no_record_is_lost_while_the_receiver_is_offline(tmp_path: Path) -> None
         one.add({"n": n})
     wait_until(lambda: one.last_error is not None)
     receiver.offline = False
-    wait_until(lambda: len(receiver.taken) == 10)
-    assert one.path.read_text() == ""
+    wait_until(lambda: len(receiver.taken) == 10 and one.path.read_text() == "")
     one.add({"n": 10})
     assert one.close()
     assert receiver.taken == list(range(11))
