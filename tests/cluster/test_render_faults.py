@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from pipelines.mix_shards import main
+from pipelines.mixing.shard_jobs import _make_job
 from tests.toy_corpus import checksums, write_corpus
 
 pytestmark = pytest.mark.full
@@ -102,7 +103,11 @@ def rendering(below: int) -> list[int]:
     def descends(process: int) -> bool:
         return process == below or (process in parents and descends(parents[process]))
 
-    return [pid for pid, title in titles.items() if title.startswith("ray::_made") and descends(pid)]
+    return [
+        pid
+        for pid, title in titles.items()
+        if title.startswith(f"ray::{_make_job.__name__}") and descends(pid)
+    ]
 
 
 def kill_first(processes: list[int]) -> bool:
