@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # losses. In these modes every x86 processor rounds as those that the stored numbers come from.
 if "torch" not in sys.modules:
     os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
-    os.environ.setdefault("ATEN_CPU_CAPABILITY", "default")
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 import pytest
