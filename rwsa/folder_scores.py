@@ -30,10 +30,10 @@ from rwsa.metrics import (
     score,
     summarise,
 )
+from rwsa.process import THREAD_VARIABLES
 
 FOLDER_METRICS = (*TABLE1_METRICS, "csig", "cbak", "covl")
 _LISTED_FAILURES = 20
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,8 +243,8 @@ def _one_thread_each() -> Iterator[None]:
 
     BLAS and OpenMP read the environment when they load, so setting it in the child is too late.
     """
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
         yield
     finally:

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import MutableMapping
 
+# Numbers of threads that libraries read when they are first imported.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 # Keeps OpenMP's idle threads from spinning on the cores that the compiled operations' threads need, which
 # took a third of xs's time on two cores.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}

@@ -26,8 +26,6 @@ EXCLUDES = [
     "*.flac",
     "*.safetensors",
 ]
-# On two cores, two processes of two spinning threads each are ten times slower than one thread each.
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 # Where the driver of a submitted job finds the job's configuration.
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
@@ -55,7 +53,8 @@ def worker_runtime_env(*, local: bool, shared_checkout: bool) -> dict[str, Any]:
 
 def worker_environment() -> dict[str, str]:
     """Environment variables of all workers."""
-    return {**dict.fromkeys(_THREADS, "1"), **process.environment()}
+    # On two cores, two processes of two spinning threads each are ten times slower than one thread each.
+    return {**dict.fromkeys(process.THREAD_VARIABLES, "1"), **process.environment()}
 
 
 def _job_runtime_env() -> dict[str, Any]:
