@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +45,26 @@ def spread(shards: Path, metric: float, **changes: Any) -> TrainConfig:
     return config_of(shards, loss_weights={"metric": metric}, **(settings | changes))
 
 
-def train_as_rank(rank: int, folder: Path) -> None:
-    """Entry point of each spawned process."""
+@contextmanager
+def two_ranks(rank: int, folder: Path) -> Iterator[None]:
+    """The process group of a spawned process, with one thread."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def train_as_rank(rank: int, folder: Path) -> None:
+    """Entry point of each spawned process."""
     shards = folder / "shards"
     runs = {
         "plain": spread(shards, 0),
         "metric": spread(shards, 0.05),
         "nano": nano_config(folder / "nano-shards"),
     }
-    try:
+    with two_ranks(rank, folder):
         for name, config in runs.items():
             context = GlooContext(rank, 2, folder / name)
             torch.save(tensors_of(fit(config, context)), folder / f"{name}-{rank}.pt")
@@ -62,8 +73,6 @@ def train_as_rank(rank: int, folder: Path) -> None:
         resume_both_ways(rank, shards, folder)
         fail_on_one_rank(rank, spread(shards, 0), folder)
         fail_on_different_checkpoints(rank, spread(shards, 0), folder)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def resume_both_ways(rank: int, shards: Path, folder: Path) -> None:
@@ -142,15 +151,11 @@ def test_losses_equal_those_of_one_process(together: Path, tmp_path: Path, name:
 
 def train_nano_as_rank(rank: int, folder: Path) -> None:
     """Entry point of the ranks of the golden curve."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
+    with two_ranks(rank, folder):
         context = GlooContext(rank, 2, folder / "nano")
         fit(nano_config(folder / "nano-shards"), context)
         if rank == 0:
             (folder / "nano.json").write_text(json.dumps(context.log.steps))
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def test_twenty_steps_of_nano_match_the_golden_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
