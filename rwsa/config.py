@@ -6,8 +6,6 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
@@ -17,9 +15,10 @@ import pydantic.dataclasses
 import yaml
 
 from rwsa.errors import InputError
+from rwsa.variables import hide_variables, path_fields, replace_variables, show_variables
+from rwsa.yaml_text import parse_yaml, read_text
 
 T = TypeVar("T")
-_ENVIRONMENT = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -49,6 +48,15 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
         raise InputError(f"{where}: {lines}") from None
 
 
+def build_with_variables(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
+    """`build` from values that a user wrote: `${NAME}` is replaced in fields of type `PathText`.
+
+    Raises:
+        InputError: see `build` and `rwsa.variables.replace_variables`.
+    """
+    return build(cls, replace_variables(values, path_fields(cls), where=where), where=where)
+
+
 def _explain(cls: type, problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -75,47 +83,27 @@ def _names_at(cls: Any, location: tuple[Any, ...]) -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; `${NAME}` and `${NAME:-default}` are replaced from the environment.
+    """Read a YAML mapping; variables such as `${NAME}` stay as they are, see `build_with_variables`.
 
     Raises:
-        InputError: the file is missing, is not YAML, is not a mapping, or names an unset variable.
+        InputError: the file is missing, is not YAML, is not a mapping, or see `rwsa.yaml_text.parse_yaml`.
     """
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    try:
-        values = _parse(_ENVIRONMENT.sub(lambda m: _environment(m, path), text))
+        values = _parse(text)
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: not valid YAML ({_in_one_line(error)})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: must contain a mapping of keys to values, not {type(values).__name__}")
     return values
 
 
-class _Loader(yaml.SafeLoader):
-    """Loads YAML with the booleans of YAML 1.2: `off` and `no` are strings, as in `sharing: off`."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF")
-)
-
-
 def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
+    return show_variables(parse_yaml(hide_variables(text)))
 
 
-def _environment(match: re.Match[str], path: Path) -> str:
-    name, default = match.group(1), match.group(2)
-    value = os.environ.get(name, default)
-    if value is None:
-        raise InputError(f"{path}: uses ${{{name}}}, which is not set; export {name}=…")
-    return value
+def _in_one_line(error: yaml.YAMLError) -> str:
+    return " ".join(show_variables(str(error)).split())
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +129,8 @@ def setting(text: str) -> dict[str, Any]:
     try:
         return nested(parts, _parse(value))
     except yaml.YAMLError as error:
-        raise InputError(f"--set {text}: the value is not valid YAML") from error
+        reason = getattr(error, "problem", None) or "it cannot be parsed"
+        raise InputError(f"--set {text}: the value is not valid YAML ({show_variables(reason)})") from error
 
 
 def nested(parts: Sequence[str], value: Any) -> dict[str, Any]:
@@ -182,7 +171,8 @@ def read_config(cls: type[T], paths: Iterable[Path], settings: Iterable[str] = (
     """
     paths = list(paths)
     values = with_settings(read_overlays(paths), settings)
-    return build(cls, values, where=" + ".join(path.name for path in paths) or "settings")
+    where = " + ".join(path.name for path in paths) or "settings"
+    return build_with_variables(cls, values, where=where)
 
 
 def as_mapping(value: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pipelines.train import absolute, config_paths
 from pipelines.training.config import TrainRunConfig
 from rwsa.config import as_mapping, build, config, config_hash, merge, nested, read_overlays, with_settings
 from rwsa.errors import InputError
+from rwsa.variables import path_fields, replace_variables
 from tune.capacity_matching import CapacityMatch, count_parameters, match_capacity
 from tune.sweep_config import SweepAxis, SweepConfig
 
@@ -55,7 +56,10 @@ def base_values(sweep: SweepConfig, settings: Sequence[str] = ()) -> dict[str, A
         InputError: a configuration is missing or a setting is malformed.
     """
     values = merge(read_overlays(config_paths(sweep.base)), sweep.set)
-    return merge(with_settings(values, settings), {"best_metric": sweep.metric})
+    values = replace_variables(
+        with_settings(values, settings), path_fields(TrainRunConfig), where=f"the base of {sweep.name}"
+    )
+    return merge(values, {"best_metric": sweep.metric})
 
 
 def plan_trials(sweep: SweepConfig, values: dict[str, Any]) -> list[Trial]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,9 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pipelines.core.runtime_env import CHECKOUT
+from pipelines.training.config import TrainRunConfig
 from rwsa.config import build, config, merge, read_yaml
 from rwsa.errors import InputError
 from rwsa.metrics import Table1Metric
+from rwsa.variables import Location, PathText, path_fields, replace_variables
 
 SMOKE = CHECKOUT / "tune" / "scales" / "smoke.yaml"
 Positive = Annotated[int, Field(gt=0)]
@@ -142,13 +145,13 @@ class SweepConfig:
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     question: str
-    base: tuple[str, ...]
+    base: tuple[PathText, ...]
     set: dict[str, Any] = field(default_factory=dict)
     axes: dict[str, SweepAxis]
     search: SearchConfig = SearchConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    corpora: Annotated[tuple[str, ...], Field(min_length=1)]
+    corpora: Annotated[tuple[PathText, ...], Field(min_length=1)]
     examples: Positive | None = None
     audio_clips: Annotated[int, Field(ge=0)] = 1
     metric: Table1Metric = "pesq"
@@ -204,4 +207,13 @@ def read_sweep(path: Path, *, smoke: bool = False) -> SweepConfig:
         values["axes"] = {
             name: {"values": axis} if isinstance(axis, list) else axis for name, axis in axes.items()
         }
-    return build(SweepConfig, values, where=str(path))
+    return build(SweepConfig, replace_variables(values, _path_fields(), where=str(path)), where=str(path))
+
+
+def _path_fields() -> Iterator[Location]:
+    """The fields of a sweep that hold paths: its own, and those of the training configuration below it."""
+    yield from path_fields(SweepConfig)
+    for path in path_fields(TrainRunConfig):
+        yield "set", *path
+        yield "axes", ".".join(path), "values", "*"
+        yield "axes", "*", "named", "*", *path

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rwsa.config import config
 from rwsa.files import absolute_location
+from rwsa.variables import PathText
 
 
 @config
@@ -19,8 +20,8 @@ class StorageConfig:
         experiment: MLflow experiment.
     """
 
-    root: str = "outputs"
-    tracking_uri: str = "sqlite:///outputs/mlflow.db"
+    root: PathText = "outputs"
+    tracking_uri: PathText = "sqlite:///outputs/mlflow.db"
     experiment: str = "rwsa"
 
 

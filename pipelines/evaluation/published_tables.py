@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rwsa.config import build, config, read_yaml
+from rwsa.config import build_with_variables, config, read_yaml
 from rwsa.errors import InputError
 
 TABLE1: Final = Path(__file__).parents[2] / "datasets" / "published" / "table1.yaml"
@@ -58,7 +58,7 @@ def read_published(path: Path = TABLE1) -> PublishedTable:
     Raises:
         InputError: a row lacks a corpus or a cell, or see `rwsa.config.build`.
     """
-    table = build(PublishedTable, read_yaml(path), where=str(path))
+    table = build_with_variables(PublishedTable, read_yaml(path), where=str(path))
     for row in table.rows:
         for corpus in table.corpora:
             count = len(row.scores.get(corpus, ()))

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from rwsa.config import build, config, read_yaml
+from rwsa.config import build_with_variables, config, read_yaml
 from rwsa.errors import InputError
+from rwsa.variables import PathText
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
@@ -34,7 +35,7 @@ class SourceFolder:
         licence: if it differs from the card's.
     """
 
-    root: str
+    root: PathText
     split: Split | None = None
     splits: dict[Split, dict[str, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
     exclude: tuple[str, ...] = ()
@@ -89,7 +90,7 @@ class Evaluation:
         seed: seed of their plan.
     """
 
-    recipe: str
+    recipe: PathText
     examples: int
     seed: int = 0
 
@@ -123,13 +124,13 @@ class CorpusCard:
 
 
 def read_card(path: Path) -> CorpusCard:
-    """Read and check a card; `${NAME}` and `${NAME:-default}` are replaced from the environment.
+    """Read and check a card; `${NAME}` and `${NAME:-default}` in its paths are replaced from the environment.
 
     Raises:
-        InputError: the file is missing or not YAML, a variable is unset, a key is unknown (the message
-            names the nearest valid one), missing, ill-typed or contradicts another.
+        InputError: the file is missing or not YAML, a variable is unset or not allowed, a key is unknown (the
+            message names the nearest valid one), missing, ill-typed or contradicts another.
     """
-    card = build(CorpusCard, read_yaml(path), where=str(path))
+    card = build_with_variables(CorpusCard, read_yaml(path), where=str(path))
     check_card(card, where=str(path))
     if card.evaluation is None:
         return card

@@ -16,6 +16,7 @@ from rwsa.mixing.recipes import Recipe, read_recipe
 from rwsa.models.config import ModelConfig
 from rwsa.training.optimiser import OptimiserConfig
 from rwsa.training.remix import RemixConfig
+from rwsa.variables import PathText
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -40,8 +41,8 @@ class MixConfig:
         strict: stop at the first unusable file, or example that cannot be rendered.
     """
 
-    card: str | CorpusCard
-    recipe: str | Recipe
+    card: PathText | CorpusCard
+    recipe: PathText | Recipe
     splits: tuple[Split, ...] = ("train", "valid")
     fresh: bool = False
     shard_examples: Positive = 64
@@ -71,7 +72,7 @@ class DataConfig:
             be mixed is always replaced. Validation leaves both out.
     """
 
-    shards: str | None = None
+    shards: PathText | None = None
     mix: MixConfig | None = None
     train: Split = "train"
     valid: Split = "valid"

@@ -156,19 +156,6 @@ def test_a_setting_that_is_not_yaml_is_refused() -> None:
         setting("a=[1")
 
 
-def test_variables_are_replaced_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "c.yaml"
-    path.write_text("a: ${RWSA_TEST_A}\nb: ${RWSA_TEST_B:-fallback}/x\nc: ${RWSA_TEST_B:-}\nd: $HOME\n")
-    monkeypatch.setenv("RWSA_TEST_A", "12")
-    monkeypatch.delenv("RWSA_TEST_B", raising=False)
-    assert read_yaml(path) == {"a": 12, "b": "fallback/x", "c": None, "d": "$HOME"}
-    monkeypatch.setenv("RWSA_TEST_B", "set")
-    assert read_yaml(path)["b"] == "set/x"
-    monkeypatch.delenv("RWSA_TEST_A")
-    with pytest.raises(InputError, match=r"c\.yaml: uses \$\{RWSA_TEST_A\}, which is not set; export"):
-        read_yaml(path)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

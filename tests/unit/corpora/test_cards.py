@@ -81,7 +81,9 @@ def test_local_cards_find_all_files(
 
 def test_an_unset_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VB_DEMANDEX_ROOT", raising=False)
-    with pytest.raises(InputError, match=r"vb_demandex\.yaml: uses \$\{VB_DEMANDEX_ROOT\}, which is not set"):
+    with pytest.raises(
+        InputError, match=r"vb_demandex\.yaml: 'pairs\.0\.root' uses \$\{VB_DEMANDEX_ROOT\}, which is not set"
+    ):
         read_card(CHECKOUT / "datasets/vb_demandex.yaml")
 
 

@@ -195,7 +195,7 @@ def test_scores_cached_by_an_earlier_commit_are_read(tmp_path: Path, monkeypatch
     versions = [installed_version(package) for package in ("torch", "numpy", "numba", "pesq")]
     if [str(one).partition("+")[0] for one in versions] != ["2.13.0", "2.4.6", "0.68.1", "0.0.4"]:
         pytest.skip("the scores are by other versions of packages")
-    monkeypatch.setenv("SCORE_CACHE_FIXTURE", str(BEFORE))
+    monkeypatch.setenv("RWSA_SCORE_CACHE", str(BEFORE))
     shutil.copytree(BEFORE / "scores", tmp_path / "scores")
     systems, networks = read_systems([BEFORE / "tiny.safetensors"], ())
     files = FileCache(tmp_path / "cache")
