@@ -169,9 +169,9 @@ def main(options: argparse.Namespace) -> int:
     storage = storage_of(options)
     recipe = None if options.recipe is None else read_recipe(options.recipe)
     facts = write_page(options.shards, out, recipe=recipe)
-    run_id = log_page(storage, facts, out) if options.mlflow else None
     print(f"{out}: {facts.examples} examples, {facts.hours:.3f} h, index {facts.index_sha256[:12]}")
-    if run_id is not None:
+    if options.mlflow:
+        run_id = log_page(storage, facts, out)
         print(f"MLflow run {run_id} in {storage.tracking_uri}")
     return 0
 

@@ -146,11 +146,11 @@ def main(options: argparse.Namespace) -> int:
         resamples=options.resamples,
         seed=options.seed,
     )
-    run_id = log_gap(storage, results, out) if options.mlflow else None
     for name, *cells in matrix_rows(results):
         print(f"{name:<20}{''.join(f'{cell:>24}' for cell in cells)}")
     print("energy distance in %, with 95% intervals; on the diagonal between halves of the corpus")
-    if run_id is not None:
+    if options.mlflow:
+        run_id = log_gap(storage, results, out)
         print(f"MLflow run {run_id} in {storage.tracking_uri}")
     return 0
 

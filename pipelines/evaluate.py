@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.core.cli import as_location, cluster_argument, storage_arguments, storage_of, verb
+from pipelines.core.mlflow_guard import TrackingError
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.evaluation.clip_scores import with_table1
@@ -124,15 +125,21 @@ def evaluate(
         cached=scorer.cached,
         run_id=run_id,
     )
-    if run_id is None:
-        samples = select_samples(scorer, summary, sets, audio_clips)
-        run_id = log_evaluation(
-            tracker, summary, statistics_of(summary), samples, key=key, parent=parent, examples=examples
-        )
-        summary = dataclasses.replace(summary, run_id=run_id)
-    if json_path is not None:
-        # Unsorted: the first corpus is the in-domain one.
-        write_json(json_path, summary.as_json(), sort_keys=False)
+    try:
+        if run_id is None:
+            samples = select_samples(scorer, summary, sets, audio_clips)
+            statistics = statistics_of(summary)
+            run_id = log_evaluation(
+                tracker, summary, statistics, samples, key=key, parent=parent, examples=examples
+            )
+            summary = dataclasses.replace(summary, run_id=run_id)
+    except TrackingError:
+        report(format_table(summary, statistics_of(summary)))
+        raise
+    finally:  # without MLflow, too
+        if json_path is not None:
+            # Unsorted: the first corpus is the in-domain one.
+            write_json(json_path, summary.as_json(), sort_keys=False)
     return summary
 
 

@@ -168,12 +168,12 @@ def main(options: argparse.Namespace) -> int:
         seed=options.seed,
         workers=options.workers,
     )
-    run_id = log_study(storage, study, out) if options.mlflow else None
     for estimate in study.estimates:
         print(f"{estimate:<32}{''.join(f'{head:>16}' for head in heads()[1:])}")
         for name, *cells in score_rows(study, estimate):
             print(f"  {name:<30}{''.join(f'{cell:>16}' for cell in cells)}")
-    if run_id is not None:
+    if options.mlflow:
+        run_id = log_study(storage, study, out)
         print(f"MLflow run {run_id} in {storage.tracking_uri}")
     return 0
 

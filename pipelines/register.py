@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 from pipelines.core.cli import as_location, storage_arguments, storage_of, verb
-from pipelines.core.model_registry import RegisteredVersion, register_model
+from pipelines.core.model_registry import RegisteredVersion, check_model_name, register_model
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
 from rwsa.config import as_mapping
@@ -45,7 +46,8 @@ def register(
     size = next((known for known, one in SIZES.items() if one == model.config), None)
     if name is None and size is None:
         raise InputError(f"{weights}: is not one of the sizes {', '.join(SIZES)}; name the model with --name")
-    name = name or f"rwsa-{size}"
+    name = f"rwsa-{size}" if name is None else name
+    check_model_name(name, alias)
     tags = {"commit": commit(), "weights_sha256": sha256}
     params = {"weights": str(weights), "weights_sha256": sha256, "model": as_mapping(model.config)}
     with (
@@ -83,8 +85,8 @@ def main(options: argparse.Namespace) -> int:
     storage = storage_of(options)
     registered = register(options.weights, storage=storage, name=options.name, alias=options.alias)
     print(f"{registered.name}, version {registered.version}; to serve it:")
-    print(f"export MLFLOW_TRACKING_URI={storage.tracking_uri}")
-    print(f"mlflow models serve --env-manager local --model-uri {registered.uri}")
+    print(f"export MLFLOW_TRACKING_URI={shlex.quote(storage.tracking_uri)}")
+    print(f"mlflow models serve --env-manager local --model-uri {shlex.quote(registered.uri)}")
     return 0
 
 

@@ -345,7 +345,7 @@ def read_json(path: StoragePath) -> Any:
         raise InputError(f"{path}: no such file") from None
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error})") from error
 
 

@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-
 from pipelines.core.cli import storage_arguments, storage_of, verb
+from pipelines.core.mlflow_guard import TrackingError
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import TrackedRun, Tracker, commit
 from rwsa.config import as_mapping, build
@@ -47,18 +46,26 @@ def report(parent: str, out: Path, *, storage: StorageConfig) -> StoragePath:
     with tempfile.TemporaryDirectory(prefix="rwsa-report-") as folder:
         try:
             path = Path(tracker.client.download_artifacts(parent, DATA, folder))
-        except (MlflowException, OSError) as error:
+        except TrackingError as error:
             raise InputError(
                 f"{parent}: MLflow at {storage.tracking_uri} has no sweep with this run id ({error}); use the"
                 " id that tune.sweep prints at its end"
             ) from error
         data = read_json(path)
+    where = f"{DATA} of run {parent}"
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: is not of a sweep; use the id that tune.sweep prints at its end")
     data |= {key: data[earlier] for key, earlier in _EARLIER_KEYS.items() if earlier in data}
-    sweep = build(SweepConfig, data["sweep"], where=f"{parent}: sweep")
-    results = [build(TrialResult, row, where=f"{parent}: {row['trial']}") for row in data["results"]]
+    rows, about, config = (data.get(name) for name in ("results", "about", "sweep"))
+    if not (isinstance(rows, list) and isinstance(about, dict) and isinstance(config, dict)):
+        raise InputError(f"{where}: has no results; use the id that tune.sweep prints at its end")
+    if not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{where}: a result is not a mapping; run the sweep again")
+    sweep = build(SweepConfig, config, where=f"{where}: sweep")
+    results = [build(TrialResult, row, where=f"{where}: result {n}") for n, row in enumerate(rows)]
     run = TrackedRun(storage, parent)
     summary = make_report(sweep, results, preregistered_rule=data.get("preregistered_rule"))
-    page = log_report(run, sweep, results, summary, out, about=data["about"])
+    page = log_report(run, sweep, results, summary, out, about=about)
     run.close(status=None)
     return page
 

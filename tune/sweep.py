@@ -21,6 +21,7 @@ from typing import Any
 import ray
 
 from pipelines.core.cli import cluster_argument, storage_arguments, verb
+from pipelines.core.mlflow_guard import TrackingError
 from pipelines.core.progress import duration
 from pipelines.core.ray_cluster import start_ray
 from pipelines.core.tracking import Tracker
@@ -107,9 +108,12 @@ def sweep(
         ended_by = run_trials(context, planned, max_steps=example.max_steps)
         seconds = time.monotonic() - started
         results = _results(context, planned)
-        _close_unfinished(tracker, config, values, results)
         report = make_report(config, results, preregistered_rule=rule)
         page = log_report(run, config, results, report, files.folder, about=_about(results, seconds))
+        try:
+            _close_unfinished(tracker, config, values, results)
+        except TrackingError as error:  # the report is complete without it
+            print(f"the runs of stopped and failed trials stay open: {error}", flush=True)
         if ended_by == "interrupt":
             raise PreemptedError(
                 f"interrupted; the same command resumes the sweep. Report so far: {page}", signal.SIGINT

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +13,13 @@ import numpy as np
 import pandas as pd
 from mlflow import MlflowClient, pyfunc
 from mlflow.entities import LoggedModelOutput
-from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 from packaging.requirements import Requirement
 
 from pipelines.core import served_model
+from pipelines.core.mlflow_guard import TrackingError, mlflow_errors
 from pipelines.core.served_model import SAMPLE_RATE_HZ, WAV, WEIGHTS
 from rwsa import constants
 from rwsa.errors import InputError
@@ -58,9 +60,14 @@ def register_model(
     Raises:
         InputError: the registry refuses the name or alias.
     """
+    check_model_name(name, alias)
     run = client.get_run(run_id)
     model = client.create_logged_model(
-        run.info.experiment_id, name=weights.stem, source_run_id=run_id, tags=tags, model_type="enhancement"
+        run.info.experiment_id,
+        name=re.sub(r"[^\w -]", "_", weights.stem),
+        source_run_id=run_id,
+        tags=tags,
+        model_type="enhancement",
     )
     try:
         with tempfile.TemporaryDirectory(prefix="rwsa-model-") as folder:
@@ -68,7 +75,8 @@ def register_model(
             write_model(path, weights, Model(run_id=run_id, model_id=model.model_id))
             client.log_model_artifacts(model.model_id, str(path))
     except BaseException:
-        client.finalize_logged_model(model.model_id, "FAILED")
+        with suppress(TrackingError):  # the first error is the one to raise
+            client.finalize_logged_model(model.model_id, "FAILED")
         raise
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
@@ -78,16 +86,29 @@ def register_model(
             name, model.artifact_location, run_id=run_id, tags=tags, model_id=model.model_id
         ).version
         client.set_registered_model_alias(name, alias, version)
-    except MlflowException as error:
-        raise InputError(f"--name {name} --alias {alias}: MLflow refuses it ({error.message})") from error
+    except TrackingError as error:
+        raise TrackingError(f"--name {name} --alias {alias}: {error}", error.code) from error
     return RegisteredVersion(name=name, version=str(version), alias=alias)
+
+
+def check_model_name(name: str, alias: str) -> None:
+    """Check what MLflow would refuse only after the model is logged, or not find again in a `models:/` URI.
+
+    Raises:
+        InputError: the registry refuses the name or alias.
+    """
+    where = f"--name {name[:80]!r} --alias {alias[:80]!r}: MLflow refuses it"
+    if not re.fullmatch(r"[^/:@?#%\\\x00-\x1f\x7f\ud800-\udfff]{1,250}", name) or not name.strip(" ."):
+        raise InputError(f"{where} (a name has at most 250 characters, without / : @ ? # % and line breaks)")
+    if not re.fullmatch(r"[\w-]{1,250}", alias) or re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+        raise InputError(f"{where} (an alias has letters, digits, _ and -, and is neither latest nor v1)")
 
 
 def _make_registered_model(client: MlflowClient, name: str) -> None:
     try:
         client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+    except TrackingError as error:
+        if error.code != "RESOURCE_ALREADY_EXISTS":
             raise
 
 
@@ -101,16 +122,17 @@ def write_model(path: Path, weights: Path, about: Model | None = None) -> None:
     """
     columns = Schema([ColSpec(Array(DataType.double), WAV), ColSpec(DataType.long, SAMPLE_RATE_HZ)])
     example = _example()
-    pyfunc.save_model(
-        path=str(path),
-        python_model=served_model.__file__,
-        artifacts={WEIGHTS: str(weights)},
-        signature=ModelSignature(inputs=columns, outputs=columns),
-        input_example=example,
-        pip_requirements=requirements(),
-        mlflow_model=about,
-    )
-    enhanced = pyfunc.load_model(str(path)).predict(example)[WAV][0]
+    with mlflow_errors(str(path)):
+        pyfunc.save_model(
+            path=str(path),
+            python_model=served_model.__file__,
+            artifacts={WEIGHTS: str(weights)},
+            signature=ModelSignature(inputs=columns, outputs=columns),
+            input_example=example,
+            pip_requirements=requirements(),
+            mlflow_model=about,
+        )
+        enhanced = pyfunc.load_model(str(path)).predict(example)[WAV][0]
     if len(enhanced) != _EXAMPLE_SAMPLES:
         raise RuntimeError(f"{weights}: {_EXAMPLE_SAMPLES} samples became {len(enhanced)}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 import threading
 import uuid
@@ -56,7 +57,7 @@ class RecordQueue:
         self._waiting = deque[Record]()
         self._lock, self._closing = threading.Lock(), threading.Event()
         for abandoned, file in _abandoned(folder, key):
-            self.add(*_records(file))
+            self.add(*_records(file, folder))
             abandoned.unlink()
         self._thread = threading.Thread(target=self._send_forever, name="rwsa-record-queue", daemon=True)
         self._thread.start()
@@ -158,7 +159,7 @@ def abandoned_keys(folder: Path) -> list[str]:
 def _abandoned(folder: Path, key: str) -> Iterator[tuple[Path, TextIO]]:
     """Queue files of ended processes, each open and locked until the next is requested."""
     for path in sorted(folder.glob(f"{key}.*.jsonl")):
-        with suppress(FileNotFoundError), path.open("r+", encoding="utf-8") as file:
+        with suppress(FileNotFoundError), path.open("r+", encoding="utf-8", errors="replace") as file:
             try:  # NFS grants an exclusive lock only on a file that is open for writing
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -167,7 +168,24 @@ def _abandoned(folder: Path, key: str) -> Iterator[tuple[Path, TextIO]]:
                 yield path, file
 
 
-def _records(file: TextIO) -> Iterator[Record]:
-    for line in file:
-        if line.endswith("\n"):  # a line cut short by a kill has none
-            yield json.loads(line)
+def _records(file: TextIO, folder: Path) -> Iterator[Record]:
+    """The records of a queue file; lines that are none are reported and left out."""
+    for number, line in enumerate(file, 1):
+        if not line.endswith("\n"):  # cut short by a kill
+            continue
+        try:
+            yield _checked(json.loads(line), folder)
+        except (ValueError, RecursionError):
+            print(f"{file.name}: line {number} is damaged and left out", flush=True)
+
+
+def _checked(record: Any, folder: Path) -> Record:
+    """A record from a file, with its spooled files looked for in this queue's folder and nowhere else."""
+    if not isinstance(record, dict):
+        raise ValueError("not a record")
+    if SPOOLED not in record:
+        return record
+    spooled = re.search(r"([^/]+\.files)/([0-9a-f]{8})$", str(record[SPOOLED]))
+    if spooled is None:
+        raise ValueError("files outside the queue")
+    return record | {SPOOLED: str(folder / spooled[1] / spooled[2])}

@@ -12,29 +12,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
-from urllib.request import urlopen
 
-from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from PIL import Image
 
+from pipelines.core.mlflow_guard import (
+    TrackingError,
+    check_reachable,
+    file_name,
+    mlflow_errors,
+    open_client,
+    ping,
+    run_name,
+    searchable,
+    tracked_key,
+    tracked_text,
+)
 from pipelines.core.record_queue import SPOOLED, Record, RecordQueue, abandoned_keys
 from pipelines.core.runtime_env import CHECKOUT
-from pipelines.core.storage import StorageConfig
-from rwsa.errors import InputError, PreemptedError, UnreachableError
+from pipelines.core.storage import StorageConfig, sqlite_file
+from rwsa.errors import InputError, PreemptedError
 from rwsa.files import StoragePath, is_remote, local_copy, local_state_folder, location
 
 _BATCH = 1000  # metrics per call, MLflow's limit
 _PARAMS_BATCH = 100
-_ANSWER_SECONDS = 5.0
 # Otherwise MLflow's UI treats an experiment with tables as one on language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-# Short, since the queue retries anyway.
-_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# Codes with which MLflow refuses what a record says, whenever it is sent.
+_REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 class Tracker:
@@ -44,29 +51,40 @@ class Tracker:
         """Connect, and send records that earlier processes left unsent.
 
         Raises:
-            InputError: the server does not answer, or the database file cannot be created.
+            InputError: MLflow cannot be used, as for its methods; or the experiment is in the trash.
         """
         self.storage = storage
-        _limit_retries()
-        _check_reachable(storage.tracking_uri)
-        try:
-            self.client = MlflowClient(storage.tracking_uri)
-            self.experiment_id = self._experiment()
-        except (MlflowException, OSError) as error:
-            raise UnreachableError(
-                f"MLflow at {storage.tracking_uri} cannot be used ({error}); start it, or set"
-                " storage.tracking_uri to another server"
-            ) from error
+        check_reachable(storage.tracking_uri)
+        self.client = open_client(storage.tracking_uri)
+        self.experiment_id = self._experiment()
         for run_id in abandoned_keys(_unsent(storage)):
             TrackedRun(storage, run_id).close(status=None)
 
     def _experiment(self) -> str:
-        found = self.client.get_experiment_by_name(self.storage.experiment)
-        if found is not None:
-            return found.experiment_id
-        return self.client.create_experiment(
-            self.storage.experiment, _artifact_location(self.storage), tags=_EXPERIMENT_TAGS
-        )
+        name, uri = self.storage.experiment, self.storage.tracking_uri
+        short = repr(name if len(name) < 80 else f"{name[:80]}…")
+        if not name.strip() or name != tracked_text(name):
+            raise InputError(f"storage.experiment {short}: give a name of visible characters")
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return self.client.create_experiment(
+                    name, _artifact_location(self.storage), tags=_EXPERIMENT_TAGS
+                )
+            except TrackingError as error:
+                found = self.client.get_experiment_by_name(name)
+                if found is None:  # otherwise another process was faster
+                    raise TrackingError(f"storage.experiment {short}: {error}", error.code) from error
+        if not found.experiment_id:
+            raise TrackingError(f"{uri} is not an MLflow server; set storage.tracking_uri to one")
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"storage.experiment {short} was deleted in MLflow at {uri}; restore it with"
+                f" `MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id"
+                f" {found.experiment_id}`, or set storage.experiment to another name",
+                "DELETED",
+            )
+        return found.experiment_id
 
     def run(
         self,
@@ -86,14 +104,16 @@ class Tracker:
             params: nested mappings are flattened to `a.b`.
             tags: in addition to the git commit.
         """
+        key = searchable(key) if key else None
         run_id = self._existing(key) if key else None
         if run_id is None:
             every = {**resolve_tags(), **_commit_tag(), **(tags or {})}
             every |= {"rwsa.key": key} if key else {}
             every |= {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
-            created = self.client.create_run(self.experiment_id, run_name=name, tags=every)
+            every = {tracked_key(k): tracked_text(v) for k, v in every.items()}
+            created = self.client.create_run(self.experiment_id, run_name=run_name(name), tags=every)
             run_id = created.info.run_id
-            flat = [Param(k, str(v)) for k, v in flatten(params or {}).items()]
+            flat = [Param(tracked_key(k), tracked_text(str(v))) for k, v in flatten(params or {}).items()]
             for at in range(0, len(flat), _PARAMS_BATCH):
                 self.client.log_batch(run_id, params=flat[at : at + _PARAMS_BATCH])
         else:
@@ -114,44 +134,47 @@ class TrackedRun:
     """
 
     def __init__(self, storage: StorageConfig, run_id: str) -> None:
-        _limit_retries()
-        self.run_id, self._uri = run_id, storage.tracking_uri
-        self.client = MlflowClient(storage.tracking_uri)
-        self._queue = RecordQueue(_unsent(storage), run_id, self._send, retry_on=(MlflowException, OSError))
+        self.run_id, self._uri, self._outage_reported = run_id, storage.tracking_uri, False
+        self._left_out = 0
+        self.client = open_client(storage.tracking_uri)
+        self._queue = RecordQueue(_unsent(storage), run_id, self._send, retry_on=(TrackingError,))
 
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record metrics of a step; returns at once."""
         now = int(time.time() * 1000)
-        self._queue.add({"metrics": [[name, float(value), now, step] for name, value in values.items()]})
+        figures = [[tracked_key(name), float(value), now, step] for name, value in values.items()]
+        self._queue.add({"metrics": figures})
 
     def tag(self, **tags: str) -> None:
         """Set tags; `__` in a name stands for a dot."""
-        self._queue.add({"tags": {name.replace("__", "."): value for name, value in tags.items()}})
+        named = {tracked_key(name.replace("__", ".")): tracked_text(value) for name, value in tags.items()}
+        self._queue.add({"tags": named})
 
     def log_file(self, path: StoragePath, folder: str | None = None) -> None:
         """Upload a file, or everything in a folder, as artifacts; the caller may delete it at once."""
-        with self._queue.spooled({"artifacts": folder}) as spooled:
+        with self._queue.spooled({"artifacts": folder and tracked_key(folder)}) as spooled:
             if not is_remote(path) and path.is_dir():
                 shutil.copytree(path, spooled, dirs_exist_ok=True)
             else:
                 with local_copy(path) as file:
-                    shutil.copyfile(file, spooled / path.name)
+                    shutil.copyfile(file, spooled / file_name(path.name))
 
     def log_contents(self, files: Mapping[str, bytes], folder: str | None = None) -> None:
         """Upload bytes in memory as artifacts under the given file names."""
-        with self._queue.spooled({"artifacts": folder}) as spooled:
+        with self._queue.spooled({"artifacts": folder and tracked_key(folder)}) as spooled:
             for name, content in files.items():
-                (spooled / name).write_bytes(content)
+                (spooled / file_name(name)).write_bytes(content)
 
     def log_image(self, key: str, step: int, png: bytes) -> None:
         """Record an image of a step; MLflow's UI shows the images of one key as a series."""
-        record = {"image": {"key": key, "step": step, "timestamp": int(time.time() * 1000)}}
+        record = {"image": {"key": tracked_key(key), "step": step, "timestamp": int(time.time() * 1000)}}
         with self._queue.spooled(record) as spooled:
             (spooled / "image.png").write_bytes(png)
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Record a table, which MLflow's UI shows and compares between runs."""
-        self._queue.add({"table": name, "columns": {key: list(values) for key, values in columns.items()}})
+        cells = {tracked_text(key): [_cell(value) for value in values] for key, values in columns.items()}
+        self._queue.add({"table": name, "columns": cells})
 
     def close(self, status: str | None = "FINISHED") -> None:
         """Send the rest; records that MLflow does not accept stay on disk.
@@ -161,11 +184,18 @@ class TrackedRun:
         """
         if status is not None:
             self._queue.add({"status": status, "at": int(time.time() * 1000)})
+        self._outage_reported = True  # this says it
         if not self._queue.close():
+            error = self._queue.last_error
+            gone = getattr(error, "code", "") in ("DELETED", "RESOURCE_DOES_NOT_EXIST")
             print(
-                f"MLflow did not accept all records ({self._queue.last_error}); the rest is queued in"
-                f" {self._queue.path}, and the next command with this storage sends it",
+                f"MLflow did not accept all records ({error}); the rest is queued in {self._queue.path}, and"
+                f" the next command with this storage sends it{'; delete that file to give it up' * gone}",
                 flush=True,
+            )
+        if self._left_out:
+            print(
+                f"run {self.run_id}: {self._left_out} records that MLflow refuses were left out", flush=True
             )
 
     def __enter__(self) -> Self:
@@ -183,8 +213,31 @@ class TrackedRun:
             print(cannot_write, flush=True)  # the first error is the one to raise
 
     def _send(self, records: list[Record]) -> int:
-        """Send the first record, or all leading metric records that fit one call; returns how many."""
-        _ping(self._uri)
+        """Send the first record, or all leading metric records that fit one call; returns how many.
+
+        A record that MLflow refuses is left out, since it would hold up all others.
+        """
+        try:
+            with mlflow_errors(self._uri):
+                return self._send_first(records)
+        except TrackingError as error:
+            if error.code not in _REFUSED:
+                self._report_outage(error)
+                raise
+            if "metrics" in records[0] and len(records) > 1:
+                return self._send(records[:1])
+            if not self._left_out:
+                print(f"run {self.run_id}: a record is left out: {error}", flush=True)
+            self._left_out += 1
+            return 1
+
+    def _report_outage(self, error: TrackingError) -> None:
+        if not self._outage_reported:
+            print(f"{error}; until then, records are queued in {self._queue.path}", flush=True)
+        self._outage_reported = True
+
+    def _send_first(self, records: list[Record]) -> int:
+        ping(self._uri)
         first, spooled = records[0], Path(records[0].get(SPOOLED, ""))
         if SPOOLED in first and not spooled.is_dir():
             return 1  # already sent by a process that was killed before it could remove the record
@@ -224,10 +277,8 @@ def _unsent(storage: StorageConfig) -> Path:
     return local_state_folder(location(storage.root)) / "unsent" / server
 
 
-def _limit_retries() -> None:
-    """Make MLflow's client give up early."""
-    for name, value in _RETRIES.items():
-        os.environ.setdefault(name, value)
+def _cell(value: Any) -> Any:
+    return tracked_text(value) if isinstance(value, str) else value
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -256,43 +307,5 @@ def _commit_tag() -> dict[str, str]:
 
 def _artifact_location(storage: StorageConfig) -> str | None:
     """A folder next to a SQLite file; None for a server, which has its own."""
-    if not storage.tracking_uri.startswith("sqlite:///"):
-        return None
-    database = Path(storage.tracking_uri.removeprefix("sqlite:///")).resolve()
-    return (database.parent / "mlartifacts").as_uri()
-
-
-def _check_reachable(uri: str) -> None:
-    """Check that the server answers, since MLflow's client would retry for minutes."""
-    if uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).resolve().parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"storage.tracking_uri {uri}: {folder} cannot be created ({error.strerror})"
-            ) from error
-        if not os.access(folder, os.W_OK):
-            raise InputError(f"storage.tracking_uri {uri}: {folder} is not writable")
-    elif urlsplit(uri).scheme in ("http", "https"):
-        if urlsplit(uri).password is not None:
-            raise InputError(
-                "storage.tracking_uri: contains a password, which every run would show; remove it and set"
-                " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
-            )
-        try:
-            _ping(uri)
-        except OSError as error:
-            raise UnreachableError(
-                f"MLflow at {uri} does not answer ({error}); start it with `mlflow server`, or set"
-                " storage.tracking_uri to another"
-            ) from error
-    else:
-        raise InputError(f"storage.tracking_uri {uri}: give sqlite:///FILE or http(s)://HOST:PORT")
-
-
-def _ping(uri: str) -> None:
-    """Raise OSError if a server does not answer."""
-    if urlsplit(uri).scheme in ("http", "https"):
-        with urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_SECONDS):
-            pass
+    database = sqlite_file(storage.tracking_uri)
+    return None if database is None else (database.resolve().parent / "mlartifacts").as_uri()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mlflow.entities import Run
 
+from pipelines.core.mlflow_guard import tracked_key
 from pipelines.core.tracking import Tracker
 from pipelines.evaluation.results import CHILD_KIND
 from rwsa.metrics import TABLE1_METRICS
@@ -76,7 +77,11 @@ class TradeOffPanel:
 
 
 def read_scores(tracker: Tracker) -> list[SystemScore]:
-    """The newest score of each system, clips and scoring code in the experiment."""
+    """The newest score of each system, clips and scoring code in the experiment.
+
+    Runs that lack a tag or metric of an evaluation are reported and left out.
+    """
+    incomplete = 0
     found: dict[tuple[str, ...], SystemScore] = {}
     token: str | None = None
     while True:
@@ -87,10 +92,17 @@ def read_scores(tracker: Tracker) -> list[SystemScore]:
             order_by=["attributes.start_time DESC"],
             page_token=token,
         )
-        for one in map(_score, runs):
+        for run in runs:
+            try:
+                one = _score(run)
+            except (KeyError, ValueError, OverflowError):
+                incomplete += 1
+                continue
             found.setdefault((one.system, one.corpus, one.in_domain, one.data, one.code), one)
         token = runs.token
         if not token:
+            if incomplete:
+                print(f"left out {incomplete} incomplete runs of experiment '{tracker.storage.experiment}'")
             return list(found.values())
 
 
@@ -102,7 +114,7 @@ def _score(run: Run) -> SystemScore:
         name=tags["rwsa.system"],
         corpus=corpus,
         in_domain=tags["rwsa.in_domain_corpus"],
-        data=tags[f"data_sha256.{corpus}"],
+        data=tags[tracked_key(f"data_sha256.{corpus}")],
         code=tags["rwsa.scoring_code"],
         clips=int(metrics["clips"]),
         means={name: metrics[name] for name in TABLE1_METRICS if name in metrics},

@@ -179,7 +179,7 @@ def test_what_cannot_be_registered_is_refused(
         register(tmp_path / "none.safetensors", storage=storage)
     with pytest.raises(InputError, match="'xs' is a model size, not a weights file"):
         register(Path("xs"), storage=storage)
-    with pytest.raises(InputError, match=r"--name a/b:c .* MLflow refuses it"):
+    with pytest.raises(InputError, match=r"--name 'a/b:c' .* MLflow refuses it"):
         register(weights, storage=storage, name="a/b:c")
     (tmp_path / "broken.safetensors").write_bytes(b"no")
     assert main(["--weights", str(tmp_path / "broken.safetensors")]) == 2
