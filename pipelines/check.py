@@ -30,6 +30,7 @@ from rwsa.corpora.cards import CorpusCard, read_card
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import write_json
+from rwsa.lease import exclusive_lock
 
 
 def check_corpora(
@@ -107,7 +108,8 @@ def main(options: argparse.Namespace) -> int:
     # Print first: the file may not be writable.
     print(result.as_text(), flush=True)
     if options.json is not None:
-        write_json(options.json, result.as_json(), sort_keys=False)
+        with exclusive_lock(options.json, inside=False):
+            write_json(options.json, result.as_json(), sort_keys=False)
     return int(result.count(Severity.ERROR) > 0 or (options.strict and result.count(Severity.WARNING) > 0))
 
 

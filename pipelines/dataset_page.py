@@ -23,6 +23,7 @@ from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, read_da
 from pipelines.reports.dataset_report import DatasetSample, dataset_html
 from rwsa.errors import InputError
 from rwsa.files import atomic_write
+from rwsa.lease import locked
 from rwsa.mixing.recipes import Recipe, read_recipe, recipe_hash
 from rwsa.shards import Example, ShardReader
 from rwsa.shards.index import read_index
@@ -34,6 +35,7 @@ AUDIO_SAMPLES = 10
 _PLAN_KEY = b"rwsa.plan"
 
 
+@locked("out", inside=False)
 def write_page(
     shards: Path,
     out: Path,

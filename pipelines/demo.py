@@ -24,6 +24,7 @@ from pipelines.core.ray_cluster import start_ray
 from pipelines.core.runtime_env import CHECKOUT
 from rwsa.errors import InputError
 from rwsa.files import read_json, write_json
+from rwsa.lease import exclusive_lock
 
 RECORDED = ("libri_esc50", "commands_urban", "voices_ambient")
 FETCHED = ("starter", "starter_languages", "starter_noises")
@@ -156,7 +157,8 @@ def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
     os.chdir(CHECKOUT)
     demo = Demo(options.out)
-    demo.run()
+    with exclusive_lock(options.out, inside=False):
+        demo.run()
     print(_where_to_look(demo.out, demo.seconds))
     return 0
 

@@ -29,10 +29,12 @@ from pipelines.studies.gap_results import NAMES, GapResults, GapSettings, measur
 from pipelines.studies.gap_sources import SHARD_EXAMPLES, GapSource, measure, read_sources
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, atomic_write, write_json
+from rwsa.lease import locked
 
 FOLDER, PAGE, TABLE, RESULTS = "domain_gap", "domain_gap.html", "domain_gap.md", "domain_gap.json"
 
 
+@locked("out")
 def domain_gap(
     sources: Sequence[GapSource],
     out: StoragePath,

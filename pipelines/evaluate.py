@@ -34,6 +34,7 @@ from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import StoragePath, check_writable, local_state_folder, location, write_json
 from rwsa.fingerprint import code_fingerprint
+from rwsa.lease import locked
 from rwsa.metrics import TABLE1_METRICS, check_metrics
 
 __all__ = ["EvaluationSummary", "evaluate"]
@@ -47,6 +48,7 @@ LOGGING = (
 )
 
 
+@locked("json_path", inside=False)
 def evaluate(
     weights: Sequence[str | StoragePath],
     corpora: Sequence[Path],

@@ -32,6 +32,7 @@ from rwsa.corpora.manifest import ClipPair, Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import StoragePath, absolute_location, location, sha256_of
+from rwsa.lease import check_held, locked
 from rwsa.shards import Example, is_up_to_date, write_shard
 from rwsa.shards.index import Failure, ShardEntry, entry_or_none, entry_path, entry_paths, merge_index
 
@@ -62,6 +63,7 @@ class ImportSummary:
     problems: int
 
 
+@locked("out")
 def import_pairs(
     card: CorpusCard,
     out: StoragePath,
@@ -105,6 +107,7 @@ def import_pairs(
             if isinstance(outcome, str):
                 raise InputError(outcome)
             entries.append(outcome)
+            check_held(out)
             progress.update()
     failures = sorted((one for entry, _ in entries for one in entry.failures), key=lambda one: one.example_id)
     summary = ImportSummary(

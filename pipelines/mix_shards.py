@@ -44,6 +44,7 @@ from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import StoragePath, absolute_location, location
+from rwsa.lease import check_held, exclusive_lock, locked
 from rwsa.mixing import Recipe, plan_split, read_recipe
 from rwsa.mixing.plans import usable_speech
 from rwsa.mixing.recipes import recipe_hash
@@ -79,6 +80,7 @@ class MixSummary:
     seconds: float
 
 
+@locked("out")
 def mix_shards(
     card: CorpusCard,
     recipe: Recipe,
@@ -195,6 +197,7 @@ def _render(
     try:
         for outcome in make_shards(jobs, range(len(jobs)), workers):
             progress.add(outcome)
+            check_held(out)
         # A worker that survived the loss of its node may have deleted an entry that its successor wrote.
         while lost := missing_jobs(out, jobs):
             if repairs == _REPAIRS:
@@ -248,7 +251,10 @@ def _plan(options: argparse.Namespace) -> int:
         _scan(read_card(options.card), options.strict, options.cache, print),
         shards_of(options),
     )
-    plans = write_plans(manifest, recipe, out, splits=options.splits, shard_examples=options.shard_examples)
+    with exclusive_lock(out):
+        plans = write_plans(
+            manifest, recipe, out, splits=options.splits, shard_examples=options.shard_examples
+        )
     for plan in plans:
         print(
             f"{plan_path(out, plan.split)}: {plan.rows} examples, {plan.seconds / 3600:.3f} h,"

@@ -43,6 +43,7 @@ from pipelines.studies.reference_results import (
 )
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, absolute_location, atomic_write, sha256_of, write_json
+from rwsa.lease import locked
 from rwsa.metrics import check_metrics, metrics_version
 from rwsa.models import weights_file
 
@@ -50,6 +51,7 @@ FOLDER, PAGE, RESULTS = "reference_study", "reference_study.html", "reference_st
 _EXAMPLES = 16
 
 
+@locked("out")
 def reference_study(
     card: Path,
     out: StoragePath,

@@ -31,6 +31,7 @@ from rwsa.audio import write_audio
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
 from rwsa.files import atomic_write, read_json, write_json
+from rwsa.lease import locked
 from rwsa.mixing.noises import COLOURS, babble, coloured, long_term_power, mains_hum, speech_shaped
 
 MIN_CLIP_SECONDS = 2.5
@@ -77,6 +78,7 @@ class Prompt:
         return _MIN_WORD_SECONDS * SAMPLE_RATE_HZ <= len(self.wav) < MIN_CLIP_SECONDS * SAMPLE_RATE_HZ
 
 
+@locked("out", inside=False)
 def fetch_starter(out: Path) -> Path:
     """Create the starter corpus at `out`, unless it exists; returns `out`.
 

@@ -18,10 +18,12 @@ from pipelines.reports.trade_off_report import trade_off_html
 from pipelines.studies.trade_off_scores import TradeOffPanel, read_scores, trade_off_panels
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, atomic_write
+from rwsa.lease import locked
 
 PAGE = "trade-off.html"
 
 
+@locked("out", inside=False)
 def trade_off(storage: StorageConfig, out: StoragePath) -> list[TradeOffPanel]:
     """Write the page; returns its panels.
 

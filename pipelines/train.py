@@ -36,11 +36,11 @@ from rwsa.files import (
     absolute_location,
     atomic_write,
     check_writable,
-    exclusive_lock,
     location,
     read_json,
     sha256_of,
 )
+from rwsa.lease import exclusive_lock
 from rwsa.shards.index import INDEX_NAME, read_index
 from rwsa.training.checkpoints import STATE_FILE, local_folder
 from rwsa.training.config import DataConfig, recipe_of

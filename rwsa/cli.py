@@ -133,15 +133,19 @@ def _enhance_pipe(arguments: argparse.Namespace) -> int:
 
 def _enhance_files(arguments: argparse.Namespace) -> int:
     from rwsa.enhancement.files import enhance_files
+    from rwsa.lease import exclusive_lock, name_of
 
-    failures = enhance_files(
-        arguments.inputs,
-        arguments.out,
-        _model(arguments),
-        crossfade=arguments.crossfade,
-        batch_size=arguments.batch_size,
-        strict=arguments.strict,
-    )
+    model = _model(arguments)
+    # Others may enhance other files into the same folder.
+    with exclusive_lock(arguments.out, name=name_of([path.absolute() for path in arguments.inputs])):
+        failures = enhance_files(
+            arguments.inputs,
+            arguments.out,
+            model,
+            crossfade=arguments.crossfade,
+            batch_size=arguments.batch_size,
+            strict=arguments.strict,
+        )
     for failure in failures:
         print(f"skipped: {failure}", file=sys.stderr)
     if failures:
@@ -169,6 +173,7 @@ def _model(arguments: argparse.Namespace) -> Network:
 def _score(arguments: argparse.Namespace) -> int:
     from rwsa.files import write_json
     from rwsa.folder_scores import FOLDER_METRICS, format_table, score_folders
+    from rwsa.lease import exclusive_lock
 
     scores = score_folders(
         arguments.clean,
@@ -180,7 +185,8 @@ def _score(arguments: argparse.Namespace) -> int:
     # Print first: an unwritable --json file must not lose the table.
     print(format_table(scores), flush=True)
     if arguments.json is not None:
-        write_json(arguments.json, scores.as_json())
+        with exclusive_lock(arguments.json, inside=False):
+            write_json(arguments.json, scores.as_json())
     return SOME_FAILED if scores.failures else OK
 
 

@@ -1,4 +1,4 @@
-"""Local and remote paths, atomic writes of files and folders, JSON, checksums and locks."""
+"""Local and remote paths, atomic writes of files and folders, JSON and checksums."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GOOGLE_API_KEY")
 # Eight attempts take half a minute in all, to outlast short network failures.
 _CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 10, 60, 8
-_LOCK_POLL_SECONDS = 0.5
+_checks = list[Callable[[Path | UPath], None]]()
 
 
 def location(text: str | StoragePath) -> StoragePath:
@@ -170,6 +169,16 @@ def local_state_folder(root: StoragePath) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rwsa"
 
 
+def before_write(check: Callable[[StoragePath], None]) -> None:
+    """Call `check` before a file or folder appears at its path; if it raises, nothing is written."""
+    _checks.append(check)
+
+
+def _check(path: StoragePath) -> None:
+    for check in _checks:
+        check(path)
+
+
 @contextmanager
 def atomic_write(path: StoragePath) -> Iterator[Path]:
     """Yield a temporary path; if the block succeeds, what was written there appears as `path`.
@@ -202,6 +211,7 @@ def atomic_folder(path: StoragePath, *, last: str) -> Iterator[Path]:
         if not is_remote(path):
             for file in (*temporary.iterdir(), temporary):
                 _flush(file)
+        _check(path)
         remove_folder(path, first=last)
     if not is_remote(path):
         _flush(path.parent)
@@ -213,6 +223,7 @@ def _renamed(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        _check(path)
         temporary.replace(path)
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
@@ -242,6 +253,7 @@ def _uploaded(path: UPath, *, last: str = "") -> Iterator[Path]:
                 f"{path}: its temporary file cannot be written ({error.strerror or error});"
                 " set TMPDIR to a folder with space"
             ) from error
+        _check(path)
         try:
             with store_errors(path):
                 if temporary.is_dir():
@@ -291,38 +303,6 @@ def check_writable(path: StoragePath) -> None:
         temporary.touch()
     with store_errors(probe):
         probe.unlink()
-
-
-@contextmanager
-def exclusive_lock(folder: StoragePath, *, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a local folder, so that one process at a time works there; stores have no lock.
-
-    Args:
-        folder: the folder; created if missing.
-        wait_seconds: how long to wait for another process to release it.
-
-    Raises:
-        InputError: another process holds the lock.
-    """
-    if is_remote(folder):
-        yield
-        return
-    import fcntl  # late, since Windows has none
-
-    folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + wait_seconds
-    with (folder / ".busy").open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise InputError(
-                        f"{folder}: another process is using it; stop that process, or choose another name"
-                    ) from None
-            time.sleep(_LOCK_POLL_SECONDS)
-        yield
 
 
 def write_json(path: StoragePath, value: Any, *, sort_keys: bool = True) -> None:

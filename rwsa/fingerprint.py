@@ -22,6 +22,7 @@ _NEUTRAL = (
     "rwsa.errors",
     "rwsa.file_cache",
     "rwsa.files",
+    "rwsa.lease",
     "rwsa.fingerprint",
     "rwsa.process",
     "rwsa.shards",

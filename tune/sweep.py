@@ -28,7 +28,8 @@ from pipelines.core.tracking import Tracker
 from pipelines.train import run_key
 from pipelines.training.config import TrainRunConfig
 from rwsa.errors import PreemptedError
-from rwsa.files import StoragePath, absolute_location, exclusive_lock
+from rwsa.files import StoragePath, absolute_location
+from rwsa.lease import exclusive_lock
 from rwsa.training.context import StopSignal
 from tune.dry_run import format_plan
 from tune.ray_tune import run_trials

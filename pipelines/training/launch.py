@@ -19,6 +19,7 @@ from pipelines.training.run_log import RunLog
 from rwsa.config import as_mapping, build
 from rwsa.errors import DivergedError, InputError, PreemptedError
 from rwsa.files import StoragePath, location
+from rwsa.lease import lease_ticket, under_lease
 from rwsa.training.checkpoints import Checkpoints
 from rwsa.training.config import self_contained
 from rwsa.training.context import LocalContext, StopSignal
@@ -112,6 +113,7 @@ def train_on_ray(
             "run_id": run.run_id,
             "commit": commit(),
             "threads": threads,
+            "lease": lease_ticket(run_folder(config)),
             "coordinator": coordinator,
         },
         scaling_config=ray.train.ScalingConfig(
@@ -246,6 +248,7 @@ def _train(settings: dict[str, Any], context: Any) -> None:
     config = build(TrainRunConfig, settings["config"], where="train_loop_config")
     context.checkpoints = checkpoints_of(config)
     with ExitStack() as stack:
+        stack.enter_context(under_lease(settings["lease"]))
         if context.rank == 0:
             run = TrackedRun(config.storage, settings["run_id"])
             stack.callback(run.close, status=None)

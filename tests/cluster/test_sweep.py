@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from rwsa.errors import InputError
-from rwsa.files import exclusive_lock
+from rwsa.lease import exclusive_lock
 from tests.sweep_runs import reproducible, sweep_config, write_data
 from tune.report import main as report_main
 from tune.sweep import SweepSummary, sweep
@@ -164,6 +164,6 @@ def test_two_drivers_of_one_sweep_are_refused(data: Path) -> None:
     config = sweep_config(data, "busy", axes={"seed": {"values": [0]}})
     with (
         exclusive_lock(data / "sweeps" / "busy"),
-        pytest.raises(InputError, match="another process is using it"),
+        pytest.raises(InputError, match="in use by"),
     ):
         sweep(config)

@@ -16,7 +16,8 @@ from pipelines.core.tracking import commit
 from pipelines.train import _publish, main, train
 from rwsa.audio import read_audio
 from rwsa.errors import InputError, PreemptedError
-from rwsa.files import exclusive_lock, location, read_json
+from rwsa.files import location, read_json
+from rwsa.lease import exclusive_lock
 from rwsa.models import load_model
 from rwsa.models.weights import read_weights
 from rwsa.training.context import StopSignal
@@ -153,7 +154,7 @@ def test_two_processes_do_not_train_one_run(shards: Path, tmp_path: Path) -> Non
     config = run_config(shards, tmp_path, steps=1)
     with (
         exclusive_lock(tmp_path / "runs" / "tiny"),
-        pytest.raises(InputError, match="another process is using it"),
+        pytest.raises(InputError, match="in use by"),
     ):
         train(config)
     train(config)

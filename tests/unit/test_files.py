@@ -1,4 +1,4 @@
-"""Atomic writes, JSON, checksums and locks: files appear complete or not at all."""
+"""Atomic writes, JSON and checksums: files appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from rwsa.files import (
     StoragePath,
     atomic_folder,
     atomic_write,
-    exclusive_lock,
     location,
     read_json,
     sha256_of,
@@ -101,14 +100,6 @@ def test_a_failed_block_leaves_the_old_folder(root: StoragePath) -> None:
         interrupted()
     assert {path.name for path in (root / "folder").iterdir()} == {"last", "old"}
     assert [path.name for path in root.iterdir()] == ["folder"]
-
-
-def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
-    busy = pytest.raises(InputError, match="another process is using it")
-    with exclusive_lock(tmp_path), busy, exclusive_lock(tmp_path):
-        pass
-    with exclusive_lock(tmp_path):
-        pass
 
 
 @pytest.mark.parametrize("target", ["/proc/rwsa/a.json", "/proc/a.json"])
