@@ -38,10 +38,9 @@ from rwsa.files import (
     check_writable,
     location,
     read_json,
-    sha256_of,
 )
 from rwsa.lease import exclusive_lock
-from rwsa.shards.index import INDEX_NAME, read_index
+from rwsa.shards.index import index_sha256, read_index
 from rwsa.training.checkpoints import STATE_FILE, local_folder
 from rwsa.training.config import DataConfig, recipe_of
 from rwsa.training.context import StopSignal
@@ -173,7 +172,7 @@ def _sizes(data: DataConfig) -> dict[str, str]:
             seconds = read_index(location(data.shards or ""), split).seconds
             sizes[f"{split}_hours"] = f"{seconds / 3600:.3f}"
             # The same parameter as in the run of pipelines.dataset_page.
-            sizes["index_sha256"] = sha256_of(location(data.shards or "") / INDEX_NAME)
+            sizes["index_sha256"] = index_sha256(location(data.shards or ""))
     return sizes
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import zlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +13,8 @@ from typing import Any, Final
 from pipelines.core.progress import Progress
 from rwsa.corpora.cards import SPLITS
 from rwsa.errors import InputError
-from rwsa.files import read_json, sha256_of
-from rwsa.shards.index import INDEX_NAME, Failure, ShardEntry, read_index
+from rwsa.shards import ShardReader
+from rwsa.shards.index import INDEX_NAME, Failure, ShardEntry, index_sha256, index_splits, read_index
 
 _FAILURES_SHOWN = 10
 _UNNAMED: Final = "not named"
@@ -110,73 +108,48 @@ def read_dataset_facts(folder: Path, report: Callable[[str], None] = lambda line
     Raises:
         InputError: there is no index, or a shard is missing or damaged.
     """
-    index = folder / INDEX_NAME
     indexes = [read_index(folder, split) for split in _splits(folder)]
     shards = sum(len(one.entries) for one in indexes)
     splits, made_with = list[SplitFacts](), dict[str, set[str]]()
     with Progress(shards, "dataset page", "shards", report) as progress:
         for one in indexes:
             facts = SplitFacts(split=one.split, sample_rate_hz=one.sample_rate_hz)
-            for entry in one.entries:
-                _add_shard(facts, folder, entry)
-                for package, version in entry.made_with.items():
-                    made_with.setdefault(package, set()).add(version)
-                progress.update()
+            with ShardReader(one, max_open=1) as reader:
+                for number, entry in enumerate(one.entries):
+                    _add_shard(facts, reader, number, entry)
+                    for package, version in entry.made_with.items():
+                        made_with.setdefault(package, set()).add(version)
+                    progress.update()
             splits.append(facts)
-    entries = [entry for one in indexes for entry in one.entries]
     return DatasetFacts(
         folder=folder.name,
-        index_sha256=sha256_of(index),
+        index_sha256=index_sha256(folder),
         splits=tuple(splits),
-        corpora=tuple(sorted({entry.corpus for entry in entries} - {""})),
-        recipe_hashes=tuple(sorted({entry.recipe_hash for entry in entries} - {""})),
+        corpora=_all(one.corpora for one in indexes),
+        recipe_hashes=_all(one.recipe_hashes for one in indexes),
         made_with={package: tuple(sorted(versions)) for package, versions in sorted(made_with.items())},
     )
 
 
+def _all(values: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    return tuple(sorted(set().union(*values) - {""}))
+
+
 def _splits(folder: Path) -> list[str]:
-    index = folder / INDEX_NAME
-    if not index.is_file():
-        raise InputError(
-            f"{index}: no such index; create it with python -m pipelines.mix_shards --out {folder}"
-        )
-    values = read_json(index)
-    try:
-        names = {str(shard["split"]) for shard in values["shards"]}
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{index}: not an index of shards; delete it and mix again") from error
+    names = index_splits(folder)
     if not names:
-        raise InputError(f"{index}: lists no shards; mix some first")
+        raise InputError(f"{folder / INDEX_NAME}: lists no shards; mix some first")
     known = [split for split in SPLITS if split in names]
-    return [*known, *sorted(names.difference(known))]
+    return [*known, *sorted(set(names).difference(known))]
 
 
-def _add_shard(facts: SplitFacts, folder: Path, entry: ShardEntry) -> None:
+def _add_shard(facts: SplitFacts, reader: ShardReader, number: int, entry: ShardEntry) -> None:
     facts.shards += 1
     facts.bytes += entry.bytes
     facts.failed += len(entry.failures)
     facts.failures += entry.failures[: _FAILURES_SHOWN - len(facts.failures)]
-    for samples, meta in _metas(folder, entry):
-        _add_example(facts, samples / entry.sample_rate_hz, meta)
-
-
-def _metas(folder: Path, entry: ShardEntry) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Number of samples and JSON of every example of a shard."""
-    path = folder / entry.shard
-    try:
-        with path.open("rb") as file:
-            for example in entry.examples:
-                file.seek(example.json.offset)
-                data = file.read(example.json.length)
-                if zlib.crc32(data) != example.json.crc32:
-                    raise InputError(
-                        f"{path}: member {example.example_id}.json: its checksum does not match the index;"
-                        " delete the shard and mix again"
-                    )
-                yield example.samples, json.loads(data)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{path}: {reason}; mix again, which recreates missing shards") from error
+    for example, meta in reader.metadata(number):
+        _add_example(facts, example.samples / entry.sample_rate_hz, meta)
 
 
 def _add_example(facts: SplitFacts, seconds: float, meta: Mapping[str, Any]) -> None:
@@ -191,7 +164,7 @@ def _add_example(facts: SplitFacts, seconds: float, meta: Mapping[str, Any]) -> 
         facts.source_examples[role, licence] += 1
     for role, clip, licence in sources:
         facts.recordings.setdefault((role, licence), set()).add(_checksum(clip))
-    for name in {str(one.get("name")) for one in meta.get("degradations", ())}:
+    for name in {str(one.get("name")) for one in meta.get("degradations") or ()}:
         facts.degraded[name] += 1
 
 

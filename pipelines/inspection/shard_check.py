@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ from pipelines.core.pool import map_unordered
 from pipelines.inspection.check_report import Counts, Finding, Section, Severity, counted
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
-from rwsa.shards import verify
-from rwsa.shards.index import ShardIndex, read_index
+from rwsa.files import sha256_of
+from rwsa.shards import ShardReader, verify
+from rwsa.shards.index import INDEX_NAME, TABLE_NAME, ShardIndex, index_sha256, read_index, shard_name
 
-_SHARD_NAME = re.compile(r"([a-z0-9_]+)-\d{6}\.tar")
+_SHARD_NAME = re.compile(r"([a-z0-9_]+)-[0-9]{6}\.tar")
 # Keys of an example's JSON with sources, nested to any depth, each with a clip id.
 _SOURCES = ("more_speech", "noises", "room")
 
@@ -45,10 +45,16 @@ def check_shards(folder: Path, manifests: Sequence[Manifest] = (), *, workers: i
             indexes[split] = read_index(folder, split)
         except InputError as error:
             damaged.append(str(error))
+    if indexes and sha256_of(folder / INDEX_NAME) != index_sha256(folder):
+        damaged.append(f"{folder / TABLE_NAME}: belongs to another {INDEX_NAME}; delete it, or mix again")
     single = [
-        dataclasses.replace(index, entries=(entry,)) for index in indexes.values() for entry in index.entries
+        dataclasses.replace(index, entries=index.entries[number : number + 1])
+        for index in indexes.values()
+        for number in range(len(index.entries))
     ]
-    indexed = {index.entries[0].shard for index in single}
+    indexed = {
+        shard_name(index.split, int(number)) for index in indexes.values() for number in index.entries.numbers
+    }
     damaged += [
         f"{path}: is not in the index; mix again"
         for path in sorted(folder.glob("*.tar"))
@@ -109,10 +115,8 @@ def _verify_shard(index: ShardIndex) -> tuple[list[str], list[dict[str, list[str
 
 def _source_names(index: ShardIndex) -> Iterator[dict[str, list[str]]]:
     (entry,) = index.entries
-    with (index.folder / entry.shard).open("rb") as file:
-        for example in entry.examples:
-            file.seek(example.json.offset)
-            meta = json.loads(file.read(example.json.length))
+    with ShardReader(index, max_open=1) as reader:
+        for example, meta in reader.metadata(0):
             clips = {name for key in ("speech", "noise") if isinstance(name := meta.get(key), str)}
             clips.update(name for key in _SOURCES for name in _clip_ids(meta.get(key)))
             yield {

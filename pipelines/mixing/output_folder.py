@@ -11,7 +11,7 @@ from rwsa.corpora.cards import Split
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, check_writable, list_folder
 from rwsa.mixing.plans import MixPlan, plan_hash
-from rwsa.shards.index import INDEX_NAME, entry_or_none, entry_path, entry_paths
+from rwsa.shards.index import INDEX_NAME, TABLE_NAME, entry_or_none, entry_path, entry_paths
 
 
 def check_folder(
@@ -87,15 +87,18 @@ def _check_entry(path: StoragePath, *, corpus: str, recipe_hash: str) -> None:
 def clear_leftovers(out: StoragePath, splits: Iterable[str]) -> None:
     """Remove temporary files that killed processes left behind."""
     names = "|".join(map(re.escape, splits))
-    temporary = re.compile(rf"\.({names})(-\d{{6}}|\.plan)\.[0-9a-f]{{8}}\.(tar|json|parquet)")
+    temporary = re.compile(
+        rf"\.(({names})(-[0-9]{{6}}|\.plan)|index)\.[0-9a-f]{{8}}\.(tar|json|parquet|table)"
+    )
     for path in list_folder(out):
         if temporary.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def remove_index(out: StoragePath) -> None:
-    """Delete the index, since it is invalid while shards change."""
-    (out / INDEX_NAME).unlink(missing_ok=True)
+    """Delete the index and its table, since they are invalid while shards change."""
+    for name in (INDEX_NAME, TABLE_NAME):
+        (out / name).unlink(missing_ok=True)
 
 
 def incomplete_splits(out: StoragePath) -> dict[str, str]:

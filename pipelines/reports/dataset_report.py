@@ -150,7 +150,7 @@ def _sample(example: Example) -> dict[str, Any]:
     about.append(f"noise class {', '.join(environments(meta))}")
     if meta.get("peak_gain_db"):
         about.append(f"attenuated by {-meta['peak_gain_db']:.1f} dB")
-    about += [str(one.get("name")) for one in meta.get("degradations", ())]
+    about += [str(one.get("name")) for one in meta.get("degradations") or ()]
     return {
         "title": f"SNR {round(snr_db, 1) + 0.0:.1f} dB" if isinstance(snr_db, int | float) else "SNR unknown",
         "about": " · ".join(about),

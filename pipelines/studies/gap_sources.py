@@ -204,4 +204,4 @@ def _shard_loaders(
 
 
 def _corpora(index: ShardIndex) -> str:
-    return ", ".join(sorted({entry.corpus for entry in index.entries} - {""})) or "an unnamed corpus"
+    return ", ".join(sorted(set(index.corpora) - {""})) or "an unnamed corpus"

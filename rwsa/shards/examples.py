@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 
+from rwsa.shards.metadata import METADATA_BYTES
+
+EXAMPLE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# An hour at 48 kHz is 173 million; a signal of this length takes 1 GiB when decoded.
+MOST_SAMPLES = 1 << 28
+# An example's members are adjacent, each behind its tar header and padded to a block.
+_TAR_BLOCK = 512
+# FLAC of noise takes a little more than 2 bytes a sample, behind a header.
+_FLAC_HEADER_BYTES = 1 << 16
 # Offset, length and CRC-32 are of the noisy, the clean and the JSON member.
 _ENTRY_TYPE = np.dtype([("samples", "<u4"), ("offset", "<u8", 3), ("length", "<u4", 3), ("crc32", "<u4", 3)])
 
@@ -60,10 +70,13 @@ class Examples(Sequence[ExampleEntry]):
             ValueError, TypeError, OverflowError: a row is malformed.
         """
         made = cls(())
+        if not isinstance(rows, list):
+            raise ValueError("the examples are not a list")
         if rows:
-            made._ids = np.array([row[0].encode("ascii") for row in rows], dtype=np.bytes_)
-            numbers = np.array([row[1:] for row in rows], dtype=np.int64)
-            if numbers.shape != (len(rows), 10) or numbers.min() < 0:
+            made._ids = _ids_of(rows)
+            # Without a dtype, which would let NumPy take fractions and text for integers.
+            numbers = np.array([row[1:] for row in rows])
+            if numbers.dtype.kind != "i" or numbers.shape != (len(rows), 10) or numbers.min() < 0:
                 raise ValueError("an example's row must have an id and ten non-negative numbers")
             if np.delete(numbers, (1, 4, 7), axis=1).max() >= 1 << 32:
                 raise ValueError("a length or checksum of an example does not fit 32 bits")
@@ -72,6 +85,33 @@ class Examples(Sequence[ExampleEntry]):
             for at, name in enumerate(("offset", "length", "crc32")):
                 made._rows[name] = numbers[:, 1 + at :: 3]
         return made
+
+    def check_positions(self, tar_bytes: int) -> None:
+        """Check that every example has samples and that its members are adjacent, in a tar of this size.
+
+        Raises:
+            ValueError: an example is impossible; names it.
+        """
+        if not len(self):
+            return
+        samples = self._rows["samples"].astype(np.int64)
+        # Below 2^63, of which the sums here stay far.
+        starts = np.minimum(self._rows["offset"], np.uint64(1 << 62)).astype(np.int64)
+        lengths = self._rows["length"].astype(np.int64)
+        span = (starts + lengths).max(axis=1) - starts.min(axis=1)
+        slack = span - lengths.sum(axis=1)
+        wrong = {
+            "has no samples, or too many": (samples == 0) | (samples > MOST_SAMPLES),
+            "has more bytes than its samples can take": (
+                lengths[:, :2].max(axis=1) > 4 * samples + _FLAC_HEADER_BYTES
+            ),
+            "has too long a JSON": lengths[:, 2] > METADATA_BYTES,
+            "lies beyond the end of its tar": (starts + lengths).max(axis=1) > tar_bytes,
+            "has members that overlap or are not adjacent": (slack < 0) | (slack > 4 * _TAR_BLOCK),
+        }
+        for what, bad in wrong.items():
+            if bad.any():
+                raise ValueError(f"example {self[int(bad.argmax())].example_id} {what}")
 
     def rows(self) -> list[list[Any]]:
         """The inverse of `of_rows`."""
@@ -112,3 +152,13 @@ class Examples(Sequence[ExampleEntry]):
 
     def __repr__(self) -> str:
         return f"Examples({list(self)!r})"
+
+
+def _ids_of(rows: Sequence[Sequence[Any]]) -> np.ndarray:
+    names = [row[0] for row in rows]
+    for name in names:
+        if not isinstance(name, str) or not EXAMPLE_ID.fullmatch(name):
+            raise ValueError(f"{str(name)[:80]!r} is not an example id")
+    if len(set(names)) < len(names):
+        raise ValueError("an example id appears twice")
+    return np.array([name.encode("ascii") for name in names], dtype=np.bytes_)

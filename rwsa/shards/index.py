@@ -1,112 +1,100 @@
 """The index of a folder of shards: one entry file per tar, and `index.json`, their sorted merge.
 
 Many writers cannot safely append to one file, so each shard has its own entry file. `index.json` only
-merges them; it contains no times and no absolute paths. Each line is one shard, so a reader of a million
-examples needs little more memory than their columns.
+merges them; it contains no times and no absolute paths. Each line is one shard. The table beside it
+(`rwsa.shards.table`) lets a reader find the line of a shard without reading the others.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.metadata
 import json
 import platform
-import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 
-from rwsa.errors import InputError, UnreachableError
-from rwsa.files import StoragePath, atomic_write, is_remote, list_folder, read_json, store_errors, write_json
-from rwsa.shards.examples import Examples
+from rwsa.errors import InputError
+from rwsa.files import StoragePath, atomic_write, is_remote, store_errors
+from rwsa.shards.entries import (
+    SCHEMA_VERSION,
+    Failure,
+    ShardEntry,
+    entry_or_none,
+    entry_path,
+    entry_paths,
+    entry_values,
+    parse_line,
+    read_entry,
+    shard_name,
+    write_entry,
+)
+from rwsa.shards.storage import open_regular
+from rwsa.shards.table import (
+    LINE_BYTES,
+    TABLE_NAME,
+    IndexTable,
+    ShardEntries,
+    TableWriter,
+    read_table,
+    table_bytes,
+)
 
-SCHEMA_VERSION = 2
+__all__ = [
+    "INDEX_NAME",
+    "SAME_BYTES",
+    "SCHEMA_VERSION",
+    "TABLE_NAME",
+    "Failure",
+    "ShardEntry",
+    "ShardIndex",
+    "entry_or_none",
+    "entry_path",
+    "entry_paths",
+    "index_sha256",
+    "index_splits",
+    "made_alike",
+    "made_with",
+    "merge_index",
+    "read_entry",
+    "read_index",
+    "shard_name",
+    "write_entry",
+]
+
 INDEX_NAME = "index.json"
 _PACKAGES = ("rwsa", "numpy", "soundfile", "soxr", "audiomentations", "webdataset")
 # Versions of rwsa that mix the same plan into the same bytes as this one.
 SAME_BYTES = ("0.1.0", "0.2.0")
-_ENTRY_NAME = re.compile(r"[a-z0-9_]+-\d{6}\.json")
 # Threads hide the latency of a store.
 _ENTRY_THREADS = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A planned example that could not be made, and the reason.
-
-    `slot` is its position among the examples planned for the shard, set by `rwsa.shards.write_shard`.
-    """
-
-    example_id: str
-    reason: str
-    slot: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardEntry:
-    """The contents of `SPLIT-000123.json`: the description of one tar.
-
-    Attributes:
-        shard: file name of the tar.
-        sha256: checksum of the tar.
-        samples_sha256: checksum of the ids and decoded 16-bit samples, independent of the FLAC encoder.
-        seconds: total duration of the examples.
-        corpus: name of the corpus card; empty if there was none.
-        recipe_hash: hash of the recipe; empty if there was none.
-        plan_hash: hash of the rendered plan rows; empty if there were none.
-        made_with: package versions and CPU family; only the same ones reproduce the bytes.
-        failures: planned examples that are missing from the tar.
-    """
-
-    schema_version: int
-    shard: str
-    split: str
-    number: int
-    bytes: int
-    sha256: str
-    samples_sha256: str
-    sample_rate_hz: int
-    seconds: float
-    corpus: str
-    recipe_hash: str
-    plan_hash: str
-    made_with: Mapping[str, str]
-    examples: Examples
-    failures: tuple[Failure, ...]
-
-    @property
-    def planned(self) -> int:
-        """Number of examples planned for the shard, including failures."""
-        return len(self.examples) + len(self.failures)
-
-    def at_slot(self, slot: int) -> int | Failure:
-        """The number in the tar of the example planned for `slot`, or its failure."""
-        before = 0
-        for failure in self.failures:
-            if failure.slot == slot:
-                return failure
-            before += failure.slot is not None and failure.slot < slot
-        return slot - before
+_END = b"]}\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """The shards of one split, in the order of their numbers."""
+    """The shards of one split, in the order of their numbers.
+
+    Attributes:
+        corpora, recipe_hashes: of all shards, sorted, each once; empty strings for those without.
+    """
 
     folder: StoragePath
     split: str
-    entries: tuple[ShardEntry, ...]
+    sample_rate_hz: int
+    corpora: tuple[str, ...]
+    recipe_hashes: tuple[str, ...]
+    entries: ShardEntries
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:
         """Number of examples in each shard."""
-        return tuple(len(entry.examples) for entry in self.entries)
+        return tuple(self.entries.examples.tolist())
 
     @property
     def planned_sizes(self) -> tuple[int, ...]:
@@ -114,32 +102,18 @@ class ShardIndex:
 
         They depend only on the plan, so mixing it online gives the same order.
         """
-        return tuple(entry.planned for entry in self.entries)
+        return tuple(self.entries.planned.tolist())
 
     def locate(self, number: int) -> tuple[int, int]:
         """Shard and index within it of an example numbered over all shards; for `ShardReader.read`."""
-        sizes = self.shard_sizes
+        sizes = self.entries.examples.astype(np.int64)
         ends = np.cumsum(sizes)
         shard = int(np.searchsorted(ends, number, side="right"))
-        return shard, number - int(ends[shard]) + sizes[shard]
-
-    @property
-    def sample_rate_hz(self) -> int:
-        return self.entries[0].sample_rate_hz
+        return shard, int(number - ends[shard] + sizes[shard])
 
     @property
     def seconds(self) -> float:
-        return sum(entry.seconds for entry in self.entries)
-
-
-def shard_name(split: str, number: int) -> str:
-    """`SPLIT-000123.tar`."""
-    return f"{split}-{number:06d}.tar"
-
-
-def entry_path(folder: StoragePath, split: str, number: int) -> StoragePath:
-    """Path of a shard's entry, `SPLIT-000123.json`."""
-    return (folder / shard_name(split, number)).with_suffix(".json")
+        return self.entries.seconds
 
 
 def made_with() -> dict[str, str]:
@@ -171,53 +145,8 @@ def _cpu_family() -> str:
     return " ".join([platform.machine(), *(found[key] for key in wanted if key in found)])
 
 
-def write_entry(folder: StoragePath, entry: ShardEntry) -> None:
-    """Write a shard's entry, atomically.
-
-    Raises:
-        InputError: the folder is not writable or full.
-    """
-    write_json(entry_path(folder, entry.split, entry.number), _as_mapping(entry))
-
-
-def read_entry(path: StoragePath) -> ShardEntry:
-    """Read one shard's entry.
-
-    Raises:
-        InputError: it is missing, damaged or of another schema version.
-    """
-    return _from_mapping(read_json(path), path)
-
-
-def entry_or_none(path: StoragePath) -> ShardEntry | None:
-    """Read one shard's entry; None if it is missing or damaged, so that the shard must be made again.
-
-    Raises:
-        UnreachableError: the store refused or is unreachable.
-    """
-    try:
-        return read_entry(path)
-    except UnreachableError:
-        raise
-    except InputError:
-        return None
-
-
-def entry_paths(folder: StoragePath) -> dict[str, list[StoragePath]]:
-    """The paths of the entries in `folder`: split -> sorted by number.
-
-    Raises:
-        InputError: the store of the folder cannot be reached.
-    """
-    splits: dict[str, list[StoragePath]] = {}
-    for path in list_folder(folder):
-        if _ENTRY_NAME.fullmatch(path.name):
-            splits.setdefault(path.name.rpartition("-")[0], []).append(path)
-    return splits
-
-
 def merge_index(folder: StoragePath, *, without: Container[str] = ()) -> StoragePath:
-    """Write `index.json`, the sorted merge of the entries in `folder`; returns its path.
+    """Write `index.json`, the sorted merge of the entries in `folder`, and its table; returns its path.
 
     Args:
         folder: folder of shards.
@@ -235,12 +164,33 @@ def merge_index(folder: StoragePath, *, without: Container[str] = ()) -> Storage
         raise InputError(
             f"{folder}: holds no shards (SPLIT-000000.tar with SPLIT-000000.json); mix some first"
         )
-    index = folder / INDEX_NAME
-    with atomic_write(index) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(f'{{"schema_version": {SCHEMA_VERSION}, "shards": [')
-        for number, entry in enumerate(_entries(paths)):
-            file.write((",\n" if number else "\n") + json.dumps(_as_mapping(entry), sort_keys=True))
-        file.write("\n]}\n")
+    return write_index(folder, _entries(paths))
+
+
+def write_index(folder: StoragePath, entries: Iterator[ShardEntry]) -> StoragePath:
+    """Write `index.json` and its table from entries that are sorted by name; returns its path.
+
+    Raises:
+        InputError: the folder is not writable.
+    """
+    index, table = folder / INDEX_NAME, TableWriter()
+    # The index appears last: a table without it, or beside another one, is not used.
+    with atomic_write(index) as temporary:
+        with temporary.open("wb") as file:
+
+            def write(text: bytes) -> None:
+                table.add_text(text)
+                file.write(text)
+
+            write(f'{{"schema_version": {SCHEMA_VERSION}, "shards": ['.encode())
+            for number, entry in enumerate(entries):
+                write(b",\n" if number else b"\n")
+                line = json.dumps(entry_values(entry), sort_keys=True).encode()
+                table.add_entry(line, entry)
+                file.write(line)
+            write(b"\n" + _END)
+        with atomic_write(folder / TABLE_NAME) as rows:
+            rows.write_bytes(table_bytes(table.table()))
     return index
 
 
@@ -255,72 +205,82 @@ def _entries(paths: Sequence[StoragePath]) -> Iterator[ShardEntry]:
 
 
 def read_index(folder: StoragePath, split: str) -> ShardIndex:
-    """Read the shards of one split from `index.json`.
+    """Find the shards of one split in `index.json`; their entries are read when they are used.
 
     Raises:
         InputError: there is no index, it is damaged, or it has no such split.
     """
+    path, table = folder / INDEX_NAME, _table(folder)
+    if split not in table.splits:
+        raise InputError(f"{path}: has no split '{split}', only {sorted(table.splits)}")
+    found = table.splits[split]
+    if len(found.sample_rates_hz) != 1:
+        raise InputError(
+            f"{path}: split '{split}' mixes sample rates {list(found.sample_rates_hz)};"
+            " mix it again from one recipe"
+        )
+    return ShardIndex(
+        folder=folder,
+        split=split,
+        sample_rate_hz=found.sample_rates_hz[0],
+        corpora=found.corpora,
+        recipe_hashes=found.recipe_hashes,
+        entries=ShardEntries(path, split, found.rows),
+    )
+
+
+def index_splits(folder: StoragePath) -> list[str]:
+    """The names of the splits in the index of `folder`, sorted.
+
+    Raises:
+        InputError: there is no index, or it is damaged.
+    """
+    return sorted(_table(folder).splits)
+
+
+def index_sha256(folder: StoragePath) -> str:
+    """SHA-256 of the index of `folder`, which identifies its shards.
+
+    Raises:
+        InputError: there is no index, or it is damaged.
+    """
+    return _table(folder).index_sha256
+
+
+def _table(folder: StoragePath) -> IndexTable:
     path = folder / INDEX_NAME
     try:
         with store_errors(path):
-            splits, entries = _read_lines(path, split)
+            return read_table(path) or _table_of(path)
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such index; create it with python -m pipelines.mix_shards --out {folder}"
         ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not entries:
-        raise InputError(f"{path}: has no split '{split}', only {sorted(splits)}")
-    rates = {entry.sample_rate_hz for entry in entries}
-    if len(rates) > 1:
-        raise InputError(
-            f"{path}: split '{split}' mixes sample rates {sorted(rates)}; mix it again from one recipe"
-        )
-    entries.sort(key=lambda entry: entry.number)
-    return ShardIndex(folder=folder, split=split, entries=tuple(entries))
 
 
-def _read_lines(path: StoragePath, split: str) -> tuple[set[str], list[ShardEntry]]:
-    """The names of all splits of an index and the entries of one, read line by line."""
-    splits, entries, last = set[str](), list[ShardEntry](), ""
-    with path.open("r", encoding="utf-8") as file:
-        try:
-            first = file.readline()
-            if not first.endswith(', "shards": [\n'):
-                raise InputError(f"{path}: not an index of shards written by this program; mix again")
-            for line in file:
-                last = line
-                if line == "]}\n":
-                    break
-                values = json.loads(line.removesuffix("\n").removesuffix(","))
-                splits.add(str(values.get("split")))
-                if values.get("split") == split or values.get("schema_version") != SCHEMA_VERSION:
-                    entries.append(_from_mapping(values, path))
-        except (AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise InputError(f"{path}: not a readable index ({error}); mix again") from error
-    if last != "]}\n":
-        raise InputError(f"{path}: is truncated; mix again")
-    return splits, entries
-
-
-def _as_mapping(entry: ShardEntry) -> dict[str, Any]:
-    values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
-    # One flat row per example, for an index of about 100 bytes per example.
-    values["examples"] = entry.examples.rows()
-    values["failures"] = [dataclasses.asdict(failure) for failure in entry.failures]
-    return values
-
-
-def _from_mapping(values: Any, where: StoragePath) -> ShardEntry:
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA_VERSION:
-        raise InputError(
-            f"{where}: schema version {version}, but this program reads {SCHEMA_VERSION}; mix again"
-        )
-    try:
-        examples = Examples.of_rows(values["examples"])
-        failures = tuple(Failure(**failure) for failure in values["failures"])
-        return ShardEntry(**{**values, "examples": examples, "failures": failures})
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{where}: not a shard entry ({error!r}); delete it and mix again") from error
+def _table_of(path: StoragePath) -> IndexTable:
+    """The table of an index without one, from every entry."""
+    table, last = TableWriter(), b""
+    with open_regular(path) as file:
+        first = file.readline(1024)
+        if not first.endswith(b', "shards": [\n'):
+            raise InputError(f"{path}: not an index of shards written by this program; mix again")
+        table.add_text(first)
+        while last != _END and (last := file.readline(LINE_BYTES)):
+            if last == _END:
+                table.add_text(last)
+                continue
+            line = last.removesuffix(b"\n").removesuffix(b",")
+            table.add_entry(line, parse_line(line, path))
+            table.add_text(last[len(line) :])
+        if last != _END:
+            raise InputError(f"{path}: is truncated; mix again")
+        if file.read(1):
+            raise InputError(f"{path}: goes on after its end; mix again")
+    made = table.table()
+    for split, found in made.splits.items():
+        if np.any(np.diff(found.rows["number"].astype(np.int64)) == 0):
+            raise InputError(f"{path}: lists a shard of split '{split}' twice; mix again")
+    return made

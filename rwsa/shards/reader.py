@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
-import json
 import os
 import threading
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-import fsspec
 import numpy as np
 import soundfile
 
@@ -19,6 +19,8 @@ from rwsa.errors import InputError
 from rwsa.files import StoragePath, is_remote, store_errors
 from rwsa.shards.examples import Example, ExampleEntry, Member
 from rwsa.shards.index import ShardIndex
+from rwsa.shards.metadata import read_metadata
+from rwsa.shards.storage import open_regular, pread, read_range
 
 
 class DamagedShardError(InputError):
@@ -42,7 +44,7 @@ class ShardReader:
     """
 
     def __init__(self, index: ShardIndex, *, max_open: int = 32) -> None:
-        self.index = index
+        self.index = dataclasses.replace(index, entries=index.entries.caching(max_open))
         self._max_open = max_open
         self._start()
 
@@ -51,7 +53,7 @@ class ShardReader:
 
         Raises:
             DamagedShardError: a shard is missing, truncated or damaged; names the shard and the member.
-            InputError: the store refused or cannot be reached.
+            InputError: the store refused or cannot be reached, or the index is damaged.
         """
         entry = self.index.entries[shard].examples[index]
         span = _Span(entry)
@@ -66,8 +68,27 @@ class ShardReader:
             noisy=self._audio(shard, f"{entry.example_id}.noisy.flac", members["noisy.flac"], entry.samples),
             clean=self._audio(shard, f"{entry.example_id}.clean.flac", members["clean.flac"], entry.samples),
             sample_rate_hz=self.index.sample_rate_hz,
-            meta=json.loads(bytes(members["json"])),
+            meta=self._metadata(shard, entry, members["json"]),
         )
+
+    def metadata(self, shard: int) -> Iterator[tuple[ExampleEntry, dict[str, Any]]]:
+        """Every example of a shard with its JSON metadata, without its audio.
+
+        Raises:
+            DamagedShardError: the shard is missing, truncated or damaged; names the shard and the member.
+            InputError: the store refused or cannot be reached, or the index is damaged.
+        """
+        examples, path, member = self.index.entries[shard].examples, self._path(shard), ""
+        try:
+            with store_errors(path), open_regular(path) as file:
+                for entry in examples:
+                    member = f"{entry.example_id}.json"
+                    file.seek(entry.json.offset)
+                    data = memoryview(file.read(entry.json.length))
+                    self._check(shard, member, data, entry.json)
+                    yield entry, self._metadata(shard, entry, data)
+        except OSError as error:
+            raise self._damaged(shard, member, _reason(error)) from error
 
     def close(self) -> None:
         """Close all files; a later `read` reopens them."""
@@ -92,7 +113,6 @@ class ShardReader:
 
     def _start(self) -> None:
         self._files: OrderedDict[int, BinaryIO] = OrderedDict()
-        self._store: Any = None
         # A new lock: one that another thread held during a fork would stay locked in the child.
         self._lock, self._process = threading.Lock(), os.getpid()
 
@@ -102,28 +122,23 @@ class ShardReader:
             self._start()
             for file in inherited.values():
                 file.close()
-        path = self.index.folder / self.index.entries[shard].shard
+        path = self._path(shard)
         try:
             if is_remote(path):
-                return memoryview(self._range(path, span))
+                return memoryview(read_range(path, span.offset, span.length))
             with self._lock:  # so that no other thread closes the file during the read
-                return memoryview(os.pread(self._file(shard, path).fileno(), span.length, span.offset))
+                return memoryview(pread(self._file(shard, path), span.offset, span.length))
         except OSError as error:
-            reason = error.strerror or str(error) or "no such file"
-            raise self._damaged(shard, member, reason) from error
+            raise self._damaged(shard, member, _reason(error)) from error
 
-    def _range(self, path: Any, span: _Span) -> bytes:
-        with store_errors(path):
-            if self._store is None:
-                # Not `path.fs`: fsspec caches it per process, and a forked one must not be used.
-                self._store = fsspec.filesystem(path.protocol, **path.storage_options)
-            return self._store.cat_file(path.path, start=span.offset, end=span.offset + span.length)
+    def _path(self, shard: int) -> StoragePath:
+        return self.index.folder / self.index.entries[shard].shard
 
     def _file(self, shard: int, path: StoragePath) -> BinaryIO:
         if shard not in self._files:
             if len(self._files) >= self._max_open:
                 self._files.popitem(last=False)[1].close()
-            self._files[shard] = path.open("rb")
+            self._files[shard] = open_regular(path)
         self._files.move_to_end(shard)
         return self._files[shard]
 
@@ -133,20 +148,39 @@ class ShardReader:
         if zlib.crc32(data) != member.crc32:
             raise self._damaged(shard, name, "its checksum does not match the index")
 
+    def _metadata(self, shard: int, entry: ExampleEntry, data: memoryview) -> dict[str, Any]:
+        try:
+            return read_metadata(bytes(data), entry.example_id)
+        except ValueError as error:
+            raise self._damaged(shard, f"{entry.example_id}.json", str(error)) from error
+
     def _audio(self, shard: int, name: str, data: memoryview, samples: int) -> np.ndarray:
         try:
-            wav, rate = soundfile.read(io.BytesIO(data), dtype="float32")
-        except soundfile.LibsndfileError as error:
-            raise self._damaged(shard, name, error.error_string.rstrip(".")) from error
-        if wav.shape != (samples,) or rate != self.index.sample_rate_hz:
-            raise self._damaged(shard, name, f"has {wav.shape} samples at {rate} Hz")
+            with soundfile.SoundFile(io.BytesIO(data)) as file:
+                # Before reading, which reserves memory for as many samples as the header claims.
+                found = file.format, file.channels, file.samplerate, file.frames
+                if found != ("FLAC", 1, self.index.sample_rate_hz, samples):
+                    raise self._damaged(shard, name, f"is not the signal in the index ({_about(found)})")
+                wav = file.read(dtype="float32")
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            reason = getattr(error, "error_string", str(error)).rstrip(".")
+            raise self._damaged(shard, name, reason) from error
+        if len(wav) != samples:
+            raise self._damaged(shard, name, f"has {len(wav)} of {samples} samples")
         return wav
 
     def _damaged(self, shard: int, name: str, reason: str) -> DamagedShardError:
-        path = self.index.folder / self.index.entries[shard].shard
-        return DamagedShardError(
-            f"{path}: member {name}: {reason}; delete the shard and mix again", path=str(path)
-        )
+        path, member = self._path(shard), f"member {name}: " if name else ""
+        return DamagedShardError(f"{path}: {member}{reason}; delete the shard and mix again", path=str(path))
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or "no such file"
+
+
+def _about(found: tuple[str, int, int, int]) -> str:
+    kind, channels, rate_hz, samples = found
+    return f"{kind}, {channels} channels, {samples} samples at {rate_hz} Hz"
 
 
 class _Span:

@@ -9,21 +9,21 @@ user or machine.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
-import re
 import tarfile
 import zlib
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import soundfile
 
 from rwsa.errors import InputError
-from rwsa.files import StoragePath, atomic_write, is_remote, sha256_of, store_errors
-from rwsa.shards.examples import Example, ExampleEntry, Examples, Member
+from rwsa.files import StoragePath, atomic_write, sha256_of, store_errors
+from rwsa.shards.examples import EXAMPLE_ID, MOST_SAMPLES, Example, ExampleEntry, Examples, Member
 from rwsa.shards.index import (
     SCHEMA_VERSION,
     Failure,
@@ -36,13 +36,15 @@ from rwsa.shards.index import (
     shard_name,
     write_entry,
 )
+from rwsa.shards.metadata import read_metadata
 from rwsa.shards.reader import ShardReader
+from rwsa.shards.storage import open_regular
 
 if TYPE_CHECKING:
     import webdataset
 
 
-_EXAMPLE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_OPENING_OPTIONS = frozenset({"cache_dir", "cache_size", "url_to_name", "select_files", "rename_files"})
 
 
 def write_shard(
@@ -138,13 +140,17 @@ def _add_example(
     tar: tarfile.TarFile, example: Example, noisy: np.ndarray, clean: np.ndarray
 ) -> ExampleEntry:
     name, rate = example.example_id, example.sample_rate_hz
-    meta = json.dumps({**example.meta, "id": name}, sort_keys=True, separators=(",", ":"))
+    meta = json.dumps({**example.meta, "id": name}, sort_keys=True, separators=(",", ":")).encode()
+    try:
+        read_metadata(meta, name)
+    except ValueError as error:
+        raise InputError(f"example {name}: its metadata {error}") from error
     # Sorted by name, like webdataset's writer.
     return ExampleEntry(
         example_id=name,
         samples=len(noisy),
         clean=_add(tar, f"{name}.clean.flac", _encode_flac(clean, rate)),
-        json=_add(tar, f"{name}.json", meta.encode()),
+        json=_add(tar, f"{name}.json", meta),
         noisy=_add(tar, f"{name}.noisy.flac", _encode_flac(noisy, rate)),
     )
 
@@ -159,7 +165,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> Member:
 
 def _check(example: Example, sample_rate_hz: int, ids: Container[str]) -> None:
     name = example.example_id
-    if not _EXAMPLE_ID.fullmatch(name):
+    if not EXAMPLE_ID.fullmatch(name):
         raise InputError(f"example id {name!r}: use up to 64 letters, digits, - and _ (a dot ends the id)")
     if name in ids:
         raise InputError(f"example id {name!r}: appears twice in one shard; ids must be unique")
@@ -170,6 +176,8 @@ def _check(example: Example, sample_rate_hz: int, ids: Container[str]) -> None:
             f"example {name}: noisy {example.noisy.shape} and clean {example.clean.shape}"
             " must both be [samples], equally long and not empty"
         )
+    if len(example.noisy) > MOST_SAMPLES:
+        raise InputError(f"example {name}: has more than {MOST_SAMPLES:,} samples; cut it into shorter ones")
 
 
 def _to_int16(example: Example, wav: np.ndarray) -> np.ndarray:
@@ -215,12 +223,20 @@ def is_up_to_date(folder: StoragePath, entry: ShardEntry, plan_hash: str) -> boo
 
 
 def verify(index: ShardIndex) -> list[str]:
-    """Recompute the checksums of each tar and of its decoded samples; returns one line per damaged shard."""
+    """Recompute the checksums of each tar and of its decoded samples; returns one line per damaged shard.
+
+    The headers in the tar must agree with the index, since other programs read shards by them.
+    """
     problems = []
     with ShardReader(index, max_open=1) as reader:
         for number, entry in enumerate(index.entries):
             if not is_intact(index.folder, entry):
                 problems.append(f"{index.folder / entry.shard}: its bytes do not match the index")
+                continue
+            if (member := _foreign_member(index.folder, entry)) is not None:
+                problems.append(
+                    f"{index.folder / entry.shard}: its header of {member} does not match the index"
+                )
                 continue
             digest = hashlib.sha256()
             for at in range(len(entry.examples)):
@@ -232,30 +248,71 @@ def verify(index: ShardIndex) -> list[str]:
     return problems
 
 
+def _foreign_member(folder: StoragePath, entry: ShardEntry) -> str | None:
+    """The first member whose tar header has another name, size or type than its index entry."""
+    with open_regular(folder / entry.shard) as file:
+        for example in entry.examples:
+            members = {"clean.flac": example.clean, "json": example.json, "noisy.flac": example.noisy}
+            for suffix, member in members.items():
+                name = f"{example.example_id}.{suffix}"
+                file.seek(max(0, member.offset - tarfile.BLOCKSIZE))
+                try:
+                    header = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "ascii", "strict")
+                except (tarfile.HeaderError, ValueError):
+                    return name
+                if (header.name, header.size, header.type) != (name, member.length, tarfile.REGTYPE):
+                    return name
+    return None
+
+
 def as_webdataset(index: ShardIndex, **options: Any) -> webdataset.WebDataset:
     """The shards of a split as a webdataset pipeline, for other training code.
 
     Samples are dicts: `__key__`; `noisy` and `clean`, float32 `[samples]`; `json`, the metadata. Order and
-    shuffling are webdataset's, without exact resumption; `rwsa.training` has a reproducible order.
+    shuffling are webdataset's, without exact resumption; `rwsa.training` has a reproducible order. Shards are
+    read by `ShardReader`, locally or from a store: webdataset opens nothing and runs no other program.
 
     Args:
         index: of a split, from `rwsa.shards.index.read_index`.
-        options: options of `webdataset.WebDataset`, such as `shardshuffle` (default: none).
+        options: options of `webdataset.WebDataset` on order and splitting, such as `shardshuffle` (default:
+            none).
 
     Raises:
-        InputError: the shards are in a store, which webdataset reads through other programs.
+        InputError: an option is about how webdataset opens files.
     """
     import webdataset  # late, since it imports torch, which mixing does not need
 
-    if is_remote(index.folder):
-        raise InputError(f"{index.folder}: webdataset reads local files; copy the shards, or use ShardReader")
-    urls = [str(index.folder / entry.shard) for entry in index.entries]
-    pipeline = webdataset.WebDataset(urls, **{"shardshuffle": False, **options})
-    return pipeline.decode(webdataset.handle_extension("flac", _decoded)).rename(
-        __key__="__key__", noisy="noisy.flac", clean="clean.flac", json="json"
+    if refused := sorted(
+        set(options) & {"cache_dir", "cache_size", "url_to_name", "select_files", "rename_files"}
+    ):
+        raise InputError(
+            f"as_webdataset: {refused[0]} has no effect, as ShardReader reads the shards; leave it out"
+        )
+    dataset = webdataset.WebDataset(
+        [str(number) for number in range(len(index.entries))],
+        **{"shardshuffle": False, "cache_dir": None, **options},
     )
+    # Its stages are: numbers of shards, their split and order; opening, expanding and grouping tars; others.
+    (opening,) = (
+        at
+        for at, stage in enumerate(dataset.pipeline)
+        if isinstance(stage, webdataset.cache.StreamingOpen | webdataset.cache.FileCache)
+    )
+    dataset.pipeline[opening : opening + 3] = [functools.partial(_samples, index)]
+    return dataset
 
 
-def _decoded(data: bytes) -> np.ndarray:
-    wav, _ = soundfile.read(io.BytesIO(data), dtype="float32")
-    return wav
+def _samples(index: ShardIndex, shards: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    with ShardReader(index, max_open=1) as reader:
+        for shard in shards:
+            number = int(shard["url"])
+            entry = index.entries[number]
+            for at in range(len(entry.examples)):
+                example = reader.read(number, at)
+                yield {
+                    "__key__": example.example_id,
+                    "__url__": str(index.folder / entry.shard),
+                    "noisy": example.noisy,
+                    "clean": example.clean,
+                    "json": example.meta,
+                }

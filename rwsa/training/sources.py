@@ -23,7 +23,7 @@ from rwsa.files import is_remote, location
 from rwsa.mixing.plans import MixPlan, plan_hash, plan_split
 from rwsa.mixing.recipes import recipe_hash
 from rwsa.shards.examples import Example
-from rwsa.shards.index import Failure, ShardEntry, read_index, shard_name
+from rwsa.shards.index import Failure, ShardIndex, read_index, shard_name
 from rwsa.shards.reader import DamagedShardError, ShardReader
 from rwsa.training.config import DataConfig, MixConfig, card_of, recipe_of
 from rwsa.training.segments import MissingExample, init_render_process, render
@@ -98,7 +98,7 @@ class ShardSource:
         self._skip = config.on_corrupt == "skip"
         self._threads = config.loader_threads or (8 if is_remote(self._index.folder) else 2)
         self.sizes = self._index.planned_sizes
-        self.contents = _shard_contents(self._index.entries)
+        self.contents = _shard_contents(self._index)
 
     def loader(self, epoch: int, shard: int, slot: int) -> Loader:
         return partial(self._read, shard, slot)
@@ -128,12 +128,11 @@ class ShardSource:
         return example
 
 
-def _shard_contents(entries: Sequence[ShardEntry]) -> tuple[str, ...]:
+def _shard_contents(index: ShardIndex) -> tuple[str, ...]:
     """With a recipe as in `MixSource`: one recording more or less changes every row of its plan."""
-    recipes = sorted({entry.recipe_hash for entry in entries})
-    if recipes == [""]:
-        return tuple(entry.samples_sha256 for entry in entries)
-    return (*recipes, entries[0].plan_hash, entries[-1].plan_hash)
+    if index.recipe_hashes == ("",):
+        return index.entries.samples_sha256()
+    return (*index.recipe_hashes, index.entries[0].plan_hash, index.entries[-1].plan_hash)
 
 
 class MixSource:

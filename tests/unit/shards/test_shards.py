@@ -83,7 +83,7 @@ def test_same_examples_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_two_shards(tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         assert sha256_of(tmp_path / "one" / file) == sha256_of(tmp_path / "two" / file), file
 
