@@ -28,7 +28,13 @@ from pipelines.core.storage import absolute_storage
 from pipelines.core.tracking import Tracker
 from pipelines.training.config import TrainRunConfig
 from pipelines.training.dry_run import dry_run
-from pipelines.training.launch import checkpoints_of, run_folder, train_in_process, train_on_ray
+from pipelines.training.launch import (
+    checkpoints_of,
+    grace_seconds,
+    run_folder,
+    train_in_process,
+    train_on_ray,
+)
 from rwsa.config import as_mapping, config_hash, read_config
 from rwsa.errors import InputError
 from rwsa.files import (
@@ -245,7 +251,7 @@ def main(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(dry_run(absolute(config), workers=options.workers, threads=options.cpus_per_worker))
         return 0
-    with StopSignal() as stop:
+    with StopSignal(grace_seconds()) as stop:
         stop.add_callback(_report_stopping)
         summary = train(
             config,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwsa import process
+from rwsa import machine, process
 from rwsa.command_line import OK, SOME_FAILED, verb
 from rwsa.constants import DEFAULT_CROSSFADE
 from rwsa.errors import InputError
@@ -97,6 +97,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 )
 def main(arguments: argparse.Namespace) -> int:
     """Run one command; returns the exit status."""
+    machine.repair_environment()
     process.prepare()
     status: int = arguments.verb(arguments)
     return status

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from rwsa.errors import DivergedError, InputError, PreemptedError
+from rwsa.errors import DivergedError, InputError, LostWorkersError, PreemptedError
+from rwsa.machine import remedy
 
 OK, SOME_FAILED, BAD_INPUT = 0, 1, 2
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h; also of a process that hangs (rwsa.training.hang)
 INTERRUPTED = 128 + signal.SIGINT
 
 AddArguments = Callable[[argparse.ArgumentParser], object]
@@ -42,7 +44,7 @@ def verb(
 
     Returns:
         A `main` that turns errors into one line on stderr and an exit status: 2 for `InputError` and
-        `DivergedError`, 130 for Ctrl-C, 128 + signal for `PreemptedError`.
+        `DivergedError`, 75 for `LostWorkersError`, 130 for Ctrl-C, 128 + signal for `PreemptedError`.
     """
 
     def decorate(command: Command) -> Main:
@@ -53,9 +55,17 @@ def verb(
             except (InputError, DivergedError) as error:
                 print(f"error: {error}", file=sys.stderr)
                 return BAD_INPUT
+            except LostWorkersError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return TRY_AGAIN
             except PreemptedError as preempted:
                 print(preempted, file=sys.stderr)
                 return 128 + preempted.signal_number
+            except (OSError, MemoryError) as error:
+                if (reason := remedy(error)) is None:
+                    raise
+                print(f"error: {reason}", file=sys.stderr)
+                return BAD_INPUT
             except KeyboardInterrupt:
                 print(f"interrupted; {interrupted}", file=sys.stderr)
                 return INTERRUPTED

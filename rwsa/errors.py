@@ -21,6 +21,10 @@ class DivergedError(RuntimeError):
     """A loss is no longer finite; raised on all ranks at the same step, with the same message."""
 
 
+class LostWorkersError(RuntimeError):
+    """Workers of a training run hung too often; the same command resumes."""
+
+
 class PreemptedError(RuntimeError):
     """Training or a sweep was stopped, has saved and can be resumed; training raises it on all ranks.
 

@@ -140,8 +140,9 @@ def make_trial(sweep: SweepConfig, values: dict[str, Any], point: SearchPoint, s
     label = "-".join(f"{name.rpartition('.')[2]}_{value}" for name, value in point.items())
     where = f"{sweep.name}, {label}"
     train = build(TrainRunConfig, _trial_values(sweep, values, point, seed, where), where=where)
-    # The hash leaves out where results are stored.
-    hashed = dataclasses.replace(train, storage=StorageConfig())
+    # The hash leaves out where results are stored, and what has no influence on them.
+    hashed = as_mapping(dataclasses.replace(train, storage=StorageConfig()))
+    del hashed["hang_timeout_s"]
     name = f"{sweep.name}-{label}-seed_{seed}-{config_hash(hashed)[:6]}"
     train = dataclasses.replace(train, name=_NOT_IN_NAMES.sub("_", name))
     return Trial(name=train.name, point=point, seed=seed, train=absolute(train))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
+import sys
 import time
 from typing import Any
 
@@ -12,10 +12,13 @@ import ray
 import ray.exceptions
 
 from pipelines.core.cli import ADDRESS
+from pipelines.core.ray_address import check_address
 from pipelines.core.runtime_env import worker_runtime_env
+from pipelines.core.worker_setup import set_up_machine
 from rwsa.errors import InputError
 
-_CONNECT_SECONDS = 10.0
+# Ray gives a new node half a minute, which a loaded machine or a slow disk exceeds at the first start.
+_ATTEMPTS = 3
 # Warns at every start that the cluster requires a token.
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 
@@ -37,17 +40,28 @@ def start_ray(num_cpus: int | None = None, *, object_store_bytes: int | None = N
         Seconds that it took.
 
     Raises:
-        InputError: no cluster answers at the address, or it refuses the token.
+        InputError: no cluster answers at the address, or it refuses the token; or Ray does not start.
     """
     started = time.monotonic()
     if not ray.is_initialized():
         address = os.environ.get(ADDRESS) or None
         _set_ray_defaults(local=address is None)
+        if address is None:
+            set_up_machine()
         runtime_env = worker_runtime_env(
             local=address is None,
             shared_checkout=address is None or os.environ.get("RWSA_SHARED_CHECKOUT") == "1",
         )
         if address is None:
+            _start(num_cpus, object_store_bytes, runtime_env)
+        else:
+            _join(address, runtime_env)
+    return time.monotonic() - started
+
+
+def _start(num_cpus: int | None, object_store_bytes: int | None, runtime_env: dict[str, Any]) -> None:
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
             ray.init(
                 # Without "local" Ray would join any cluster that runs on this machine.
                 address="local",
@@ -57,24 +71,39 @@ def start_ray(num_cpus: int | None = None, *, object_store_bytes: int | None = N
                 logging_level=logging.WARNING,
                 runtime_env=runtime_env,
             )
-        else:
-            _join(address, runtime_env)
-    return time.monotonic() - started
+            return
+        except InputError:
+            raise
+        except Exception as error:  # Ray raises Exception itself if a process is slow to start
+            ray.shutdown()
+            if attempt < _ATTEMPTS and "timed out during startup" in str(error):
+                print("Ray is slow to start on this machine; trying again", file=sys.stderr)
+                continue
+            raise InputError(
+                f"Ray does not start on this machine ({_reason(error)}); check its memory, load and limits"
+                f" (ulimit -a), and the logs below {_log_folder()}; commands with --workers 0 run without Ray"
+            ) from error
+
+
+def _log_folder() -> str:
+    return f"{os.environ.get('RAY_TMPDIR') or os.environ.get('TMPDIR') or '/tmp'}/ray/session_latest/logs"
 
 
 def _join(address: str, runtime_env: dict[str, Any]) -> None:
     try:
-        # First, since Ray retries for minutes if the port is closed.
-        host, colon, port = address.removeprefix("ray://").rpartition(":")
-        if colon and port.isdigit():
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        address = check_address(address)
         ray.init(address=address, logging_level=logging.WARNING, runtime_env=runtime_env)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{ADDRESS} {address}: no Ray cluster can be joined there ({reason}); check the address, that the"
-            " cluster runs, and RAY_AUTH_MODE and its token"
+            f"{ADDRESS} {address}: no Ray cluster can be joined there ({_reason(error)}); check the address,"
+            " that the cluster runs, and RAY_AUTH_MODE and its token"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first lines of an error's text as one."""
+    text = " ".join(str(error).split())
+    return f"{text[:300]}…" if len(text) > 300 else text or type(error).__name__
 
 
 def _set_ray_defaults(*, local: bool) -> None:

@@ -1,12 +1,49 @@
-"""Setup hooks that Ray runs first in every worker process. Small, because every worker imports this file."""
+"""What Ray needs of a machine, and setup hooks that Ray runs first in every worker process.
+
+Small, because every worker imports this file.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
+import sys
+from pathlib import Path
+
+from rwsa.machine import is_writable, private_folder
 
 _GLOO = "GLOO_SOCKET_IFNAME"
+# A socket's path has at most 107 bytes; Ray adds /ray/session_DATE_TIME_PROCESS/sockets/plasma_store.
+_LONGEST_FOLDER = 107 - 67
+
+
+def set_up_machine() -> None:
+    """Prepare this process to start Ray here: a folder that is short enough for sockets, and a token.
+
+    Raises:
+        InputError: there is no folder that Ray can use.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if len(os.fsencode(folder)) > _LONGEST_FOLDER or not is_writable(Path(folder)):
+        chosen = private_folder(longest=_LONGEST_FOLDER)
+        os.environ["RAY_TMPDIR"] = str(chosen)
+        print(
+            f"temporary folder {folder}: too long for Ray's sockets, or not writable; Ray uses {chosen}"
+            " (RAY_TMPDIR)",
+            file=sys.stderr,
+        )
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not _has_token():
+        home = Path.home()
+        if not is_writable(home) or ((home / ".ray").exists() and not is_writable(home / ".ray")):
+            # Ray would write a new token there. This one is known to this process and its workers only.
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _has_token() -> bool:
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def set_up_local_worker() -> None:

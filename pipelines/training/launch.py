@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,7 +19,7 @@ from pipelines.core.tracking import TrackedRun, commit
 from pipelines.training.config import TrainRunConfig
 from pipelines.training.run_log import RunLog
 from rwsa.config import as_mapping, build
-from rwsa.errors import DivergedError, InputError, PreemptedError
+from rwsa.errors import DivergedError, InputError, LostWorkersError, PreemptedError
 from rwsa.files import StoragePath, location
 from rwsa.lease import lease_ticket, under_lease
 from rwsa.training.checkpoints import Checkpoints
@@ -31,6 +33,24 @@ _FINAL_ERRORS = {kind.__name__: kind for kind in (InputError, DivergedError)}
 
 # Called with the step of a checkpoint and its validation metrics.
 OnCheckpoint = Callable[[int, Mapping[str, float]], None]
+
+
+def grace_seconds() -> float:
+    """Seconds from SIGTERM until the process ends in any case: `RWSA_STOP_SECONDS`, by default 25.
+
+    Kubernetes kills after 30 s by default; the job files of infra/ set what they allow.
+
+    Raises:
+        InputError: the variable is not a positive number.
+    """
+    text = os.environ.get("RWSA_STOP_SECONDS") or "25"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise InputError(f"RWSA_STOP_SECONDS is '{text}'; set it to a positive number of seconds, such as 25")
+    return seconds
 
 
 def run_folder(config: TrainRunConfig) -> StoragePath:
@@ -83,6 +103,7 @@ def train_on_ray(
     Raises:
         InputError, DivergedError, PreemptedError: see `rwsa.training.loop.fit`; also InputError if Ray
             was started on this machine, which has too few CPUs or GPUs.
+        LostWorkersError: workers hung more often than `config.max_failures`.
         ray.train.TrainingFailedError: workers were lost too often, or raised an unexpected error.
     """
     import ray
@@ -125,14 +146,20 @@ def train_on_ray(
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             **quiet,
         ),
+        torch_config=ray.train.torch.TorchConfig(timeout_s=config.hang_timeout_s),
     )
-    relay = None if on_checkpoint is None else _CheckpointRelay(coordinator, on_checkpoint)
+    relay = _Relay(coordinator, on_checkpoint, stop, max_failures=config.max_failures)
     with _report_waiting(coordinator, workers=workers, threads=threads, use_gpu=use_gpu):
         error = _run_in_thread(trainer.fit, poll=relay)
     final_error = ray.get(coordinator.final_error.remote())
     if final_error is not None:
         kind, message = final_error
         raise _FINAL_ERRORS[kind](message)
+    if error is not None and relay.hung:
+        raise LostWorkersError(
+            f"{relay.hung}; the workers were restarted {config.max_failures} times (max_failures); check"
+            " that node and its storage; the same command resumes from the last checkpoint"
+        ) from error
     if error is not None:
         raise error
     if ray.get(coordinator.was_preempted.remote()):
@@ -150,16 +177,43 @@ def _check_resources(resources: Mapping[str, float], *, workers: int, threads: i
             )
 
 
-class _CheckpointRelay:
-    """Passes reported checkpoints from the coordinator to `on_checkpoint`."""
+class _Relay:
+    """Passes reported checkpoints from the coordinator to `on_checkpoint`, and prints reported hangs.
 
-    def __init__(self, coordinator: Any, on_checkpoint: OnCheckpoint) -> None:
+    Attributes:
+        hung: the last hang for which workers ended.
+    """
+
+    def __init__(
+        self, coordinator: Any, on_checkpoint: OnCheckpoint | None, stop: StopSignal, *, max_failures: int
+    ) -> None:
         self._coordinator, self._on_checkpoint, self._last_step = coordinator, on_checkpoint, 0
+        self._stop, self._max_failures, self._hangs, self._ends = stop, max_failures, 0, 0
+        self.hung: str | None = None
 
     def __call__(self) -> None:
-        """Pass on new checkpoints."""
+        """Pass on new checkpoints and hangs.
+
+        Raises:
+            PreemptedError: SIGTERM was received and the workers have not saved within the grace.
+        """
         import ray
 
+        if self._stop.overdue:
+            raise PreemptedError(
+                "stopped on request, but the workers did not end their step in time (RWSA_STOP_SECONDS);"
+                " the last checkpoint is kept, and the same command resumes from it"
+            )
+        for text, ends in ray.get(self._coordinator.hangs_after.remote(self._hangs)):
+            self._hangs += 1
+            if ends:
+                self.hung, self._ends = text, self._ends + 1
+                if self._ends <= self._max_failures:
+                    text += f"; restarting from the last checkpoint ({self._ends} of {self._max_failures})"
+            if not ends or self._ends <= self._max_failures:
+                print(text, file=sys.stderr, flush=True)
+        if self._on_checkpoint is None:
+            return
         for step, metrics in ray.get(self._coordinator.checkpoints_after.remote(self._last_step)):
             self._last_step = step
             self._on_checkpoint(step, metrics)
@@ -197,7 +251,7 @@ def _report_waiting(coordinator: Any, *, workers: int, threads: int, use_gpu: bo
         done.set()
 
 
-def _run_in_thread(work: Any, *, poll: Callable[[], None] | None = None) -> BaseException | None:
+def _run_in_thread(work: Any, *, poll: Callable[[], None]) -> BaseException | None:
     """Run `work` in a thread and call `poll` regularly in this one, and once at the end.
 
     In the main thread Ray Train would handle Ctrl-C by discarding unsaved progress.
@@ -215,7 +269,7 @@ def _run_in_thread(work: Any, *, poll: Callable[[], None] | None = None) -> Base
 
     thread = threading.Thread(target=run, name="rwsa-ray-train", daemon=True)
     thread.start()
-    while poll is not None and thread.is_alive():
+    while thread.is_alive():
         thread.join(_POLL_SECONDS)
         poll()
     thread.join()

@@ -15,6 +15,8 @@ import ray.train.torch
 from rwsa.training.checkpoints import Checkpoints
 from rwsa.training.context import TrainLogger
 
+_REPORT_SECONDS = 10.0
+
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)  # its node may be lost
 class RunCoordinator:
@@ -28,6 +30,7 @@ class RunCoordinator:
         self._error: tuple[str, str] | None = None
         self._preempted, self._started = False, False
         self._checkpoints: list[tuple[int, dict[str, float]]] = []
+        self._hangs: list[tuple[str, bool]] = []
 
     async def report_start(self) -> None:
         """Report that a worker has started."""
@@ -60,6 +63,14 @@ class RunCoordinator:
     async def checkpoints_after(self, step: int) -> list[tuple[int, dict[str, float]]]:
         """Reported checkpoints of later steps; a restart of this actor loses earlier reports."""
         return [(saved, metrics) for saved, metrics in self._checkpoints if saved > step]
+
+    async def report_hang(self, text: str, ends: bool) -> None:
+        """Report that training hangs, and whether its workers end for that."""
+        self._hangs.append((text, ends))
+
+    async def hangs_after(self, count: int) -> list[tuple[str, bool]]:
+        """Reported hangs after the first `count`."""
+        return self._hangs[count:]
 
     async def report_error(self, kind: str, message: str) -> None:
         """Report an error that a restart would not fix, by the name of its class; the first one counts."""
@@ -96,6 +107,9 @@ class RayContext:
     def should_stop(self) -> bool:
         requested, _ = ray.wait([self._stop_request], timeout=0)
         return bool(requested)
+
+    def report_hang(self, text: str, ends: bool) -> None:
+        ray.get(self._coordinator.report_hang.remote(text, ends), timeout=_REPORT_SECONDS)
 
 
 def _is_not_ray_info(record: logging.LogRecord) -> bool:

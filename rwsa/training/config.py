@@ -120,6 +120,8 @@ class TrainConfig:
         remix: remix augmentation (see `RemixConfig`); default: off (the paper).
         pesq_processes: per worker, for the discriminator's targets and for validation by PESQ.
         patience: early stopping: validations in a row without a better score; default: never.
+        hang_timeout_s: seconds without progress after which workers end, to be restarted from the last
+            checkpoint (`max_failures`); also the longest that a collective operation waits for a worker.
     """
 
     name: str
@@ -144,6 +146,7 @@ class TrainConfig:
     remix: RemixConfig | None = None
     pesq_processes: Positive = 1
     patience: Positive | None = None
+    hang_timeout_s: Positive = 600
 
 
 def card_of(config: MixConfig) -> CorpusCard:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +62,16 @@ class WorkerContext(Protocol):
     def should_stop(self) -> bool:
         """Whether a stop was requested; training then saves and stops on all ranks."""
 
+    def report_hang(self, text: str, ends: bool) -> None:
+        """Report that training hangs, and whether the process ends now; called from another thread."""
+
+
+NOT_IN_TIME = (
+    "stopped on request, but the step did not end within {:.0f} s (RWSA_STOP_SECONDS); the last checkpoint is"
+    " kept, and the same command resumes from it"
+)
+_SOFT_SHARE = 0.8  # of the grace, after which the main thread, if it can, closes what is open
+
 
 class StopSignal:
     """Records SIGTERM (sent by schedulers before they reclaim a machine) and Ctrl-C instead of exiting.
@@ -70,8 +83,16 @@ class StopSignal:
         number: of the received signal; None before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace_s: float | None = None) -> None:
+        """Record signals.
+
+        Args:
+            grace_s: seconds from SIGTERM until the process ends in any case, with status 143; default: no
+                limit. The time that a scheduler gives before it kills.
+        """
         self.number: int | None = None
+        self._grace_s, self._overdue, self._left = grace_s, threading.Event(), threading.Event()
+        self._wakeup: tuple[socket.socket, socket.socket] | None = None
         self._callbacks, self._previous = list[Callable[[], object]](), dict[signal.Signals, Any]()
 
     def add_callback(self, callback: Callable[[], object]) -> None:
@@ -85,15 +106,40 @@ class StopSignal:
         """Whether a signal was received."""
         return self.number is not None
 
+    @property
+    def overdue(self) -> bool:
+        """Whether most of the grace has passed since SIGTERM."""
+        return self._overdue.is_set()
+
     def install(self) -> None:
         """Install the handlers, again if a library has replaced them."""
         if threading.current_thread() is threading.main_thread():
+            if self._grace_s is not None and self._wakeup is None:
+                self._limit(self._grace_s)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous.setdefault(number, signal.signal(number, self._handle))
 
     def __enter__(self) -> Self:
         self.install()
         return self
+
+    def _limit(self, grace_s: float) -> None:
+        """Have a thread end the process in time; it reads signals even if the main thread cannot."""
+        reader, writer = self._wakeup = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+        def wait_for_sigterm() -> None:
+            while (received := reader.recv(1)) and signal.SIGTERM not in received:
+                pass
+            if not received or self._left.wait(_SOFT_SHARE * grace_s):
+                return
+            self._overdue.set()
+            if not self._left.wait((1 - _SOFT_SHARE) * grace_s):
+                print(NOT_IN_TIME.format(grace_s), file=sys.stderr, flush=True)
+                os._exit(128 + signal.SIGTERM)
+
+        threading.Thread(target=wait_for_sigterm, name="rwsa-grace", daemon=True).start()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received:
@@ -109,6 +155,10 @@ class StopSignal:
     ) -> None:
         if isinstance(error, PreemptedError) and self.number is not None:
             error.signal_number = self.number
+        self._left.set()
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(-1)
+            self._wakeup[1].close()
         for number, previous in self._previous.items():
             signal.signal(number, previous)
 
@@ -137,3 +187,7 @@ class LocalContext:
 
     def should_stop(self) -> bool:
         return self._stop is not None and self._stop.received
+
+    def report_hang(self, text: str, ends: bool) -> None:
+        after = "; ended, and the same command resumes from the last checkpoint" if ends else ""
+        print(f"{text}{after}", file=sys.stderr, flush=True)

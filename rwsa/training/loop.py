@@ -11,12 +11,13 @@ from torch import Tensor
 
 from rwsa.errors import DivergedError, InputError, PreemptedError
 from rwsa.models.unet import RWSAMambaUNet
-from rwsa.training import ranks
+from rwsa.training import hang, ranks
 from rwsa.training.adversary import Adversary
 from rwsa.training.checkpoints import local_folder
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import WorkerContext
 from rwsa.training.data import SegmentBatch, TrainData
+from rwsa.training.hang import HangWatch
 from rwsa.training.memory import explain_out_of_memory
 from rwsa.training.state import TrainState
 from rwsa.training.step import TrainStep
@@ -35,6 +36,11 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
         DivergedError: a loss became NaN or infinite.
         PreemptedError: a stop was requested; the last step was saved.
     """
+    with HangWatch(config.hang_timeout_s, context.report_hang, rank=context.rank) as watch:
+        return _fit(config, context, watch)
+
+
+def _fit(config: TrainConfig, context: WorkerContext, watch: HangWatch) -> TrainState:
     data = TrainData(config.data, seed=config.seed, segment_samples=config.model.segment_samples)
     if not ranks.same_everywhere(data.identity(), context.device):
         raise InputError("the ranks read different data; give all of them the same files, then start again")
@@ -51,7 +57,7 @@ def fit(config: TrainConfig, context: WorkerContext) -> TrainState:
         stack.enter_context(closing(segments))
         stack.enter_context(explain_out_of_memory())
         adversary = None if state.discriminator is None else stack.enter_context(Adversary(state, context))
-        _Run(config, context, state, adversary, data.identity()).train(segments)
+        _Run(config, context, watch, state, adversary, data.identity()).train(segments)
     return state
 
 
@@ -77,11 +83,12 @@ class _Run:
         self,
         config: TrainConfig,
         context: WorkerContext,
+        watch: HangWatch,
         state: TrainState,
         adversary: Adversary | None,
         order_identity: str,
     ) -> None:
-        self._config, self._context, self._state = config, context, state
+        self._config, self._context, self._watch, self._state = config, context, watch, state
         self._adversary, self._order_identity = adversary, order_identity
         self._throughput, self._replaced = ThroughputMeter(config, adversary), 0
         self._logger = context.logger if context.rank == 0 else None
@@ -96,7 +103,9 @@ class _Run:
         """
         config, state = self._config, self._state
         while not state.done:
+            self._watch.enter(hang.LOADING, state.step + 1)
             batch = self._throughput.next_batch(segments)
+            self._watch.enter(hang.COMPUTING, state.step + 1)
             rate = state.set_learning_rate()
             losses = self._step(batch)
             state.step, state.cursor = state.step + 1, batch.cursor_after
@@ -104,6 +113,7 @@ class _Run:
             stopping = self._check(losses, batch)
             if self._due(config.log_every_steps):
                 self._log(losses, rate)
+            self._watch.enter(hang.SAVING, state.step)
             due = self._due(config.checkpoint_every_steps)
             if due or stopping:
                 self._checkpoint(validate=due)
@@ -149,9 +159,11 @@ class _Run:
         state.score = None
         if validate:
             with self._throughput.exclude("validation_seconds"):
-                values = self._validation.metrics(state.published)
+                self._watch.enter(hang.VALIDATING, state.step)
+                values = self._validation.metrics(state.published, self._watch.progress)
             state.record_score(values[f"valid_{self._config.best_metric}"])
             self._log_values(values)
+        self._watch.enter(hang.SAVING, state.step)
         with self._throughput.exclude("checkpoint_seconds"):
             pending = {} if self._adversary is None else self._adversary.pending()
             write = partial(state.save, order_identity=self._order_identity, pending=pending)

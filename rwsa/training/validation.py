@@ -6,7 +6,7 @@ longest clip.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 
@@ -42,8 +42,12 @@ class Validation:
         """Number of clips over all ranks."""
         return self._data.clips
 
-    def metrics(self, model: Network) -> dict[str, float]:
+    def metrics(self, model: Network, progress: Callable[[], object] = int) -> dict[str, float]:
         """Metrics over all ranks; every rank calls it.
+
+        Args:
+            model: the network.
+            progress: called after each clip.
 
         Returns:
             For SI-SDR and `best_metric`: `valid_METRIC`, the mean over clips with a value, and
@@ -56,7 +60,7 @@ class Validation:
         examples = self._data.examples(rank=self._context.rank, world_size=self._context.world_size)
         sums = torch.zeros(len(self._names) + 1, 2, dtype=torch.float64)
         reason = "there are no clips"
-        for example_id, scores in self._scored(examples, model):
+        for example_id, scores in self._scored(examples, model, progress):
             for row, name in zip(sums, self._names, strict=False):
                 value = scores[name]
                 if isinstance(value, Failure):
@@ -82,7 +86,7 @@ class Validation:
         ]
 
     def _scored(
-        self, examples: Iterator[Example], model: Network
+        self, examples: Iterator[Example], model: Network, progress: Callable[[], object]
     ) -> Iterator[tuple[str, Mapping[str, float | Failure]]]:
         with ExitStack() as stack:
             pool = None
@@ -93,8 +97,10 @@ class Validation:
                 names = [name for name in self._names if pool is None or name != "pesq"]
                 pesq = None if pool is None else pool.measure(example.clean, enhanced)
                 pending.append((example.example_id, score(example.clean, enhanced, names), pesq))
+                progress()
             for example_id, scores, pesq in pending:
                 yield example_id, scores if pesq is None else scores | {"pesq": _value(pesq)}
+                progress()
 
     def _enhanced(self, examples: Iterator[Example], model: Network) -> Iterator[tuple[Example, np.ndarray]]:
         """Each example and its enhanced signal, with the network in eval mode."""

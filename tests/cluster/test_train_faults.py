@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from pipelines.train import config_paths, train
 from pipelines.training.config import TrainRunConfig
+from pipelines.training.launch import checkpoints_of
 from rwsa.config import read_config
 from rwsa.errors import DivergedError, InputError
 from rwsa.models.weights import read_weights
@@ -76,6 +78,56 @@ def test_killed_workers_are_replaced_and_the_weights_are_the_same(
     assert found.keys() == undisturbed.keys()
     assert [name for name in undisturbed if not torch.equal(found[name], undisturbed[name])] == []
     assert steps_logged(f"sqlite:///{tmp_path}/mlflow.db") == list(range(1, STEPS + 1))
+
+
+def stop_the_other_rank(run: subprocess.Popen[str]) -> int:
+    """Stop rank 1 with SIGSTOP, once training is under way; returns its process id."""
+    line = wait_for_step(run, 4)
+    (rank_0,) = map(int, re.findall(r"pid=(\d+)", line))
+    (other,) = (pid for pid in train_workers() if pid != rank_0)
+    os.kill(other, signal.SIGSTOP)
+    return other
+
+
+def test_a_stopped_worker_is_named_and_the_workers_restart(
+    shards: Path, tmp_path: Path, undisturbed: dict[str, Tensor], ray_address: str
+) -> None:
+    settings = settings_of(shards, tmp_path, *SETTINGS, "hang_timeout_s=10")
+    with start_training(2, settings, RAY_ADDRESS=ray_address, RWSA_SHARED_CHECKOUT="1") as run:
+        stopped = stop_the_other_rank(run)
+        _, errors = run.communicate(timeout=200)
+    assert run.returncode == 0, errors
+    hangs = [line for line in errors.splitlines() if line.startswith("training hangs: ")]
+    assert f"rank 1 (node {platform.node()}, process {stopped}, step " in hangs[0]
+    assert hangs[-1].endswith("; restarting from the last checkpoint (1 of 2)")
+    assert not train_workers_left(stopped)
+    found = read_weights(tmp_path / "runs" / "tiny" / "model.safetensors")
+    assert [name for name in undisturbed if not torch.equal(found[name], undisturbed[name])] == []
+
+
+def train_workers_left(pid: int) -> list[int]:
+    """The process, if it still exists."""
+    return [pid] if Path(f"/proc/{pid}/cmdline").exists() else []
+
+
+def test_sigterm_ends_a_training_with_a_stopped_worker_in_the_grace(
+    shards: Path, tmp_path: Path, ray_address: str
+) -> None:
+    settings = settings_of(shards, tmp_path, *SETTINGS, "max_steps=100000")
+    joining = {"RAY_ADDRESS": ray_address, "RWSA_SHARED_CHECKOUT": "1", "RWSA_STOP_SECONDS": "10"}
+    with start_training(2, settings, **joining) as run:
+        stopped = stop_the_other_rank(run)
+        run.terminate()
+        began = time.monotonic()
+        _, errors = run.communicate(timeout=60)
+    assert run.returncode == 128 + signal.SIGTERM, errors
+    assert time.monotonic() - began < 25
+    assert errors.splitlines()[-1].endswith("is kept, and the same command resumes from it")
+    assert checkpoints_of(config_of(shards, tmp_path)).latest() is not None
+    deadline = time.monotonic() + 30
+    while train_workers_left(stopped):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_broken_shard_ends_all_workers_with_one_message(
