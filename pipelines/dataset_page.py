@@ -21,6 +21,7 @@ from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, read_dataset_facts
 from pipelines.reports.dataset_report import DatasetSample, dataset_html
+from rwsa.command_line import path_argument
 from rwsa.errors import InputError
 from rwsa.files import atomic_write
 from rwsa.lease import locked
@@ -158,7 +159,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recipe",
-        type=Path,
+        type=path_argument,
         metavar="FILE.yaml",
         help="recipe that the shards were mixed by (default: the one in their plan)",
     )

@@ -22,6 +22,7 @@ import ray
 from pipelines.core.cli import ADDRESS, cluster_argument, verb
 from pipelines.core.ray_cluster import start_ray
 from pipelines.core.runtime_env import CHECKOUT
+from rwsa.command_line import path_argument
 from rwsa.errors import InputError
 from rwsa.files import read_json, write_json
 from rwsa.lease import exclusive_lock
@@ -145,7 +146,7 @@ def make_empty(out: Path) -> None:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_argument,
         default=Path("outputs/demo"),
         metavar="FOLDER",
         help="folder for the results, relative to the checkout (default: outputs/demo)",

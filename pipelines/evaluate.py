@@ -30,6 +30,7 @@ from pipelines.reports.evaluation_log import finished_run, log_evaluation, selec
 from pipelines.reports.evaluation_report import TEMPLATE
 from pipelines.reports.page import template_hash
 from pipelines.reports.score_table import StatisticsByCorpus, format_table
+from rwsa.command_line import path_argument
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import StoragePath, check_writable, local_state_folder, location, write_json
@@ -214,7 +215,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--corpora",
-        type=Path,
+        type=path_argument,
         nargs="+",
         required=True,
         metavar="CARD",

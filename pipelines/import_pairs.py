@@ -26,6 +26,7 @@ from pipelines.core.progress import Progress
 from pipelines.inspection.check_report import counted
 from pipelines.mixing.output_folder import remove_index
 from rwsa.audio import read_mono, rms, round_to_int16
+from rwsa.command_line import path_argument
 from rwsa.corpora import scan
 from rwsa.corpora.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora.manifest import ClipPair, Manifest
@@ -33,6 +34,7 @@ from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import StoragePath, absolute_location, location, sha256_of
 from rwsa.lease import check_held, locked
+from rwsa.names import local_path
 from rwsa.shards import Example, is_up_to_date, write_shard
 from rwsa.shards.index import Failure, ShardEntry, entry_or_none, entry_path, entry_paths, merge_index
 
@@ -154,7 +156,7 @@ def _hash(pairs: Sequence[tuple[str, ClipPair]]) -> str:
     """A hash of the pairs and the bytes of their files, without paths and times."""
     digest = hashlib.sha256()
     for name, pair in pairs:
-        files = [_bytes_hash(Path(path)) for path in (pair.noisy, pair.clean)]
+        files = [_bytes_hash(local_path(path)) for path in (pair.noisy, pair.clean)]
         row = [name, pair.clip_id, pair.samples, pair.speaker, pair.licence, *files]
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()[:16]
@@ -215,7 +217,7 @@ def _make(job: _Job) -> tuple[ShardEntry, bool] | str:
 def _example(name: str, pair: ClipPair) -> Example | Failure:
     try:
         noisy, clean = (
-            _sixteen_bit(read_mono(Path(path), pair.sample_rate_hz), path)
+            _sixteen_bit(read_mono(local_path(path), pair.sample_rate_hz), path)
             for path in (pair.noisy, pair.clean)
         )
     except InputError as error:
@@ -252,7 +254,7 @@ def _meta(pair: ClipPair, noisy: np.ndarray, clean: np.ndarray) -> dict[str, Any
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--card", type=Path, required=True, metavar="FILE.yaml", help="corpus card with pairs"
+        "--card", type=path_argument, required=True, metavar="FILE.yaml", help="corpus card with pairs"
     )
 
 

@@ -38,6 +38,7 @@ from pipelines.mixing.output_folder import (
 )
 from pipelines.mixing.plan_table import PlanInfo, plan_path, write_plan
 from pipelines.mixing.shard_jobs import ShardJobs, make_shards
+from rwsa.command_line import path_argument
 from rwsa.corpora import scan
 from rwsa.corpora.cards import CorpusCard, Split, read_card
 from rwsa.corpora.manifest import Manifest
@@ -217,9 +218,15 @@ def _render(
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--card", type=Path, required=True, metavar="FILE.yaml", help="corpus card with speech and noise"
+        "--card",
+        type=path_argument,
+        required=True,
+        metavar="FILE.yaml",
+        help="corpus card with speech and noise",
     )
-    parser.add_argument("--recipe", type=Path, required=True, metavar="FILE.yaml", help="mixing recipe")
+    parser.add_argument(
+        "--recipe", type=path_argument, required=True, metavar="FILE.yaml", help="mixing recipe"
+    )
     parser.add_argument(
         "--set",
         dest="settings",

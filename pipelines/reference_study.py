@@ -41,6 +41,7 @@ from pipelines.studies.reference_results import (
     StudyClip,
     study_clip,
 )
+from rwsa.command_line import path_argument
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, absolute_location, atomic_write, sha256_of, write_json
 from rwsa.lease import locked
@@ -139,7 +140,7 @@ def log_study(storage: StorageConfig, study: ReferenceStudy, out: StoragePath) -
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--card", type=Path, required=True, metavar="FILE.yaml", help="corpus card")
+    parser.add_argument("--card", type=path_argument, required=True, metavar="FILE.yaml", help="corpus card")
     parser.add_argument(
         "--weights", type=as_location, metavar="FILE", help="model whose output is scored as well"
     )

@@ -28,6 +28,7 @@ import numpy as np
 from pipelines.core.cli import verb
 from pipelines.core.progress import tracked
 from rwsa.audio import write_audio
+from rwsa.command_line import path_argument
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
 from rwsa.files import atomic_write, read_json, write_json
@@ -251,7 +252,7 @@ def _report(message: str) -> None:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_argument,
         default=Path("outputs/starter"),
         metavar="FOLDER",
         help="folder to write (default: outputs/starter)",

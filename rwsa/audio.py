@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
+from rwsa.audio_folders import OTHER_SUFFIXES
+from rwsa.audio_lengths import LengthError, Patch, check_length
 from rwsa.errors import InputError
 from rwsa.files import atomic_write
+from rwsa.names import shown
 
-SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"})
 REMEDY = "replace or remove the file"
+_CONVERT = "convert it to WAV or FLAC, for example with ffmpeg, or remove it"
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 10_000_000
+# The most samples (over all channels) that a byte of a file stands for, by its format: more is a
+# wrong header. FLAC and Ogg can code silence in a few bytes per block.
+_SAMPLES_PER_BYTE = {"FLAC": 1 << 16, "OGG": 1 << 13, "MP3": 128}
+_OTHER_SAMPLES_PER_BYTE = 1 << 13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +80,7 @@ def read_audio(path: Path, *, start: int = 0, samples: int = -1) -> tuple[np.nda
             if start:
                 file.seek(start)
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise InputError(f"{path}: damaged audio ({_reason(error)}); {REMEDY}") from error
+            raise InputError(f"{shown(path)}: damaged audio ({_reason(error)}); {REMEDY}") from error
         wav = _read(path, file, start, samples if samples >= 0 else file.frames - start)
         return wav, file.samplerate
 
@@ -103,9 +114,11 @@ def read_mono(path: Path, sample_rate_hz: int, *, start: int = 0, samples: int =
     """
     wav, rate = read_audio(path, start=start, samples=samples)
     if len(wav) != 1:
-        raise InputError(f"{path}: has {len(wav)} channels where one is expected; mix it down first")
+        raise InputError(f"{shown(path)}: has {len(wav)} channels where one is expected; mix it down first")
     if rate != sample_rate_hz:
-        raise InputError(f"{path}: is at {rate} Hz where {sample_rate_hz} Hz is expected; resample it first")
+        raise InputError(
+            f"{shown(path)}: is at {rate} Hz where {sample_rate_hz} Hz is expected; resample it first"
+        )
     return wav[0]
 
 
@@ -136,18 +149,55 @@ def write_blocks(
     """
     blocks = iter(blocks)
     first = next(blocks)
-    with atomic_write(path) as temporary:
+    format = format or path.suffix[1:].upper()
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        sink = _Sink(file)
         try:
             with soundfile.SoundFile(
-                temporary, "w", sample_rate_hz, len(first), subtype=subtype, format=format
-            ) as file:
+                sink, "w", sample_rate_hz, len(first), subtype=subtype, format=format
+            ) as sound:
                 for block in itertools.chain([first], blocks):
-                    file.write(block.T)
+                    sound.write(block.T)
+                    sink.check()
         except InputError:  # from `blocks`
             raise
-        except (soundfile.LibsndfileError, TypeError, ValueError) as error:
-            remedy = "choose a format that libsndfile writes, and a disk with space"
-            raise InputError(f"{path}: cannot be written ({_reason(error)}); {remedy}") from error
+        except (soundfile.LibsndfileError, AssertionError, TypeError, ValueError) as error:
+            sink.check()
+            raise InputError(
+                f"{shown(path)}: cannot be written ({_reason(error)}); choose a format that libsndfile writes"
+            ) from error
+        sink.check()
+
+
+class _Sink:
+    """A file that libsndfile writes; it does not pass on the reason of a failed write."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.name = file.name
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            return 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self.file.seek(offset, whence)
+        except OSError as error:  # of what was buffered
+            self.error = self.error or error
+            return -1
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def check(self) -> None:
+        """Raise the first error, if any."""
+        if self.error is not None:
+            raise self.error
 
 
 def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
@@ -176,20 +226,6 @@ class Resampler:
         return self.stream.resample_chunk(np.ascontiguousarray(block.T), last=last).T
 
 
-def find_audio(folder: Path) -> list[Path]:
-    """All audio files below `folder`, sorted, without hidden (partially written) files.
-
-    Raises:
-        InputError: the folder is missing or contains no audio.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
-    if not paths:
-        raise InputError(f"{folder}: holds no audio ({', '.join(sorted(SUFFIXES))})")
-    return paths
-
-
 def rms(wav: np.ndarray) -> float:
     """Root mean square over all samples, accumulated in float64."""
     return float(np.sqrt(np.mean(np.square(wav, dtype=np.float64))))
@@ -202,16 +238,68 @@ def round_to_int16(wav: np.ndarray) -> np.ndarray:
 
 
 def _opened(path: Path) -> soundfile.SoundFile:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    where = shown(path)
+    patch = _checked_length(path, where)
     try:
-        file = soundfile.SoundFile(path)
+        # As bytes: soundfile cannot encode a name that is not UTF-8.
+        file = soundfile.SoundFile(os.fsencode(path) if patch is None else _Patched(path, patch))
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise InputError(f"{path}: not readable as audio ({_reason(error)}); {REMEDY}") from error
-    if file.frames == 0:
+        raise InputError(f"{where}: not readable as audio ({_reason(error)}); {_remedy(path)}") from error
+    if (fault := _fault(file, path)) is not None:
         file.close()
-        raise InputError(f"{path}: holds no samples; {REMEDY}")
+        raise InputError(f"{where}: {fault}; {REMEDY}")
     return file
+
+
+def _checked_length(path: Path, where: str) -> Patch | None:
+    """See `rwsa.audio_lengths.check_length`."""
+    try:
+        if not path.is_file():
+            kind = "is a broken link" if path.is_symlink() else "no such file"
+            raise InputError(f"{where}: {'is not a regular file' if path.exists() else kind}")
+        with path.open("rb") as file:
+            return check_length(file, os.fstat(file.fileno()).st_size)
+    except LengthError as error:
+        raise InputError(f"{where}: {error}; {REMEDY}") from error
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _remedy(path: Path) -> str:
+    return _CONVERT if path.suffix.lower() in OTHER_SUFFIXES else REMEDY
+
+
+def _fault(file: soundfile.SoundFile, path: Path) -> str | None:
+    """Why the contents of a header cannot be right, if so."""
+    if file.frames == 0:
+        return "holds no samples"
+    if not LOWEST_RATE_HZ <= file.samplerate <= HIGHEST_RATE_HZ:
+        return (
+            f"is at {file.samplerate} Hz by its header, which is outside"
+            f" {LOWEST_RATE_HZ:,} to {HIGHEST_RATE_HZ:,} Hz"
+        )
+    size = path.stat().st_size
+    if file.frames * file.channels > size * _SAMPLES_PER_BYTE.get(file.format, _OTHER_SAMPLES_PER_BYTE):
+        return f"cannot hold the {file.frames:,} samples that its header declares in {size:,} bytes"
+    return None
+
+
+class _Patched(io.FileIO):
+    """A file, read with other bytes in its header."""
+
+    def __init__(self, path: Path, patch: Patch) -> None:
+        super().__init__(path)
+        self.patch = patch
+
+    def __del__(self) -> None:  # soundfile closes files that it opened only
+        self.close()
+
+    def readinto(self, buffer: Any) -> int:
+        start, count = self.tell(), super().readinto(buffer)
+        at, data = self.patch
+        for offset in range(max(at, start), min(at + len(data), start + count)):
+            memoryview(buffer)[offset - start : offset - start + 1] = data[offset - at : offset - at + 1]
+        return count
 
 
 def _read(path: Path, file: soundfile.SoundFile, start: int, samples: int) -> np.ndarray:
@@ -219,11 +307,15 @@ def _read(path: Path, file: soundfile.SoundFile, start: int, samples: int) -> np
     try:
         wav = file.read(max(samples, 0), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise InputError(f"{path}: damaged audio ({_reason(error)}); {REMEDY}") from error
+        raise InputError(f"{shown(path)}: damaged audio ({_reason(error)}); {REMEDY}") from error
+    except MemoryError as error:
+        raise InputError(
+            f"{shown(path)}: its {samples:,} samples do not fit into memory; split it"
+        ) from error
     if len(wav) == 0 or len(wav) != samples:
-        raise InputError(f"{path}: ends after {start + len(wav)} samples; {REMEDY}")
+        raise InputError(f"{shown(path)}: ends after {start + len(wav)} samples; {REMEDY}")
     if not np.isfinite(wav).all():
-        raise InputError(f"{path}: holds NaN or infinite samples; {REMEDY}")
+        raise InputError(f"{shown(path)}: holds NaN or infinite samples; {REMEDY}")
     return np.ascontiguousarray(wav.T)
 
 

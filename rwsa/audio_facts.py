@@ -14,6 +14,7 @@ import numpy as np
 
 from rwsa.audio import REMEDY, read_blocks, read_info
 from rwsa.errors import InputError
+from rwsa.names import shown
 
 FRAME_SECONDS = 0.02
 SILENT_FRAME_DBFS = -60.0
@@ -69,10 +70,10 @@ def audio_facts(path: Path, *, channel: int | None = None) -> AudioFacts:
     info = read_info(path)
     if channel is None and info.channels > 1:
         raise InputError(
-            f"{path}: has {info.channels} channels; name the one to use as 'channel' in its card"
+            f"{shown(path)}: has {info.channels} channels; name the one to use as 'channel' in its card"
         )
     if channel is not None and channel >= info.channels:
-        raise InputError(f"{path}: has {info.channels} channels, no number {channel} from 0; {REMEDY}")
+        raise InputError(f"{shown(path)}: has {info.channels} channels, no number {channel} from 0; {REMEDY}")
     sums, clipping, digest = _Sums(), _Clipping(), _Digest()
     silence = _Silence(max(1, round(FRAME_SECONDS * info.sample_rate_hz)))
     for block in read_blocks(path):

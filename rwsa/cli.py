@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwsa import machine, process
-from rwsa.command_line import OK, SOME_FAILED, verb
+from rwsa.command_line import OK, SOME_FAILED, path_argument, text_argument, verb
 from rwsa.constants import DEFAULT_CROSSFADE
 from rwsa.errors import InputError
 
@@ -43,15 +43,19 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     enhance.add_argument(
         "inputs",
         nargs="+",
-        type=Path,
+        type=path_argument,
         metavar="FILE_OR_FOLDER",
         help="recordings to enhance; - alone reads stdin to its end and writes to stdout",
     )
     enhance.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="where to write; folders keep their structure"
+        "--out", type=path_argument, metavar="FOLDER", help="where to write; folders keep their structure"
     )
     model = enhance.add_mutually_exclusive_group(required=True)
-    model.add_argument("--weights", help="trained weights: safetensors of this project, or published weights")
+    model.add_argument(
+        "--weights",
+        type=text_argument,
+        help="trained weights: safetensors of this project, or published weights",
+    )
     model.add_argument(
         "--untrained", metavar="SIZE", help="random weights of a named size, for trying things out"
     )
@@ -71,9 +75,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     enhance.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
     score = verbs.add_parser("score", help="score enhanced files against clean files of the same names")
     score.set_defaults(verb=_score)
-    score.add_argument("--clean", type=Path, required=True, metavar="FOLDER", help="clean files")
-    score.add_argument("--enhanced", type=Path, required=True, metavar="FOLDER", help="files to score")
-    score.add_argument("--json", type=Path, metavar="FILE", help="also write the scores of every clip here")
+    score.add_argument("--clean", type=path_argument, required=True, metavar="FOLDER", help="clean files")
+    score.add_argument(
+        "--enhanced", type=path_argument, required=True, metavar="FOLDER", help="files to score"
+    )
+    score.add_argument(
+        "--json", type=path_argument, metavar="FILE", help="also write the scores of every clip here"
+    )
     score.add_argument(
         "--metrics",
         nargs="+",
@@ -83,9 +91,16 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     score.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     score.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
+    score.add_argument(
+        "--trim",
+        action="store_true",
+        help="score clips of different lengths too: cut the end of the longer one, and list them",
+    )
     info = verbs.add_parser("info", help="show what is installed, the scan backend, and the models' cost")
     info.set_defaults(verb=_info)
-    info.add_argument("--weights", help="describe these weights instead of the named sizes")
+    info.add_argument(
+        "--weights", type=text_argument, help="describe these weights instead of the named sizes"
+    )
 
 
 @verb(
@@ -182,6 +197,7 @@ def _score(arguments: argparse.Namespace) -> int:
         metrics=arguments.metrics or FOLDER_METRICS,
         workers=arguments.workers,
         strict=arguments.strict,
+        trim=arguments.trim,
     )
     # Print first: an unwritable --json file must not lose the table.
     print(format_table(scores), flush=True)

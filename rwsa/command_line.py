@@ -7,10 +7,12 @@ import functools
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from rwsa.errors import DivergedError, InputError, LostWorkersError, PreemptedError
 from rwsa.machine import remedy
+from rwsa.names import not_empty
 
 OK, SOME_FAILED, BAD_INPUT = 0, 1, 2
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h; also of a process that hangs (rwsa.training.hang)
@@ -24,6 +26,19 @@ class Main(Protocol):
     """A command line: `argv` is that of the process by default; returns the exit status."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
+def path_argument(text: str) -> Path:
+    """A path as an argument's type; see `rwsa.names.not_empty`."""
+    return Path(text_argument(text))
+
+
+def text_argument(text: str) -> str:
+    """A path, URL or name as an argument's type, which must not be empty."""
+    try:
+        return not_empty(text)
+    except InputError as error:  # argparse would replace its message
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def verb(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rwsa.errors import InputError
+from rwsa.names import local_path
 
 CACHE_NAME = "files.sqlite"
 _SECONDS_TO_WAIT = 60.0
@@ -29,12 +30,12 @@ class FileStamp(NamedTuple):
 
 
 def stamp_or_none(path: str) -> FileStamp | None:
-    """The stamp of a file; None if it is missing or unreachable.
+    """The stamp of a file, named as by `rwsa.names.stored_path`; None if it is missing or unreachable.
 
     Take the stamp *before* reading the file, so that a change in between invalidates the value.
     """
     try:
-        status = Path(path).stat()
+        status = local_path(path).stat()
     except OSError:
         return None
     return FileStamp(path, status.st_size, status.st_mtime_ns)

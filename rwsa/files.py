@@ -18,6 +18,7 @@ import fsspec
 from upath import UPath
 
 from rwsa.errors import InputError, UnreachableError
+from rwsa.names import not_empty, shown
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -30,6 +31,8 @@ _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "
 # Eight attempts take half a minute in all, to outlast short network failures.
 _CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 10, 60, 8
 _checks = list[Callable[[Path | UPath], None]]()
+WRITE_REMEDY = "choose a folder that is writable and has space"
+_LONGEST_NAME = 255  # bytes, on every common file system
 
 
 def location(text: str | StoragePath) -> StoragePath:
@@ -40,10 +43,12 @@ def location(text: str | StoragePath) -> StoragePath:
     (`AWS_MAX_ATTEMPTS`).
 
     Raises:
-        InputError: the URL contains a password, or its scheme is unknown or its driver not installed.
+        InputError: the text is empty; the URL contains a password, or its scheme is unknown or its driver not
+            installed.
     """
     if not isinstance(text, str):
         return text
+    not_empty(text)
     scheme, separator, rest = text.partition("://")
     if not separator:
         return Path(text)
@@ -219,7 +224,7 @@ def atomic_folder(path: StoragePath, *, last: str) -> Iterator[Path]:
 
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    temporary = path.with_name(_fitting(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -229,8 +234,7 @@ def _renamed(path: Path) -> Iterator[Path]:
         if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
             raise
         raise InputError(
-            f"{path}: cannot be written ({error.strerror or error});"
-            " choose a folder that is writable and has space"
+            f"{shown(path)}: cannot be written ({error.strerror or error}); {WRITE_REMEDY}"
         ) from error
     finally:
         if temporary.is_dir() and not temporary.is_symlink():
@@ -277,11 +281,19 @@ def remove_folder(path: StoragePath, *, first: str) -> None:
     """
     if not is_remote(path):
         if path.exists():
-            shutil.rmtree(path.rename(path.with_name(f".{path.name}.old")))
+            shutil.rmtree(path.rename(path.with_name(_fitting(f".{path.name}.old"))))
     elif list_folder(path):
         with store_errors(path):
             (path / first).unlink(missing_ok=True)
             path.fs.rm(path.path, recursive=True)
+
+
+def _fitting(name: str) -> str:
+    """The name, replaced but for its suffix if it is longer than names may be."""
+    if len(os.fsencode(name)) <= _LONGEST_NAME:
+        return name
+    suffix = Path(name).suffix
+    return f".{uuid.uuid4().hex[:8]}{suffix if len(os.fsencode(suffix)) < _LONGEST_NAME // 2 else ''}"
 
 
 def _flush(path: Path) -> None:
@@ -298,7 +310,7 @@ def check_writable(path: StoragePath) -> None:
     Raises:
         InputError: it cannot.
     """
-    probe = path.with_name(f"{path.name}.probe")
+    probe = path.with_name(_fitting(f"{path.name}.probe"))
     with atomic_write(probe) as temporary:
         temporary.touch()
     with store_errors(probe):

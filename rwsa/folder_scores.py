@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from rwsa.audio import find_audio, read_audio, resample
+from rwsa.audio import read_audio, resample, rms
 from rwsa.audio_facts import CLIPPED_SHARE, clipped_share
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
+from rwsa.folder_pairs import ClipFailure, FilePair, pair_files
 from rwsa.metrics import (
     METRICS,
     TABLE1_METRICS,
@@ -30,22 +33,13 @@ from rwsa.metrics import (
     score,
     summarise,
 )
+from rwsa.names import shown
 from rwsa.process import THREAD_VARIABLES
 
 FOLDER_METRICS = (*TABLE1_METRICS, "csig", "cbak", "covl")
 _LISTED_FAILURES = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipFailure:
-    """A clip or one of its metrics that could not be scored; `metric` is None for all metrics."""
-
-    file: str
-    reason: str
-    metric: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.file}: {'' if self.metric is None else self.metric + ': '}{self.reason}"
+# A clip counts as offset if its mean exceeds this share of its RMS; speech stays far below.
+_OFFSET_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +52,9 @@ class FolderScores:
         failures: all failures, including files that exist in one folder only.
         resampled: files not at 16 kHz in either folder.
         clipped: files clipped in either folder; see `rwsa.audio_facts.AudioFacts`. They are scored.
+        offset: files with a DC offset of more than a tenth of the RMS in either folder. They are scored; an
+            offset that both share raises SI-SDR.
+        trimmed: files cut to the shorter of the two clips, and by how many samples at 16 kHz.
         floored: files whose CSIG and COVL are 1 due to digital silence; see `rwsa.metrics.composite.llr`.
         version: of the metrics; see `rwsa.metrics.metrics_version`.
     """
@@ -67,6 +64,8 @@ class FolderScores:
     failures: tuple[ClipFailure, ...]
     resampled: tuple[str, ...]
     clipped: tuple[str, ...]
+    offset: tuple[str, ...]
+    trimmed: dict[str, int]
     floored: tuple[str, ...]
     version: str
 
@@ -82,20 +81,11 @@ class FolderScores:
             "failures": [asdict(failure) for failure in self.failures],
             "resampled": list(self.resampled),
             "clipped": list(self.clipped),
+            "offset": list(self.offset),
+            "trimmed": self.trimmed,
             "floored": list(self.floored),
             "metrics_version": self.version,
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FilePair:
-    """A clip to score; `fault` is the reason why it cannot be scored, if any."""
-
-    file: str
-    clean: Path
-    enhanced: Path
-    metrics: tuple[str, ...]
-    fault: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +95,8 @@ class _ClipScores:
     failures: tuple[ClipFailure, ...]
     resampled: bool = False
     clipped: bool = False
+    offset: bool = False
+    trimmed: int = 0
     floored: bool = False
 
 
@@ -115,18 +107,21 @@ def score_folders(
     metrics: Sequence[str] = FOLDER_METRICS,
     workers: int | None = None,
     strict: bool = False,
+    trim: bool = False,
 ) -> FolderScores:
     """Score every clip of `enhanced` against the clip of the same name in `clean`.
 
-    Files are paired by their relative path without extension. Clips at other rates are resampled to
-    16 kHz. A clip that cannot be scored is a failure with a reason, and scoring continues. Scores are
-    bit-identical for any number of workers.
+    Files are paired by their relative path without extension, in any Unicode normal form. Clips at other
+    rates are resampled to 16 kHz; resampled clips whose lengths differ by no more than one sample at the
+    lower rate are cut to the shorter one. A clip that cannot be scored is a failure with a reason, and
+    scoring continues. Scores are bit-identical for any number of workers.
 
     Args:
         clean, enhanced: folders, searched recursively.
         metrics: names from `rwsa.metrics.METRICS`.
         workers: processes with one thread each; default: one per core. 1 scores in this process.
         strict: stop at the first failure.
+        trim: cut clips whose lengths differ at the end of the longer one; otherwise they are failures.
 
     Raises:
         InputError: a folder is missing, empty or shares no file with the other; a metric is
@@ -137,7 +132,7 @@ def score_folders(
     if workers < 1:
         raise InputError(f"--workers is {workers}; at least 1 process is needed")
     check_metrics(names)
-    pairs, extra = _pair(clean, enhanced, names)
+    pairs, extra = pair_files(clean, enhanced)
     if strict:
         _raise_first(
             [
@@ -146,7 +141,7 @@ def score_folders(
             ]
         )
     results = []
-    with closing(_scored(pairs, workers)) as scored:
+    with closing(_scored(pairs, workers, partial(_score_pair, metrics=names, trim=trim))) as scored:
         for result in tqdm(scored, total=len(pairs), desc="score", unit="clip", disable=None):
             if strict:
                 _raise_first(result.failures)
@@ -158,6 +153,8 @@ def score_folders(
         failures=tuple(sorted(failures, key=lambda failure: failure.file)),
         resampled=tuple(result.file for result in results if result.resampled),
         clipped=tuple(result.file for result in results if result.clipped),
+        offset=tuple(result.file for result in results if result.offset),
+        trimmed={result.file: result.trimmed for result in results if result.trimmed},
         floored=tuple(result.file for result in results if result.floored),
         version=metrics_version(names),
     )
@@ -168,53 +165,9 @@ def _raise_first(failures: Sequence[ClipFailure]) -> None:
         raise InputError(f"{failures[0]}; correct or remove the file, or run without --strict")
 
 
-def _pair(clean: Path, enhanced: Path, metrics: tuple[str, ...]) -> tuple[list[_FilePair], list[ClipFailure]]:
-    """One pair per clean file, and a failure per enhanced file without a clean one."""
-    references, estimates = _by_stem(clean), _by_stem(enhanced)
-    if not references.keys() & estimates.keys():
-        raise InputError(
-            f"{enhanced}: shares no file name with {clean}; names must match, apart from the extension "
-            f"(for example {next(iter(estimates))} and {next(iter(references))})"
-        )
-    pairs = []
-    for stem, files in references.items():
-        partners = estimates.get(stem, [])
-        fault = _pairing_fault(files, clean, partners, enhanced)
-        pairs += [
-            _FilePair(
-                file=path.relative_to(clean).as_posix(),
-                clean=path,
-                enhanced=partners[0] if partners else enhanced,
-                metrics=metrics,
-                fault=fault,
-            )
-            for path in files
-        ]
-    extra = [
-        ClipFailure(file=path.relative_to(enhanced).as_posix(), reason=f"not in {clean}")
-        for stem in estimates.keys() - references.keys()
-        for path in estimates[stem]
-    ]
-    return sorted(pairs, key=lambda pair: pair.file), sorted(extra, key=lambda failure: failure.file)
-
-
-def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    files: dict[str, list[Path]] = {}
-    for path in find_audio(folder):
-        files.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
-    return files
-
-
-def _pairing_fault(files: list[Path], clean: Path, partners: list[Path], enhanced: Path) -> str | None:
-    if not partners:
-        return f"not in {enhanced}"
-    for folder, same in ((clean, files), (enhanced, partners)):
-        if len(same) > 1:
-            return f"{folder} holds {' and '.join(path.name for path in same)}; keep one"
-    return None
-
-
-def _scored(pairs: list[_FilePair], workers: int) -> Generator[_ClipScores, None, None]:
+def _scored(
+    pairs: list[FilePair], workers: int, work: Callable[[FilePair], _ClipScores]
+) -> Generator[_ClipScores, None, None]:
     """Results in the order of `pairs`."""
     workers = min(workers, len(pairs))
     if workers == 1:
@@ -222,13 +175,13 @@ def _scored(pairs: list[_FilePair], workers: int) -> Generator[_ClipScores, None
 
         # More BLAS threads are slower on short clips, and change the last bits.
         with threadpool_limits(1):
-            yield from map(_score_pair, pairs)
+            yield from map(work, pairs)
         return
     # Spawned, not forked: a fork breaks threads of numba and torch in this process.
     context = multiprocessing.get_context("spawn")
     with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context) as pool:
         try:
-            yield from pool.map(_score_pair, pairs)
+            yield from pool.map(work, pairs)
         except BrokenProcessPool as error:
             raise InputError(
                 "a scoring process was killed, most likely for memory; use fewer --workers"
@@ -255,38 +208,55 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _score_pair(pair: _FilePair) -> _ClipScores:
+def _score_pair(pair: FilePair, *, metrics: tuple[str, ...], trim: bool) -> _ClipScores:
     if pair.fault is not None:
-        return _unscored(pair, pair.fault)
+        return _unscored(pair.file, metrics, pair.fault)
     try:
-        (clean, clean_resampled), (enhanced, enhanced_resampled) = _read(pair.clean), _read(pair.enhanced)
+        (clean, clean_hz), (enhanced, enhanced_hz) = _read(pair.clean), _read(pair.enhanced)
     except InputError as error:
-        return _unscored(pair, str(error))
-    if len(clean) != len(enhanced):
-        return _unscored(pair, f"clean has {len(clean)} samples at 16 kHz, enhanced {len(enhanced)}")
-    row = score(clean, enhanced, pair.metrics)
+        return _unscored(pair.file, metrics, str(error))
+    samples = min(len(clean), len(enhanced))
+    difference = max(len(clean), len(enhanced)) - samples
+    if difference > _rounding_samples(clean_hz, enhanced_hz) and not trim:
+        lengths = f"clean has {len(clean)} samples at 16 kHz, enhanced {len(enhanced)}"
+        return _unscored(
+            pair.file, metrics, f"{lengths}; align them, or cut the end of the longer clip by --trim"
+        )
+    clean, enhanced = clean[:samples], enhanced[:samples]
+    row = score(clean, enhanced, metrics)
     rated = row.keys() & {"csig", "covl"}
     return _ClipScores(
         file=pair.file,
         row=row,
         failures=_failures(pair.file, row),
-        resampled=clean_resampled or enhanced_resampled,
+        resampled=clean_hz != SAMPLE_RATE_HZ or enhanced_hz != SAMPLE_RATE_HZ,
         clipped=any(clipped_share(wav) > CLIPPED_SHARE for wav in (clean, enhanced)),
+        offset=any(
+            abs(float(wav.mean(dtype=np.float64))) > _OFFSET_SHARE * rms(wav) for wav in (clean, enhanced)
+        ),
+        trimmed=difference,
         floored=any(row[name] == 1.0 for name in rated) and floored_by_silence(clean, enhanced),
     )
 
 
-def _read(path: Path) -> tuple[np.ndarray, bool]:
-    """A mono clip at 16 kHz, `[samples]`, and whether it was resampled."""
+def _rounding_samples(*rates_hz: int) -> int:
+    """By how much lengths at 16 kHz differ since a duration is no whole number of samples at another rate."""
+    if set(rates_hz) == {SAMPLE_RATE_HZ}:
+        return 0
+    return math.ceil(SAMPLE_RATE_HZ / min(*rates_hz, SAMPLE_RATE_HZ))
+
+
+def _read(path: Path) -> tuple[np.ndarray, int]:
+    """A mono clip resampled to 16 kHz, `[samples]`, and its own rate."""
     wav, rate_hz = read_audio(path)
     if len(wav) != 1:
-        raise InputError(f"{path}: has {len(wav)} channels where one is expected; mix it down first")
-    return resample(wav[0], rate_hz, SAMPLE_RATE_HZ), rate_hz != SAMPLE_RATE_HZ
+        raise InputError(f"{shown(path)}: has {len(wav)} channels where one is expected; mix it down first")
+    return resample(wav[0], rate_hz, SAMPLE_RATE_HZ), rate_hz
 
 
-def _unscored(pair: _FilePair, reason: str) -> _ClipScores:
-    row: dict[str, float | Failure] = dict.fromkeys(pair.metrics, Failure(reason))
-    return _ClipScores(file=pair.file, row=row, failures=(ClipFailure(file=pair.file, reason=reason),))
+def _unscored(file: str, metrics: tuple[str, ...], reason: str) -> _ClipScores:
+    row: dict[str, float | Failure] = dict.fromkeys(metrics, Failure(reason))
+    return _ClipScores(file=file, row=row, failures=(ClipFailure(file=file, reason=reason),))
 
 
 def _failures(file: str, row: dict[str, float | Failure]) -> tuple[ClipFailure, ...]:
@@ -309,6 +279,11 @@ def format_table(scores: FolderScores) -> str:
     lines += _listing("failures", [str(failure) for failure in scores.failures])
     lines += _listing("resampled to 16 kHz before scoring", scores.resampled)
     lines += _listing("clipped in either folder, scored anyway", scores.clipped)
+    lines += _listing(
+        "with a DC offset in either folder, which changes SI-SDR and SSNR; remove it", scores.offset
+    )
+    trimmed = [f"{shown(file)}: by {count} samples at 16 kHz" for file, count in scores.trimmed.items()]
+    lines += _listing("cut to the length of the shorter clip", trimmed)
     lines += _listing("CSIG and COVL are 1 due to digital silence, as in CMGAN", scores.floored)
     return "\n".join(lines)
 
@@ -318,4 +293,8 @@ def _listing(title: str, entries: Sequence[str]) -> list[str]:
         return []
     omitted = len(entries) - _LISTED_FAILURES
     more = [f"  … and {omitted} more"] if omitted > 0 else []
-    return [f"{title} ({len(entries)}):", *(f"  {entry}" for entry in entries[:_LISTED_FAILURES]), *more]
+    return [
+        f"{title} ({len(entries)}):",
+        *(f"  {shown(entry)}" for entry in entries[:_LISTED_FAILURES]),
+        *more,
+    ]

@@ -16,6 +16,7 @@ from pipelines.core.cli import storage_arguments, storage_of, verb
 from pipelines.core.mlflow_guard import TrackingError
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import TrackedRun, Tracker, commit
+from rwsa.command_line import path_argument
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, atomic_write, read_json
@@ -135,7 +136,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_argument,
         default=Path("report"),
         metavar="FOLDER",
         help="folder for the page (default: report)",

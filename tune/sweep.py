@@ -27,6 +27,7 @@ from pipelines.core.ray_cluster import start_ray
 from pipelines.core.tracking import Tracker
 from pipelines.train import run_key
 from pipelines.training.config import TrainRunConfig
+from rwsa.command_line import path_argument
 from rwsa.errors import PreemptedError
 from rwsa.files import StoragePath, absolute_location
 from rwsa.lease import exclusive_lock
@@ -218,7 +219,10 @@ def format_summary(summary: SweepSummary) -> str:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "sweep", type=Path, metavar="SWEEP.yaml", help="sweep configuration, such as those in tune/ablations"
+        "sweep",
+        type=path_argument,
+        metavar="SWEEP.yaml",
+        help="sweep configuration, such as those in tune/ablations",
     )
     parser.add_argument(
         "--smoke", action="store_true", help="shrink every trial to a minutes-long test on two cores"

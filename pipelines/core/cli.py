@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.core.storage import StorageConfig
 from rwsa import command_line
-from rwsa.command_line import AddArguments, Command, Main
+from rwsa.command_line import AddArguments, Command, Main, path_argument
 from rwsa.config import config, read_config
 from rwsa.corpora.cards import SPLITS
 from rwsa.errors import InputError
@@ -156,7 +156,7 @@ def corpora_arguments(parser: argparse.ArgumentParser) -> None:
     """`--card` and `--shards`, any number of each."""
     parser.add_argument(
         "--card",
-        type=Path,
+        type=path_argument,
         nargs="+",
         action="extend",
         default=[],
@@ -178,7 +178,7 @@ def cache_argument(parser: argparse.ArgumentParser) -> None:
     """`--cache` of audio-file headers and statistics; see `rwsa.file_cache`."""
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=path_argument,
         default=Path("outputs/cache"),
         metavar="FOLDER",
         help="cache of audio-file headers and statistics, by path, size and time (default: outputs/cache)",

@@ -19,6 +19,7 @@ from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.mixing import MixPlan, plan_split, render_example
 from rwsa.mixing.recipes import read_recipe
+from rwsa.names import local_path
 
 SPLIT: Final = "test"
 
@@ -107,7 +108,9 @@ def load_clip(clip: EvaluationClip) -> tuple[np.ndarray, np.ndarray]:
     """
     if isinstance(clip.source, ClipPair):
         rate_hz = clip.source.sample_rate_hz
-        noisy, clean = (read_mono(Path(path), rate_hz) for path in (clip.source.noisy, clip.source.clean))
+        noisy, clean = (
+            read_mono(local_path(path), rate_hz) for path in (clip.source.noisy, clip.source.clean)
+        )
         if len(noisy) != len(clean):
             raise InputError(
                 f"{clip.source.noisy}: has {len(noisy)} samples and its clean partner {len(clean)};"

@@ -13,7 +13,6 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from rwsa.files import StoragePath, atomic_write, is_remote, sha256_of, store_er
 from rwsa.fingerprint import code_fingerprint
 from rwsa.metrics import Failure, package_versions
 from rwsa.mixing.plan_rows import SourceRange
+from rwsa.names import local_path
 
 # The folder of scores, beside the cache of files.
 SCORES = "scores"
@@ -229,7 +229,7 @@ def file_hashes(paths: Iterable[str], cache: FileCache) -> dict[str, str]:
 
 def _hash_or_none(path: str) -> str | None:
     try:
-        return sha256_of(Path(path))
+        return sha256_of(local_path(path))
     except OSError:
         return None  # reported when the clip is scored
 

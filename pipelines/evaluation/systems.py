@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.evaluation.clip_scores import NOISY
 from pipelines.evaluation.clips import EvaluationClip, EvaluationSet
-from rwsa.audio import find_audio
+from rwsa.audio_folders import find_audio
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, absolute_location, location, sha256_of
 from rwsa.models import ModelConfig, Network, load_model, weights_file

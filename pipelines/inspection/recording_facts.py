@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipelines.core.pool import map_unordered
 from pipelines.core.progress import Progress
@@ -13,6 +12,7 @@ from rwsa.audio_facts import AudioFacts, audio_facts
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache, FileStamp, stamp_or_none
+from rwsa.names import local_path, shown
 
 # Small enough to lose little when killed, large enough for task overhead to be negligible.
 _CHUNK_FILES, _CHUNK_SECONDS = 128, 600.0
@@ -141,8 +141,6 @@ def _facts_of(keys: Sequence[tuple[str, int | None]]) -> list[AudioFacts | str]:
 
 def _fact(path: str, channel: int | None) -> AudioFacts | str:
     try:
-        return audio_facts(Path(path), channel=channel)
+        return audio_facts(local_path(path), channel=channel)
     except InputError as error:
-        return str(error).removeprefix(f"{path}: ")
-    except OSError as error:
-        return f"cannot be read ({error.strerror}); check its permissions"
+        return str(error).removeprefix(f"{shown(local_path(path))}: ")

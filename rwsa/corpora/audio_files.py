@@ -1,17 +1,16 @@
-"""Listing the audio files below a folder and reading their headers, with a cache."""
+"""Reading the headers of many audio files, with a cache."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
-from rwsa.audio import SUFFIXES, AudioInfo, read_info
+from rwsa.audio import AudioInfo, read_info
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache, stamp_or_none
+from rwsa.names import local_path, shown
 
 # Reading a header is a few system calls and little Python: threads hide the latency of a disk or a network
 # folder; chunks keep the overhead per file low.
@@ -20,38 +19,8 @@ _CHUNK_FILES = 256
 _HEADERS = "header-1"
 
 
-def audio_below(root: Path) -> list[str]:
-    """Audio files below `root` as sorted relative POSIX paths; hidden (partly written) files are skipped.
-
-    Follows linked folders, since corpora are often assembled from links, but visits each real folder once.
-
-    Raises:
-        InputError: a folder cannot be listed.
-    """
-    files: list[str] = []
-    seen: set[str] = set()
-    suffixes = tuple(SUFFIXES)
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise_unreadable):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        # In place, so that os.walk skips hidden folders and walks in the same order everywhere.
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        below = "" if folder == str(root) else Path(folder).relative_to(root).as_posix() + "/"
-        files += [below + name for name in names if name[0] != "." and name.lower().endswith(suffixes)]
-    return sorted(files)
-
-
-def _raise_unreadable(error: OSError) -> None:
-    raise InputError(
-        f"{error.filename}: cannot be listed ({error.strerror}); give read permission"
-    ) from error
-
-
 def read_headers(paths: Sequence[str], cache: FileCache | None = None) -> list[AudioInfo | str]:
-    """The header of each file, or an error message.
+    """The header of each file, named as by `rwsa.names.stored_path`, or an error message.
 
     With a cache, unchanged files cost one `stat` each and are not opened. Failures are not cached, since
     their cause may be temporary (permissions, a mount).
@@ -81,10 +50,9 @@ def _in_chunks(pool: ThreadPoolExecutor, work: Callable[[str], Result], paths: S
     return [result for done in pool.map(lambda chunk: list(map(work, chunk)), chunks) for result in done]
 
 
-def _header(path: str) -> AudioInfo | str:
+def _header(stored: str) -> AudioInfo | str:
+    path = local_path(stored)
     try:
-        return read_info(Path(path))
+        return read_info(path)
     except InputError as error:
-        return str(error).removeprefix(f"{path}: ")
-    except OSError as error:
-        return f"cannot be read ({error.strerror}); check its permissions"
+        return str(error).removeprefix(f"{shown(path)}: ")

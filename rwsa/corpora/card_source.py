@@ -11,6 +11,7 @@ from typing import cast
 from rwsa.corpora.cards import SPLITS, CorpusCard, PairSource, Source, Split, split_of
 from rwsa.corpora.manifest import Clip, ClipPair, Problem
 from rwsa.errors import InputError
+from rwsa.names import as_utf8, shown, stored_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,10 @@ class CardSource:
 
 @dataclass(frozen=True)
 class MatchedFile:
-    """A file that a pattern matched, before its header is read."""
+    """A file that a pattern matched, before its header is read; all its text is UTF-8.
+
+    `path` is absolute, as `rwsa.names.stored_path` gives it; `below` is relative to the root.
+    """
 
     path: str
     below: str
@@ -50,9 +54,9 @@ class SourceScan:
 
 
 def paths_below(root: Path, files: Sequence[str]) -> set[str]:
-    """Absolute paths of files given relative to `root`."""
+    """Absolute paths, as `MatchedFile` has them, of files given relative to `root`."""
     prefix = _prefix(root)
-    return {prefix + file for file in files}
+    return {stored_path(prefix + file) for file in files}
 
 
 def _prefix(root: Path) -> str:
@@ -66,16 +70,20 @@ def matched_files(at: CardSource, root: Path, files: list[str], key: str) -> lis
     excluded = [re.compile(expression) for expression in at.source.exclude]
     kept = [file for file in files if not any(expression.search(file) for expression in excluded)]
     matched = [
-        MatchedFile(prefix + file, file, match.groupdict())
+        MatchedFile(stored_path(prefix + file), as_utf8(file), _labels(match))
         for file in kept
         if (match := pattern.fullmatch(file))
     ]
     if not matched:
-        example = f"; the first is {kept[0]}" if kept else " (exclude leaves none)"
+        example = f"; the first is {shown(kept[0])}" if kept else " (exclude leaves none)"
         raise at.error(
             f".{key} '{pattern.pattern}' matches none of the {len(files)} audio files below {root}{example}"
         )
     return matched
+
+
+def _labels(match: re.Match[str]) -> dict[str, str | None]:
+    return {name: value and as_utf8(value) for name, value in match.groupdict().items()}
 
 
 def checked_split(at: CardSource, labels: dict[str, str | None]) -> Split | None:

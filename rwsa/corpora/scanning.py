@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar, cast
 
-from rwsa.audio import SUFFIXES, AudioInfo
-from rwsa.corpora.audio_files import audio_below, read_headers
+from rwsa.audio import AudioInfo
+from rwsa.audio_folders import SUFFIXES, list_audio
+from rwsa.corpora.audio_files import read_headers
 from rwsa.corpora.card_source import (
     CardSource,
     MatchedFile,
@@ -26,6 +27,7 @@ from rwsa.corpora.manifest import Clip, ClipPair, Kind, Manifest, Problem, check
 from rwsa.corpora.pairs import scan_pairs
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
+from rwsa.names import not_empty, shown
 
 # The label that must not be in two splits.
 _UNIT = {"speech": "speaker", "noise": "recording", "rooms": "recording", "pairs": "speaker"}
@@ -78,17 +80,25 @@ def scan(
 
 
 def _scan_card_source(at: CardSource, cache: FileCache | None) -> SourceScan:
-    root = Path(at.source.root).expanduser().resolve()
+    try:
+        root = Path(not_empty(at.source.root)).expanduser().resolve()
+    except (InputError, RuntimeError) as error:  # `~` of an unknown user
+        raise at.error(f".root is '{shown(at.source.root)}': {error}") from error
     if not root.is_dir():
-        raise at.error(f".root is {at.source.root}: no folder {root}", absent=True)
-    files = audio_below(root)
+        raise at.error(f".root is {shown(at.source.root)}: no folder {shown(root)}", absent=True)
+    listing = list_audio(root, each_once=True)
+    files = listing.files
     if not files:
-        raise at.error(f".root is {root}, which holds no audio ({', '.join(sorted(SUFFIXES))})", absent=True)
+        reason = listing.unlisted.get(root) or f"holds no audio ({', '.join(sorted(SUFFIXES))})"
+        raise at.error(f".root is {shown(root)}, which {reason}", absent=True)
     if isinstance(at.source, Source):
         scanned = _scan_source(at, at.source, root, files, cache)
     else:
         scanned = scan_pairs(at, at.source, root, files, cache)
     _check_rows(at, scanned)
+    scanned.problems.extend(
+        Problem(path=shown(folder), reason=reason) for folder, reason in listing.unlisted.items()
+    )
     return scanned
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,15 +15,24 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from rwsa.audio import REMEDY, AudioInfo, find_audio, read_blocks, read_info, write_blocks
+from rwsa.audio import REMEDY, AudioInfo, read_blocks, read_info, write_blocks
+from rwsa.audio_folders import find_audio
 from rwsa.constants import DEFAULT_CROSSFADE
 from rwsa.enhancement.recordings import Piece, enhance_recordings
 from rwsa.errors import InputError
+from rwsa.files import WRITE_REMEDY
 from rwsa.models import Network
+from rwsa.names import shown
 
 # Encodings that the output takes over from its input; others get the format's default. They have less than 16
 # bits, or packets of fixed length, which make an output longer than its input.
 _PRESERVED_SUBTYPES = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
+_STREAM_REMEDIES = {
+    REMEDY: "pipe in one complete audio file",
+    WRITE_REMEDY: "set TMPDIR to a folder with space",
+}
+# Then no other file could be written either.
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 
 
@@ -44,12 +55,15 @@ def enhance_files(
 
     Raises:
         InputError: an input is missing, a folder has no audio, two inputs have the same output, an output
-            would overwrite an input, an argument is out of range, or `out` is not writable; with
+            would overwrite an input, an argument is out of range, or `out` is not writable or full; with
             `strict` also the first bad file.
     """
-    files = [_File(source, target) for source, target in _targets(inputs, out).items()]
+    unlisted: dict[Path, str] = {}
+    files = [_File(source, target) for source, target in _targets(inputs, out, unlisted).items()]
+    failures = [f"{shown(folder)}: {reason}" for folder, reason in unlisted.items()]
+    if strict and failures:
+        raise InputError(failures[0])
     _make_writable(out)
-    failures = []
     for error in _failures(files, model, crossfade, batch_size):
         if strict:
             raise error
@@ -79,10 +93,13 @@ def enhance_stream(
             file = _File(Path(folder, "stdin"), Path(folder, "stdout"))
             with file.source.open("wb") as spooled:
                 shutil.copyfileobj(source, spooled)
-            for error in _failures([file], model, crossfade, batch_size):
-                message = (
-                    str(error).replace(f"{folder}/", "").replace(REMEDY, "pipe in one complete audio file")
-                )
+            try:
+                for error in _failures([file], model, crossfade, batch_size):
+                    raise error
+            except InputError as error:
+                message = str(error).replace(f"{folder}/", "")
+                for remedy, here in _STREAM_REMEDIES.items():
+                    message = message.replace(remedy, here)
                 raise InputError(message) from error
             with file.target.open("rb") as enhanced:
                 shutil.copyfileobj(enhanced, sink)
@@ -113,7 +130,7 @@ class _File:
     def blocks(self) -> Iterator[np.ndarray]:
         for block in read_blocks(self.source):
             if self.abandoned:
-                raise InputError(f"{self.source}: abandoned")
+                raise InputError(f"{shown(self.source)}: abandoned")
             yield block
 
     def write(self, pieces: Iterable[Piece | InputError], bar: tqdm[Any]) -> None:
@@ -131,7 +148,11 @@ class _File:
 def _failures(
     files: Sequence[_File], model: Network, crossfade: float, batch_size: int
 ) -> Iterator[InputError]:
-    """Enhance all files; yields the error of each failed file."""
+    """Enhance all files; yields the error of each failed file.
+
+    Raises:
+        InputError: the disk is full.
+    """
     pieces = enhance_recordings(files, model, ("model",), crossfade=crossfade, batch_size=batch_size)
     total = sum(file.seconds for file in files)
     with tqdm(total=total, desc="enhancing", bar_format=_BAR, disable=None) as bar:
@@ -139,6 +160,8 @@ def _failures(
             try:
                 file.write((piece for _, piece in own), bar)
             except InputError as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_SPACE:
+                    raise
                 # Do not enhance its remaining segments.
                 file.abandoned = True
                 yield error
@@ -154,25 +177,26 @@ def _with_progress(
         bar.update(piece.wav.shape[-1] / sample_rate_hz)
 
 
-def _targets(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
+def _targets(inputs: Sequence[Path], out: Path, unlisted: dict[Path, str]) -> dict[Path, Path]:
     """Output path of each source: a file's name, or its path relative to its input folder."""
     targets: dict[Path, Path] = {}
     for path in inputs:
         if path.is_dir():
-            targets |= {file: out / file.relative_to(path) for file in find_audio(path)}
-        elif path.is_file():
+            targets |= {file: out / file.relative_to(path) for file in find_audio(path, unlisted)}
+        elif os.path.lexists(path):
             targets[path] = out / path.name
         else:
-            raise InputError(f"{path}: no such file or folder")
+            raise InputError(f"{shown(path)}: no such file or folder")
     sources = {source.resolve() for source in targets}
     taken: dict[Path, Path] = {}
     for source, target in targets.items():
         if target in taken:
             raise InputError(
-                f"{source} and {taken[target]} would both be written to {target}; enhance them separately"
+                f"{shown(source)} and {shown(taken[target])} would both be written to {shown(target)};"
+                " enhance them separately"
             )
         if target.resolve() in sources:
-            raise InputError(f"{target}: is an input and would be overwritten; choose another --out")
+            raise InputError(f"{shown(target)}: is an input and would be overwritten; choose another --out")
         taken[target] = source
     return targets
 
@@ -182,4 +206,6 @@ def _make_writable(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
-        raise InputError(f"{out}: cannot be written to ({error.strerror}); choose another --out") from error
+        raise InputError(
+            f"{shown(out)}: cannot be written to ({error.strerror}); choose another --out"
+        ) from error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from rwsa.audio import read_audio, resample, rms
 from rwsa.errors import InputError
 from rwsa.mixing.plan_rows import MixPlan, Noise, SourceRange
+from rwsa.names import local_path
 
 # A stretch below this RMS is padding or digital silence: raised to the level of speech it would be 16-bit
 # rounding noise.
@@ -110,7 +110,7 @@ def _is_audible(wav: np.ndarray) -> bool:
 
 
 def _read_range(source: SourceRange, offset: int) -> np.ndarray:
-    path = Path(source.path)
+    path = local_path(source.path)
     if offset + source.samples <= source.clip_samples:
         wav, rate = read_audio(path, start=offset, samples=source.samples)
     else:

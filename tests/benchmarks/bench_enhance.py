@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rwsa.audio import find_audio, read_mono, write_blocks
+from rwsa.audio import read_mono, write_blocks
+from rwsa.audio_folders import find_audio
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.enhancement import enhance
 from rwsa.enhancement.files import enhance_files

@@ -18,7 +18,8 @@ import numpy as np
 import soundfile
 from threadpoolctl import threadpool_limits
 
-from rwsa.audio import find_audio, read_mono
+from rwsa.audio import read_mono
+from rwsa.audio_folders import find_audio
 from rwsa.folder_scores import FOLDER_METRICS, score_folders
 from rwsa.metrics import METRICS, Reference, score
 from tests.benchmarks.timing import seconds

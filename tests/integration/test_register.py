@@ -24,7 +24,8 @@ from pipelines.core.model_registry import RegisteredVersion, requirements
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.register import main, register
-from rwsa.audio import find_audio, read_mono
+from rwsa.audio import read_mono
+from rwsa.audio_folders import find_audio
 from rwsa.errors import InputError
 from rwsa.files import sha256_of
 from rwsa.models import build_model, load_model, save_model

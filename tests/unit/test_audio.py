@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from rwsa.audio import (
     Resampler,
     block_samples,
-    find_audio,
     read_audio,
     read_blocks,
     read_info,
@@ -95,7 +94,7 @@ def bad_file(folder: Path, kind: str) -> Path:
     ("kind", "message"),
     [
         ("missing", "no such file"),
-        ("folder", "no such file"),
+        ("folder", "is not a regular file"),
         ("empty", "not readable as audio"),
         ("no samples", "holds no samples"),
         ("random", "not readable as audio"),
@@ -119,11 +118,11 @@ def test_half_a_compressed_file_is_refused(tmp_path: Path, suffix: str) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     for read in (read_audio, lambda path: list(read_blocks(path))):
-        with pytest.raises(InputError, match=rf"a\{suffix}: (damaged audio|ends after)"):
+        with pytest.raises(InputError, match=rf"a\{suffix}: (damaged audio|ends after|has [\d,]+ samples)"):
             read(path)
 
 
-@pytest.mark.parametrize(("rate_hz", "samples"), [(48_000, 100_000), (3, 10), (192_000, 131_072)])
+@pytest.mark.parametrize(("rate_hz", "samples"), [(48_000, 100_000), (1000, 3500), (192_000, 131_072)])
 def test_blocks_contain_the_complete_file(tmp_path: Path, rate_hz: int, samples: int) -> None:
     path, wav = tmp_path / "a.wav", noise(2, samples)
     step = block_samples(rate_hz)
@@ -218,18 +217,6 @@ def test_resampling_in_blocks_is_bit_identical(samples: int, step: int, from_hz:
 def test_resampling_to_the_same_rate_changes_nothing() -> None:
     wav = noise(2, 100)
     np.testing.assert_array_equal(resample(wav, 16_000, 16_000), wav)
-
-
-def test_finding_audio_skips_hidden_and_other_files(tmp_path: Path) -> None:
-    for name in ("b.wav", "sub/a.FLAC", ".half.wav", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_audio(tmp_path) == [tmp_path / "b.wav", tmp_path / "sub/a.FLAC"]
-    with pytest.raises(InputError, match="no such folder"):
-        find_audio(tmp_path / "none")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no audio"):
-        find_audio(tmp_path / "empty")
 
 
 def test_level_and_rounding() -> None:

@@ -49,7 +49,7 @@ def test_the_json_holds_all_seven_metrics_with_means_and_counts(folders: Path) -
     put(folders, "enhanced/silent.wav", NOISY)
     scores = scored(folders, metrics=FOLDER_METRICS).as_json()
     assert json.loads(json.dumps(scores, allow_nan=False)) == scores
-    lists = {"failures", "resampled", "clipped", "floored"}
+    lists = {"failures", "resampled", "clipped", "offset", "trimmed", "floored"}
     assert set(scores) == {"clips", "mean", "counts", "metrics_version"} | lists
     assert scores["clips"]["silent.wav"] == dict.fromkeys(FOLDER_METRICS)
     assert scores["mean"] == scores["clips"]["room/good.wav"]

@@ -247,7 +247,7 @@ def test_a_stream_with_unknown_length_gets_a_correct_header(tmp_path: Path, clai
         ("text", "stdin: not readable as audio ("),
         ("no samples", "stdin: holds no samples; "),
         ("nan", "stdin: holds NaN or infinite samples; "),
-        ("half", "stdin: damaged audio ("),
+        ("half", "stdin: has 45,056 samples, but its header declares 90,000; "),
     ],
 )
 def test_a_bad_stream_is_an_error_and_writes_nothing(tmp_path: Path, kind: str, message: str) -> None:
