@@ -120,7 +120,7 @@ def write_bad_files(folder: Path) -> dict[str, str]:
     (folder / "half.flac").write_bytes(data[: len(data) // 2])
     return {
         "empty.wav": "not readable as audio",
-        "half.flac": "damaged audio",
+        "half.flac": "has 20,480 samples, but its header declares 33,480",
         "nan.wav": "holds NaN or infinite samples",
         "no samples.wav": "holds no samples",
         "text.wav": "not readable as audio",
