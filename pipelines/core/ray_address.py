@@ -44,7 +44,9 @@ def check_address(address: str) -> str:
 def _address_on_this_machine() -> str:
     from ray._private import services
 
-    found = services.get_ray_address_from_environment("auto", None)
-    if not found or found == "auto":
-        raise ValueError("no Ray runs on this machine; start one with 'ray start --head', or leave it unset")
-    return str(found)
+    try:
+        return str(services.get_ray_address_from_environment("auto", None))
+    except ConnectionError:
+        raise ValueError(
+            "no Ray runs on this machine; start one with 'ray start --head', or leave it unset for one of its own"
+        ) from None
