@@ -9,9 +9,9 @@ dropped or repeated within an epoch.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -73,17 +73,25 @@ class Order:
         if self.samples == 0:
             raise InputError("sample order: the shards hold no samples; mix some first")
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Number of samples in an epoch."""
         return sum(self.shard_sizes)
 
     def epoch(self, epoch: int) -> np.ndarray:
-        """The order of one epoch: int64 `[samples, 2]`, rows (shard, index within the shard)."""
+        """The order of one epoch: int32 `[samples, 2]`, rows (shard, index within the shard)."""
+        rows, start = np.empty((self.samples, 2), np.int32), 0
+        for group in self.groups(epoch):
+            rows[start : start + len(group)] = group
+            start += len(group)
+        return rows
+
+    def groups(self, epoch: int) -> Iterator[np.ndarray]:
+        """The order of one epoch, one group of shards at a time."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch]))
         shards = rng.permutation(len(self.shard_sizes))
-        groups = [shards[at : at + self.open_shards] for at in range(0, len(shards), self.open_shards)]
-        return np.concatenate([rng.permutation(self._rows_of(group)) for group in groups])
+        for at in range(0, len(shards), self.open_shards):
+            yield rng.permutation(self._rows_of(shards[at : at + self.open_shards]))
 
     def _rows_of(self, shards: np.ndarray) -> np.ndarray:
         sizes = [self.shard_sizes[shard] for shard in shards]
@@ -126,26 +134,58 @@ def batches(
 
 
 def _batches(order: Order, cursor: Cursor, global_batch_size: int, share: slice) -> Iterator[Batch]:
-    stream = _stream(order, cursor)
+    runs = _runs(order, cursor)
+    run = next(runs)
     while True:
-        batch = [next(stream) for _ in range(global_batch_size)]
-        cursor = _after(batch[-1], order)
-        yield Batch(tuple(batch[share]), cursor)
+        batch, missing = list[_Run](), global_batch_size
+        while missing:
+            while run.rows.shape[0] == 0:
+                run = next(runs)
+            batch.append(run.slice(0, missing))
+            missing -= len(batch[-1].rows)
+            run = run.slice(len(batch[-1].rows), len(run.rows))
+        yield Batch(tuple(_refs(batch, share)), _cursor_at(run, order))
 
 
-def _stream(order: Order, cursor: Cursor) -> Iterator[SampleRef]:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Consecutive samples of an epoch: rows (shard, index) from `position` on."""
+
+    epoch: int
+    position: int
+    rows: np.ndarray
+
+    def slice(self, start: int, stop: int) -> _Run:
+        return _Run(self.epoch, self.position + start, self.rows[start:stop])
+
+
+def _runs(order: Order, cursor: Cursor) -> Iterator[_Run]:
+    """The samples from `cursor` on, with one group of shards in memory at a time."""
     epoch, start = cursor.epoch, cursor.sample
     while True:
-        rows = order.epoch(epoch)
-        for position in range(start, len(rows)):
-            yield SampleRef(epoch, position, int(rows[position, 0]), int(rows[position, 1]))
+        position = 0
+        for rows in order.groups(epoch):
+            if position + len(rows) > start:
+                run = _Run(epoch, position, rows)
+                yield run.slice(max(0, start - position), len(rows))
+            position += len(rows)
         epoch, start = epoch + 1, 0
 
 
-def _after(sample: SampleRef, order: Order) -> Cursor:
-    if sample.position + 1 == order.samples:
-        return Cursor(sample.epoch + 1, 0)
-    return Cursor(sample.epoch, sample.position + 1)
+def _refs(batch: list[_Run], share: slice) -> Iterator[SampleRef]:
+    """The samples of a rank's share; those of other ranks are only counted."""
+    before = 0
+    for run in batch:
+        mine = run.slice(max(0, share.start - before), max(0, share.stop - before))
+        for position, (shard, index) in enumerate(mine.rows.tolist(), start=mine.position):
+            yield SampleRef(run.epoch, position, shard, index)
+        before += len(run.rows)
+
+
+def _cursor_at(run: _Run, order: Order) -> Cursor:
+    if run.position == order.samples:
+        return Cursor(run.epoch + 1, 0)
+    return Cursor(run.epoch, run.position)
 
 
 def share_of(global_batch_size: int, *, rank: int, world_size: int) -> slice:
@@ -170,20 +210,27 @@ def share_of(global_batch_size: int, *, rank: int, world_size: int) -> slice:
 
 def in_order(
     shard_sizes: tuple[int, ...], *, limit: int | None = None, rank: int = 0, world_size: int = 1
-) -> list[SampleRef]:
+) -> Iterator[SampleRef]:
     """One rank's part of a pass over all (or the first `limit`) samples in shard order, for validation.
 
     The parts of all ranks contain every sample once; their lengths differ by at most one, so reduce results
     as sums and counts, never as a mean of means.
 
     Raises:
-        InputError: `rank` is not below `world_size`.
+        InputError: when called, if `rank` is not below `world_size`.
     """
     if not 0 <= rank < world_size:
         raise InputError(f"rank {rank} does not exist among {world_size} workers")
-    places = ((shard, index) for shard, size in enumerate(shard_sizes) for index in range(size))
-    mine = itertools.islice(enumerate(places), rank, limit, world_size)
-    return [SampleRef(0, position, shard, index) for position, (shard, index) in mine]
+    return _in_order(shard_sizes, sum(shard_sizes) if limit is None else limit, rank, world_size)
+
+
+def _in_order(shard_sizes: tuple[int, ...], limit: int, position: int, step: int) -> Iterator[SampleRef]:
+    start = 0
+    for shard, size in enumerate(shard_sizes):
+        while position < min(start + size, limit):
+            yield SampleRef(0, position, shard, position - start)
+            position += step
+        start += size
 
 
 def sample_rng(seed: int, epoch: int, sample_id: str) -> np.random.Generator:

@@ -205,14 +205,20 @@ def _epoch_seed(recipe_seed: int, run_seed: int, epoch: int) -> int:
 class _Subset:
     """A subset of a source: the given slots of each shard."""
 
-    def __init__(self, source: Source, slots: dict[int, list[int]], contents: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        slots: Sequence[tuple[int, Sequence[int] | np.ndarray]],
+        contents: tuple[str, ...],
+    ) -> None:
+        """`slots` lists (shard, its slots) in the order of the shards."""
         self._source, self.contents = source, contents
-        self._shards = [(shard, chosen) for shard, chosen in slots.items() if chosen]
+        self._shards = [(shard, chosen) for shard, chosen in slots if len(chosen)]
         self.sizes = tuple(len(chosen) for _, chosen in self._shards)
 
     def loader(self, epoch: int, shard: int, slot: int) -> Loader:
         source_shard, slots = self._shards[shard]
-        return self._source.loader(epoch, source_shard, slots[slot])
+        return self._source.loader(epoch, source_shard, int(slots[slot]))
 
     def executor(self) -> Executor:
         return self._source.executor()
@@ -223,21 +229,27 @@ class _Subset:
 
 def first_examples(source: Source, examples: int) -> Source:
     """The first `examples` examples of a source."""
-    slots: dict[int, list[int]] = {}
+    slots = list[tuple[int, range]]()
     for shard, size in enumerate(source.sizes):
-        slots[shard] = list(range(min(size, examples)))
-        examples -= len(slots[shard])
+        if examples <= 0:
+            break
+        slots.append((shard, range(min(size, examples))))
+        examples -= size
     return _Subset(source, slots, source.contents)
 
 
 def share_of_examples(source: Source, share: float) -> Source:
     """A random share in (0, 1] of a source's examples, at least one; smaller shares nest in larger ones."""
-    all_slots = [(shard, slot) for shard, size in enumerate(source.sizes) for slot in range(size)]
-    count = max(1, round(share * len(all_slots)))
+    ends = np.cumsum(source.sizes)
+    examples = int(ends[-1])
+    count = max(1, round(share * examples))
     # One permutation for all shares of a source; each share is a prefix of it.
-    chosen = np.random.default_rng(_SUBSET_SEED).permutation(len(all_slots))[:count]
-    slots: dict[int, list[int]] = {}
-    for index in np.sort(chosen):
-        shard, slot = all_slots[index]
-        slots.setdefault(shard, []).append(slot)
-    return _Subset(source, slots, (*source.contents, f"{count} of {len(all_slots)}"))
+    chosen = np.random.default_rng(_SUBSET_SEED).permutation(examples)[:count]
+    chosen.sort()
+    starts = ends - source.sizes
+    bounds = np.searchsorted(chosen, [0, *ends.tolist()])
+    slots = [
+        (shard, (chosen[bounds[shard] : bounds[shard + 1]] - start).astype(np.int32))
+        for shard, start in enumerate(starts)
+    ]
+    return _Subset(source, slots, (*source.contents, f"{count} of {examples}"))

@@ -75,6 +75,35 @@ def test_tails_are_carried_without_loss_or_repetition(order: Order, size: int) -
         assert len({(sample.shard, sample.index) for sample in of_epoch}) == order.samples
 
 
+def all_at_once(order: Order, epoch: int) -> np.ndarray:
+    """The order as the first version computed it, which saved cursors rest on."""
+    rng = np.random.default_rng(np.random.SeedSequence([order.seed, epoch]))
+    shards, rows = rng.permutation(len(order.shard_sizes)), []
+    for at in range(0, len(shards), order.open_shards):
+        group = shards[at : at + order.open_shards]
+        sizes = [order.shard_sizes[shard] for shard in group]
+        indices = np.concatenate([np.arange(size, dtype=np.int64) for size in sizes])
+        rows.append(rng.permutation(np.stack([np.repeat(group, sizes), indices], axis=1)))
+    return np.concatenate(rows)
+
+
+@given(order=ORDERS, epoch=st.integers(0, 9), start=st.integers(0, 80), size=st.integers(1, 100))
+def test_the_order_made_group_by_group_is_the_order_made_at_once(
+    order: Order, epoch: int, start: int, size: int
+) -> None:
+    epochs = [all_at_once(order, epoch + after) for after in range(2 + 100 // order.samples)]
+    assert order.epoch(epoch).tolist() == epochs[0].tolist()
+    start %= order.samples
+    sequence = [
+        (epoch + after, position, *row)
+        for after, rows in enumerate(epochs)
+        for position, row in enumerate(rows.tolist())
+    ][start:]
+    (batch,) = take(order, 1, Cursor(epoch, start), global_batch_size=size)
+    assert [(s.epoch, s.position, s.shard, s.index) for s in batch.samples] == sequence[:size]
+    assert batch.cursor_after == Cursor(*sequence[size][:2])
+
+
 def test_order_is_pinned() -> None:
     """A change here makes every saved cursor mean other samples: raise the schema with it."""
     order = Order(shard_sizes=(3, 2, 4), seed=7, open_shards=2)
@@ -135,7 +164,7 @@ def test_a_run_may_change_its_world_size_at_any_step(
 
 @given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=5).map(tuple), world_size=st.integers(1, 6))
 def test_validation_shares_cover_everything_once(sizes: tuple[int, ...], world_size: int) -> None:
-    shares = [in_order(sizes, rank=rank, world_size=world_size) for rank in range(world_size)]
+    shares = [list(in_order(sizes, rank=rank, world_size=world_size)) for rank in range(world_size)]
     places = sorted((ref.shard, ref.index) for share in shares for ref in share)
     assert places == [(shard, index) for shard, size in enumerate(sizes) for index in range(size)]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
