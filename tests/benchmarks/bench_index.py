@@ -107,7 +107,7 @@ def _open(folder: Path) -> None:
     first = time.process_time() - started
     clock = time.perf_counter() - clock
     print(
-        f"  index open after {opened:.2f} s of CPU, first batch of {order.samples:,} examples after {first:.2f} s"
+        f"  open after {opened:.2f} s of CPU, first batch of {order.samples:,} examples after {first:.2f} s"
         f" ({clock:.2f} s on the clock)"
     )
     entries, times = index.entries, list[float]()
