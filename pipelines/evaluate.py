@@ -32,8 +32,8 @@ from pipelines.reports.page import template_hash
 from pipelines.reports.score_table import StatisticsByCorpus, format_table
 from rwsa.command_line import path_argument
 from rwsa.errors import InputError
-from rwsa.file_cache import FileCache
-from rwsa.files import StoragePath, check_writable, local_state_folder, location, write_json
+from rwsa.file_cache import FileCache, cache_folder
+from rwsa.files import StoragePath, check_writable, location, write_json
 from rwsa.fingerprint import code_fingerprint
 from rwsa.lease import locked
 from rwsa.metrics import TABLE1_METRICS, check_metrics
@@ -102,7 +102,7 @@ def evaluate(
     _check_writable(json_path)
     systems, networks = read_systems(weights, outputs)
     root = location(storage.root)
-    files = FileCache(local_state_folder(root) / "cache")
+    files = FileCache(cache_folder(root))
     sets = read_sets(corpora, examples=examples, strict=strict, cache=files)
     name = name or _run_name(systems)
     tracker = Tracker(storage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rwsa.errors import InputError
+from rwsa.files import StoragePath, local_state_folder
 from rwsa.names import local_path
 
 CACHE_NAME = "files.sqlite"
@@ -19,6 +21,11 @@ CREATE TABLE IF NOT EXISTS facts (
   path TEXT, kind TEXT, size INTEGER, mtime_ns INTEGER, value TEXT, PRIMARY KEY (path, kind)
 ) WITHOUT ROWID
 """
+
+
+def cache_folder(root: StoragePath) -> Path:
+    """The cache's folder: `RWSA_CACHE` if set (for a `root` on a network file system), else in `root`."""
+    return Path(os.environ.get("RWSA_CACHE") or local_state_folder(root) / "cache")
 
 
 class FileStamp(NamedTuple):

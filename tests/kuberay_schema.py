@@ -1,15 +1,19 @@
-"""Strict JSON Schema of KubeRay's RayCluster and RayJob: unknown fields are errors.
+"""Strict schemas of every kind in infra/kuberay: unknown fields are errors.
 
-Written by hand from the field reference of KubeRay 1.6; pods and their parts use Kubernetes's strict schemas.
+Those of KubeRay, Kueue and the Prometheus operator are written by hand: KubeRay's from its field reference
+(1.7; `tests.kuberay_rules` knows which fields 1.6 lacks), the others with the fields that are used here. Pods
+and all other kinds use Kubernetes's strict schemas.
 """
 
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import jsonschema
+import kubernetes_validate  # type: ignore[import-untyped]
 from referencing import Registry, Resource
 
 KUBERNETES = "1.32"  # the oldest still supported when this was written
@@ -24,7 +28,11 @@ def _core(kind: str) -> dict[str, Any]:
 
 
 def _list(kind: str) -> dict[str, Any]:
-    return {"type": "array", "items": _core(kind)}
+    return _array(_core(kind))
+
+
+def _array(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
 
 
 def _fields(required: tuple[str, ...] = (), **known: Any) -> dict[str, Any]:
@@ -48,6 +56,8 @@ _AUTOSCALER = _fields(
     envFrom=_list("EnvFromSource"),
     volumeMounts=_list("VolumeMount"),
     version={"enum": ["v1", "v2"]},
+    command=_array(_TEXT),
+    args=_array(_TEXT),
 )
 _GROUP = {
     "template": _core("PodTemplateSpec"),
@@ -71,8 +81,9 @@ _WORKERS = _fields(
     minReplicas=_COUNT,
     maxReplicas=_COUNT,
     idleTimeoutSeconds=_COUNT,
+    priority={"type": "integer"},
     numOfHosts=_COUNT,
-    scaleStrategy=_fields(workersToDelete={"type": "array", "items": _TEXT}),
+    scaleStrategy=_fields(workersToDelete=_array(_TEXT)),
 )
 _REDIS = _fields(value=_TEXT, valueFrom=_core("EnvVarSource"))
 _CLUSTER = _fields(
@@ -83,8 +94,8 @@ _CLUSTER = _fields(
     autoscalerOptions=_AUTOSCALER,
     headServiceAnnotations=_TEXTS,
     enableInTreeAutoscaling=_YES_NO,
+    upgradeStrategy=_fields(type={"enum": ["Recreate", "None"]}),
     gcsFaultToleranceOptions=_fields(
-        ("redisAddress",),
         redisAddress=_TEXT,
         redisUsername=_REDIS,
         redisPassword=_REDIS,
@@ -92,7 +103,7 @@ _CLUSTER = _fields(
     ),
     headGroupSpec=_HEAD,
     rayVersion=_TEXT,
-    workerGroupSpecs={"type": "array", "items": _WORKERS},
+    workerGroupSpecs=_array(_WORKERS),
 )
 _JOB = _fields(
     activeDeadlineSeconds={"type": "integer", "minimum": 1},
@@ -111,30 +122,76 @@ _JOB = _fields(
     entrypointNumCpus={"type": "number"},
     entrypointNumGpus={"type": "number"},
     ttlSecondsAfterFinished=_COUNT,
+    preRunningDeadlineSeconds={"type": "integer", "minimum": 1},
     shutdownAfterJobFinishes=_YES_NO,
     suspend=_YES_NO,
 )
-_SPECS = {"RayCluster": _CLUSTER, "RayJob": _JOB}
+_RESOURCE_QUOTA = _fields(("name", "nominalQuota"), name=_TEXT, nominalQuota=_TEXT)
+_FLAVOR_QUOTAS = _fields(("name", "resources"), name=_TEXT, resources=_array(_RESOURCE_QUOTA))
+_SELECTOR = {"$ref": "_definitions.json#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"}
+_RELABELING = _fields(("sourceLabels", "targetLabel"), sourceLabels=_array(_TEXT), targetLabel=_TEXT)
+_ENDPOINT = _fields(("port",), port=_TEXT, interval=_TEXT, relabelings=_array(_RELABELING))
+# The kinds that are not Kubernetes's own, with the versions of their APIs.
+_SPECS = {
+    "RayCluster": ("ray.io/v1", _CLUSTER),
+    "RayJob": ("ray.io/v1", _JOB),
+    "PodMonitor": (
+        "monitoring.coreos.com/v1",
+        _fields(
+            ("selector", "podMetricsEndpoints"),
+            selector=_SELECTOR,
+            podMetricsEndpoints={"type": "array", "minItems": 1, "items": _ENDPOINT},
+        ),
+    ),
+    "ResourceFlavor": ("kueue.x-k8s.io/v1beta1", _fields(nodeLabels=_TEXTS)),
+    "LocalQueue": ("kueue.x-k8s.io/v1beta1", _fields(("clusterQueue",), clusterQueue=_TEXT)),
+    "ClusterQueue": (
+        "kueue.x-k8s.io/v1beta1",
+        _fields(
+            ("namespaceSelector", "resourceGroups"),
+            namespaceSelector=_SELECTOR,
+            resourceGroups={
+                "type": "array",
+                "items": _fields(
+                    ("coveredResources", "flavors"),
+                    coveredResources=_array(_TEXT),
+                    flavors=_array(_FLAVOR_QUOTAS),
+                ),
+            },
+        ),
+    ),
+}
 
 
 def check(resource: dict[str, Any]) -> None:
-    """Validate a RayCluster or RayJob.
+    """Validate a resource; one of Kubernetes's own by its oldest supported and its newest version.
 
     Raises:
-        jsonschema.ValidationError: it has a field that KubeRay or Kubernetes does not define, or lacks a
-            required one.
+        jsonschema.ValidationError: it has a field that its kind does not define, or lacks a required one.
     """
-    schema = _fields(
-        ("apiVersion", "kind", "metadata", "spec"),
-        apiVersion={"const": "ray.io/v1"},
-        kind={"enum": list(_SPECS)},
-        metadata={"$ref": "_definitions.json#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
-        spec=_SPECS[resource["kind"]],
-    )
-    jsonschema.Draft202012Validator(schema, registry=_definitions()).validate(resource)
+    if resource["kind"] in _SPECS:
+        _validator(resource["kind"], KUBERNETES).validate(resource)
+        return
+    group, _, version = resource["apiVersion"].rpartition("/")
+    name = "-".join(part for part in (resource["kind"], group.split(".")[0], version) if part).lower()
+    for kubernetes in (KUBERNETES, kubernetes_validate.latest_version()):
+        _validator(name, kubernetes.removesuffix(".0")).validate(resource)
 
 
-def _definitions() -> Registry[Any]:
-    folder = files("kubernetes_validate") / "kubernetes-json-schema" / f"v{KUBERNETES}.0-local-strict"
+@cache
+def _validator(kind: str, kubernetes: str) -> jsonschema.Draft202012Validator:
+    folder = files("kubernetes_validate") / "kubernetes-json-schema" / f"v{kubernetes}.0-local-strict"
+    if kind in _SPECS:
+        version, spec = _SPECS[kind]
+        schema = _fields(
+            ("apiVersion", "kind", "metadata", *(["spec"] if spec["required"] else [])),
+            apiVersion={"const": version},
+            kind={"const": kind},
+            metadata={"$ref": "_definitions.json#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
+            spec=spec,
+        )
+    else:
+        schema = json.loads((folder / f"{kind}.json").read_text())
     known = Resource.from_contents(json.loads((folder / "_definitions.json").read_text()))
-    return Registry().with_resource("_definitions.json", known)
+    registry = Registry().with_resource("_definitions.json", known).crawl()
+    return jsonschema.Draft202012Validator(schema, registry=registry)

@@ -28,7 +28,7 @@ from pipelines.core.tracking import Tracker
 from pipelines.train import run_key
 from pipelines.training.config import TrainRunConfig
 from rwsa.command_line import path_argument
-from rwsa.errors import PreemptedError
+from rwsa.errors import InputError, PreemptedError
 from rwsa.files import StoragePath, absolute_location
 from rwsa.lease import exclusive_lock
 from rwsa.training.context import StopSignal
@@ -228,6 +228,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--smoke", action="store_true", help="shrink every trial to a minutes-long test on two cores"
     )
     parser.add_argument("--corpora", nargs="+", metavar="CARD", help="evaluate on these corpus cards instead")
+    parser.add_argument(
+        "--gpu-trials",
+        type=int,
+        metavar="N",
+        help="run N trials at once, with a GPU for every worker, on a cluster that adds GPU nodes on demand",
+    )
     parser.add_argument("--retry-failed", action="store_true", help="run failed trials again")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the trials and their estimated cost, and exit"
@@ -247,6 +253,10 @@ def main(options: argparse.Namespace) -> int:
     config = read_sweep(options.sweep, smoke=options.smoke)
     if options.corpora:
         config = dataclasses.replace(config, corpora=tuple(options.corpora))
+    if options.gpu_trials is not None:
+        if options.gpu_trials < 1 or not config.workers:
+            raise InputError("--gpu-trials: requires a number above 0, and a sweep whose `workers` is not 0")
+        config = dataclasses.replace(config, gpu=True, concurrent_trials=options.gpu_trials)
     with StopSignal() as stop:
         if options.dry_run:
             print(_dry_run(config, options.settings))

@@ -138,6 +138,8 @@ class SweepConfig:
         metric: ranks configurations and selects each trial's best checkpoint.
         workers: Ray Train workers per trial; 0 trains in the trial's own process if its node has enough CPUs.
         cpus_per_worker: CPUs, and so threads, per worker.
+        gpu: whether every worker gets a GPU; by default if the cluster has one when a trial starts. With
+            `true`, `concurrent_trials` is required: a cluster that adds nodes on demand may have none yet.
         concurrent_trials: limit of trials at once; by default as many as the cluster has room for.
         budget_hours: time limit of one start of the sweep; the next start has as many hours again.
         max_failures: retries of a trial whose process or node is lost.
@@ -157,6 +159,7 @@ class SweepConfig:
     metric: Table1Metric = "pesq"
     workers: Annotated[int, Field(ge=0)] = 1
     cpus_per_worker: Positive = 1
+    gpu: bool | None = None
     concurrent_trials: Positive | None = None
     budget_hours: Annotated[float, Field(gt=0)] | None = None
     max_failures: Annotated[int, Field(ge=0)] = 2
@@ -169,6 +172,10 @@ class SweepConfig:
             raise ValueError(f"axis '{min(kinds)}' is a distribution; set search.kind to random or optuna")
         if self.search.kind == "optuna" and len(self.seeds) > 1:
             raise ValueError("search.kind optuna accepts one seed; run the best points again with several")
+        if self.gpu and self.concurrent_trials is None:
+            raise ValueError("gpu requires concurrent_trials: the number of GPUs may not be known yet")
+        if self.gpu and not self.workers:
+            raise ValueError("gpu requires workers; a trial's own process holds no GPU")
         if self.scheduler.kind == "pbt":
             self._check_population()
 

@@ -260,7 +260,7 @@ def _train(sweep: SweepConfig, trial: Trial, reporter: _ScoreReporter, parent: s
     node = next(node for node in ray.nodes() if node["NodeID"] == node_id)
     enough_cpus = node["Resources"].get("CPU", 0) >= sweep.cpus_per_worker
     if sweep.workers or not enough_cpus or ray.cluster_resources().get("GPU"):
-        return train(trial.train, workers=max(sweep.workers, 1), **settings)
+        return train(trial.train, workers=max(sweep.workers, 1), gpu=sweep.gpu, **settings)
     with _reserve_cpus(node_id, sweep.cpus_per_worker):
         return train(trial.train, workers=0, **settings)
 

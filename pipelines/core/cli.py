@@ -17,6 +17,7 @@ from rwsa.command_line import AddArguments, Command, Main, path_argument
 from rwsa.config import config, read_config
 from rwsa.corpora.cards import SPLITS
 from rwsa.errors import InputError
+from rwsa.file_cache import cache_folder
 from rwsa.files import StoragePath, location
 
 ADDRESS = "RAY_ADDRESS"
@@ -179,9 +180,10 @@ def cache_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         type=path_argument,
-        default=Path("outputs/cache"),
+        default=cache_folder(Path(StorageConfig().root)),
         metavar="FOLDER",
-        help="cache of audio-file headers and statistics, by path, size and time (default: outputs/cache)",
+        help="cache of audio-file headers and statistics, on a local disk (default: RWSA_CACHE, else"
+        " outputs/cache)",
     )
 
 

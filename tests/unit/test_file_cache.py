@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rwsa.errors import InputError
-from rwsa.file_cache import CACHE_NAME, FileCache, FileStamp, stamp_or_none
+from rwsa.file_cache import CACHE_NAME, FileCache, FileStamp, cache_folder, stamp_or_none
 
 
 def stamp(path: Path) -> FileStamp:
@@ -80,3 +80,12 @@ def test_two_processes_write_concurrently(tmp_path: Path) -> None:
     assert [writer.exitcode for writer in writers] == [0, 0]
     found = FileCache(tmp_path).get("k", [FileStamp(f"/{number}", 1, 1) for number in range(100)])
     assert found == {f"/{number}": number for number in range(100)}
+
+
+def test_the_folder_is_in_the_results_unless_the_environment_names_a_local_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RWSA_CACHE", raising=False)
+    assert cache_folder(tmp_path) == tmp_path / "cache"
+    monkeypatch.setenv("RWSA_CACHE", str(tmp_path / "local"))
+    assert cache_folder(tmp_path / "shared") == tmp_path / "local"

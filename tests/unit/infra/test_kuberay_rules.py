@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from tests.kuberay import KUBERAY, OVERLAYS, built, one
 from tests.kuberay_rules import VERSIONS, problems
-from tests.kustomize import build
 
-KUBERAY = Path(__file__).parents[3] / "infra" / "kuberay"
 SUPPORTED = [version for version in VERSIONS if version >= "1.6"]
 NONE: Any = object()
 HEAD = "headGroupSpec.template.spec.containers.0"
 CPU = "workerGroupSpecs.0"
 
 
-@cache
 def cluster() -> dict[str, Any]:
-    (found,) = [each for each in build(KUBERAY / "many-nodes") if each["kind"] == "RayCluster"]
-    return found
+    return one(built("many-nodes"), "RayCluster", "rwsa")
 
 
-@cache
 def job() -> dict[str, Any]:
-    return yaml.safe_load((KUBERAY / "jobs" / "mix.yaml").read_text())
+    return one(built("jobs/many-nodes"), "RayJob", "mix")
 
 
 def own_cluster() -> dict[str, Any]:
     """A job that brings its cluster."""
     changed = copy.deepcopy(job())
-    changed["spec"]["rayClusterSpec"] = cluster()["spec"]
+    changed["spec"]["rayClusterSpec"] = copy.deepcopy(cluster()["spec"])
     changed["spec"].pop("clusterSelector")
     return changed
 
@@ -57,9 +50,9 @@ def put(resource: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-@pytest.mark.parametrize("overlay", ["one-node", "many-nodes"])
-def test_our_clusters_keep_the_rules(overlay: str, version: str) -> None:
-    for each in build(KUBERAY / overlay):
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "jobs/one-node", "jobs/many-nodes"])
+def test_our_clusters_and_jobs_keep_the_rules(overlay: str, version: str) -> None:
+    for each in built(overlay):
         if each["apiVersion"].startswith("ray.io/"):
             assert problems(each, version) == []
 

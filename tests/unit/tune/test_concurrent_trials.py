@@ -16,6 +16,8 @@ from tune.concurrent_trials import concurrent_trials
         ({"workers": 2, "concurrent_trials": 3}, {"CPU": 8}, 3),
         ({"workers": 2}, {"CPU": 64, "GPU": 4}, 2),
         ({"workers": 4}, {"CPU": 2}, 1),
+        # A cluster whose GPU nodes do not exist yet.
+        ({"workers": 1, "gpu": True, "concurrent_trials": 8}, {"CPU": 0}, 8),
     ],
 )
 def test_concurrent_trials_fill_the_cluster(

@@ -1,0 +1,98 @@
+"""The jobs of infra/kuberay: commands that exist, fit together and fit the cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.kuberay import OVERLAYS, built, environment, one, ray_groups
+from tests.kuberay_jobs import options_of, words_of
+from tests.kuberay_schema import check
+
+CHECKOUT = Path(__file__).parents[3]
+JOBS = ("mix", "train", "sweep")
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_jobs_match_their_schema_and_run_existing_commands(overlay: str, job: str) -> None:
+    resource = one(built(f"jobs/{overlay}"), "RayJob", job)
+    check(resource)
+    assert resource["metadata"]["labels"] == {"job": job}  # `kubectl create -l job=…` chooses one
+    cluster = one(built(overlay), "RayCluster", "rwsa")["metadata"]
+    assert resource["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["name"]}
+    assert resource["metadata"]["namespace"] == cluster["namespace"]
+    # In other modes, another container's shell would fill in the variables.
+    assert resource["spec"]["submissionMode"] == "HTTPMode"
+    python, dash, module, *words = words_of(overlay, job)
+    assert (python, dash) == ("python", "-m")
+    assert (CHECKOUT / Path(*module.split("."))).with_suffix(".py").is_file()
+    in_image = [word.removeprefix("/app/") for word in words if word.startswith("/app/")]
+    ours = [path for path in in_image if not path.startswith("outputs")]
+    assert [path for path in ours if not (CHECKOUT / path).is_file()] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_shards_go_from_mix_to_train_to_sweep(overlay: str) -> None:
+    mix, train, sweep = (options_of(overlay, job) for job in JOBS)
+    assert mix["--out"] == train["data.shards"] == sweep["data.shards"]
+    assert mix["--out"] == ("s3://rwsa/shards" if overlay == "many-nodes" else "/app/outputs/shards")
+    assert mix["--card"] == sweep["--corpora"] == "/app/outputs/recordings/card.yaml"
+    assert train["--storage"] == sweep["--storage"] == mix["--out"].removesuffix("/shards")
+    uri = environment(built(overlay))["MLFLOW_TRACKING_URI"]
+    assert train["storage.tracking_uri"] == sweep["storage.tracking_uri"] == uri
+    assert {"train", "valid"} <= set(words_of(overlay, "mix"))
+
+
+def test_on_one_node_no_job_waits_for_what_it_lacks() -> None:
+    (container,) = ray_groups(built("one-node"))["head"]["template"]["spec"]["containers"]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    train = options_of("one-node", "train")
+    needed = int(train["--workers"]) * int(train["--cpus-per-worker"])
+    assert needed <= int(container["resources"]["limits"]["cpu"])
+    assert "--gpu" not in train
+    sweep = options_of("one-node", "sweep")
+    assert "--gpu-trials" not in sweep
+    smoke = yaml.safe_load((CHECKOUT / "tune" / "scales" / "smoke.yaml").read_text())
+    assert "--smoke" in sweep
+    assert smoke["cpus_per_worker"] <= int(container["resources"]["limits"]["cpu"])
+
+
+def test_on_many_nodes_the_jobs_fit_the_largest_cluster() -> None:
+    gpu = ray_groups(built("many-nodes"))["gpu"]
+    (container,) = gpu["template"]["spec"]["containers"]
+    train, sweep = options_of("many-nodes", "train"), options_of("many-nodes", "sweep")
+    assert "--gpu" in train
+    assert int(train["--workers"]) <= gpu["maxReplicas"]
+    assert int(train["--cpus-per-worker"]) <= int(container["resources"]["limits"]["cpu"])
+    assert int(sweep["--gpu-trials"]) <= gpu["maxReplicas"]
+
+
+@pytest.mark.filterwarnings("ignore")  # what it imports
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_training_job_is_a_configuration(overlay: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipelines.train import main
+
+    assert main([*words_of(overlay, "train")[3:], "--print-config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    settings = environment(built(overlay))
+    assert config["storage"]["root"] == settings["RWSA_STORAGE"]
+    assert config["storage"]["tracking_uri"] == settings["MLFLOW_TRACKING_URI"]
+    assert config["data"]["shards"] == settings["RWSA_SHARDS"]
+    assert config["data"]["mix"] is None
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_sweeps_trials_train_on_the_shards(overlay: str) -> None:
+    from tune.search_space import base_values, plan_trials
+    from tune.sweep_config import read_sweep
+
+    path, *rest = (word.removeprefix("/app/") for word in words_of(overlay, "sweep")[3:])
+    config = read_sweep(CHECKOUT / path, smoke="--smoke" in rest)
+    settings = [word for word in rest if "=" in word and not word.startswith("--")]
+    trials = plan_trials(config, base_values(config, settings))
+    assert {trial.train.data.shards for trial in trials} == {environment(built(overlay))["RWSA_SHARDS"]}
+    assert {trial.train.data.mix for trial in trials} == {None}
