@@ -255,8 +255,9 @@ def _checked_length(path: Path, where: str) -> Patch | None:
     """See `rwsa.audio_lengths.check_length`."""
     try:
         if not path.is_file():
-            kind = "is a broken link" if path.is_symlink() else "no such file"
-            raise InputError(f"{where}: {'is not a regular file' if path.exists() else kind}")
+            absent = f"is a broken link; {REMEDY}" if path.is_symlink() else "no such file"
+            kind = f"is not a regular file; {REMEDY}" if path.exists() else absent
+            raise InputError(f"{where}: {kind}")
         with path.open("rb") as file:
             return check_length(file, os.fstat(file.fileno()).st_size)
     except LengthError as error:
@@ -271,6 +272,8 @@ def _remedy(path: Path) -> str:
 
 def _fault(file: soundfile.SoundFile, path: Path) -> str | None:
     """Why the contents of a header cannot be right, if so."""
+    if file.format == "RAW":  # libsndfile's guess from the suffix: .au and .snd hold µ-law at 8 kHz
+        return "not readable as audio (it has no header)"
     if file.frames == 0:
         return "holds no samples"
     if not LOWEST_RATE_HZ <= file.samplerate <= HIGHEST_RATE_HZ:

@@ -192,6 +192,8 @@ def _flac(file: BinaryIO, size: int) -> Patch | None:
         file.seek(max(42, start))
         if (samples := _samples_to_last_frame(file.read(), info)) is not None:
             break
+    if samples is None and start <= 42:
+        raise LengthError("has no audio after its header")
     if samples is None or samples == declared:
         return None
     if declared == 0:

@@ -47,11 +47,11 @@ SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
         # enhancing
-        "84f1f4f0cce390f6287675bbc1e33779202ef4281222468fe42a1f71cf6715d4": (
+        "48e66c63f19db74b48ba9799112da1289435c765b594fa1befaa31630f9c833b": (
             "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
         ),
         # mixing
-        "e352cb132a5d1b7603092219a4bd9567cd4a8d883cc202de814745db0a1f13d4": (
+        "500d7b79ac7b03f3593ccf84d81d1a34a5c379cab7d0e9aabc70087aa4fc551d": (
             "5bf499aae371f9526bfa161834401141e0a9e0608284323682a8c4115f280fd2"
         ),
     }

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from rwsa.audio import resample
 from rwsa.errors import InputError
 from rwsa.folder_scores import FOLDER_METRICS, ClipFailure, FolderScores, format_table, score_folders
 from rwsa.metrics import Failure, score
@@ -220,3 +221,41 @@ def test_the_table_marks_a_missing_mean(tmp_path: Path) -> None:
 def test_a_failure_is_one_line() -> None:
     assert str(ClipFailure(file="a.wav", metric=None, reason="r")) == "a.wav: r"
     assert str(ClipFailure(file="a.wav", metric="pesq", reason="r")) == "a.wav: pesq: r"
+
+
+def test_a_dc_offset_is_listed(folders: Path) -> None:
+    put(folders, "clean/offset.wav", CLEAN + 0.1)
+    put(folders, "enhanced/offset.wav", NOISY + 0.1)
+    scores = scored(folders)
+    assert scores.offset == ("offset.wav",)
+    plain, shifted = (scores.clips[name]["si_sdr"] for name in ("room/good.wav", "offset.wav"))
+    assert shifted > plain + 1  # why it is listed
+    assert "with a DC offset in either folder, which changes SI-SDR and SSNR; remove it (1):" in format_table(
+        scores
+    )
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 44_100])
+def test_resampled_clips_of_odd_lengths_are_scored(tmp_path: Path, rate_hz: int) -> None:
+    put(
+        tmp_path,
+        "clean/odd.wav",
+        CLEAN[:15_999][:: 16_000 // rate_hz] if rate_hz < 16_000 else CLEAN,
+        rate_hz,
+    )
+    samples = len(resample(np.zeros(8000 if rate_hz == 8000 else 16_000, np.float32), rate_hz, 16_000))
+    put(tmp_path, "enhanced/odd.wav", NOISY[: samples - 1])
+    scores = scored(tmp_path)
+    assert (scores.failures, scores.trimmed) == ((), {"odd.wav": 1})
+
+
+def test_other_lengths_are_failures_unless_trimmed(folders: Path) -> None:
+    put(folders, "clean/long.wav", CLEAN[:-1])
+    put(folders, "enhanced/long.wav", NOISY)
+    (failure,) = scored(folders).failures
+    assert failure.reason.endswith("; align them, or cut the end of the longer clip by --trim")
+    scores = scored(folders, trim=True)
+    assert (scores.failures, scores.trimmed) == ((), {"long.wav": 1})
+    assert scores.clips["long.wav"] == score(CLEAN[:-1], NOISY[:-1], QUICK)
+    assert "  long.wav: by 1 samples at 16 kHz" in format_table(scores)
+    assert scored(folders, trim=True).clips["room/good.wav"] == score(CLEAN, NOISY, QUICK)

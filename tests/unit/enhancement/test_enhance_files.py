@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import resource
 import struct
 import tracemalloc
 from pathlib import Path
@@ -14,10 +17,11 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from rwsa.audio import read_audio, read_info, write_audio, write_blocks
+from rwsa.audio import _Sink, read_audio, read_info, write_audio, write_blocks
 from rwsa.enhancement import enhance
 from rwsa.enhancement.files import enhance_files, enhance_stream
 from rwsa.errors import InputError
+from rwsa.files import WRITE_REMEDY
 from rwsa.models import ModelConfig, build_model
 
 RATE_HZ = 16_000
@@ -162,6 +166,65 @@ def test_a_file_that_cannot_be_written_is_reported_and_abandoned(
     assert failure.startswith(f"{tmp_path}/out/long.wav: cannot be written (")
     assert files_below(tmp_path / "out") == ["short.wav"]
     assert model.batches < 20
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
+def test_a_write_that_fails_is_named_with_its_reason(tmp_path: Path, suffix: str) -> None:
+    write_audio(tmp_path / f"in/long.{suffix}", noise(300_000), RATE_HZ)
+    write_audio(tmp_path / f"in/short.{suffix}", noise(10), RATE_HZ)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, limits[1]))
+    try:
+        (failure,) = enhance_files([tmp_path / "in"], tmp_path / "out", Identity())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out = tmp_path / f"out/long.{suffix}"
+    assert failure == f"{out}: cannot be written (File too large); {WRITE_REMEDY}"
+    assert files_below(tmp_path / "out") == [f"short.{suffix}"]
+
+
+def test_a_full_disk_ends_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.flac", "b.flac"):
+        write_audio(tmp_path / "in" / name, noise(10), RATE_HZ)
+
+    def full(sink: _Sink, data: bytes) -> int:
+        sink.error = OSError(errno.ENOSPC, "No space left on device")
+        return 0
+
+    monkeypatch.setattr(_Sink, "write", full)
+    with pytest.raises(InputError) as caught:
+        enhance_files([tmp_path / "in"], tmp_path / "out", Identity())
+    assert str(caught.value) == (
+        f"{tmp_path}/out/a.flac: cannot be written (No space left on device); {WRITE_REMEDY}"
+    )
+    assert files_below(tmp_path / "out") == []
+
+
+def test_linked_folders_and_odd_files_are_enhanced_or_named(tmp_path: Path) -> None:
+    write_audio(tmp_path / "in/a.wav", noise(10), RATE_HZ)
+    write_audio(tmp_path / "data/b.wav", noise(10), RATE_HZ)
+    (tmp_path / "in/linked").symlink_to("../data")
+    (tmp_path / "in/broken.wav").symlink_to("nothing")
+    (tmp_path / "in/phone.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
+    (tmp_path / "in/page.wav").write_text("<html>")
+    (tmp_path / "in/folder.wav").mkdir()
+    os.mkfifo(tmp_path / "in/pipe.wav")
+    latin_1 = os.fsencode(tmp_path) + b"/in/caf\xe9.wav"
+    (tmp_path / "in/a.wav").rename(os.fsdecode(latin_1))
+    failures = enhance_files([tmp_path / "in"], tmp_path / "out", Identity())
+    expected = {
+        "broken.wav": "is a broken link; replace or remove the file",
+        "page.wav": "not readable as audio (",
+        "phone.m4a": "not readable as audio (Format not recognised); convert it to WAV or FLAC",
+        "pipe.wav": "is not a regular file; replace or remove the file",
+    }
+    assert len(failures) == len(expected)
+    for failure, (name, message) in zip(failures, expected.items(), strict=True):
+        assert failure.startswith(f"{tmp_path}/in/{name}: {message}")
+    assert files_below(tmp_path / "out") == [os.fsdecode(b"caf\xe9.wav"), "linked/b.wav"]
+    for name in ("broken.wav", "pipe.wav"):  # also if named on the command line
+        (failure,) = enhance_files([tmp_path / "in" / name], tmp_path / "out", Identity())
+        assert failure.startswith(f"{tmp_path}/in/{name}: {expected[name]}")
 
 
 @pytest.mark.parametrize("out", ["/proc/rwsa", "file"])
