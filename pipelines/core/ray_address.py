@@ -48,5 +48,6 @@ def _address_on_this_machine() -> str:
         return str(services.get_ray_address_from_environment("auto", None))
     except ConnectionError:
         raise ValueError(
-            "no Ray runs on this machine; start one with 'ray start --head', or leave it unset for one of its own"
+            "no Ray runs on this machine; start one with 'ray start --head', or leave RAY_ADDRESS unset for a"
+            " new one"
         ) from None

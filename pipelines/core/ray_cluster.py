@@ -17,9 +17,8 @@ from pipelines.core.runtime_env import worker_runtime_env
 from pipelines.core.worker_setup import set_up_machine
 from rwsa.errors import InputError
 
-# By default Ray gives its processes 30 s to start and to register, which a loaded machine or a slow disk
-# exceeds at the first start.
-_START_SECONDS, _ATTEMPTS = 180, 2
+# Ray gives its processes 30 s to start, which a loaded machine or a slow disk exceeds at the first start.
+_ATTEMPTS = 3
 # Warns at every start that the cluster requires a token.
 _AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 
@@ -112,9 +111,7 @@ def _set_ray_defaults(*, local: bool) -> None:
     os.environ.setdefault("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", "")
     # Otherwise Ray Train shows every line that a worker prints twice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", str(_START_SECONDS))
-    os.environ.setdefault("RAY_agent_register_timeout_ms", str(1000 * _START_SECONDS))
-    os.environ.setdefault("RAY_worker_register_timeout_seconds", str(_START_SECONDS))
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "180")
     # This machine is not preempted, and the watcher would warn about its own arguments.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0" if local else "1")
     logging.getLogger(_AUTHENTICATION_LOGGER).setLevel(logging.ERROR)

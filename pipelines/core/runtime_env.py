@@ -45,7 +45,8 @@ def worker_runtime_env(*, local: bool, shared_checkout: bool) -> dict[str, Any]:
     }
     if shared_checkout and "working_dir" not in job:
         # The path stays the same between sessions, so numba's cache of compiled loops is reused.
-        ours["env_vars"] |= {"PYTHONPATH": str(CHECKOUT)}
+        own = os.environ.get("PYTHONPATH", "")
+        ours["env_vars"] |= {"PYTHONPATH": os.pathsep.join(filter(None, (str(CHECKOUT), own)))}
     else:
         ours |= {"working_dir": str(CHECKOUT), "excludes": EXCLUDES}
     return _without(job, ours)
