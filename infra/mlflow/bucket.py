@@ -25,7 +25,8 @@ def restore(store, bucket: str) -> None:
         store.create_bucket(Bucket=bucket)
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
         for about in tar:
-            store.put_object(Bucket=bucket, Key=about.name, Body=tar.extractfile(about).read())
+            if (content := tar.extractfile(about)) is not None:  # None for what is no file
+                store.put_object(Bucket=bucket, Key=about.name, Body=content.read())
 
 
 if __name__ == "__main__":

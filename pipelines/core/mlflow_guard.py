@@ -120,7 +120,10 @@ def explained(error: Exception, uri: str) -> TrackingError:
 
 
 _OTHER = "set storage.tracking_uri to another"
-_LOGIN = "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, of a user who may do this"
+_LOGIN = (
+    "log in as a user who may do this: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or write"
+    " ~/.mlflow/credentials"
+)
 _NO_SERVER = "make sure that storage.tracking_uri is the address of an MLflow server, with its path"
 _CERTIFICATE = (
     "check https against http in storage.tracking_uri; for a certificate of your own authority, set"

@@ -24,9 +24,27 @@ def shellcheck(script: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("script", [".ci/run", "infra/slurm/ray.sbatch"])
+def scripts() -> list[str]:
+    """Every shell script, by its first line."""
+    paths = [CHECKOUT / ".ci" / "run", *sorted((CHECKOUT / "infra").glob("**/*"))]
+    found = [
+        path
+        for path in paths
+        if path.is_file() and path.read_bytes().startswith((b"#!/usr/bin/env bash", b"#!/bin/"))
+    ]
+    return [str(path.relative_to(CHECKOUT)) for path in found]
+
+
+@pytest.mark.parametrize("script", scripts())
 def test_shellcheck_finds_nothing(script: str) -> None:
     assert shellcheck(CHECKOUT / script) == ""
+
+
+def test_all_scripts_are_checked_and_end_at_the_first_failure() -> None:
+    assert {"infra/slurm/ray.sbatch", "infra/slurm/mlflow.sh", "infra/mlflow/backup.sh"} <= set(scripts())
+    assert all(
+        "set -euo pipefail" in (CHECKOUT / script).read_text() for script in scripts() if "infra" in script
+    )
 
 
 def test_shellcheck_would_find_something(tmp_path: Path) -> None:
