@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from pipelines.core.progress import Progress
 from pipelines.inspection.check_report import counted
 from pipelines.mixing.output_folder import remove_index
 from rwsa.audio import read_mono, rms, round_to_int16
-from rwsa.command_line import path_argument
+from rwsa.command_line import path_argument, report
 from rwsa.corpora import scan
 from rwsa.corpora.cards import SPLITS, CorpusCard, Split, read_card
 from rwsa.corpora.manifest import ClipPair, Manifest
@@ -270,7 +269,7 @@ def main(options: argparse.Namespace) -> int:
         workers=options.workers,
     )
     for failure in summary.failures[:_SHOWN]:
-        print(f"failed {failure.example_id}: {failure.reason}", file=sys.stderr)
+        report(f"failed {failure.example_id}: {failure.reason}")
     print(
         f"{out}: {counted(summary.examples, 'pair')}, {summary.hours:.3f} h,"
         f" {counted(summary.shards, 'shard')} ({summary.reused:,} reused),"

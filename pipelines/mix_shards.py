@@ -38,7 +38,7 @@ from pipelines.mixing.output_folder import (
 )
 from pipelines.mixing.plan_table import PlanInfo, plan_path, write_plan
 from pipelines.mixing.shard_jobs import ShardJobs, make_shards
-from rwsa.command_line import path_argument
+from rwsa.command_line import path_argument, report
 from rwsa.corpora import scan
 from rwsa.corpora.cards import CorpusCard, Split, read_card
 from rwsa.corpora.manifest import Manifest
@@ -290,7 +290,7 @@ def _mix(options: argparse.Namespace) -> int:
         cache=options.cache,
     )
     for failure in summary.first_failures:
-        print(f"failed {failure.example_id}: {failure.reason}", file=sys.stderr)
+        report(f"failed {failure.example_id}: {failure.reason}")
     print(
         f"{out}: {counted(summary.examples, 'example')}, {summary.hours:.3f} h,"
         f" {counted(summary.shards, 'shard')} ({summary.reused:,} reused),"

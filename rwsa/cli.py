@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwsa import machine, process
-from rwsa.command_line import OK, SOME_FAILED, path_argument, text_argument, verb
+from rwsa.command_line import OK, SOME_FAILED, path_argument, report, text_argument, verb
 from rwsa.constants import DEFAULT_CROSSFADE
 from rwsa.errors import InputError
 
@@ -163,7 +163,7 @@ def _enhance_files(arguments: argparse.Namespace) -> int:
             strict=arguments.strict,
         )
     for failure in failures:
-        print(f"skipped: {failure}", file=sys.stderr)
+        report(f"skipped: {failure}")
     if failures:
         print(f"{len(failures)} file(s) skipped", file=sys.stderr)
     return SOME_FAILED if failures else OK

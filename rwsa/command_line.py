@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol, TextIO
 
 from rwsa.errors import DivergedError, InputError, LostWorkersError, PreemptedError
 from rwsa.machine import remedy
+from rwsa.messages import bounded, printable
 from rwsa.names import not_empty
 
 OK, SOME_FAILED, BAD_INPUT = 0, 1, 2
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h; also of a process that hangs (rwsa.training.hang)
 INTERRUPTED = 128 + signal.SIGINT
+READER_GONE = 128 + 13  # SIGPIPE, which Windows does not name
 
 AddArguments = Callable[[argparse.ArgumentParser], object]
 Command = Callable[[argparse.Namespace], int]
@@ -59,42 +64,109 @@ def verb(
 
     Returns:
         A `main` that turns errors into one line on stderr and an exit status: 2 for `InputError` and
-        `DivergedError`, 75 for `LostWorkersError`, 130 for Ctrl-C, 128 + signal for `PreemptedError`.
+        `DivergedError`, 75 for `LostWorkersError`, 130 for Ctrl-C, 128 + signal for `PreemptedError`. It
+        ends without a message, with status 141, if the reader of its output is gone (`| head`).
     """
 
     def decorate(command: Command) -> Main:
         @functools.wraps(command)
         def main(argv: Sequence[str] | None = None) -> int:
+            _print_any_text()
             try:
-                return command(_parser(prog, about, arguments, failure).parse_args(argv))
+                try:
+                    status = command(_parser(prog, about, arguments, failure).parse_args(argv))
+                except SystemExit:  # --help
+                    _flush_stdout()
+                    raise
+                _flush_stdout()
+                return status
             except (InputError, DivergedError) as error:
-                print(f"error: {error}", file=sys.stderr)
+                report(f"error: {error}")
                 return BAD_INPUT
             except LostWorkersError as error:
-                print(f"error: {error}", file=sys.stderr)
+                report(f"error: {error}")
                 return TRY_AGAIN
             except PreemptedError as preempted:
-                print(preempted, file=sys.stderr)
+                report(str(preempted))
                 return 128 + preempted.signal_number
+            except KeyboardInterrupt:
+                report(f"interrupted; {interrupted}")
+                return INTERRUPTED
+            except BrokenPipeError:
+                if not _reader_gone():
+                    raise
+                _discard_stdout()
+                return READER_GONE
             except (OSError, MemoryError) as error:
                 if (reason := remedy(error)) is None:
                     raise
-                print(f"error: {reason}", file=sys.stderr)
+                report(f"error: {reason}")
                 return BAD_INPUT
-            except KeyboardInterrupt:
-                print(f"interrupted; {interrupted}", file=sys.stderr)
-                return INTERRUPTED
 
         return main
 
     return decorate
 
 
+def report(text: str) -> None:
+    """Print one line of at most `MAX_CHARACTERS` characters on stderr."""
+    with suppress(BrokenPipeError):
+        print(printable(bounded(text)), file=sys.stderr)
+
+
+def _print_any_text() -> None:
+    """Let stdout and stderr print what their encoding lacks as escapes, instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush_stdout() -> None:
+    """Write what is buffered now, since an error at exit would be a traceback."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_stdout()
+        raise InputError(f"stdout: cannot be written ({error.strerror}); redirect it elsewhere") from error
+
+
+def _reader_gone() -> bool:
+    """Whether stdout or stderr is a pipe or socket that no process reads."""
+    return any(map(_is_broken, (sys.stdout, sys.stderr)))
+
+
+def _is_broken(stream: TextIO | None) -> bool:
+    if stream is None or not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), select.POLLOUT)
+    except (OSError, ValueError):
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _discard_stdout() -> None:
+    """Send what is still buffered nowhere, so that it does not raise at exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(bounded(message)))
+
+
 def _parser(
     prog: str, about: str | None, arguments: Sequence[AddArguments], failure: str | None
 ) -> argparse.ArgumentParser:
     status = f"{SOME_FAILED} {failure}, " if failure else ""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         description=(about or "").partition("\n\n")[0],
         epilog=f"exit status: {OK} success, {status}{BAD_INPUT} invalid input, {INTERRUPTED} Ctrl-C",

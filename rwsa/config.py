@@ -15,17 +15,19 @@ import pydantic.dataclasses
 import yaml
 
 from rwsa.errors import InputError
+from rwsa.messages import short_repr
 from rwsa.variables import hide_variables, path_fields, replace_variables, show_variables
 from rwsa.yaml_text import parse_yaml, read_text
 
 T = TypeVar("T")
+_MAX_PROBLEMS = 8  # named in one error
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen, keyword-only dataclass that validates types and forbids unknown keys."""
+    """Class decorator: a frozen, keyword-only dataclass; it validates types, forbids unknown keys and NaN."""
     return pydantic.dataclasses.dataclass(  # type: ignore[return-value]
-        frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid")
+        frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
     )(cls)
 
 
@@ -44,8 +46,10 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     try:
         return pydantic.TypeAdapter(cls).validate_python(dict(values))
     except pydantic.ValidationError as error:
-        lines = "; ".join(_explain(cls, problem) for problem in error.errors())
-        raise InputError(f"{where}: {lines}") from None
+        problems = [_explain(cls, problem) for problem in error.errors()[:_MAX_PROBLEMS]]
+        if (left_out := error.error_count() - len(problems)) > 0:
+            problems.append(f"and {left_out:,} more")
+        raise InputError(f"{where}: {'; '.join(problems)}") from None
 
 
 def build_with_variables(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
@@ -69,7 +73,7 @@ def _explain(cls: type, problem: Any) -> str:
         return f"missing key '{key}'"
     if problem["type"] == "value_error":  # raised by a configuration's own __post_init__
         return f"'{key}': {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])
-    return f"'{key}' is {problem['input']!r}: {problem['msg']}"
+    return f"'{key}' is {short_repr(problem['input'])}: {problem['msg']}"
 
 
 def _names_at(cls: Any, location: tuple[Any, ...]) -> list[str]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import signal
 
+from rwsa.messages import bounded
+
 
 class InputError(ValueError):
     """A file, key or value from the user is invalid.
 
     The message names the file or key, the problem and the remedy. Commands print it as one
-    line and exit with status 2; any other exception that escapes is a bug.
+    line and exit with status 2; any other exception that escapes is a bug. Long messages lose their middle.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(bounded(str(message)))
 
 
 class UnreachableError(InputError):

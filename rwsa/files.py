@@ -330,6 +330,8 @@ def read_json(path: StoragePath) -> Any:
         InputError: it is missing, is not JSON, or its store cannot be reached.
     """
     try:
+        if not is_remote(path) and path.exists() and not path.is_file():
+            raise InputError(f"{path}: is not a regular file")
         with store_errors(path):
             data = path.read_bytes()
         return json.loads(data.decode("utf-8"))

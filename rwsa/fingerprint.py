@@ -47,11 +47,11 @@ SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
         # enhancing
-        "48e66c63f19db74b48ba9799112da1289435c765b594fa1befaa31630f9c833b": (
+        "31886419e46e72596736291a3a62b2ff849a1b9a5279050dc3cf3da2f49ac7d6": (
             "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
         ),
         # mixing
-        "500d7b79ac7b03f3593ccf84d81d1a34a5c379cab7d0e9aabc70087aa4fc551d": (
+        "e737cd5e175c10dff78c944ac03a547d5b5831dcd9a5ff4acff2809275b15180": (
             "5bf499aae371f9526bfa161834401141e0a9e0608284323682a8c4115f280fd2"
         ),
     }

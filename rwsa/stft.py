@@ -18,9 +18,9 @@ from rwsa.config import config
 class SpectralConfig:
     """STFT parameters. The defaults are the paper's: 30,600 samples give 256 frames of 256 bins."""
 
-    n_fft: Annotated[int, Field(gt=0)] = 510
-    hop_samples: Annotated[int, Field(gt=0)] = 120
-    window_samples: Annotated[int, Field(gt=0)] = 510
+    n_fft: Annotated[int, Field(gt=0, le=65_536)] = 510
+    hop_samples: Annotated[int, Field(gt=0, le=65_536)] = 120
+    window_samples: Annotated[int, Field(gt=0, le=65_536)] = 510
     compression: Annotated[float, Field(gt=0, le=1)] = 0.3
 
     @property

@@ -14,10 +14,10 @@ import yaml
 
 from rwsa.errors import InputError
 
-MAX_BYTES = 256 * 1024
+MAX_BYTES = 128 * 1024
 MAX_DEPTH = 32
 # Values after aliases are expanded; a bomb of a dozen lines has millions.
-MAX_VALUES = 100_000
+MAX_VALUES = 20_000
 _MAX_NUMBER_CHARACTERS = 64
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
@@ -58,6 +58,8 @@ def parse_yaml(text: str) -> Any:
     loader = _Loader(text)
     try:
         return loader.get_single_data()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of values such as `!!bool maybe`
+        raise yaml.YAMLError(f"a value does not fit its tag ({error})") from error
     finally:
         loader.dispose()
 
@@ -107,11 +109,8 @@ class _Loader(yaml.SafeLoader):
     def number(self, node: yaml.ScalarNode) -> int | float:
         if len(node.value) > _MAX_NUMBER_CHARACTERS:
             raise _problem("a number is too long; put it in quotes if it is text", node.start_mark)
-        try:
-            kind = self.construct_yaml_int if node.tag == f"{_TAG}int" else self.construct_yaml_float
-            value: int | float = kind(node)  # type: ignore[no-untyped-call]
-        except ValueError:
-            raise _problem(f"'{node.value}' is not a number", node.start_mark) from None
+        kind = self.construct_yaml_int if node.tag == f"{_TAG}int" else self.construct_yaml_float
+        value: int | float = kind(node)  # type: ignore[no-untyped-call]
         if not math.isfinite(value):
             raise _problem(f"{node.value} is not a finite number", node.start_mark)
         return value

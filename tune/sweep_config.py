@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
@@ -17,7 +18,8 @@ from rwsa.metrics import Table1Metric
 from rwsa.variables import Location, PathText, path_fields, replace_variables
 
 SMOKE = CHECKOUT / "tune" / "scales" / "smoke.yaml"
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=10**12)]
+MAX_POINTS = 100_000
 Range = tuple[float, float]
 
 
@@ -83,8 +85,8 @@ class SearchConfig:
     """
 
     kind: Literal["grid", "star", "random", "optuna"] = "grid"
-    trials: Positive | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    trials: Annotated[int, Field(gt=0, le=MAX_POINTS)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def __post_init__(self) -> None:
         if (self.trials is None) == (self.kind in ("random", "optuna")):
@@ -152,17 +154,17 @@ class SweepConfig:
     axes: dict[str, SweepAxis]
     search: SearchConfig = SearchConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(lt=2**63)], ...], Field(min_length=1)] = (0,)
     corpora: Annotated[tuple[PathText, ...], Field(min_length=1)]
     examples: Positive | None = None
-    audio_clips: Annotated[int, Field(ge=0)] = 1
+    audio_clips: Annotated[int, Field(ge=0, le=10**6)] = 1
     metric: Table1Metric = "pesq"
-    workers: Annotated[int, Field(ge=0)] = 1
+    workers: Annotated[int, Field(ge=0, le=100_000)] = 1
     cpus_per_worker: Positive = 1
     gpu: bool | None = None
     concurrent_trials: Positive | None = None
-    budget_hours: Annotated[float, Field(gt=0)] | None = None
-    max_failures: Annotated[int, Field(ge=0)] = 2
+    budget_hours: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    max_failures: Annotated[int, Field(ge=0, le=10**6)] = 2
 
     def __post_init__(self) -> None:
         if len(set(self.seeds)) != len(self.seeds):
@@ -170,6 +172,9 @@ class SweepConfig:
         kinds = {name for name, axis in self.axes.items() if axis.range is not None}
         if kinds and self.search.kind in ("grid", "star"):
             raise ValueError(f"axis '{min(kinds)}' is a distribution; set search.kind to random or optuna")
+        points = math.prod(len(axis.choices) for axis in self.axes.values() if axis.range is None)
+        if self.search.kind == "grid" and points * len(self.seeds) > MAX_POINTS:
+            raise ValueError(f"the grid has {points:.3g} points; choose fewer values, or search.kind random")
         if self.search.kind == "optuna" and len(self.seeds) > 1:
             raise ValueError("search.kind optuna accepts one seed; run the best points again with several")
         if self.gpu and self.concurrent_trials is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from pipelines.evaluation.systems import ENHANCED
 from rwsa.config import as_mapping, build, config
@@ -14,8 +15,10 @@ from rwsa.files import StoragePath, is_file, location, read_json, write_json
 from tune.search_space import SearchPoint, Trial
 
 Status = Literal["finished", "stopped", "failed", "waiting"]
+# Unlike a setting, a result may be infinite or NaN.
+Score = Annotated[float, Field(allow_inf_nan=True)]
 # Corpus → signal (`noisy`, `enhanced`) → metric → mean.
-Means = dict[str, dict[str, dict[str, float | None]]]
+Means = dict[str, dict[str, dict[str, Score | None]]]
 
 
 @config
@@ -55,8 +58,8 @@ class TrialResult:
     status: Status
     reason: str | None = None
     step: int = 0
-    score: float | None = None
-    reports: tuple[tuple[int, float], ...] = ()
+    score: Score | None = None
+    reports: tuple[tuple[int, Score], ...] = ()
     seconds: float = 0.0
     evaluation_seconds: float = 0.0
     parameters: int | None = None
@@ -97,7 +100,7 @@ class TrialProgress:
         point: its current point; population-based training changes it.
     """
 
-    reports: tuple[tuple[int, float], ...] = ()
+    reports: tuple[tuple[int, Score], ...] = ()
     seconds: float = 0.0
     point: SearchPoint | None = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import cast
 
 from rwsa.corpora.cards import SPLITS, CorpusCard, PairSource, Source, Split, split_of
 from rwsa.corpora.manifest import Clip, ClipPair, Problem
+from rwsa.corpora.matching import match_files
 from rwsa.errors import InputError
 from rwsa.names import as_utf8, shown, stored_path
 
@@ -66,24 +66,24 @@ def _prefix(root: Path) -> str:
 
 def matched_files(at: CardSource, root: Path, files: list[str], key: str) -> list[MatchedFile]:
     """The files that match the expression under `key` and are not excluded."""
-    pattern, prefix = re.compile(getattr(at.source, key)), _prefix(root)
-    excluded = [re.compile(expression) for expression in at.source.exclude]
-    kept = [file for file in files if not any(expression.search(file) for expression in excluded)]
+    pattern, prefix = getattr(at.source, key), _prefix(root)
+    try:
+        kept, labelled = match_files(pattern, at.source.exclude, files)
+    except InputError as error:
+        raise at.error(f".{key} {error}") from None
     matched = [
-        MatchedFile(stored_path(prefix + file), as_utf8(file), _labels(match))
-        for file in kept
-        if (match := pattern.fullmatch(file))
+        MatchedFile(stored_path(prefix + file), as_utf8(file), _labels(labels)) for file, labels in labelled
     ]
     if not matched:
         example = f"; the first is {shown(kept[0])}" if kept else " (exclude leaves none)"
         raise at.error(
-            f".{key} '{pattern.pattern}' matches none of the {len(files)} audio files below {root}{example}"
+            f".{key} '{pattern}' matches none of the {len(files)} audio files below {root}{example}"
         )
     return matched
 
 
-def _labels(match: re.Match[str]) -> dict[str, str | None]:
-    return {name: value and as_utf8(value) for name, value in match.groupdict().items()}
+def _labels(groups: dict[str, str | None]) -> dict[str, str | None]:
+    return {name: value and as_utf8(value) for name, value in groups.items()}
 
 
 def checked_split(at: CardSource, labels: dict[str, str | None]) -> Split | None:

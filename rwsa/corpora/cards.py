@@ -6,13 +6,20 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
 
 from rwsa.config import build_with_variables, config, read_yaml
+from rwsa.corpora.matching import MAX_CHARACTERS
 from rwsa.errors import InputError
 from rwsa.variables import PathText
 
 Split = Literal["train", "valid", "test"]
+# Far above any need; beyond them numbers overflow, or memory or time runs out.
+MAX_RATE_HZ = 1_000_000
+MAX_EXAMPLES = 1_000_000_000
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 SPLITS: tuple[str, ...] = get_args(Split)
 SOURCE_GROUPS = ("split", "speaker", "recording", "environment", "clip")
 PAIR_GROUPS = ("split", "speaker", "pair")
@@ -54,7 +61,7 @@ class Source(SourceFolder):
     """
 
     pattern: str
-    channel: int | None = None
+    channel: Annotated[int, Field(le=65_535)] | None = None
 
 
 @config
@@ -91,8 +98,8 @@ class Evaluation:
     """
 
     recipe: PathText
-    examples: int
-    seed: int = 0
+    examples: Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
+    seed: Seed = 0
 
 
 @config
@@ -111,7 +118,7 @@ class CorpusCard:
 
     name: str
     description: str
-    sample_rate_hz: int
+    sample_rate_hz: Annotated[int, Field(le=MAX_RATE_HZ)]
     licence: str
     speech: tuple[Source, ...] = ()
     noise: tuple[Source, ...] = ()
@@ -199,9 +206,13 @@ def _named(expression: str, valid: tuple[str, ...], *, where: str) -> set[str]:
 
 
 def _compile(expression: str, *, where: str) -> re.Pattern[str]:
+    if len(expression) > MAX_CHARACTERS:
+        raise InputError(
+            f"{where}: has {len(expression):,} characters; a regular expression may have {MAX_CHARACTERS}"
+        )
     try:
         return re.compile(expression)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise InputError(f"{where}: '{expression}' is not a regular expression ({error})") from error
 
 

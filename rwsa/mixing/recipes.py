@@ -12,7 +12,7 @@ from pydantic import Field
 
 from rwsa.config import config, config_hash, read_config
 from rwsa.constants import SAMPLE_RATE_HZ
-from rwsa.corpora.cards import Split
+from rwsa.corpora.cards import MAX_EXAMPLES, MAX_RATE_HZ, Seed, Split
 from rwsa.errors import InputError
 from rwsa.mixing.transforms import Transform, check_transform
 
@@ -21,7 +21,12 @@ NoiseKind = Literal["recording", "babble", "speech_shaped"]
 Target = Literal["dry", "early", "reverberant"]
 PeakRule = Literal["scale", "raise_snr"]
 Share = Annotated[float, Field(ge=0, le=1)]
-AboveZero = Annotated[float, Field(gt=0)]
+# The limits are far above any need; beyond them numbers overflow, or memory or time runs out.
+Count = Annotated[int, Field(ge=1, le=1000)]
+Decibels = Annotated[float, Field(ge=-200, le=200)]
+Level = Annotated[float, Field(ge=-200, le=0)]
+Rate = Annotated[int, Field(gt=0, le=MAX_RATE_HZ)]
+MAX_SECONDS = 86_400
 
 _NAME = re.compile(r"[a-z0-9_-]{1,40}")
 
@@ -42,15 +47,15 @@ class NoiseChoice:
         room_share: probability that a recording or babble is reverberated, in its own room.
     """
 
-    min_count: Annotated[int, Field(ge=1)] = 1
-    max_count: Annotated[int, Field(ge=1)] = 1
-    min_gain_db: float = -6.0
-    max_gain_db: float = 6.0
+    min_count: Count = 1
+    max_count: Count = 1
+    min_gain_db: Decibels = -6.0
+    max_gain_db: Decibels = 6.0
     kinds: dict[NoiseKind, Annotated[float, Field(ge=0)]] = dataclasses.field(
         default_factory=lambda: {"recording": 1.0}
     )
-    min_talkers: Annotated[int, Field(ge=1)] = 3
-    max_talkers: Annotated[int, Field(ge=1)] = 8
+    min_talkers: Count = 3
+    max_talkers: Count = 8
     fill: Literal["loop", "concatenate"] = "loop"
     room_share: Share = 0.0
 
@@ -97,29 +102,29 @@ class Recipe:
 
     name: str
     description: str = ""
-    sample_rate_hz: Annotated[int, Field(gt=0)] = SAMPLE_RATE_HZ
-    mix_rate_hz: Annotated[int, Field(gt=0)] | None = None
-    seconds: AboveZero | None
+    sample_rate_hz: Rate = SAMPLE_RATE_HZ
+    mix_rate_hz: Rate | None = None
+    seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None
     speech_fill: Literal["pad", "concatenate"] = "pad"
-    min_speech_seconds: Annotated[float, Field(ge=0)] = 1.0
+    min_speech_seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = 1.0
     speech_transforms: tuple[Transform, ...] = ()
     room_share: Share = 0.0
     target: Target = "dry"
-    early_ms: Annotated[float, Field(ge=0)] = 50.0
+    early_ms: Annotated[float, Field(ge=0, le=1000 * MAX_SECONDS)] = 50.0
     noise: NoiseChoice = dataclasses.field(default_factory=NoiseChoice)
-    min_snr_db: float | None = None
-    max_snr_db: float | None = None
-    snr_grid_db: tuple[float, ...] | None = None
-    snr_step_db: AboveZero | None = None
+    min_snr_db: Decibels | None = None
+    max_snr_db: Decibels | None = None
+    snr_grid_db: tuple[Decibels, ...] | None = None
+    snr_step_db: Annotated[float, Field(gt=0, le=200)] | None = None
     snr_measure: SnrMeasure = "rms"
-    min_level_dbfs: Annotated[float, Field(le=0)] | None = None
-    max_level_dbfs: Annotated[float, Field(le=0)] | None = None
+    min_level_dbfs: Level | None = None
+    max_level_dbfs: Level | None = None
     peak: PeakRule = "scale"
     max_peak: Annotated[float, Field(gt=0, lt=1)] = 0.99
     noise_transforms: tuple[Transform, ...] = ()
     mixture_transforms: tuple[Transform, ...] = ()
-    examples: dict[Split, Annotated[int, Field(ge=0)]]
-    seed: Annotated[int, Field(ge=0)] = 0
+    examples: dict[Split, Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]]
+    seed: Seed = 0
 
 
 def read_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:

@@ -13,7 +13,7 @@ from rwsa.stft import SpectralConfig
 Architecture = Literal["rwsa", "mambattention"]
 Sharing = Literal["resolution", "blend", "block", "none", "off"]
 Phase = Literal["absolute", "residual"]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=512)]
 
 
 @config
@@ -53,7 +53,7 @@ class ModelConfig:
     d_conv: Positive = 4
     expand: Positive = 4
     spectral: SpectralConfig = SpectralConfig()
-    segment_frames: Positive = 256
+    segment_frames: Annotated[int, Field(gt=0, le=65_536)] = 256
 
     @property
     def segment_samples(self) -> int:

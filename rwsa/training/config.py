@@ -18,8 +18,11 @@ from rwsa.training.optimiser import OptimiserConfig
 from rwsa.training.remix import RemixConfig
 from rwsa.variables import PathText
 
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
+# The limits are far above any need; beyond them memory or time runs out.
+Positive = Annotated[int, Field(gt=0, le=10**12)]
+NotNegative = Annotated[int, Field(ge=0, lt=2**63)]
+SegmentCount = Annotated[int, Field(gt=0, le=1_000_000)]
+WorkerCount = Annotated[int, Field(ge=0, le=1024)]
 
 
 @config
@@ -45,8 +48,8 @@ class MixConfig:
     recipe: PathText | Recipe
     splits: tuple[Split, ...] = ("train", "valid")
     fresh: bool = False
-    shard_examples: Positive = 64
-    workers: NotNegative = 2
+    shard_examples: SegmentCount = 64
+    workers: WorkerCount = 2
     strict: bool = False
 
 
@@ -80,8 +83,8 @@ class DataConfig:
     valid_examples: Positive | None = None
     train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     overfit: Positive | None = None
-    prefetch_batches: Positive = 4
-    loader_threads: Positive | None = None
+    prefetch_batches: SegmentCount = 4
+    loader_threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     on_corrupt: Literal["error", "skip"] = "error"
 
     def __post_init__(self) -> None:
@@ -130,21 +133,21 @@ class TrainConfig:
     loss_weights: LossWeights = LossWeights()
     optimiser: OptimiserConfig = OptimiserConfig()
     seed: NotNegative = 0
-    global_batch_size: Positive = 8
+    global_batch_size: SegmentCount = 8
     max_steps: Positive
     best_metric: Table1Metric = "pesq"
     checkpoint_every_steps: Positive = 250
     log_every_steps: Positive = 10
-    valid_batch_size: Positive = 8
+    valid_batch_size: SegmentCount = 8
     audio_every_steps: Positive = 2500
     audio_clips: NotNegative = 2
     keep_checkpoints: Positive = 2
-    accumulate: Positive = 1
+    accumulate: SegmentCount = 1
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile_backend: str | None = None
     average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     remix: RemixConfig | None = None
-    pesq_processes: Positive = 1
+    pesq_processes: Annotated[int, Field(gt=0, le=1024)] = 1
     patience: Positive | None = None
     hang_timeout_s: Positive = 600
 

@@ -30,7 +30,7 @@ class OptimiserConfig:
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     schedule: Literal["exponential", "cosine"] = "exponential"
     decay_per_epoch: Annotated[float, Field(gt=0, le=1)] = 0.99
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=10**12)] = 0
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = None
 
 

@@ -33,8 +33,8 @@ class RemixConfig:
     """
 
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    min_snr_db: float = -10.0
-    max_snr_db: float = 20.0
+    min_snr_db: Annotated[float, Field(ge=-200, le=200)] = -10.0
+    max_snr_db: Annotated[float, Field(ge=-200, le=200)] = 20.0
 
 
 class Remix:
