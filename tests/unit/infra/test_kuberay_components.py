@@ -54,7 +54,7 @@ def test_the_page_lists_them_all_with_their_overlays() -> None:
 def scratch_folder() -> Iterator[Path]:
     """A folder beside the overlays, since kustomize resolves what an overlay names relative to it."""
     folder = KUBERAY / ".test-build"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     yield folder
     shutil.rmtree(folder)
 

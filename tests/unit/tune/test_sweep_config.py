@@ -50,6 +50,8 @@ def test_the_smoke_scale_overrides_the_sweep_and_its_name(tmp_path: Path) -> Non
     ("changes", "message"),
     [
         ({"seed": [1]}, "unknown key 'seed'; did you mean 'seeds'"),
+        ({"gpu": True}, "gpu requires concurrent_trials"),
+        ({"gpu": True, "concurrent_trials": 2, "workers": 0}, "gpu requires workers"),
         ({"axes": {"model.sharing": {"valuse": [1]}}}, "unknown key 'axes.model.sharing.valuse'"),
         ({"axes": {"model.sharing": {"values": [1], "uniform": [0, 1]}}}, "exactly one of values, named"),
         ({"axes": {"model.sharing": []}}, "needs at least one value"),
