@@ -18,8 +18,6 @@ MOST_SAMPLES = 1 << 28
 _TAR_BLOCK = 512
 # FLAC of noise takes a little more than 2 bytes a sample, behind a header.
 _FLAC_HEADER_BYTES = 1 << 16
-# Offset, length and CRC-32 are of the noisy, the clean and the JSON member.
-_ENTRY_TYPE = np.dtype([("samples", "<u4"), ("offset", "<u8", 3), ("length", "<u4", 3), ("crc32", "<u4", 3)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +51,13 @@ class ExampleEntry:
 
 
 class Examples(Sequence[ExampleEntry]):
-    """The examples of a shard in tar order, stored as columns of under 100 bytes per example."""
+    """The examples of a shard in tar order, stored as columns of about 100 bytes per example."""
 
     def __init__(self, entries: Iterable[ExampleEntry]) -> None:
-        rows = [(e.example_id, e.samples, (e.noisy, e.clean, e.json)) for e in entries]
-        self._ids = np.array([name.encode("ascii") for name, _, _ in rows], dtype=np.bytes_)
-        self._rows = np.array(
-            [(samples, *zip(*members, strict=True)) for _, samples, members in rows], dtype=_ENTRY_TYPE
-        )
+        rows = [[e.example_id, e.samples, *e.noisy, *e.clean, *e.json] for e in entries]
+        self._ids = [str(row[0]) for row in rows]
+        # Samples, then offset, length and CRC-32 of the noisy, the clean and the JSON member.
+        self._numbers = np.array([row[1:] for row in rows], dtype=np.int64).reshape(len(rows), 10)
 
     @classmethod
     def of_rows(cls, rows: Sequence[Sequence[Any]]) -> Examples:
@@ -75,15 +72,12 @@ class Examples(Sequence[ExampleEntry]):
         if rows:
             made._ids = _ids_of(rows)
             # Without a dtype, which would let NumPy take fractions and text for integers.
-            numbers = np.array([row[1:] for row in rows])
-            if numbers.dtype.kind != "i" or numbers.shape != (len(rows), 10) or numbers.min() < 0:
+            made._numbers = np.array([row[1:] for row in rows])
+            shape, kind = made._numbers.shape, made._numbers.dtype.kind
+            if kind != "i" or shape != (len(rows), 10) or made._numbers.min() < 0:
                 raise ValueError("an example's row must have an id and ten non-negative numbers")
-            if np.delete(numbers, (1, 4, 7), axis=1).max() >= 1 << 32:
+            if made._numbers[:, (0, 2, 3, 5, 6, 8, 9)].max() >= 1 << 32:
                 raise ValueError("a length or checksum of an example does not fit 32 bits")
-            made._rows = np.empty(len(rows), _ENTRY_TYPE)
-            made._rows["samples"] = numbers[:, 0]
-            for at, name in enumerate(("offset", "length", "crc32")):
-                made._rows[name] = numbers[:, 1 + at :: 3]
         return made
 
     def check_positions(self, tar_bytes: int) -> None:
@@ -94,10 +88,9 @@ class Examples(Sequence[ExampleEntry]):
         """
         if not len(self):
             return
-        samples = self._rows["samples"].astype(np.int64)
-        # Below 2^63, of which the sums here stay far.
-        starts = np.minimum(self._rows["offset"], np.uint64(1 << 62)).astype(np.int64)
-        lengths = self._rows["length"].astype(np.int64)
+        samples = self.samples
+        # Limited, so that the sums stay below 2^63.
+        starts, lengths = np.minimum(self._numbers[:, 1::3], 1 << 62), self._numbers[:, 2::3]
         span = (starts + lengths).max(axis=1) - starts.min(axis=1)
         slack = span - lengths.sum(axis=1)
         wrong = {
@@ -115,15 +108,15 @@ class Examples(Sequence[ExampleEntry]):
 
     def rows(self) -> list[list[Any]]:
         """The inverse of `of_rows`."""
-        return [[e.example_id, e.samples, *e.noisy, *e.clean, *e.json] for e in self]
+        return [[name, *row] for name, row in zip(self._ids, self._numbers.tolist(), strict=True)]
 
     @property
     def samples(self) -> np.ndarray:
-        """Length of every example, uint32."""
-        return self._rows["samples"]
+        """Length of every example, int64."""
+        return self._numbers[:, 0]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._ids)
 
     @overload
     def __getitem__(self, index: int) -> ExampleEntry: ...
@@ -132,21 +125,19 @@ class Examples(Sequence[ExampleEntry]):
     def __getitem__(self, index: int | slice) -> ExampleEntry | list[ExampleEntry]:
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
-        row = self._rows[index]
-        columns = (row[name].tolist() for name in ("offset", "length", "crc32"))
-        noisy, clean, meta = (Member(*member) for member in zip(*columns, strict=True))
+        samples, *numbers = self._numbers[index].tolist()
         return ExampleEntry(
-            example_id=self._ids[index].decode("ascii"),
-            samples=int(row["samples"]),
-            noisy=noisy,
-            clean=clean,
-            json=meta,
+            example_id=self._ids[index],
+            samples=samples,
+            noisy=Member(*numbers[:3]),
+            clean=Member(*numbers[3:6]),
+            json=Member(*numbers[6:]),
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Examples):
             return NotImplemented
-        return np.array_equal(self._ids, other._ids) and np.array_equal(self._rows, other._rows)
+        return self._ids == other._ids and np.array_equal(self._numbers, other._numbers)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -154,11 +145,11 @@ class Examples(Sequence[ExampleEntry]):
         return f"Examples({list(self)!r})"
 
 
-def _ids_of(rows: Sequence[Sequence[Any]]) -> np.ndarray:
+def _ids_of(rows: Sequence[Sequence[Any]]) -> list[str]:
     names = [row[0] for row in rows]
     for name in names:
         if not isinstance(name, str) or not EXAMPLE_ID.fullmatch(name):
             raise ValueError(f"{str(name)[:80]!r} is not an example id")
     if len(set(names)) < len(names):
         raise ValueError("an example id appears twice")
-    return np.array([name.encode("ascii") for name in names], dtype=np.bytes_)
+    return names
