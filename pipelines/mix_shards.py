@@ -2,6 +2,7 @@
 
     python -m pipelines.mix_shards --card datasets/X.yaml --recipe datasets/recipes/Y.yaml --out FOLDER
     python -m pipelines.mix_shards plan …     write the plans only, SPLIT.plan.parquet
+    python -m pipelines.mix_shards index --out FOLDER    write index.json and index.table anew
     python -m pipelines.mix_shards check …    the same as `python -m pipelines.check`
 
 Shards do not depend on the number of workers. A second run after a crash reuses complete shards
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from pipelines import check
 from pipelines.core.cli import (
+    as_location,
     cache_argument,
     cluster_argument,
     shards_arguments,
@@ -49,7 +51,7 @@ from rwsa.lease import check_held, exclusive_lock, locked
 from rwsa.mixing import Recipe, plan_split, read_recipe
 from rwsa.mixing.plans import usable_speech
 from rwsa.mixing.recipes import recipe_hash
-from rwsa.shards.index import Failure, merge_index
+from rwsa.shards.index import Failure, entry_paths, index_sha256, index_splits, merge_index
 
 _PROBLEMS_SHOWN = 10
 _REPAIRS = 3
@@ -248,6 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return check.main(arguments[1:])
     if arguments[:1] == ["plan"]:
         return _plan(arguments[1:])
+    if arguments[:1] == ["index"]:
+        return _index(arguments[1:])
     return _mix(arguments)
 
 
@@ -267,6 +271,34 @@ def _plan(options: argparse.Namespace) -> int:
             f"{plan_path(out, plan.split)}: {plan.rows} examples, {plan.seconds / 3600:.3f} h,"
             f" {plan.shards} shards, plan {plan.plan_hash}"
         )
+    return 0
+
+
+def _index_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        type=as_location,
+        required=True,
+        metavar="FOLDER",
+        help="folder of the shards, or s3://…, gs://…",
+    )
+
+
+@verb(
+    "pipelines.mix_shards index",
+    "Write index.json and index.table anew from the entries of the shards, without reading audio.",
+    _index_arguments,
+)
+def _index(options: argparse.Namespace) -> int:
+    out: StoragePath = options.out
+    if not entry_paths(out):
+        raise InputError(f"{out}: holds no shards (SPLIT-000000.tar with SPLIT-000000.json); mix some first")
+    with exclusive_lock(out):
+        incomplete = incomplete_splits(out)
+        for message in incomplete.values():
+            print(message)
+        index = merge_index(out, without=incomplete)
+    print(f"{index}: splits {', '.join(index_splits(out))}, SHA-256 {index_sha256(out)}")
     return 0
 
 

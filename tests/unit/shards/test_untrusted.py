@@ -300,7 +300,14 @@ class TestTable:
         assert index_sha256(folder) == digest == sha256_of(folder / "index.json")
         assert not caplog.records
 
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_opening_reads_no_entry(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("rwsa.shards.table.parse_line", lambda *_: pytest.fail("an entry was read"))
+        index = read_index(folder, "train")
+        assert (index.planned_sizes, index.sample_rate_hz) == ((2, 1), RATE_HZ)
+        assert index.seconds == pytest.approx(0.15)
+        assert [index.locate(number) for number in range(3)] == [(0, 0), (0, 1), (1, 0)]
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.data())
     def test_a_damaged_table_is_not_used(
         self, folder: Path, caplog: pytest.LogCaptureFixture, data: st.DataObject
@@ -347,6 +354,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_any_metadata_is_read_or_refused(data: bytes) -> None:
     with suppress(ValueError):
