@@ -47,9 +47,6 @@ class RayNodes:
             # A node with dead processes is declared dead after five seconds instead of fifteen; an
             # unreachable node still gets five checks of ten seconds each.
             "RAY_health_check_period_ms": "1000",
-            # By default a server closes connections without an answer for 20 s. In a cut of a network the
-            # other side does not learn of it, and waits for its own keepalive, 300 s.
-            "RAY_grpc_keepalive_timeout_ms": "60000",
         }
 
     def start(self, *names: str) -> None:
