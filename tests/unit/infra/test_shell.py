@@ -60,3 +60,11 @@ def test_slurm_signals_the_script_alone_and_before_the_end() -> None:
     assert options["signal"] == "B:USR1@120"
     assert options["ntasks-per-node"] == "1"
     assert "#SBATCH" not in commands, "SLURM reads no options after the first command"
+
+
+def test_no_documented_command_has_a_secret_in_its_arguments() -> None:
+    """Other users of the machine could read it in the list of processes."""
+    texts = {path: path.read_text() for path in (CHECKOUT / "infra").glob("**/*") if path.is_file()}
+    made = re.compile(r"(--from-literal=\S*|-e \w+=|--env \w+=|--\w*(?:password|token|secret)\w*[= ])\$\(")
+    assert [f"{path.name}: {found[0]}" for path, text in texts.items() for found in made.finditer(text)] == []
+    assert made.search("kubectl create secret generic a --from-literal=b=$(openssl rand -hex 32)")
