@@ -83,11 +83,18 @@ def _contents(folder: Path) -> tuple[list[str], list[str]]:
         for entry in entries:
             if entry.name[0] == ".":
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 subfolders.append(entry.name)
             elif entry.name.lower().endswith(_LISTED):
                 audio.append(entry.name)
     return sorted(subfolders), audio
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def find_audio(folder: Path, unlisted: dict[Path, str] | None = None) -> list[Path]:

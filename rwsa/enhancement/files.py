@@ -187,7 +187,7 @@ def _targets(inputs: Sequence[Path], out: Path, unlisted: dict[Path, str]) -> di
             targets[path] = out / path.name
         else:
             raise InputError(f"{shown(path)}: no such file or folder")
-    sources = {source.resolve() for source in targets}
+    sources = {os.path.realpath(source) for source in targets}
     taken: dict[Path, Path] = {}
     for source, target in targets.items():
         if target in taken:
@@ -195,7 +195,7 @@ def _targets(inputs: Sequence[Path], out: Path, unlisted: dict[Path, str]) -> di
                 f"{shown(source)} and {shown(taken[target])} would both be written to {shown(target)};"
                 " enhance them separately"
             )
-        if target.resolve() in sources:
+        if os.path.realpath(target) in sources:
             raise InputError(f"{shown(target)}: is an input and would be overwritten; choose another --out")
         taken[target] = source
     return targets

@@ -205,6 +205,7 @@ def test_linked_folders_and_odd_files_are_enhanced_or_named(tmp_path: Path) -> N
     write_audio(tmp_path / "data/b.wav", noise(10), RATE_HZ)
     (tmp_path / "in/linked").symlink_to("../data")
     (tmp_path / "in/broken.wav").symlink_to("nothing")
+    (tmp_path / "in/itself.wav").symlink_to("itself.wav")
     (tmp_path / "in/phone.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
     (tmp_path / "in/page.wav").write_text("<html>")
     (tmp_path / "in/folder.wav").mkdir()
@@ -214,6 +215,7 @@ def test_linked_folders_and_odd_files_are_enhanced_or_named(tmp_path: Path) -> N
     failures = enhance_files([tmp_path / "in"], tmp_path / "out", Identity())
     expected = {
         "broken.wav": "is a broken link; replace or remove the file",
+        "itself.wav": "is a broken link; replace or remove the file",
         "page.wav": "not readable as audio (",
         "phone.m4a": "not readable as audio (Format not recognised); convert it to WAV or FLAC",
         "pipe.wav": "is not a regular file; replace or remove the file",

@@ -184,7 +184,7 @@ class TestBadAudio:
     def test_each_kind_is_counted_and_named(self, tmp_path: Path, check: Any) -> None:
         card, folder = write_corpus(tmp_path), tmp_path / "speech/train/train_s0"
         intact = write(folder / "damaged.flac", wav(600, 40_000)).read_bytes()
-        (folder / "damaged.flac").write_bytes(intact[: len(intact) // 2])
+        (folder / "damaged.flac").write_bytes(intact[:-10])  # in its last frame; more is seen in the header
         write(folder / "silent.wav", np.zeros(8000, np.int16))
         write(folder / "quiet.wav", wav(601) // 100)
         write(
@@ -228,6 +228,16 @@ class TestBadAudio:
         status, shown = check("--card", card)
         assert status == 1
         assert "error    files             8 usable, 1 problem," in shown
+
+    def test_half_a_file_is_an_error_without_decoding(self, tmp_path: Path, check: Any) -> None:
+        card = write_corpus(tmp_path)
+        for name in ("half.wav", "half.flac"):
+            intact = write(tmp_path / "noise/train/train_n0" / name, wav(600, 40_000)).read_bytes()
+            (tmp_path / "noise/train/train_n0" / name).write_bytes(intact[: len(intact) // 2])
+        status, shown = check("--card", card, "--headers-only")
+        assert status == 1
+        assert "error    files             8 usable, 2 problems," in shown
+        assert "half.wav: is cut off" in shown
 
 
 class TestPublishedRow:
