@@ -8,7 +8,8 @@ import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 from rwsa import machine, process
 from rwsa.command_line import OK, SOME_FAILED, path_argument, report, text_argument, verb
@@ -16,9 +17,13 @@ from rwsa.constants import DEFAULT_CROSSFADE
 from rwsa.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from rwsa.models import Network
 
 PIPE = Path("-")
+# Without one of them no GPU can be used: NVIDIA's driver, that of Windows in WSL, AMD's.
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 # Heading to field of `rwsa.models.cost.Cost`.
 _COSTS = {
@@ -210,25 +215,33 @@ def _score(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     from importlib.metadata import version
 
-    import torch
-
     from rwsa.kernels.scan import choose_backend, missing_backends
-    from rwsa.models import SIZES, build_model, load_model
+    from rwsa.size_rows import SIZE_ROWS
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"rwsa {version('rwsa')} · Python {platform.python_version()} · torch {torch.__version__}")
-    print(f"device {device} · {torch.get_num_threads()} threads")
+    device = _device()
+    print(f"rwsa {version('rwsa')} · Python {platform.python_version()} · torch {version('torch')}")
+    print(f"device {device.type} · {os.cpu_count()} cores")
     print(f"scan   {choose_backend(device)}")
     for name, reason in missing_backends(device).items():
         print(f"       not {name}: {reason}")
     print(_application())
-    if arguments.weights is None or arguments.weights in SIZES:
-        with torch.device("meta"):  # costs need shapes only
-            models = {name: build_model(name) for name in SIZES if arguments.weights in (None, name)}
+    if arguments.weights is None or arguments.weights in SIZE_ROWS:
+        rows = {name: row for name, row in SIZE_ROWS.items() if arguments.weights in (None, name)}
     else:
-        models = {arguments.weights: load_model(arguments.weights)}
-    print(_cost_table(models))
+        from rwsa.models import load_model
+
+        rows = {arguments.weights: cost_row(load_model(arguments.weights))}
+    print(_cost_table(rows))
     return 0
+
+
+def _device() -> torch.device:
+    """The device that `auto` means; torch is asked (imported, which is slow) only where a GPU may be."""
+    if sys.platform != "win32" and not any(Path(name).exists() for name in _GPU_DRIVERS):
+        return cast("torch.device", SimpleNamespace(type="cpu"))
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _application() -> str:
@@ -242,18 +255,22 @@ def _application() -> str:
     )
 
 
-def _cost_table(models: Mapping[str, Network]) -> str:
+def _cost_table(rows: Mapping[str, str]) -> str:
+    width = max(map(len, rows))
+    headings = " ".join(f"{heading:>6}" for heading in _COSTS)
+    lines = [f"{name:{width}} {row}" for name, row in rows.items()]
+    return "\n".join([f"{'':{width}} parameters segment {headings}", *lines, _COST_LEGEND])
+
+
+def cost_row(model: Network) -> str:
+    """The columns of `rwsa info` for a model; `rwsa.size_rows` holds those of the named sizes."""
     from rwsa.models.cost import cost
 
-    width = max(map(len, models))
-    lines = [f"{'':{width}} parameters segment {' '.join(f'{heading:>6}' for heading in _COSTS)}"]
-    for name, model in models.items():
-        config, costs = model.config, cost(model)
-        count = sum(p.numel() for p in model.parameters())
-        segment = f"{config.segment_frames}×{config.spectral.bins}"
-        giga = " ".join(f"{getattr(costs, field) / 1e9:6.2f}" for field in _COSTS.values())
-        lines.append(f"{name:{width}} {count:10,} {segment:>7} {giga}  {config.summary}")
-    return "\n".join([*lines, _COST_LEGEND])
+    config, costs = model.config, cost(model)
+    count = sum(p.numel() for p in model.parameters())
+    segment = f"{config.segment_frames}×{config.spectral.bins}"
+    giga = " ".join(f"{getattr(costs, field) / 1e9:6.2f}" for field in _COSTS.values())
+    return f"{count:10,} {segment:>7} {giga}  {config.summary}"
 
 
 if __name__ == "__main__":

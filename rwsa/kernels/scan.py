@@ -14,13 +14,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from sysconfig import get_path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from rwsa.errors import InputError
 
-Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
+if TYPE_CHECKING:  # `rwsa info` asks for the backends and does not need torch
+    import torch
+    from torch import Tensor
+
+    Scan: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
 
 
 def selective_scan(

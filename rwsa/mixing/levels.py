@@ -12,6 +12,7 @@ import numpy as np
 
 from rwsa.audio import rms
 from rwsa.errors import InputError
+from rwsa.mixing.packages import mixing_package
 
 # ITU-T P.56 (12/2011), Table 1: time constant of smoothing, hangover, and margin between the threshold
 # and the active level.
@@ -77,7 +78,8 @@ def active_level_db(wav: np.ndarray, sample_rate_hz: int) -> float:
 
 
 def _envelope(wav: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    from scipy.signal import lfilter  # late: importing it takes a while, and RMS does not need it
+    # Late: importing it takes a while, and RMS does not need it.
+    lfilter = mixing_package("scipy.signal", needed_by="snr_measure active").lfilter
 
     decay = math.exp(-1 / (_SMOOTHING_SECONDS * sample_rate_hz))
     smoothed_once = lfilter([1 - decay], [1, -decay], np.abs(wav.astype(np.float64)))
@@ -97,12 +99,7 @@ def loudness_lufs(wav: np.ndarray, sample_rate_hz: int) -> float:
     Raises:
         InputError: shorter than a gating block of 0.4 s, or pyloudnorm is missing.
     """
-    try:
-        import pyloudnorm
-    except ImportError as error:
-        raise InputError(
-            "loudness needs pyloudnorm; install the extra 'app' (pip install rwsa[app])"
-        ) from error
+    pyloudnorm = mixing_package("pyloudnorm", needed_by="snr_measure loudness")
     if wav.size < _SHORTEST_LOUDNESS_SECONDS * sample_rate_hz:
         seconds = wav.size / sample_rate_hz
         raise InputError(

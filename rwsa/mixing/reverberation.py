@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from rwsa.errors import InputError
+from rwsa.mixing.packages import mixing_package
 
 
 def reverberate(
@@ -27,7 +28,8 @@ def reverberate(
     Raises:
         InputError: the RIR is silent.
     """
-    from scipy.signal import oaconvolve  # late: importing it takes a while, and dry recipes do not need it
+    # Late: importing it takes a while, and dry recipes do not need it.
+    oaconvolve = mixing_package("scipy.signal", needed_by="reverberation").oaconvolve
 
     direct = int(np.argmax(np.abs(rir)))
     if rir[direct] == 0:

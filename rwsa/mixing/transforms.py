@@ -17,6 +17,7 @@ from pydantic import Field
 from rwsa.config import config
 from rwsa.errors import InputError
 from rwsa.global_random import seeded_globals
+from rwsa.mixing.packages import mixing_package
 
 # Causal filters delay by much less than this; a larger delay misaligns mixture and target.
 _MAX_DELAY_SECONDS = 0.002
@@ -117,7 +118,7 @@ def _delay_samples(before: np.ndarray, after: np.ndarray) -> int:
 
 def _make(transform: Transform) -> Any:
     # Imported late: it takes a second, and most recipes do not need it.
-    import audiomentations
+    audiomentations = mixing_package("audiomentations", needed_by=f"transform {transform.name}")
     from audiomentations.core.transforms_interface import BaseWaveformTransform
 
     from rwsa.mixing.codecs import Codec

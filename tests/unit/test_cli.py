@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rwsa import cli
 from rwsa.audio import read_audio, write_audio
 from rwsa.cli import main
 from rwsa.files import read_json
-from rwsa.models import ModelConfig, build_model, save_model
+from rwsa.models import SIZES, ModelConfig, build_model, save_model
+from rwsa.size_rows import SIZE_ROWS
 
 RATE_HZ = 16_000
 TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)
@@ -147,6 +149,54 @@ def test_scores_are_printed_even_if_their_file_cannot_be_written(
     out, err = capsys.readouterr()
     assert "si_sdr" in out
     assert "cannot be written" in err
+
+
+def modules_after(program: str) -> set[str]:
+    program += "\nimport sys; print('\\n'.join(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+@pytest.mark.skipif(any(Path(name).exists() for name in cli._GPU_DRIVERS), reason="torch finds the GPU")
+def test_info_and_help_import_no_torch() -> None:
+    for arguments in (["info"], ["info", "--weights", "xs"], ["--help"]):
+        program = f"from rwsa.cli import main\ntry: main({arguments})\nexcept SystemExit: pass"
+        assert modules_after(program).isdisjoint({"torch", "numba", "scipy", "audiomentations", "pydantic"})
+
+
+def test_info_shows_the_costs_of_the_sizes_as_built() -> None:
+    assert list(SIZE_ROWS) == list(SIZES)
+    with torch.device("meta"):
+        assert {name: cli.cost_row(build_model(name)) for name in SIZES} == SIZE_ROWS
+
+
+def test_enhancing_needs_no_package_of_mixing(tmp_path: Path, weights: str) -> None:
+    write_audio(tmp_path / "a.wav", noise(3000), RATE_HZ)
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys(["audiomentations", "scipy", "sklearn", "librosa", "pyloudnorm"]))
+from rwsa.cli import main
+files = [{str(tmp_path / "a.wav")!r}, "--out", {str(tmp_path / "o")!r}]
+assert main(["enhance", *files, "--weights", {weights!r}]) == 0
+import rwsa.training.loop
+from rwsa.errors import InputError
+from rwsa.mixing.transforms import Transform, check_transform
+try:
+    check_transform(Transform(name="Gain"), 16000, aligned=False)
+except InputError as error:
+    assert "needs audiomentations" in str(error) and "pip install 'rwsa[mixing]'" in str(error)
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert (tmp_path / "o/a.wav").is_file()
+
+
+def test_the_extra_app_contains_mixing_and_the_base_does_not() -> None:
+    project = tomllib.loads((Path(cli.__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert set(extras["mixing"]) <= set(extras["app"])
+    assert set(extras["mixing"]).isdisjoint(project["dependencies"])
 
 
 def test_info_shows_where_the_application_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -93,5 +93,5 @@ def test_a_signal_too_short_for_loudness_is_refused(monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match=r"0\.30 s is too short to measure loudness"):
         loudness_lufs(bursts(0.3), RATE_HZ)
     monkeypatch.setitem(sys.modules, "pyloudnorm", None)
-    with pytest.raises(InputError, match=r"install the extra 'app'"):
+    with pytest.raises(InputError, match=r"needs pyloudnorm .*pip install 'rwsa\[mixing\]'"):
         loudness_lufs(bursts(), RATE_HZ)
