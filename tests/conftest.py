@@ -30,6 +30,7 @@ MARKERS = pytest.StashKey[dict[str, frozenset[str]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--inputs", type=int, default=60, help="inputs of each test of tests/fuzz (60)")
     parser.addoption("--times", type=Path, metavar="FILE", help="append the seconds of every test to FILE")
 
 
