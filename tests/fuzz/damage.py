@@ -89,7 +89,7 @@ _YAML_TEXTS = (
     "1e" + "9" * 400,
     "${RWSA_UNSET}",
 )
-values = st.sampled_from(HOSTILE) | st.integers() | st.floats() | st.text(max_size=20)
+hostile_values = st.sampled_from(HOSTILE) | st.integers() | st.floats() | st.text(max_size=20)
 
 
 def _paths(tree: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -112,12 +112,12 @@ def damaged_tree(draw: st.DrawFn, tree: Any) -> Any:
         path = draw(st.sampled_from(_paths(tree)))
         if not path:
             if draw(st.integers(0, 30)) == 0:
-                return draw(values)
+                return draw(hostile_values)
             continue
         parent, key = _at(tree, path[:-1]), path[-1]
         match draw(st.sampled_from(["replace"] * 5 + ["delete", "rename", "repeat", "add", "wrap", "swap"])):
             case "replace":
-                parent[key] = copy.deepcopy(draw(values))
+                parent[key] = copy.deepcopy(draw(hostile_values))
             case "delete":
                 del parent[key]
             case "rename" if isinstance(parent, dict):
@@ -127,7 +127,7 @@ def damaged_tree(draw: st.DrawFn, tree: Any) -> Any:
             case "repeat" if isinstance(parent, list):
                 parent.extend([copy.deepcopy(parent[key])] * draw(st.integers(1, 3)))
             case "add" if isinstance(parent, dict):
-                parent[draw(st.text(max_size=8))] = copy.deepcopy(draw(values))
+                parent[draw(st.text(max_size=8))] = copy.deepcopy(draw(hostile_values))
             case "wrap":
                 parent[key] = draw(
                     st.sampled_from([[parent[key]], {"x": parent[key]}, str(parent[key])[:100]])

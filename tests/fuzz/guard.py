@@ -78,7 +78,7 @@ class _Watch:
         if isinstance(path, int):
             return True
         assert self.folder is not None
-        return os.path.realpath(os.fsdecode(path)).startswith(self.folder + os.sep)
+        return (os.path.realpath(os.fsdecode(path)) + os.sep).startswith(self.folder + os.sep)
 
 
 _watch = _Watch()

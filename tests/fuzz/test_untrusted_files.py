@@ -7,6 +7,7 @@ many inputs each test tries: the same ones in every run, or new ones if there ar
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import io
 import json
@@ -48,7 +49,7 @@ from rwsa.shards.index import INDEX_NAME, entry_path, merge_index, read_entry, r
 from rwsa.training.checkpoints import STATE_FILE, Checkpoints, local_folder
 from rwsa.training.state import TrainState
 from tests.clips import manifest, recipe
-from tests.fuzz.damage import damaged_bytes, damaged_json, damaged_yaml
+from tests.fuzz.damage import HOSTILE, damaged_bytes, damaged_json, damaged_yaml
 from tests.fuzz.guard import check_reader
 from tests.toy_corpus import CARD, RECIPE, write_corpus
 from tests.training_runs import TINY, config_of
@@ -158,6 +159,26 @@ def test_sweeps(check: Check, inputs: Any, tmp_path: Path) -> None:
     inputs(damaged_yaml(tree), try_one)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves files open
+def test_names_of_shards_for_webdataset(check: Check, tmp_path: Path) -> None:
+    """It opens whatever an index names, commands included, and raises what it likes on a damaged tar."""
+    write_two_shards(tmp_path)
+    path = tmp_path / INDEX_NAME
+    first, *lines, last = path.read_text().splitlines(keepends=True)
+    values = json.loads(lines[0].removesuffix(",\n"))
+
+    def read() -> None:
+        index = read_index(tmp_path, "train")
+        with suppress(Exception):
+            list(as_webdataset(index))
+
+    for name in HOSTILE:
+        entry = json.dumps(values | {"shard": name})
+        path.write_text("".join([first, entry + ",\n", *lines[1:], last]))
+        assert not check(read)
+    gc.collect()
+
+
 def test_shard_indexes(check: Check, inputs: Any, tmp_path: Path) -> None:
     write_two_shards(tmp_path)
     path = tmp_path / INDEX_NAME
@@ -171,7 +192,7 @@ def test_shard_indexes(check: Check, inputs: Any, tmp_path: Path) -> None:
 
 
 def read_all(folder: Path) -> None:
-    """Read every example of every shard, by us and by webdataset."""
+    """Read every example of every shard."""
     index = read_index(folder, "train")
     with ShardReader(index) as reader:
         for shard, size in enumerate(index.shard_sizes):
