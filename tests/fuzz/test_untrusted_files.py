@@ -175,7 +175,7 @@ def test_names_of_shards_for_webdataset(check: Check, tmp_path: Path) -> None:
     for name in HOSTILE:
         entry = json.dumps(values | {"shard": name})
         path.write_text("".join([first, entry + ",\n", *lines[1:], last]))
-        assert not check(read)
+        assert not check(read), name
     gc.collect()
 
 
@@ -261,7 +261,13 @@ def write_hostile_shard(folder: Path, contents: tuple[bytes, bytes, bytes]) -> N
     )
     assert offset
     old = read_entry(entry_path(folder, "train", 1))
-    changes = {"shard": path.name, "number": 0, "bytes": path.stat().st_size, "examples": examples}
+    changes = {
+        "shard": path.name,
+        "number": 0,
+        "bytes": path.stat().st_size,
+        "examples": examples,
+        "seconds": 0.05,
+    }
     write_entry(folder, dataclasses.replace(old, sha256=sha256_of(path), **changes))
     merge_index(folder)
 
