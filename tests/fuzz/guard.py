@@ -44,8 +44,8 @@ _CHANGES = (
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-class HangError(BaseException):
-    """The reader took too long; not an `Exception`, so that no handler takes it for damage."""
+class GreedError(BaseException):
+    """The reader took too long or too much memory; no `Exception`, so that no handler takes it for damage."""
 
 
 class _Watch:
@@ -94,7 +94,7 @@ def _limits(folder: Path, *, reads_elsewhere: bool) -> Iterator[None]:
     """Record commands, connections and files outside `folder`; stop what needs too much time or memory."""
 
     def hang(number: int, frame: FrameType | None) -> None:
-        raise HangError(f"longer than {CPU_SECONDS if number == signal.SIGPROF else SECONDS} s")
+        raise GreedError(f"longer than {CPU_SECONDS if number == signal.SIGPROF else SECONDS} s")
 
     before = resource.getrlimit(resource.RLIMIT_AS)
     handlers = {number: signal.signal(number, hang) for number in (signal.SIGALRM, signal.SIGPROF)}
@@ -137,7 +137,10 @@ def check_reader(
 
     @verb("reader", None)
     def command(options: Any) -> int:
-        read()
+        try:
+            read()
+        except MemoryError as error:
+            raise GreedError(f"more than {MORE_BYTES:,} bytes") from error
         return OK
 
     capsys.readouterr()
