@@ -30,7 +30,7 @@ demo: .venv/.app
 # the first fails, and end with one summary (tests/README.md).
 define pytest_twice
 @mkdir -p outputs/tests && rm -f outputs/tests/make-$@.jsonl; failed=0; \
-$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --times outputs/tests/make-$@.jsonl -m "$(1)" || failed=1; \
+$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --times outputs/tests/make-$@.jsonl $(3) -m "$(1)" || failed=1; \
 $(BIN)/pytest -q --times outputs/tests/make-$@.jsonl -m "$(2)" tests/cluster || failed=1; \
 $(BIN)/python -m tests.suite_times make-$@; exit $$failed
 endef
@@ -39,7 +39,7 @@ test: .venv
 	$(call pytest_twice,not cluster and not full,cluster and not full)
 
 test-all: .venv
-	$(call pytest_twice,not cluster,cluster)
+	$(call pytest_twice,not cluster,cluster,--inputs 600)
 
 lint: .venv
 	$(BIN)/ruff check .

@@ -151,6 +151,8 @@ def _wave64(file: BinaryIO, size: int) -> None:
                 _compare(file, size, at + 24, length - 24, chunks="<")
             return
         at += max(24, length + -length % 8)
+        if at > size:
+            return
 
 
 def _sphere(file: BinaryIO, size: int) -> None:

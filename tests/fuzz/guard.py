@@ -54,11 +54,14 @@ class _Watch:
     def __init__(self) -> None:
         self.folder: str | None = None
         self.readable: tuple[str, ...] | None = None
+        self.own_processes = False
         self.violations: list[str] = []
         sys.addaudithook(self._audit)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.folder is None:
+            return
+        if self.own_processes and event == "subprocess.Popen" and arguments[0] == sys.executable:
             return
         changes_elsewhere = event in _CHANGES and not self._inside(arguments[0])
         if event in _COMMANDS or event in _CONNECTIONS or changes_elsewhere:
@@ -90,7 +93,7 @@ _OWN = tuple(
 
 
 @contextmanager
-def _limits(folder: Path, *, reads_elsewhere: bool) -> Iterator[None]:
+def _limits(folder: Path, *, reads_elsewhere: bool, own_processes: bool) -> Iterator[None]:
     """Record commands, connections and files outside `folder`; stop what needs too much time or memory."""
 
     def hang(number: int, frame: FrameType | None) -> None:
@@ -104,6 +107,7 @@ def _limits(folder: Path, *, reads_elsewhere: bool) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     _watch.violations.clear()
     _watch.readable = None if reads_elsewhere else _OWN
+    _watch.own_processes = own_processes
     _watch.folder = os.path.realpath(folder)
     try:
         yield
@@ -122,6 +126,7 @@ def check_reader(
     capsys: pytest.CaptureFixture[str],
     *,
     reads_elsewhere: bool = False,
+    own_processes: bool = False,
 ) -> bool:
     """Run a reader as a command would, and assert that it reads the file or says in a few lines why not.
 
@@ -130,6 +135,7 @@ def check_reader(
         folder: the only one that it may read (unless `reads_elsewhere`) or write.
         capsys: of the test.
         reads_elsewhere: for files whose business is to name folders, such as cards.
+        own_processes: for a reader that starts this Python to limit its own time.
 
     Returns:
         Whether the file was accepted.
@@ -144,7 +150,7 @@ def check_reader(
         return OK
 
     capsys.readouterr()
-    with _limits(folder, reads_elsewhere=reads_elsewhere):
+    with _limits(folder, reads_elsewhere=reads_elsewhere, own_processes=own_processes):
         status = command([])
     message = capsys.readouterr().err
     assert not _watch.violations, _watch.violations

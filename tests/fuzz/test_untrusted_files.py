@@ -116,7 +116,7 @@ def test_cards(check: Check, inputs: Any, tmp_path: Path) -> None:
 
     def try_one(data: bytes) -> None:
         card.write_bytes(data)
-        check(lambda: scan(read_card(card)), reads_elsewhere=True)
+        check(lambda: scan(read_card(card)), reads_elsewhere=True, own_processes=True)
 
     inputs(damaged_yaml(yaml.safe_load(CARD.format(root=tmp_path))), try_one)
 
