@@ -105,7 +105,7 @@ def test_a_docstring_of_a_real_metric_does_not_count_and_its_arithmetic_does(
                 "rwsa.stft",
             },
         ),
-        (MIXING, 16, {"rwsa.mixing.reverberation", "rwsa.mixing.levels", "rwsa.audio"}),
+        (MIXING, 17, {"rwsa.mixing.reverberation", "rwsa.mixing.levels", "rwsa.audio"}),
     ],
 )
 def test_keys_of_scores_cover_few_modules(
