@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import pydantic
 import pydantic.dataclasses
@@ -58,7 +58,7 @@ def build_with_variables(cls: type[T], values: Mapping[str, Any], *, where: str)
     Raises:
         InputError: see `build` and `rwsa.variables.replace_variables`.
     """
-    return build(cls, replace_variables(values, path_fields(cls), where=where), where=where)
+    return build(cls, replace_variables(values, path_fields(cast(type, cls)), where=where), where=where)
 
 
 def _explain(cls: type, problem: Any) -> str:

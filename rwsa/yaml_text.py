@@ -71,8 +71,8 @@ class _Loader(yaml.SafeLoader):
         self.expanded: dict[int, int] = {}  # id of a composed node -> values below it
         super().__init__(text)
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:  # type: ignore[override]
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             node = self.anchors.get(event.anchor)
             if node is not None and id(node) not in self.expanded:
@@ -89,7 +89,7 @@ class _Loader(yaml.SafeLoader):
         self.expanded[id(node)] = self.count - before
         return node
 
-    def _add(self, values: int, mark: yaml.Mark) -> None:
+    def _add(self, values: int, mark: Any) -> None:
         self.count += values
         if self.count > MAX_VALUES:
             raise _problem(f"more than {MAX_VALUES:,} values, with its aliases expanded", mark)
@@ -110,13 +110,13 @@ class _Loader(yaml.SafeLoader):
         if len(node.value) > _MAX_NUMBER_CHARACTERS:
             raise _problem("a number is too long; put it in quotes if it is text", node.start_mark)
         kind = self.construct_yaml_int if node.tag == f"{_TAG}int" else self.construct_yaml_float
-        value: int | float = kind(node)  # type: ignore[no-untyped-call]
+        value: int | float = kind(node)
         if not math.isfinite(value):
             raise _problem(f"{node.value} is not a finite number", node.start_mark)
         return value
 
 
-def _problem(text: str, mark: yaml.Mark) -> yaml.YAMLError:
+def _problem(text: str, mark: Any) -> yaml.YAMLError:
     return yaml.constructor.ConstructorError(None, None, text, mark)
 
 
