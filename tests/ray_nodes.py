@@ -47,8 +47,8 @@ class RayNodes:
             # A node with dead processes is declared dead after five seconds instead of fifteen; an
             # unreachable node still gets five checks of ten seconds each.
             "RAY_health_check_period_ms": "1000",
-            # With it, a run went on 10 s after a cut of 20 s was healed, instead of 300 s. Supposed reason: Ray's
-            # servers close connections without an answer for 20 s, and clients notice after 300 s.
+            # With it, a run went on 10 s after a cut of 20 s was healed, instead of 300 s. Supposed reason:
+            # Ray's servers close connections without an answer for 20 s, and clients notice after 300 s.
             "RAY_grpc_keepalive_timeout_ms": "60000",
         }
 
