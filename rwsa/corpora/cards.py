@@ -19,7 +19,8 @@ Split = Literal["train", "valid", "test"]
 # Far above any need; beyond them numbers overflow, or memory or time runs out.
 MAX_RATE_HZ = 1_000_000
 MAX_EXAMPLES = 1_000_000_000
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+# Online mixing draws a seed of 64 bits for each epoch.
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
 SPLITS: tuple[str, ...] = get_args(Split)
 SOURCE_GROUPS = ("split", "speaker", "recording", "environment", "clip")
 PAIR_GROUPS = ("split", "speaker", "pair")
