@@ -113,11 +113,9 @@ def mix_shards(
         InputError: the card, recipe or folder cannot be used; no example of a split could be rendered; the
             folder holds other shards; or, with `strict`, a source file is unusable.
     """
-    if workers is not None and workers < 0:
-        raise InputError(f"--workers {workers}: must be at least 1, or 0 to mix in this process")
     started, manifest = time.monotonic(), _scan(card, strict, cache, report)
     out = location(absolute_location(str(out)))  # Ray's workers have other current directories
-    plans = write_plans(manifest, recipe, out, splits=splits, shard_examples=shard_examples)
+    plans = write_plans(manifest, recipe, out, splits=splits, shard_examples=shard_examples, workers=workers)
     clear_leftovers(out, [plan.split for plan in plans])
     remove_index(out)
     jobs = ShardJobs(
@@ -154,13 +152,18 @@ def write_plans(
     *,
     splits: Sequence[Split] | None,
     shard_examples: int,
+    workers: int | None = 0,
 ) -> list[PlanInfo]:
     """Write the plan table of each split; `splits` None means all splits of the recipe.
+
+    `workers` is that of `write_plan`.
 
     Raises:
         InputError: there is nothing to plan, the folder is not writable or holds other shards, or see
             `rwsa.mixing.plan_split`.
     """
+    if workers is not None and workers < 0:
+        raise InputError(f"--workers {workers}: must be at least 1, or 0 to work in this process")
     if shard_examples < 1:
         raise InputError(f"--shard-examples {shard_examples}: must be at least 1")
     splits = list(recipe.examples) if splits is None else list(dict.fromkeys(splits))
@@ -176,7 +179,15 @@ def write_plans(
         shard_examples=shard_examples,
     )
     return [
-        write_plan(out, split, rows, corpus=manifest.card, recipe=recipe, shard_examples=shard_examples)
+        write_plan(
+            out,
+            split,
+            rows,
+            corpus=manifest.card,
+            recipe=recipe,
+            shard_examples=shard_examples,
+            workers=workers,
+        )
         for split, rows in plans.items()
     ]
 
@@ -255,7 +266,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _mix(arguments)
 
 
-@verb("pipelines.mix_shards plan", "Write the mixing plan of every example, without audio.", _arguments)
+@verb(
+    "pipelines.mix_shards plan",
+    "Write the mixing plan of every example, without audio; of many examples on Ray.",
+    _arguments,
+    workers_argument,
+    cluster_argument,
+)
 def _plan(options: argparse.Namespace) -> int:
     recipe = read_recipe(options.recipe, options.settings)
     manifest, out = (
@@ -264,7 +281,12 @@ def _plan(options: argparse.Namespace) -> int:
     )
     with exclusive_lock(out):
         plans = write_plans(
-            manifest, recipe, out, splits=options.splits, shard_examples=options.shard_examples
+            manifest,
+            recipe,
+            out,
+            splits=options.splits,
+            shard_examples=options.shard_examples,
+            workers=options.workers,
         )
     for plan in plans:
         print(

@@ -7,9 +7,11 @@ reads little more than the rows of its shard.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,10 @@ from rwsa.mixing.recipes import Recipe, recipe_hash
 
 SCHEMA_VERSION = 1
 _KEY = b"rwsa.plan"
+# Fewer rows are drawn before Ray has started.
+_ROWS_FOR_RAY = 50_000
+# Row groups that Ray's tasks may be ahead of the file: 50 MB of rows.
+_GROUPS_AT_ONCE = 128
 # With one row group per shard, the footer of a million rows, which every worker reads, would take tens of
 # megabytes.
 _GROUP_ROWS = 1024
@@ -85,8 +91,19 @@ def write_plan(
     corpus: str,
     recipe: Recipe,
     shard_examples: int,
+    workers: int | None = 0,
 ) -> PlanInfo:
-    """Write the plan of a split, holding about a thousand rows in memory at a time.
+    """Write the plan of a split; the bytes do not depend on `workers`.
+
+    About a thousand rows are in memory at a time; with workers, 128 times as many.
+
+    Args:
+        folder: where to write it.
+        split: name of the split.
+        plans: its rows.
+        corpus, recipe, shard_examples: see `PlanInfo`.
+        workers: Ray tasks that draw rows at the same time; None: one per CPU of Ray; 0: in this process,
+            without Ray, as are small plans.
 
     Raises:
         InputError: the folder is not writable or full.
@@ -108,20 +125,63 @@ def write_plan(
         atomic_write(plan_path(folder, split)) as temporary,
         temporary.open("wb") as file,
         pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
+        closing(_groups(plans, info.group_rows, workers)) as groups,
     ):
-        for start in range(0, len(plans), info.group_rows):
-            batch = plans[start : start + info.group_rows]
-            table = to_table(batch)
+        for table, group_samples in groups:
             for part in _hashed_bytes(table):
                 digest.update(part)
             writer.write_table(table, row_group_size=info.group_rows)
-            samples += sum(plan.samples for plan in batch)
+            samples += group_samples
         info = dataclasses.replace(
             info, plan_hash=digest.hexdigest()[:16], seconds=samples / recipe.sample_rate_hz
         )
         text = json.dumps(dataclasses.asdict(info), sort_keys=True)
         writer.add_key_value_metadata({_KEY: text.encode()})
     return info
+
+
+def _groups(
+    plans: Sequence[MixPlan], rows: int, workers: int | None
+) -> Generator[tuple[pa.Table, int], None, None]:
+    """The row groups in their order, each with its samples."""
+    starts = range(0, len(plans), rows)
+    if workers == 0 or len(plans) < _ROWS_FOR_RAY:
+        for start in starts:
+            yield _group(plans[start : start + rows])
+        return
+    # Imported late: it takes seconds.
+    import ray
+
+    from pipelines.core.pool import map_unordered
+    from pipelines.core.ray_cluster import start_ray
+
+    start_ray()
+    shared = ray.put(plans)
+    for at in range(0, len(starts), _GROUPS_AT_ONCE):
+        items = [(shared, start, start + rows) for start in starts[at : at + _GROUPS_AT_ONCE]]
+        done: dict[int, tuple[pa.Table, int]] = {}
+        with closing(map_unordered(_drawn_group, items, workers=workers)) as results:
+            for number, group in results:
+                done[number] = group
+        yield from (done[number] for number in range(len(items)))
+
+
+def _group(plans: Sequence[MixPlan]) -> tuple[pa.Table, int]:
+    return to_table(plans), sum(plan.samples for plan in plans)
+
+
+def _drawn_group(item: tuple[Any, int, int]) -> tuple[pa.Table, int]:
+    reference, start, stop = item
+    return _group(_shared_plans(reference)[start:stop])
+
+
+@functools.lru_cache(maxsize=1)
+def _shared_plans(reference: Any) -> Sequence[MixPlan]:
+    """The plans of a Ray reference, cached: a worker draws many groups."""
+    import ray
+
+    plans: Sequence[MixPlan] = ray.get(reference)
+    return plans
 
 
 def _hashed_bytes(table: pa.Table) -> Iterator[bytes]:

@@ -10,11 +10,17 @@ import pytest
 import soundfile
 
 from pipelines.mix_shards import main, mix_shards
+from pipelines.mixing import plan_table
+from pipelines.mixing.plan_table import PlanTable, plan_path, write_plan
 from rwsa.corpora.cards import CorpusCard, read_card
+from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
+from rwsa.mixing.plans import plan_split
 from rwsa.mixing.recipes import Recipe, read_recipe
 from rwsa.shards import verify
 from rwsa.shards.index import read_index
+from tests.clips import clip, every_choice
+from tests.clips import recipe as clip_recipe
 from tests.toy_corpus import RATE_HZ, checksums, write_corpus
 
 pytestmark = pytest.mark.usefixtures("ray_address")
@@ -192,3 +198,22 @@ def test_unusable_arguments_get_one_error_line(corpus: Path, capsys: pytest.Capt
         assert message in error
         assert error.count("\n") == 1
     assert not (corpus / "out").exists()
+
+
+@pytest.mark.parametrize(("workers", "at_once"), [(1, 3), (2, 1), (3, 128)])
+def test_a_plan_drawn_by_any_number_of_workers_has_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, at_once: int
+) -> None:
+    kinds = ("speech", "noise", "room")
+    manifest = Manifest(card="toy", clips=tuple(clip(n, kind) for kind in kinds for n in range(9)))
+    recipe = clip_recipe(**every_choice(min_talkers=1, max_talkers=2), examples={"train": 333})
+    rows = plan_split(manifest, recipe, "train")
+    monkeypatch.setattr(plan_table, "_GROUP_ROWS", 32)
+    settings = {"corpus": "toy", "recipe": recipe, "shard_examples": 16}
+    alone = write_plan(tmp_path / "alone", "train", rows, **settings)
+    monkeypatch.setattr(plan_table, "_ROWS_FOR_RAY", 1)
+    monkeypatch.setattr(plan_table, "_GROUPS_AT_ONCE", at_once)
+    assert write_plan(tmp_path / "ray", "train", rows, **settings, workers=workers) == alone
+    paths = [plan_path(tmp_path / name, "train") for name in ("alone", "ray")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert list(PlanTable(paths[1])) == rows[:]
