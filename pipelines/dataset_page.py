@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 import yaml
 
 from pipelines.core.cli import as_location, mlflow_argument, storage_arguments, storage_of, verb
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, read_dataset_facts
+from pipelines.mixing.plan_table import PlanTable
 from pipelines.reports.dataset_report import DatasetSample, dataset_html
 from rwsa.command_line import path_argument
 from rwsa.errors import InputError
@@ -33,7 +32,6 @@ PAGE = "dataset.html"
 # Only levels require reading audio; this many examples per split show their distribution.
 LEVEL_EXAMPLES = 300
 AUDIO_SAMPLES = 10
-_PLAN_KEY = b"rwsa.plan"
 
 
 @locked("out", inside=False)
@@ -108,14 +106,10 @@ def _matching_recipe(recipe: Recipe, facts: DatasetFacts) -> dict[str, Any]:
 def _planned_recipe(shards: Path) -> dict[str, Any] | None:
     """Recipe in the folder's first plan table; None without a plan table."""
     for path in sorted(shards.glob("*.plan.parquet")):
-        with path.open("rb") as file:
-            try:
-                metadata = pyarrow.parquet.read_metadata(file).metadata or {}
-                return dict(json.loads(metadata[_PLAN_KEY])["recipe"])
-            except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
-                raise InputError(
-                    f"{path}: not a plan table ({error}); delete it, or name the recipe (--recipe)"
-                ) from error
+        try:
+            return PlanTable(path).info.recipe
+        except InputError as error:
+            raise InputError(f"{error}, or name the recipe (--recipe)") from error
     return None
 
 

@@ -42,7 +42,7 @@ from pipelines.mixing.plan_table import PlanInfo, plan_path, write_plan
 from pipelines.mixing.shard_jobs import ShardJobs, make_shards
 from rwsa.command_line import path_argument, report
 from rwsa.corpora import scan
-from rwsa.corpora.cards import CorpusCard, Split, read_card
+from rwsa.corpora.cards import CorpusCard, Split, read_card, sources
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
@@ -123,6 +123,7 @@ def mix_shards(
         run=uuid.uuid4().hex,
         splits=tuple((plan.split, plan.shards) for plan in plans),
         strict=strict,
+        roots=tuple(str(Path(source.root).expanduser().resolve()) for _, source in sources(card)),
     )
     progress = _render(out, jobs, plans, workers, report)
     incomplete = incomplete_splits(out)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
+
+import pydantic
 
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, local_state_folder
 from rwsa.names import local_path
 
+T = TypeVar("T")
 CACHE_NAME = "files.sqlite"
 _SECONDS_TO_WAIT = 60.0
 _SCHEMA = """
@@ -48,6 +52,20 @@ def stamp_or_none(path: str) -> FileStamp | None:
     return FileStamp(path, status.st_size, status.st_mtime_ns)
 
 
+def cached_as(cls: type[T], value: Any) -> T | None:
+    """A dataclass from its cached fields; None if they are not its own, so that it is made again."""
+    try:
+        made: T = _adapter(cast(Any, cls)).validate_python(value)
+        return made
+    except (pydantic.ValidationError, RecursionError):
+        return None
+
+
+@functools.cache
+def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(cls)
+
+
 class FileCache:
     """JSON values by (file, kind) in a SQLite file that several processes may use concurrently.
 
@@ -80,7 +98,9 @@ class FileCache:
             for path, size, mtime_ns in stamps:
                 row = database.execute(query, (path, kind, size, mtime_ns)).fetchone()
                 if row is not None:
-                    values[path] = json.loads(row[0])
+                    # A damaged value counts as missing and is replaced.
+                    with suppress(ValueError, TypeError, RecursionError):
+                        values[path] = json.loads(row[0])
         return values
 
     def put(self, kind: str, values: Mapping[FileStamp, Any]) -> None:

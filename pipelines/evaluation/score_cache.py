@@ -11,6 +11,8 @@ import functools
 import hashlib
 import io
 import json
+import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -41,6 +43,20 @@ _HASH_KIND = "sha256"
 # Reading waits for the disk, and hashing lets other threads run.
 _HASH_THREADS = 8
 
+# What reading a missing or damaged file raises.
+_DAMAGED = (
+    FileNotFoundError,
+    AttributeError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
+
 
 class ScoreCache:
     """A folder, on this machine or in an object store, that any number of processes may use at a time.
@@ -62,19 +78,22 @@ class ScoreCache:
         """The scores under this key, without those by other versions of packages; None for no file."""
         try:
             found = json.loads(self._read(key, "json"))
+            snr_db, clipped_share = found["snr_db"], found["clipped_share"]
+            if type(found["floored"]) is not bool:
+                return None
             return SignalScores(
                 values={
                     name: _value(entry)
                     for name, entry in found["values"].items()
                     if entry["packages"] == metric_packages(name)
                 },
-                snr_db=found["snr_db"],
-                clipped_share=found["clipped_share"],
+                snr_db=None if snr_db is None else float(snr_db),
+                clipped_share=float(clipped_share),
                 floored=found["floored"],
             )
         except InputError:
             raise
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        except _DAMAGED:
             return None
 
     def put(self, key: str, scores: SignalScores) -> None:
@@ -94,10 +113,12 @@ class ScoreCache:
     def get_audio(self, key: str) -> np.ndarray | None:
         """The signal that was put under this key, `[samples]`; None for no file."""
         try:
-            return np.asarray(np.load(io.BytesIO(self._read(key, "npy")), allow_pickle=False))
+            wav = np.load(io.BytesIO(self._read(key, "npy")), allow_pickle=False)
+            is_signal = isinstance(wav, np.ndarray) and wav.ndim == 1 and wav.dtype.kind == "f"
+            return wav if is_signal and np.isfinite(wav).all() else None
         except InputError:
             raise
-        except (FileNotFoundError, ValueError, EOFError):
+        except _DAMAGED:
             return None
 
     def put_audio(self, key: str, wav: np.ndarray) -> None:
@@ -217,7 +238,8 @@ def _by_content(value: Any, hashes: Mapping[str, str]) -> Any:
 def file_hashes(paths: Iterable[str], cache: FileCache) -> dict[str, str]:
     """SHA-256 of each readable file's bytes; of unchanged files from the cache."""
     stamps = [stamp for path in sorted(set(paths)) if (stamp := stamp_or_none(path)) is not None]
-    known: dict[str, str] = cache.get(_HASH_KIND, stamps)
+    cached = cache.get(_HASH_KIND, stamps)
+    known = {path: value for path, value in cached.items() if _is_sha256(value)}
     unknown = [stamp for stamp in stamps if stamp.path not in known]
     with ThreadPoolExecutor(_HASH_THREADS) as pool:
         hashed = dict(zip(unknown, pool.map(lambda stamp: _hash_or_none(stamp.path), unknown), strict=True))
@@ -225,6 +247,10 @@ def file_hashes(paths: Iterable[str], cache: FileCache) -> dict[str, str]:
     if new:
         cache.put(_HASH_KIND, new)
     return known | {stamp.path: sha256 for stamp, sha256 in new.items()}
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _hash_or_none(path: str) -> str | None:

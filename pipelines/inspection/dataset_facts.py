@@ -149,7 +149,13 @@ def _add_shard(facts: SplitFacts, reader: ShardReader, number: int, entry: Shard
     facts.failed += len(entry.failures)
     facts.failures += entry.failures[: _FAILURES_SHOWN - len(facts.failures)]
     for example, meta in reader.metadata(number):
-        _add_example(facts, example.samples / entry.sample_rate_hz, meta)
+        try:
+            _add_example(facts, example.samples / entry.sample_rate_hz, meta)
+        except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InputError(
+                f"{entry.split} shard {number}: example {example.example_id} has no valid description"
+                f" ({str(error)[:200]}); mix this shard again"
+            ) from error
 
 
 def _add_example(facts: SplitFacts, seconds: float, meta: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pipelines.core.progress import Progress
 from rwsa.audio_facts import AudioFacts, audio_facts
 from rwsa.corpora.manifest import Manifest
 from rwsa.errors import InputError
-from rwsa.file_cache import FileCache, FileStamp, stamp_or_none
+from rwsa.file_cache import FileCache, FileStamp, cached_as, stamp_or_none
 from rwsa.names import local_path, shown
 
 # Small enough to lose little when killed, large enough for task overhead to be negligible.
@@ -88,7 +88,8 @@ def read_recording_facts(
     for channel in {channel for _, channel in wanted}:
         known = (stamp for path, of in wanted if of == channel and (stamp := stamps[path]) is not None)
         for path, values in cache.get(_cache_kind(channel), known).items():
-            facts[path, channel] = AudioFacts(**values)
+            if (known_facts := cached_as(AudioFacts, values)) is not None:
+                facts[path, channel] = known_facts
     missing = [recording for key, recording in wanted.items() if key not in facts]
     chunks = list(_chunks(missing))
     hours = sum(one.seconds for one in missing) / 3600

@@ -76,6 +76,8 @@ def from_table(table: pa.Table) -> list[MixPlan]:
     Raises:
         KeyError, TypeError, ValueError: the table has other columns or damaged JSON.
     """
+    if not table.schema.equals(SCHEMA):
+        raise TypeError("other columns or types than a plan's")
     rows = table.to_pylist()
     for row in rows:
         for name in _TRANSFORMS:

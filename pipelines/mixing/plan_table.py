@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.mixing.plan_check import check_info, check_paths, check_row
 from pipelines.mixing.plan_schema import SCHEMA, from_table, to_table
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, atomic_write
@@ -33,6 +34,20 @@ _GROUPS_AT_ONCE = 128
 # With one row group per shard, the footer of a million rows, which every worker reads, would take tens of
 # megabytes.
 _GROUP_ROWS = 1024
+
+
+# What damaged Parquet, JSON and values raise.
+_UNREADABLE = (
+    OSError,
+    pa.ArrowException,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
 
 
 class MissingPlanError(InputError):
@@ -220,38 +235,66 @@ class PlanTable:
             values = json.loads(self._footer.metadata[_KEY])
             version = values["schema_version"]
             if version == SCHEMA_VERSION:
+                check_info(values, split=path.name.partition(".")[0])
                 self.info = PlanInfo(**values)
+                _check_footer(self._footer, self.info)
         except FileNotFoundError:
             raise MissingPlanError(
                 f"{path}: no such plan; create it with python -m pipelines.mix_shards"
             ) from None
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not a plan table ({error!r}); delete it and mix again") from error
+        except _UNREADABLE as error:
+            raise InputError(
+                f"{path}: not a plan table ({_short(error)}); delete it and mix again"
+            ) from error
         if version != SCHEMA_VERSION:
             raise InputError(
                 f"{path}: schema version {version}, but this program reads {SCHEMA_VERSION}; mix again"
             )
 
-    def shard(self, number: int) -> list[MixPlan]:
+    def shard(self, number: int, *, roots: Sequence[str] | None = None) -> list[MixPlan]:
         """The plans of shard `number`.
 
+        Args:
+            number: of the shard.
+            roots: folders below which all recordings must be; None allows any.
+
         Raises:
-            InputError: the table is damaged, or was made by another version of this program.
+            InputError: the table is damaged, names a recording elsewhere, or was made by another version of
+                this program.
         """
         group, start = divmod(number * self.info.shard_examples, self.info.group_rows)
-        return self._plans(group, start, self.info.shard_examples)
+        return self._plans(group, start, self.info.shard_examples, roots)
 
     def __iter__(self) -> Iterator[MixPlan]:
         """All plans, about a thousand in memory at a time."""
         for group in range(self._footer.num_row_groups):
-            yield from self._plans(group, 0, self.info.group_rows)
+            yield from self._plans(group, 0, self.info.group_rows, None)
 
-    def _plans(self, group: int, start: int, count: int) -> list[MixPlan]:
+    def _plans(self, group: int, start: int, count: int, roots: Sequence[str] | None) -> list[MixPlan]:
         try:
             with self.path.open("rb") as file:
                 table = pq.ParquetFile(file, metadata=self._footer).read_row_group(group)
-            return from_table(table.slice(start, count))
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            plans = from_table(table.slice(start, count))
+            first = group * self.info.group_rows + start
+            for number, plan in enumerate(plans, first):
+                check_row(plan, number, split=self.info.split, recipe=self.info.recipe)
+            if roots is not None:
+                check_paths(plans, roots)
+        except _UNREADABLE as error:
             raise InputError(
-                f"{self.path}: row group {group} is unreadable ({error!r}); delete the plan and mix again"
+                f"{self.path}: row group {group} is unreadable ({_short(error)}); delete the plan and"
+                " mix again"
             ) from error
+        return plans
+
+
+def _check_footer(footer: pq.FileMetaData, info: PlanInfo) -> None:
+    """Check that the rows and their groups are those that the information promises."""
+    sizes = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+    full, rest = divmod(info.rows, info.group_rows)
+    if sizes != [info.group_rows] * full + [rest] * (rest > 0):
+        raise ValueError("other row groups than planned")
+
+
+def _short(error: Exception) -> str:
+    return " ".join(repr(error).split())[:300]

@@ -48,12 +48,14 @@ class ShardJobs:
         run: id of the run; keeps a long-lived worker from using a plan that it cached for another run.
         splits: split and number of its shards.
         strict: end the run at the first example that cannot be rendered.
+        roots: folders of the card, below which all recordings must be; None allows any.
     """
 
     folder: str
     run: str
     splits: tuple[tuple[str, int], ...]
     strict: bool
+    roots: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return sum(shards for _, shards in self.splits)
@@ -126,7 +128,7 @@ def _table(folder: str, split: str, run: str) -> PlanTable:
 
 def _make(jobs: ShardJobs, split: str, number: int) -> ShardOutcome:
     table = _table(jobs.folder, split, jobs.run)
-    plans, folder = table.shard(number), location(jobs.folder)
+    plans, folder = table.shard(number, roots=jobs.roots), location(jobs.folder)
     path, rows_hash = entry_path(folder, split, number), plan_hash(plans)
     entry = entry_or_none(path)
     if entry is not None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from rwsa.audio import AudioInfo, read_info
 from rwsa.errors import InputError
-from rwsa.file_cache import FileCache, stamp_or_none
+from rwsa.file_cache import FileCache, cached_as, stamp_or_none
 from rwsa.names import local_path, shown
 
 # Reading a header is a few system calls and little Python: threads hide the latency of a disk or a network
@@ -29,7 +29,8 @@ def read_headers(paths: Sequence[str], cache: FileCache | None = None) -> list[A
         if cache is None:
             return _in_chunks(pool, _header, paths)
         stamps = dict(zip(paths, _in_chunks(pool, stamp_or_none, paths), strict=True))
-        cached = cache.get(_HEADERS, filter(None, stamps.values()))
+        found = cache.get(_HEADERS, filter(None, stamps.values()))
+        cached = {path: info for path, value in found.items() if (info := _cached_header(value)) is not None}
         fresh = [path for path in paths if path not in cached]
         read = dict(zip(fresh, _in_chunks(pool, _header, fresh), strict=True))
     new = {
@@ -39,7 +40,14 @@ def read_headers(paths: Sequence[str], cache: FileCache | None = None) -> list[A
     }
     if new:
         cache.put(_HEADERS, new)
-    return [AudioInfo(**cached[path]) if path in cached else read[path] for path in paths]
+    return [cached[path] if path in cached else read[path] for path in paths]
+
+
+def _cached_header(value: object) -> AudioInfo | None:
+    info = cached_as(AudioInfo, value)
+    return (
+        info if info is not None and min(info.sample_rate_hz, info.channels, info.samples + 1) > 0 else None
+    )
 
 
 Result = TypeVar("Result")
