@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from rwsa.mixing.plan_rows import MixPlan, SourceRange
 from rwsa.mixing.recipes import NoiseKind, PeakRule, SnrMeasure, Target
+from rwsa.names import local_path
 
 _MAX_RATE_HZ = 1_000_000
 # A day at 48 kHz; longer recordings are read in parts.
@@ -77,17 +78,19 @@ def check_paths(plans: Sequence[MixPlan], roots: Sequence[str]) -> None:
     Raises:
         ValueError: one is not.
     """
-    for path in {source.path for plan in plans for source in plan.sources()}:
+    for stored in {source.path for plan in plans for source in plan.sources()}:
+        path = str(local_path(stored))
         inside = os.path.normpath(path) == path and any(
             path.startswith(root.rstrip(os.sep) + os.sep) for root in roots
         )
-        _require(inside, f"path {path[:200]!r} outside the card's folders")
+        _require(inside, f"path {stored[:200]!r} outside the card's folders")
 
 
 def _check_source(source: SourceRange) -> None:
     for name, value in vars(source).items():
         _require(value is not None or name in _OPTIONAL, name)
-    _require(source.path.startswith(os.sep) and "\0" not in source.path, "path")
+    path = str(local_path(source.path))
+    _require(path.startswith(os.sep) and "\0" not in path, "path")
     _require(source.channel is None or _is_integer(source.channel, 0, 10**4), "channel")
     _require(_is_integer(source.sample_rate_hz, 1, _MAX_RATE_HZ), "sample_rate_hz")
     _require(_is_integer(source.clip_samples, 1, _MAX_SAMPLES), "clip_samples")

@@ -74,7 +74,7 @@ def test_an_unchanged_table_is_read(path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["/etc/passwd", "nowhere/speech-0.wav", "/nowhere/../etc/passwd", "../x.wav", "/nowhereelse/a.wav", "",
-     "/nowhere", "/nowhere/a\0.wav", None],
+     "/nowhere", "/nowhere/a\0.wav", "file:///etc/passwd", "file:///nowhere/..%2fx.wav", None],
 )  # fmt: skip
 @pytest.mark.parametrize("role", ["speech", "more_speech", "noise", "room"])
 def test_no_recording_outside_the_cards_folders_is_read(path: Path, name: str | None, role: str) -> None:
@@ -94,6 +94,11 @@ def test_no_recording_outside_the_cards_folders_is_read(path: Path, name: str | 
     )
     assert "row group 0" in str(jobs.make(0).error)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_recording_whose_name_is_not_utf8_is_below_its_folder(path: Path) -> None:
+    rewrite(path, lambda row: row["speech"].update(path="file:///nowhere/caf%E9.wav"))
+    assert PlanTable(path).shard(0, roots=["/nowhere"])[0].speech.path == "file:///nowhere/caf%E9.wav"
 
 
 ROW = {
