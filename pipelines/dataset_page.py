@@ -18,7 +18,7 @@ from pipelines.core.cli import as_location, mlflow_argument, storage_arguments, 
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, read_dataset_facts
-from pipelines.mixing.plan_table import PlanTable
+from pipelines.mixing.plan_table import planned_recipe
 from pipelines.reports.dataset_report import DatasetSample, dataset_html
 from rwsa.command_line import path_argument
 from rwsa.errors import InputError
@@ -107,7 +107,7 @@ def _planned_recipe(shards: Path) -> dict[str, Any] | None:
     """Recipe in the folder's first plan table; None without a plan table."""
     for path in sorted(shards.glob("*.plan.parquet")):
         try:
-            return PlanTable(path).info.recipe
+            return planned_recipe(path)
         except InputError as error:
             raise InputError(f"{error}, or name the recipe (--recipe)") from error
     return None

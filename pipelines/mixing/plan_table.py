@@ -219,6 +219,22 @@ def _leaves(name: str, column: pa.Array) -> Iterator[bytes]:
         yield pa.record_batch([column], [name]).serialize()
 
 
+def planned_recipe(path: StoragePath) -> dict[str, Any]:
+    """The recipe in a plan table's footer, which is all that is read.
+
+    Raises:
+        InputError: the table is missing or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            recipe = json.loads(pq.read_metadata(file).metadata[_KEY])["recipe"]
+        if not isinstance(recipe, dict):
+            raise TypeError("its recipe is no mapping")
+    except _UNREADABLE as error:
+        raise InputError(f"{path}: not a plan table ({_short(error)}); delete it, mix again") from error
+    return recipe
+
+
 class PlanTable:
     """A reader of one plan table: reads the footer once, then the rows of any shard."""
 
