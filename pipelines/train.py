@@ -47,10 +47,11 @@ from rwsa.files import (
 )
 from rwsa.lease import exclusive_lock
 from rwsa.shards.index import index_sha256, read_index
-from rwsa.training.checkpoints import STATE_FILE, local_folder
+from rwsa.training.checkpoints import STATE_FILE, DamagedCheckpointError, local_folder
 from rwsa.training.config import DataConfig, recipe_of
 from rwsa.training.context import StopSignal
-from rwsa.training.state import published_weights, verify_files
+from rwsa.training.saved_state import verify_files
+from rwsa.training.state import published_weights
 
 CONFIGS = CHECKOUT / "pipelines" / "configs"
 
@@ -143,7 +144,13 @@ def _publish(config: TrainRunConfig, weights: StoragePath) -> float:
     assert best is not None, "training ends with a checkpoint"
     assert latest is not None
     with local_folder(best) as checkpoint, atomic_write(weights) as temporary:
-        verify_files(checkpoint)
+        try:
+            verify_files(checkpoint)
+        except DamagedCheckpointError as error:
+            raise InputError(
+                f"{error}; it is the best checkpoint: restore {best}, or raise max_steps to train until"
+                " there is a better one"
+            ) from error
         shutil.copyfile(published_weights(checkpoint), temporary)
     score = read_json(latest / STATE_FILE)["best_score"]
     return math.nan if score is None else float(score)

@@ -158,9 +158,8 @@ class _ScoreReporter:
         Includes the score of a checkpoint that was saved but not reported.
         """
         progress = self._files.progress(self._trial.name)
-        latest = checkpoints_of(self._trial.train).latest()
-        if latest is not None:
-            about = read_json(latest / STATE_FILE)
+        about = _newest_state(self._trial)
+        if about is not None:
             reported = progress.reports[-1][0] if progress.reports else 0
             if about["step"] > reported and about.get("score") is not None:
                 self._save(about["step"], about["score"])
@@ -187,6 +186,20 @@ class _ScoreReporter:
         progress = progress.with_report(step, score, now - self._since, point=self._trial.point)
         self._files.save_progress(self._trial.name, progress)
         self._since = now
+
+
+def _newest_state(trial: Trial) -> dict[str, Any] | None:
+    """`state.json` of the newest checkpoint; None if there is none, or if training will set it aside."""
+    latest = checkpoints_of(trial.train).latest()
+    if latest is None:
+        return None
+    try:
+        about = read_json(latest / STATE_FILE)
+    except UnreachableError:
+        raise
+    except InputError:
+        return None
+    return about if isinstance(about, dict) and isinstance(about.get("step"), int) else None
 
 
 def _load_donor_checkpoint(trial: Trial) -> None:

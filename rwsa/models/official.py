@@ -81,9 +81,9 @@ _PARTS = {
 }
 
 
-def is_official(state: Mapping[str, object]) -> bool:
-    """Whether a checkpoint has the authors' outer structure."""
-    return isinstance(state.get("generator"), Mapping)
+def is_official(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether any tensor has one of the authors' names, none of which is one of ours."""
+    return any(name.startswith(tuple(_PREFIXES)) for name in tensors)
 
 
 def read_official(state: Mapping[str, Tensor], *, where: str) -> tuple[ModelConfig, dict[str, Tensor]]:

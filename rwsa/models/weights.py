@@ -6,12 +6,13 @@ Nothing is unpickled as code.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,26 +22,102 @@ from rwsa.files import StoragePath, atomic_write, is_file, is_remote, local_copy
 from rwsa.models.build import Network, build_model
 from rwsa.models.config import SIZES, ModelConfig
 from rwsa.models.official import is_official, read_official
+from rwsa.models.weight_files import read_tensors, stored_config
+
+_GIVE_OTHERS = "give other weights, such as an earlier checkpoint's"
+_SHOWN_CHARACTERS = 100
+_LARGEST_STATE = 4096
 
 
 def load_model(source: str | StoragePath, *, device: str | torch.device = "cpu") -> Network:
     """Load a trained model, in eval mode.
 
     Args:
-        source: path or URL of a `.safetensors` file that `save_model` wrote, or of a checkpoint in the
-            paper's published format.
+        source: path or URL of a file that `save_model` wrote, of a checkpoint in the paper's published
+            format, or of plain weights of either, also as DDP, torch.compile or Lightning save them.
         device: where to put the model.
 
     Raises:
-        InputError: the file is missing, has neither format, or its weights do not fit; or `source` is the
-            name of a size, which has no trained weights.
+        InputError: the file is missing, has neither format, or its weights do not fit or are not finite; or
+            `source` is the name of a size, which has no trained weights.
     """
     path = weights_file(source)
     with local_copy(path) as file:
-        config, weights = _read_safetensors(file) if path.suffix == ".safetensors" else _read_published(file)
+        tensors, metadata = read_tensors(file, where=str(path))
+    config, weights = _described(tensors, metadata, where=str(path))
     model = build_model(config)
-    load_weights(model, weights, where=str(path))
+    load_weights(model, _without_copies(model, weights), where=str(path))
+    check_finite(weights_of(model), where=str(path))
     return model.to(device).eval()
+
+
+def _described(
+    tensors: dict[str, Tensor], metadata: Mapping[str, str], *, where: str
+) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """The configuration and weights of a file's tensors, which fit each other in number and shapes."""
+    values = stored_config(metadata, where=where)
+    if values is None and is_official(tensors):
+        config, tensors = read_official(tensors, where=where)
+    elif values is None:
+        size = _fitting_size(tensors)
+        if size is None:
+            shown = ", ".join(name[:_SHOWN_CHARACTERS] for name in sorted(tensors)[:2])
+            raise InputError(
+                f"{where}: holds no model configuration, and its {len(tensors)} tensors ({shown}, …) are"
+                f" those of none of the sizes {', '.join(SIZES)}; give weights that training wrote, or"
+                " published ones"
+            )
+        config = SIZES[size]
+    else:
+        config = build(ModelConfig, values, where=where)
+    if config in SIZES.values():
+        return config, tensors
+    # Shapes first: a configuration from elsewhere may ask for more memory than there is.
+    if _blocks_in(tensors) != config.blocks or config.d_state * config.expand > _LARGEST_STATE:
+        raise InputError(
+            f"{where}: its configuration ({config.summary}) is not that of its weights; {_GIVE_OTHERS}"
+        )
+    with torch.device("meta"):
+        model = build_model(config)
+    aliases = model.state_dict().keys() - weights_of(model).keys()
+    _check_fit(model, {n: t for n, t in tensors.items() if n not in aliases}, where=where)
+    return config, tensors
+
+
+def _without_copies(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without a `state_dict`'s equal copies of shared tensors, which have several names there."""
+    own = weights_of(model)
+    first = {tensor.data_ptr(): name for name, tensor in own.items()}
+    copies = {
+        name: first[tensor.data_ptr()] for name, tensor in model.state_dict().items() if name not in own
+    }
+    return {
+        name: tensor
+        for name, tensor in weights.items()
+        if name not in copies or copies[name] not in weights or not torch.equal(tensor, weights[copies[name]])
+    }
+
+
+def _fitting_size(weights: Mapping[str, Tensor]) -> str | None:
+    """The named size whose tensors have these names and shapes."""
+    first = weights.get("encoder.widen.0.weight")
+    for name, config in SIZES.items():
+        likely = first is not None and first.dim() > 0 and len(first) == config.channels
+        if likely and _blocks_in(weights) == config.blocks:
+            with torch.device("meta"):
+                model = build_model(config)
+            own, named = weights_of(model), model.state_dict()
+            if own.keys() <= weights.keys() <= named.keys() and all(
+                tensor.shape == named[name].shape for name, tensor in weights.items()
+            ):
+                return name
+    return None
+
+
+def _blocks_in(weights: Mapping[str, Tensor]) -> int:
+    """The number of blocks per stage, by the names of tensors."""
+    blocks = (re.match(r"(?:middle\.)?blocks\.(\d+)\.", name) for name in weights)
+    return len({match[1] for match in blocks if match})
 
 
 def weights_file(source: str | StoragePath) -> StoragePath:
@@ -107,21 +184,56 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str)
     """Copy weights into a model; names and shapes must match exactly.
 
     Raises:
-        InputError: listing missing, unexpected and misshapen tensors; the model is then unchanged.
+        InputError: naming missing, unexpected and misshapen tensors; the model is then unchanged.
     """
     own = weights_of(model)
-    problems = [f"missing {name}" for name in own.keys() - weights.keys()]
-    problems += [f"unexpected {name}" for name in weights.keys() - own.keys()]
-    problems += [
-        f"{name} is {list(weights[name].shape)} where {list(own[name].shape)} is expected"
-        for name in own.keys() & weights.keys()
-        if weights[name].shape != own[name].shape
-    ]
-    if problems:
-        raise InputError(f"{where}: weights do not fit the model: {'; '.join(sorted(problems))}")
+    _check_fit(model, weights, where=where)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])
+
+
+def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
+    own = weights_of(model)
+    both = sorted(own.keys() & weights.keys())
+    kinds = {
+        "missing": sorted(own.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - own.keys()),
+        "": [
+            f"{name} is {list(weights[name].shape)} where {list(own[name].shape)} is expected"
+            for name in both
+            if weights[name].shape != own[name].shape
+        ],
+        "not of real numbers:": [
+            name for name in both if own[name].is_floating_point() and not weights[name].is_floating_point()
+        ],
+    }
+    problems = [f"{kind} {_shown(items)}".lstrip() for kind, items in kinds.items() if items]
+    if not problems:
+        return
+    size = _fitting_size(weights)
+    hint = "" if size is None else f"; they fit the size {size}"
+    raise InputError(f"{where}: weights do not fit the model: {'; '.join(problems)}{hint}")
+
+
+def _shown(items: Sequence[str]) -> str:
+    """The first two of many."""
+    more = f" and {len(items) - 2} more" if len(items) > 2 else ""
+    return ", ".join(item[:_SHOWN_CHARACTERS] for item in items[:2]) + more
+
+
+def check_finite(weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Refuse weights with NaN or infinity, whose output would be noise at full scale.
+
+    Raises:
+        InputError: naming the first such tensor.
+    """
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(
+                f"{where}: '{name}' holds values that are not finite (NaN or infinity): its training has"
+                f" diverged; {_GIVE_OTHERS}"
+            )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -130,33 +242,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file is missing, damaged, or was not written by this project.
     """
-    return _read_safetensors(path)[1]
-
-
-def _read_safetensors(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
-    if "config" not in metadata:
+    tensors, metadata = read_tensors(path, where=str(path))
+    if stored_config(metadata, where=str(path)) is None:
         raise InputError(f"{path}: holds no model configuration; it was not written by this project")
-    try:
-        values = dict(json.loads(metadata["config"]))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: its model configuration is not readable ({error})") from error
-    return build(ModelConfig, values, where=str(path)), weights
-
-
-def _read_published(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise any exception
-        raise InputError(
-            f"{path}: neither safetensors nor a checkpoint of plain tensors; it is damaged, or holds code,"
-            " which is never run"
-        ) from error
-    if not isinstance(state, Mapping) or not is_official(state):
-        raise InputError(f"{path}: not the published format, which is {{'generator': weights}}")
-    return read_official(state["generator"], where=str(path))
+    return tensors

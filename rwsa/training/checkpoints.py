@@ -26,7 +26,13 @@ from rwsa.files import (
 )
 
 STATE_FILE = "state.json"
+DAMAGED = ".damaged"
 _NAME = re.compile(r"step-(\d{6,})")
+_FILE = re.compile(r"\w[\w.-]*\.(?:json|safetensors)")
+
+
+class DamagedCheckpointError(InputError):
+    """A checkpoint's files are missing, truncated or changed, or do not fit each other."""
 
 
 class Checkpoints:
@@ -46,7 +52,7 @@ class Checkpoints:
         Raises:
             InputError: it cannot be written; earlier checkpoints stay intact.
         """
-        path = self._path(step)
+        path = self.path(step)
         try:
             if not is_remote(self.folder):
                 for leftover in self.folder.glob(".step-*"):  # of a killed process
@@ -56,7 +62,7 @@ class Checkpoints:
             newest = self.steps()[-self._keep :]
             for old in self.steps():
                 if old not in newest and old != best_step:
-                    remove_folder(self._path(old), first=STATE_FILE)
+                    remove_folder(self.path(old), first=STATE_FILE)
         except (InputError, OSError) as error:
             reason = error_reason(error).removeprefix(f"{path}: ")
             raise InputError(
@@ -79,21 +85,51 @@ class Checkpoints:
         self.save(step, copy, best_step=None)
         for old in before:
             if old in self.steps():
-                remove_folder(self._path(old), first=STATE_FILE)
+                remove_folder(self.path(old), first=STATE_FILE)
 
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, ascending."""
         named = [(match, path) for path in list_folder(self.folder) if (match := _NAME.fullmatch(path.name))]
         return sorted(int(match[1]) for match, path in named if is_file(path / STATE_FILE))
 
+    def found(self) -> list[int]:
+        """`steps`, and in a folder also checkpoints without `state.json`, which only damage explains."""
+        if is_remote(self.folder):
+            return self.steps()  # an interrupted upload leaves such a checkpoint
+        names = (_NAME.fullmatch(path.name) for path in list_folder(self.folder))
+        return sorted(int(match[1]) for match in names if match)
+
+    def set_aside(self, step: int) -> StoragePath:
+        """Rename a damaged checkpoint to `step-….damaged`, and return its new location.
+
+        Raises:
+            InputError: it cannot be renamed.
+        """
+        path = self.path(step)
+        aside = path.with_name(path.name + DAMAGED)
+        try:
+            remove_folder(aside, first=STATE_FILE)
+            if not is_remote(path):
+                path.rename(str(aside))
+                return aside
+            names = [file.name for file in list_folder(path)]
+            with store_errors(path):
+                for name in sorted(names, key=lambda name: name != STATE_FILE):
+                    path.fs.mv(f"{path.path}/{name}", f"{path.path}{DAMAGED}/{name}")
+        except OSError as error:
+            raise InputError(
+                f"{path}: damaged, and cannot be renamed ({error_reason(error)}); make the folder writable"
+            ) from error
+        return aside
+
     def at(self, step: int) -> StoragePath | None:
         """The checkpoint of a step, if it exists."""
-        return self._path(step) if step in self.steps() else None
+        return self.path(step) if step in self.steps() else None
 
     def latest(self) -> StoragePath | None:
         """The newest checkpoint, from which a run resumes."""
         steps = self.steps()
-        return self._path(steps[-1]) if steps else None
+        return self.path(steps[-1]) if steps else None
 
     def best(self) -> StoragePath | None:
         """The checkpoint with the highest validation score; the newest if none was validated.
@@ -105,7 +141,7 @@ class Checkpoints:
         if latest is None:
             return None
         step = read_json(latest / STATE_FILE)["best_step"]
-        best = latest if step is None else self._path(step)
+        best = latest if step is None else self.path(step)
         if not is_file(best / STATE_FILE):
             raise InputError(
                 f"{best}: the best checkpoint according to {latest.name} is missing; restore it, or train"
@@ -113,7 +149,8 @@ class Checkpoints:
             )
         return best
 
-    def _path(self, step: int) -> StoragePath:
+    def path(self, step: int) -> StoragePath:
+        """Where the checkpoint of a step is, whether it exists or not."""
         return self.folder / f"step-{step:06d}"
 
 
@@ -125,6 +162,8 @@ def local_folder(checkpoint: StoragePath) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="rwsa-checkpoint-") as folder:
         for path in list_folder(checkpoint):
+            if not _FILE.fullmatch(path.name):
+                continue
             with store_errors(path):
                 content = path.read_bytes()
             (Path(folder) / path.name).write_bytes(content)

@@ -13,12 +13,12 @@ from rwsa.errors import DivergedError, InputError, PreemptedError
 from rwsa.models.unet import RWSAMambaUNet
 from rwsa.training import hang, ranks
 from rwsa.training.adversary import Adversary
-from rwsa.training.checkpoints import local_folder
 from rwsa.training.config import TrainConfig
 from rwsa.training.context import WorkerContext
 from rwsa.training.data import SegmentBatch, TrainData
 from rwsa.training.hang import HangWatch
 from rwsa.training.memory import explain_out_of_memory
+from rwsa.training.resuming import resume
 from rwsa.training.state import TrainState
 from rwsa.training.step import TrainStep
 from rwsa.training.throughput import ThroughputMeter
@@ -46,7 +46,7 @@ def _fit(config: TrainConfig, context: WorkerContext, watch: HangWatch) -> Train
         raise InputError("the ranks read different data; give all of them the same files, then start again")
     with explain_out_of_memory():
         state = TrainState(config, context.device)
-        _resume(state, context, data.identity())
+        resume(state, context, data.identity())
     segments = data.segments(
         state.cursor,
         global_batch_size=config.global_batch_size,
@@ -59,21 +59,6 @@ def _fit(config: TrainConfig, context: WorkerContext, watch: HangWatch) -> Train
         adversary = None if state.discriminator is None else stack.enter_context(Adversary(state, context))
         _Run(config, context, watch, state, adversary, data.identity()).train(segments)
     return state
-
-
-def _resume(state: TrainState, context: WorkerContext, order_identity: str) -> None:
-    steps = context.checkpoints.steps()
-    if not ranks.same_everywhere(f"{steps[-1] if steps else 0:x}", context.device):
-        raise InputError(
-            f"{context.checkpoints.folder}: the ranks see different checkpoints; keep them in a folder that"
-            " all nodes share, or in an object store"
-        )
-    latest = context.checkpoints.latest()
-    if latest is not None:
-        with local_folder(latest) as folder:
-            state.load(folder, order_identity=order_identity)
-        if state.best_step not in steps:  # it was deleted
-            state.reset_best()
 
 
 class _Run:

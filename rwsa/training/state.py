@@ -4,7 +4,7 @@ Files of a checkpoint (rwsa.training.checkpoints):
 - `generator.safetensors`: loadable by `rwsa.load_model`;
 - `averaged.safetensors`: the same for the EMA weights, if enabled;
 - `state.safetensors`: discriminator, both optimisers, and the discriminator's pending pair;
-- `state.json`: step, sample cursor, best score, configuration hashes, and the SHA-256 of the other files.
+- `state.json`: step, sample cursor, best score, settings and hashes, and the SHA-256 of the other files.
 
 The learning rate is a function of the step, and random draws are keyed by step and sample, so there is no
 scheduler or random state to save.
@@ -25,10 +25,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rwsa.config import config_hash
 from rwsa.errors import InputError
-from rwsa.files import read_json, sha256_of, write_json
+from rwsa.files import sha256_of, write_json
 from rwsa.models.build import Network, build_model
 from rwsa.models.discriminator import MetricDiscriminator
 from rwsa.models.weights import (
+    check_finite,
     load_weights,
     read_weights,
     save_model,
@@ -36,24 +37,36 @@ from rwsa.models.weights import (
     write_tensors,
 )
 from rwsa.shards.sampling import Cursor
-from rwsa.training.checkpoints import STATE_FILE
+from rwsa.training.checkpoints import STATE_FILE, DamagedCheckpointError
 from rwsa.training.config import TrainConfig
 from rwsa.training.optimiser import adamw, learning_rate, optimiser_tensors, restore_optimiser
+from rwsa.training.saved_state import (
+    AVERAGED,
+    GENERATOR,
+    TENSORS,
+    SavedState,
+    changed_settings,
+    damage,
+    listed,
+    read_saved,
+    settings_of,
+    verify_files,
+)
 
-AVERAGED = "averaged.safetensors"
 _NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def published_weights(checkpoint: Path) -> Path:
     """A checkpoint's weights for inference: the EMA weights if saved, otherwise the generator's."""
     averaged = checkpoint / AVERAGED
-    return averaged if averaged.is_file() else checkpoint / "generator.safetensors"
+    return averaged if averaged.is_file() else checkpoint / GENERATOR
 
 
 class TrainState:
     """Models, optimisers, step, sample cursor and best score.
 
-    `pending` is the discriminator's pending pair of a loaded checkpoint.
+    `pending` is the discriminator's pending pair of a loaded checkpoint, `changed` the settings that differ
+    from its own.
     """
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
@@ -80,6 +93,7 @@ class TrainState:
         self.best_step: int | None = None
         self.score: float | None = None
         self.validations_since_best = 0
+        self.changed: dict[str, str] = {}
 
     @property
     def published(self) -> Network:
@@ -126,7 +140,7 @@ class TrainState:
         Raises:
             InputError: it cannot be written.
         """
-        save_model(folder / "generator.safetensors", self.generator, {"step": self.step})
+        save_model(folder / GENERATOR, self.generator, {"step": self.step})
         tensors = {
             f"{name}.{key}": tensor
             for name, optimiser in self.optimisers().items()
@@ -135,7 +149,7 @@ class TrainState:
         if self.discriminator is not None:
             tensors |= {f"discriminator.{k}": v for k, v in weights_of(self.discriminator).items()}
         tensors |= {f"pending.{name}": tensor for name, tensor in pending.items()}
-        write_tensors(folder / "state.safetensors", tensors)
+        write_tensors(folder / TENSORS, tensors)
         if self.averaged is not None:
             save_model(folder / AVERAGED, self.published, {"step": self.step})
         write_json(
@@ -154,6 +168,7 @@ class TrainState:
                 "order": order_identity,
                 "model": config_hash(self.config.model),
                 "loss_weights": config_hash(self.config.loss_weights),
+                "settings": settings_of(self.config),
             },
         )
 
@@ -161,45 +176,72 @@ class TrainState:
         """Load a checkpoint.
 
         Raises:
-            InputError: a file is damaged; model, loss weights or data differ; or a tensor is missing,
-                unexpected or of the wrong shape.
+            DamagedCheckpointError: a file is missing or damaged, or a tensor missing, unexpected, of the
+                wrong shape or not finite; what was loaded before must not be used.
+            InputError: model, loss weights or data differ.
         """
-        saved = read_json(folder / STATE_FILE)
+        saved = read_saved(folder)
         verify_files(folder)
-        for key, current in (
-            ("order", order_identity),
-            ("model", config_hash(self.config.model)),
-            ("loss_weights", config_hash(self.config.loss_weights)),
+        self.changed = changed_settings(saved, self.config)
+        self._refuse_other(saved, folder, order_identity)
+        with damage(folder):
+            generator, tensors = read_weights(folder / GENERATOR), load_file(folder / TENSORS)
+            check_finite(generator, where=str(folder / GENERATOR))
+        pending = self._checked_pending(_part(tensors, "pending"), folder)
+        with damage(folder):
+            self._load_tensors(saved, folder, generator, tensors)
+        self.pending, self.step, self.cursor = pending, saved.step, Cursor(**vars(saved.cursor))
+        self.validations_since_best, self.best_step = saved.validations_since_best, saved.best_step
+        self.best_score = -math.inf if saved.best_score is None else saved.best_score
+        if "best_metric" in self.changed:
+            self.reset_best()
+
+    def _refuse_other(self, saved: SavedState, folder: Path, order_identity: str) -> None:
+        changed = listed(self.changed)
+        for key, before, now in (
+            ("order", saved.order, order_identity),
+            ("model", saved.model, config_hash(self.config.model)),
+            ("loss_weights", saved.loss_weights, config_hash(self.config.loss_weights)),
         ):
-            if saved.get(key) != current:
+            if before != now:
                 raise InputError(
-                    f"{folder}: was saved with another '{key}' ({saved.get(key)}, now {current});"
+                    f"{folder}: was saved with another '{key}' ({changed or f'{before}, now {now}'});"
                     " give the run another name, or the configuration it was started with"
                 )
-        load_weights(self.generator, read_weights(folder / "generator.safetensors"), where=str(folder))
-        tensors = load_file(folder / "state.safetensors")
+        if (saved.averaged is None) != (self.averaged is None):
+            with_or_without = "without" if saved.averaged is None else "with"
+            raise InputError(
+                f"{folder}: was saved {with_or_without} an average of the weights (average_decay); give the"
+                " run another name, or the configuration it was started with"
+            )
+
+    def _load_tensors(
+        self, saved: SavedState, folder: Path, generator: dict[str, Tensor], tensors: dict[str, Tensor]
+    ) -> None:
+        load_weights(self.generator, generator, where=str(folder))
         parts = {*self.optimisers(), *(() if self.discriminator is None else ("discriminator", "pending"))}
         if unknown := sorted(name for name in tensors if name.split(".")[0] not in parts):
-            raise InputError(f"{folder}: state.safetensors holds unexpected {', '.join(unknown)}")
+            raise InputError(f"{folder}: {TENSORS} holds unexpected {', '.join(unknown[:3])}")
         if self.discriminator is not None:
             load_weights(self.discriminator, _part(tensors, "discriminator"), where=str(folder))
         for name, optimiser in self.optimisers().items():
-            if name in saved["stepped"]:  # before its first step an optimiser has no state
+            optimiser.state.clear()
+            if name in saved.stepped:  # before its first step an optimiser has no state
                 restore_optimiser(optimiser, _part(tensors, name), where=f"{folder}: {name}")
-        self._load_average(folder, saved["averaged"])
-        if saved["scaler"]:  # float16 only
-            self.scaler.load_state_dict(saved["scaler"])
-        self.pending = self._checked_pending(_part(tensors, "pending"), folder)
-        self.validations_since_best, self.best_step = saved["validations_since_best"], saved["best_step"]
-        self.step = saved["step"]
-        self.cursor = Cursor(**saved["cursor"])
-        self.best_score = -math.inf if saved["best_score"] is None else saved["best_score"]
+        if self.averaged is not None and saved.averaged is not None:
+            path = folder / AVERAGED
+            load_weights(self.averaged.module, read_weights(path), where=str(path))
+            self.averaged.n_averaged.fill_(saved.averaged)
+        if saved.scaler:  # float16 only
+            self.scaler.load_state_dict(saved.scaler)
 
     def _checked_pending(self, pending: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
         batch = self.config.global_batch_size
         if pending and pending.keys() != {"clean", "enhanced", "target"}:
-            raise InputError(f"{folder}: the discriminator's pending pair has the parts {sorted(pending)}")
+            raise DamagedCheckpointError(f"{folder}: the discriminator's pending pair lacks a part")
         for name, tensor in pending.items():
+            if tensor.dim() == 0:
+                raise DamagedCheckpointError(f"{folder}: the discriminator's pending {name} has no segments")
             if len(tensor) != batch:
                 raise InputError(
                     f"{folder}: the discriminator's pending pair ({name}) has {len(tensor)} segments, and"
@@ -207,39 +249,12 @@ class TrainState:
                 )
         return pending
 
-    def _load_average(self, folder: Path, averaged: int | None) -> None:
-        if (averaged is None) != (self.averaged is None):
-            saved = "without" if averaged is None else "with"
-            raise InputError(
-                f"{folder}: was saved {saved} an average of the weights (average_decay); give the run"
-                " another name, or the configuration it was started with"
-            )
-        if self.averaged is not None and averaged is not None:
-            path = folder / AVERAGED
-            load_weights(self.averaged.module, read_weights(path), where=str(path))
-            self.averaged.n_averaged.fill_(averaged)
-
     def optimisers(self) -> dict[str, torch.optim.AdamW]:
         """Both optimisers by their names in a checkpoint."""
         optimisers = {"generator_optimiser": self.generator_optimiser}
         if self.discriminator_optimiser is not None:
             optimisers["discriminator_optimiser"] = self.discriminator_optimiser
         return optimisers
-
-
-def verify_files(folder: Path) -> None:
-    """Check a checkpoint's files against their SHA-256.
-
-    Raises:
-        InputError: a file is damaged or missing.
-    """
-    for name, sha256 in read_json(folder / STATE_FILE)["files"].items():
-        path = folder / name
-        if not path.is_file() or sha256_of(path) != sha256:
-            raise InputError(
-                f"{path}: damaged or missing (its SHA-256 is not that in {STATE_FILE}); delete {folder} to"
-                " resume from the previous checkpoint"
-            )
 
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
