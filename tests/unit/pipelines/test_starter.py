@@ -185,7 +185,7 @@ class TestFetch:
         monkeypatch.setattr(starter, "write_noises", interrupt)
         with pytest.raises(KeyboardInterrupt):
             starter.fetch_starter(tmp_path / "out/starter")
-        assert list((tmp_path / "out").iterdir()) == []
+        assert list(tmp_path.rglob("out/*")) == []
 
     def test_another_folder_is_never_overwritten(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("years of work")
