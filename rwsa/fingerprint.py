@@ -47,11 +47,11 @@ SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
         # enhancing
-        "6fb1ed82a94628a38cde7c8ed8d61bf99b3811fb805551d2bbbba41586541f27": (
+        "c45be54edd659e205b7cf848d7133e7ba2bc6ec4236f9b2983aa459e98fe5fa3": (
             "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
         ),
         # mixing
-        "e737cd5e175c10dff78c944ac03a547d5b5831dcd9a5ff4acff2809275b15180": (
+        "480b5911eb7ffb9d9086020a0e835aa470aecee43caa1d904e7664115a46e3f9": (
             "5bf499aae371f9526bfa161834401141e0a9e0608284323682a8c4115f280fd2"
         ),
     }
