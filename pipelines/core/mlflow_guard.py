@@ -15,6 +15,7 @@ import sqlite3
 import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import HTTPError, URLError
@@ -191,7 +192,7 @@ def check_reachable(uri: str) -> None:
         )
     try:
         ping(uri)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:  # HTTPException: it answers, but not in HTTP
         if isinstance(getattr(error, "reason", None), ssl.SSLError):
             raise explained(error, uri) from error
         raise TrackingError(
@@ -221,12 +222,14 @@ def ping(uri: str) -> None:
 
 def _check_sqlite(uri: str, file: Path) -> None:
     """Check a SQLite file before MLflow opens it, which would try a locked one for minutes."""
-    where, folder = f"storage.tracking_uri {uri}", file.resolve().parent
+    where, folder = f"storage.tracking_uri {uri}", file.parent
     try:
+        folder = file.resolve().parent
         folder.mkdir(parents=True, exist_ok=True)
         size = file.stat().st_size if file.exists() else 0
-    except OSError as error:
-        raise InputError(f"{where}: {folder} cannot be created ({error.strerror})") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        reason = error.strerror if isinstance(error, OSError) else "links in a circle"
+        raise InputError(f"{where}: {folder} cannot be created ({reason})") from error
     if not os.access(folder, os.W_OK):
         raise InputError(f"{where}: {folder} is not writable")
     if file.is_dir():

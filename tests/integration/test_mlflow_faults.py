@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import stat
 import threading
@@ -208,6 +209,29 @@ def test_an_address_that_is_none_is_refused(tmp_path: Path, uri: str) -> None:
     line = refusal(StorageConfig(root=str(tmp_path), tracking_uri=uri))
     assert "storage.tracking_uri" in line
     assert "secret" not in line
+
+
+def test_a_file_behind_links_in_a_circle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for file in ("loop", "loop/mlflow.db"):
+        uri = f"sqlite:///{tmp_path}/{file}"
+        assert f"storage.tracking_uri {uri}" in refusal(StorageConfig(root=str(tmp_path), tracking_uri=uri))
+
+
+def test_a_server_that_does_not_speak_http_is_refused(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        uri = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        assert "does not answer" in refusal(StorageConfig(root=str(tmp_path), tracking_uri=uri))
+        thread.join()
 
 
 def test_a_folder_of_any_name_holds_the_database(database: Path, tmp_path: Path) -> None:
