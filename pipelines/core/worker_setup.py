@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from rwsa.machine import is_writable, private_folder
@@ -34,16 +35,22 @@ def set_up_machine() -> None:
             " (RAY_TMPDIR)",
             file=sys.stderr,
         )
-    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not _has_token():
-        home = Path.home()
-        if not is_writable(home) or ((home / ".ray").exists() and not is_writable(home / ".ray")):
-            # Ray would write a new token there. This one is known to this process and its workers only.
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-def _has_token() -> bool:
     named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    return named or (Path.home() / ".ray" / "auth_token").is_file()
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not named:
+        _prepare_token(Path.home())
+
+
+def _prepare_token(home: Path) -> None:
+    """Have a token where Ray cannot write one, and let nobody else read the one that it writes."""
+    folder = home / ".ray"
+    if (folder / "auth_token").is_file() or is_writable(folder if folder.exists() else home):
+        # Ray writes its token with the user's mask, often readable by all.
+        with suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.stat().st_mode & 0o077:
+                folder.chmod(0o700)
+    else:  # a token that is known to this process and its workers only
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def set_up_local_worker() -> None:

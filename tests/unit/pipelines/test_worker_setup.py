@@ -67,3 +67,12 @@ def test_where_home_is_read_only_ray_gets_a_token_of_its_own(
     (machine_environment / ".ray" / "auth_token").write_text("a-token")
     set_up_machine()
     assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_nobody_else_reads_rays_token(machine_environment: Path) -> None:
+    folder = machine_environment / ".ray"
+    set_up_machine()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o755)  # as Ray makes it
+    set_up_machine()
+    assert folder.stat().st_mode & 0o777 == 0o700
