@@ -25,7 +25,7 @@ if ! mkdir -m 700 "$folder" 2>/dev/null &&
   exit 2
 fi
 
-# password HOME: print the password of the first start, which is written once.
+# The first start makes a password, and writes it once.
 credentials=$HOME/.mlflow/credentials
 if [[ ! -e $credentials ]]; then
   [[ ! -e $folder/login.db ]] || { say "$credentials is missing, but $folder has users; restore it, or remove $folder"; exit 2; }
