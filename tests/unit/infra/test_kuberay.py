@@ -125,7 +125,7 @@ def test_everything_named_exists(resources: list[Resource]) -> None:
     assert secrets <= SECRETS
     readme = (CHECKOUT / "infra" / "README.md").read_text()
     created = {
-        name: re.findall(r"--from-literal=(\w+)=", rest)
+        name: re.findall(r"--from-(?:literal|file)=(\w+)=", rest)
         for name, rest in re.findall(r"create secret generic (\S+) (.*)", readme)
     }
     assert [secret for secret in secrets if secret not in created] == []

@@ -159,6 +159,15 @@ def test_tensors_in_another_structure_are_refused(tmp_path: Path, content: Any) 
         load_model(tmp_path / "m.pth")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, model: RWSAMambaUNet, value: float) -> None:
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = value
+    save_model(tmp_path / "m.safetensors", model)
+    with pytest.raises(InputError, match=r"m\.safetensors: '.*' holds values that are not finite"):
+        load_model(tmp_path / "m.safetensors")
+
+
 @pytest.mark.parametrize("config", [None, "{", "[1]", json.dumps({"chanels": 8})])
 def test_safetensors_without_a_usable_configuration_are_refused(tmp_path: Path, config: str | None) -> None:
     metadata = None if config is None else {"config": config}

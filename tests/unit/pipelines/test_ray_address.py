@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+from ray._private import services
 
 from pipelines.core import ray_address
 from pipelines.core.ray_address import check_address
@@ -64,3 +65,11 @@ def test_closed_ports_and_unknown_hosts_are_refused() -> None:
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match=r"not HOST:PORT|not an address"):
         check_address(address)
+
+
+def test_auto_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "find_gcs_addresses", set)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda temp_dir: None)
+    with pytest.raises(ValueError, match="no Ray runs on this machine; start one with 'ray start --head'"):
+        check_address("auto")
