@@ -34,6 +34,10 @@ if [[ ! -e $credentials ]]; then
     "$("$programs/python" -c 'import secrets; print(secrets.token_urlsafe(24))')" >"$credentials"
   say "wrote the login to $credentials"
 fi
+if [[ ! -e $folder/login.db ]] && ! grep -q '^mlflow_tracking_username *= *admin *$' "$credentials"; then
+  say "$credentials is not the login of an administrator; move it away, and start again to create one"
+  exit 2
+fi
 # Read by the server at its first start only, and by nobody else: neither is in a command line.
 MLFLOW_AUTH_ADMIN_PASSWORD=$(sed -n 's/^mlflow_tracking_password *= *//p' "$credentials")
 [[ -s $folder/key ]] || "$programs/python" -c 'import secrets; print(secrets.token_hex(32))' >"$folder/key"

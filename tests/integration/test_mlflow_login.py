@@ -116,3 +116,15 @@ def test_a_folder_that_others_made_is_refused(tmp_path: Path, planted: str) -> N
     assert done.returncode == 2
     assert "is not a folder of yours" in done.stderr
     assert not (tmp_path / "home" / ".mlflow").exists()
+
+
+def test_the_login_of_another_user_does_not_become_the_administrators(tmp_path: Path) -> None:
+    credentials = tmp_path / "home" / ".mlflow" / "credentials"
+    credentials.parent.mkdir(parents=True)
+    credentials.write_text("[mlflow]\nmlflow_tracking_username = me\nmlflow_tracking_password = secret\n")
+    done = subprocess.run(
+        ["bash", str(SCRIPT)], env=os.environ | environment(tmp_path), capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "is not the login of an administrator" in done.stderr
+    assert "secret" not in done.stderr
