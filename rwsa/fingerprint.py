@@ -47,7 +47,7 @@ SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
         # enhancing
-        "c45be54edd659e205b7cf848d7133e7ba2bc6ec4236f9b2983aa459e98fe5fa3": (
+        "632758ed8ca143442279641fd006f0bb9027b1537d3c1fbf024b19824b1b054b": (
             "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
         ),
         # mixing

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rwsa.errors import InputError
+from rwsa.names import as_utf8
 
 # Keys under which checkpoints keep a model's weights; `generator` is the paper's authors'.
 _NESTED = ("generator", "state_dict", "model_state_dict", "model", "net", "network", "ema", "weights")
@@ -76,13 +79,25 @@ def _read_safetensors(
     if int.from_bytes(head[:8], "little") > size - 8:
         raise InputError(f"{where}: not a readable safetensors file (its header is cut off); {_FETCH}")
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())[: 2 * _SHOWN_CHARACTERS]
         raise InputError(f"{where}: not a readable safetensors file ({reason}); {_FETCH}") from error
     return plain_names(tensors, where=where), metadata
+
+
+@contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """The path itself, or a link to it if its bytes are not UTF-8: safetensors cannot open such a path."""
+    if as_utf8(str(path)) == str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="rwsa-") as folder:
+        link = Path(folder, "weights")
+        link.symlink_to(path.absolute())
+        yield link
 
 
 def _unpickled(path: Path, where: str) -> Any:
@@ -103,7 +118,7 @@ def _tensors_in(state: Any, where: str) -> dict[str, Tensor]:
         if not isinstance(state, Mapping):
             break
         if state and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-            return dict(state)
+            return _dense(state, where)
         nested = next((key for key in _NESTED if isinstance(state.get(key), Mapping)), None)
         if nested is None:
             if isinstance(state.get("discriminator"), Mapping):
@@ -113,6 +128,15 @@ def _tensors_in(state: Any, where: str) -> dict[str, Tensor]:
     raise InputError(
         f"{where}: not the published format, which is {{'generator': weights}}, nor plain weights by name"
     )
+
+
+def _dense(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+            raise InputError(
+                f"{where}: '{name[:_SHOWN_CHARACTERS]}' is a sparse, nested or meta tensor; save it dense"
+            )
+    return dict(tensors)
 
 
 def plain_names(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:

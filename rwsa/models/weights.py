@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
-from rwsa.files import StoragePath, atomic_write, is_file, is_remote, local_copy, location
+from rwsa.files import (
+    WRITE_REMEDY,
+    StoragePath,
+    atomic_write,
+    is_file,
+    is_remote,
+    local_copy,
+    location,
+)
 from rwsa.models.build import Network, build_model
 from rwsa.models.config import SIZES, ModelConfig
 from rwsa.models.official import is_official, read_official
@@ -26,7 +34,6 @@ from rwsa.models.weight_files import read_tensors, stored_config
 
 _GIVE_OTHERS = "give other weights, such as an earlier checkpoint's"
 _SHOWN_CHARACTERS = 100
-_LARGEST_STATE = 4096
 
 
 def load_model(source: str | StoragePath, *, device: str | torch.device = "cpu") -> Network:
@@ -54,34 +61,35 @@ def load_model(source: str | StoragePath, *, device: str | torch.device = "cpu")
 def _described(
     tensors: dict[str, Tensor], metadata: Mapping[str, str], *, where: str
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The configuration and weights of a file's tensors, which fit each other in number and shapes."""
+    """The configuration and weights of a file's tensors, which are about as many as its model's."""
     values = stored_config(metadata, where=where)
     if values is None and is_official(tensors):
         config, tensors = read_official(tensors, where=where)
     elif values is None:
         size = _fitting_size(tensors)
         if size is None:
-            shown = ", ".join(name[:_SHOWN_CHARACTERS] for name in sorted(tensors)[:2])
             raise InputError(
-                f"{where}: holds no model configuration, and its {len(tensors)} tensors ({shown}, …) are"
+                f"{where}: holds no model configuration, and its tensors ({_shown(sorted(tensors))}) are"
                 f" those of none of the sizes {', '.join(SIZES)}; give weights that training wrote, or"
                 " published ones"
             )
         config = SIZES[size]
     else:
         config = build(ModelConfig, values, where=where)
-    if config in SIZES.values():
-        return config, tensors
-    # Shapes first: a configuration from elsewhere may ask for more memory than there is.
-    if _blocks_in(tensors) != config.blocks or config.d_state * config.expand > _LARGEST_STATE:
+    # Before the model is built: a configuration from elsewhere may ask for more memory than there is.
+    few = sum(tensor.numel() for tensor in tensors.values()) < _fewest_weights(config)
+    if _blocks_in(tensors) != config.blocks or few:
         raise InputError(
-            f"{where}: its configuration ({config.summary}) is not that of its weights; {_GIVE_OTHERS}"
+            f"{where}: its configuration ({config.summary}) is not that of its weights{_fitting(tensors)};"
+            f" {_GIVE_OTHERS}"
         )
-    with torch.device("meta"):
-        model = build_model(config)
-    aliases = model.state_dict().keys() - weights_of(model).keys()
-    _check_fit(model, {n: t for n, t in tensors.items() if n not in aliases}, where=where)
     return config, tensors
+
+
+def _fewest_weights(config: ModelConfig) -> int:
+    """The weights of the four Mamba mixers in the blocks of one stage at width C; a model has more."""
+    inner = config.expand * config.channels
+    return 4 * config.blocks * inner * (3 * config.channels + 3 * config.d_state + config.d_conv)
 
 
 def _without_copies(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -104,8 +112,7 @@ def _fitting_size(weights: Mapping[str, Tensor]) -> str | None:
     for name, config in SIZES.items():
         likely = first is not None and first.dim() > 0 and len(first) == config.channels
         if likely and _blocks_in(weights) == config.blocks:
-            with torch.device("meta"):
-                model = build_model(config)
+            model = build_model(config)
             own, named = weights_of(model), model.state_dict()
             if own.keys() <= weights.keys() <= named.keys() and all(
                 tensor.shape == named[name].shape for name, tensor in weights.items()
@@ -169,9 +176,7 @@ def write_tensors(
         try:
             save_file(contiguous, temporary, metadata=None if metadata is None else dict(metadata))
         except SafetensorError as error:  # wraps the operating system's error
-            raise InputError(
-                f"{path}: cannot be written ({error}); choose a folder that is writable and has space"
-            ) from error
+            raise InputError(f"{path}: cannot be written ({error}); {WRITE_REMEDY}") from error
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -211,9 +216,14 @@ def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -
     problems = [f"{kind} {_shown(items)}".lstrip() for kind, items in kinds.items() if items]
     if not problems:
         return
-    size = _fitting_size(weights)
-    hint = "" if size is None else f"; they fit the size {size}"
+    hint = _fitting(weights) if any(kinds[kind] for kind in ("missing", "unexpected", "")) else ""
     raise InputError(f"{where}: weights do not fit the model: {'; '.join(problems)}{hint}")
+
+
+def _fitting(weights: Mapping[str, Tensor]) -> str:
+    """The end of a message that names the size that the weights fit, if any."""
+    size = _fitting_size(weights)
+    return "" if size is None else f"; they fit the size {size}"
 
 
 def _shown(items: Sequence[str]) -> str:

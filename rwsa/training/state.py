@@ -28,6 +28,7 @@ from rwsa.errors import InputError
 from rwsa.files import sha256_of, write_json
 from rwsa.models.build import Network, build_model
 from rwsa.models.discriminator import MetricDiscriminator
+from rwsa.models.weight_files import utf8_path
 from rwsa.models.weights import (
     check_finite,
     load_weights,
@@ -185,7 +186,9 @@ class TrainState:
         self.changed = changed_settings(saved, self.config)
         self._refuse_other(saved, folder, order_identity)
         with damage(folder):
-            generator, tensors = read_weights(folder / GENERATOR), load_file(folder / TENSORS)
+            generator = read_weights(folder / GENERATOR)
+            with utf8_path(folder / TENSORS) as file:
+                tensors = load_file(file)
             check_finite(generator, where=str(folder / GENERATOR))
         pending = self._checked_pending(_part(tensors, "pending"), folder)
         with damage(folder):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rwsa.config import as_mapping
 from rwsa.errors import InputError
 from rwsa.models import SIZES, ModelConfig, RWSAMambaUNet, build_model, load_model, save_model
+from rwsa.models.weight_files import read_tensors
 from rwsa.models.weights import load_weights, read_weights, weights_of
 
 TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)
@@ -173,6 +178,189 @@ def test_safetensors_without_a_usable_configuration_are_refused(tmp_path: Path, 
     metadata = None if config is None else {"config": config}
     save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", metadata=metadata)
     with pytest.raises(InputError, match=r"m\.safetensors: "):
+        load_model(tmp_path / "m.safetensors")
+
+
+@pytest.fixture(scope="module")
+def nano() -> dict[str, torch.Tensor]:
+    """The tensors of the size nano as `state_dict` gives them, with copies of shared ones."""
+    return build_model("nano").state_dict()
+
+
+def prefixed(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+WRAPPINGS: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, Any]]] = {
+    "plain": dict,
+    "DDP": lambda t: prefixed(t, "module."),
+    "torch.compile within DDP": lambda t: prefixed(t, "module._orig_mod."),
+    "a compiled part": lambda t: {n.replace("encoder.", "encoder._orig_mod.", 1): w for n, w in t.items()},
+    "averaged": lambda t: {"n_averaged": torch.tensor(3), **prefixed(t, "module.")},
+    "Lightning": lambda t: {
+        "state_dict": {**prefixed(t, "model."), "loss.window": torch.ones(3)},
+        "epoch": 1,
+        "hyper_parameters": {"lr": 0.1},
+    },
+    "beside a discriminator": lambda t: {"generator": t, "discriminator": {"a": torch.ones(1)}},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS)
+def test_wrapped_weights_are_read_by_their_own_names(
+    tmp_path: Path, nano: dict[str, torch.Tensor], wrap: Callable[[dict[str, torch.Tensor]], dict[str, Any]]
+) -> None:
+    torch.save(wrap(nano), tmp_path / "weights")
+    tensors, metadata = read_tensors(tmp_path / "weights", where="w")
+    assert metadata == {}
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in nano.items())
+    assert tensors.keys() == nano.keys()
+
+
+def test_plain_weights_of_a_size_load_without_suffix_and_configuration(
+    tmp_path: Path, nano: dict[str, torch.Tensor]
+) -> None:
+    torch.save(WRAPPINGS["Lightning"](nano), tmp_path / "weights")
+    model = load_model(tmp_path / "weights")
+    assert model.config == SIZES["nano"]
+    assert all(torch.equal(tensor, nano[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ""])
+def test_a_path_may_hold_any_bytes(tmp_path: Path, model: RWSAMambaUNet, suffix: str) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 o'b\n"))
+    folder.mkdir()
+    save_model(folder / f"-m{suffix}", model)
+    assert load_model(folder / f"-m{suffix}").config == TINY
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path: Path, model: RWSAMambaUNet, value: float) -> None:
+    with torch.no_grad():
+        model.encoder.widen[0].bias[3] = value
+    save_model(tmp_path / "m.safetensors", model)
+    with pytest.raises(InputError, match=r"'encoder\.widen\.0\.bias' holds values that are not finite"):
+        load_model(tmp_path / "m.safetensors")
+
+
+OTHER_FILES = {
+    b"": "is empty; fetch it again",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n": "of Git LFS.*git lfs pull",
+    b"\n<!DOCTYPE html><html>404</html>": "is a web page.*fetch it again",
+    b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>': "is a web page.*fetch it again",
+    (1 << 60).to_bytes(8, "little") + b"{}": "its header is cut off.*fetch it again",
+}
+
+
+@pytest.mark.parametrize("suffix", ["", ".safetensors", ".pth"])
+@pytest.mark.parametrize("content", OTHER_FILES)
+def test_other_files_are_named(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"m{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: .*{OTHER_FILES[content]}"):
+        load_model(path)
+
+
+def test_a_checkpoint_of_torch_named_safetensors_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=r"is a checkpoint of torch, not safetensors; rename it to \.pth"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def float32(shape: list[int], start: int, end: int) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"a": float32([2], 0, 8), "b": float32([2], 4, 12)},
+        {"a": float32([2], 0, 8), "b": float32([2], 0, 8)},
+        {"a": float32([1 << 40], 0, 1 << 42)},
+        {"a": float32([1 << 63, 1 << 63], 0, 12)},
+        {"a": float32([-1], 0, 12)},
+        {"a": {**float32([3], 0, 12), "dtype": "F99"}},
+        {"a": {**float32([16], 0, 12), "dtype": "F6_E2M3"}},
+    ],
+)
+def test_impossible_headers_are_refused(tmp_path: Path, tensors: dict[str, Any]) -> None:
+    header = json.dumps(tensors).encode()
+    (tmp_path / "m").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 12)
+    with pytest.raises(InputError, match=r"m: not a readable safetensors file .*; fetch it again") as caught:
+        load_model(tmp_path / "m")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: torch.nested.nested_tensor([tensor]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_tensors_that_are_not_dense_are_refused(
+    tmp_path: Path, nano: dict[str, torch.Tensor], change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    torch.save({**nano, "encoder.widen.0.bias": change(nano["encoder.widen.0.bias"])}, tmp_path / "m.pth")
+    with pytest.raises(InputError, match=r"'encoder\.widen\.0\.bias' is a sparse, nested or meta tensor"):
+        load_model(tmp_path / "m.pth")
+
+
+def test_weights_of_another_size_are_refused_in_a_short_line(
+    model: RWSAMambaUNet, nano: dict[str, torch.Tensor]
+) -> None:
+    with pytest.raises(InputError, match=r" and \d+ more; they fit the size nano$") as caught:
+        load_weights(model, weights_of(build_model("nano")), where="m.pth")
+    assert len(str(caught.value)) < 400
+
+
+def test_weights_of_another_network_are_refused_in_a_short_line(tmp_path: Path) -> None:
+    tensors = {f"{'layer' * 1000}{number}.weight": torch.zeros(1) for number in range(300)}
+    torch.save(tensors, tmp_path / "m.pth")
+    with pytest.raises(
+        InputError, match=r" and 298 more\) are those of none of the sizes nano, xs"
+    ) as caught:
+        load_model(tmp_path / "m.pth")
+    assert len(str(caught.value)) < 600
+
+
+def test_integers_are_refused(tmp_path: Path, nano: dict[str, torch.Tensor]) -> None:
+    torch.save({name: tensor.int() for name, tensor in nano.items()}, tmp_path / "m.pth")
+    with pytest.raises(InputError, match=r"do not fit the model: not of real numbers: .* and \d+ more$"):
+        load_model(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("slope", "holds a discriminator.*; give the generator's weights"),
+        ("generator_optimiser.a", r"is the optimisers' state; give generator\.safetensors"),
+    ],
+)
+def test_other_parts_of_a_checkpoint_are_named(tmp_path: Path, name: str, what: str) -> None:
+    save_file({name: torch.zeros(1), "discriminator.b": torch.zeros(1)}, tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=what):
+        load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"blocks": 512}, {"channels": 512, "heads": 512, "middle_heads": 512}, {"d_state": 512, "expand": 512}],
+)
+def test_a_configuration_far_larger_than_the_weights_is_refused_unbuilt(
+    tmp_path: Path, model: RWSAMambaUNet, monkeypatch: pytest.MonkeyPatch, changed: dict[str, int]
+) -> None:
+    config = json.dumps(as_mapping(TINY) | changed)
+    save_file(weights_of(model), tmp_path / "m.safetensors", metadata={"config": config})
+
+    def build_a_size(config: ModelConfig) -> RWSAMambaUNet:
+        assert config in SIZES.values()
+        return build_model(config)
+
+    monkeypatch.setattr("rwsa.models.weights.build_model", build_a_size)
+    with pytest.raises(InputError, match=r"its configuration \(C .*\) is not that of its weights; give"):
         load_model(tmp_path / "m.safetensors")
 
 
