@@ -126,7 +126,7 @@ class _StoreFile:
     def write(self, content: bytes, *, version: object | None) -> bool:
         if version is not None and not self._has(version):
             return False
-        mode = "overwrite" if version else "create"
+        mode = "create" if version is None else "overwrite"
         with store_errors(self._path):
             try:
                 self._path.fs.pipe_file(self._path.path, content, mode=mode)

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from rwsa.messages import printable
+
 LEASE_SECONDS = 120.0
 _LONGEST_SECONDS = 600.0
 _SHOWN_CHARACTERS = 60
@@ -64,7 +66,7 @@ class Holder:
             values = json.loads(content)
             holder = cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
             seconds = float(holder.lease_seconds)
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
         if not isinstance(holder.pid, int) or not math.isfinite(seconds):
             return None
@@ -77,7 +79,7 @@ class Holder:
 
     def __str__(self) -> str:
         user, host, command, since = (
-            "".join(c if c.isprintable() else "?" for c in str(text)[:_SHOWN_CHARACTERS])
+            printable(str(text)[:_SHOWN_CHARACTERS])
             for text in (self.user, self.host, self.command, self.since)
         )
         return f"{user} on {host} (process {self.pid}, {command}) since {since} UTC"

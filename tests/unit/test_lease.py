@@ -224,7 +224,7 @@ def test_a_damaged_lease_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_lease_cannot_claim_to_last_for_ever() -> None:
     values = vars(Holder.this_process())
-    for seconds, kept in ((1e9, 600.0), (float("inf"), None), ("long", None), (5, 5.0)):
+    for seconds, kept in ((1e9, 600.0), (float("inf"), None), (10**400, None), ("long", None), (5, 5.0)):
         holder = Holder.parse(json.dumps(values | {"lease_seconds": seconds}).encode())
         assert (None if holder is None else holder.lease_seconds) == kept
 
@@ -259,6 +259,15 @@ def test_a_file_is_written_only_in_the_version_that_was_read(target: StoragePath
     file.delete()
     assert not file.write(b"four", version=first[1])
     assert file.read() is None
+
+
+def test_an_empty_file_in_a_store_is_replaced() -> None:
+    path = location(f"memory://{uuid.uuid4().hex}/f")
+    path.fs.pipe_file(path.path, b"")
+    file = conditional_file(path)
+    assert file.read() == (b"", b"")
+    assert not file.write(b"one", version=None)
+    assert file.write(b"one", version=b"")
 
 
 def test_a_function_is_locked_by_its_argument(tmp_path: Path) -> None:
