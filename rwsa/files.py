@@ -281,7 +281,10 @@ def remove_folder(path: StoragePath, *, first: str) -> None:
     """
     if not is_remote(path):
         if path.exists():
-            shutil.rmtree(path.rename(path.with_name(_fitting(f".{path.name}.old"))))
+            old = path.with_name(_fitting(f".{path.name}.old"))
+            if old.exists():  # of a killed process
+                shutil.rmtree(old)
+            shutil.rmtree(path.rename(old))
     elif list_folder(path):
         with store_errors(path):
             (path / first).unlink(missing_ok=True)

@@ -135,12 +135,18 @@ class Checkpoints:
         """The checkpoint with the highest validation score; the newest if none was validated.
 
         Raises:
-            InputError: it was deleted.
+            InputError: it was deleted, or the newest checkpoint is damaged.
         """
         latest = self.latest()
         if latest is None:
             return None
-        step = read_json(latest / STATE_FILE)["best_step"]
+        state = read_json(latest / STATE_FILE)
+        step = state.get("best_step", "") if isinstance(state, dict) else ""
+        if not isinstance(step, int | None):
+            raise DamagedCheckpointError(
+                f"{latest / STATE_FILE}: damaged: it names no best_step; start the run again, which falls"
+                " back to the checkpoint before"
+            )
         best = latest if step is None else self.path(step)
         if not is_file(best / STATE_FILE):
             raise InputError(

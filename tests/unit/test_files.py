@@ -88,6 +88,14 @@ def test_a_folder_replaces_another(root: StoragePath) -> None:
     assert [path.name for path in root.iterdir()] == ["folder"]
 
 
+def test_a_folder_that_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
+    write_folder(tmp_path / "folder", "last")
+    write_folder(tmp_path / ".folder.old", "last")
+    write_folder(tmp_path / "folder", "last", "new")
+    assert {path.name for path in (tmp_path / "folder").iterdir()} == {"last", "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_a_failed_block_leaves_the_old_folder(root: StoragePath) -> None:
     write_folder(root / "folder", "last", "old")
 

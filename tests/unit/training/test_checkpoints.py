@@ -94,6 +94,14 @@ def test_a_deleted_best_checkpoint_is_an_error(tmp_path: Path) -> None:
         checkpoints.best()
 
 
+@pytest.mark.parametrize("state", [[], {}, {"best_step": "../../x"}, {"best_step": 1.5}])
+def test_a_damaged_state_names_no_best_checkpoint(tmp_path: Path, state: object) -> None:
+    (tmp_path / "step-000001").mkdir()
+    write_json(tmp_path / "step-000001" / STATE_FILE, state)
+    with pytest.raises(InputError, match=r"step-000001/state\.json: damaged: .*; start the run again"):
+        Checkpoints(tmp_path).best()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system with space for about one and a half checkpoints."""
