@@ -42,12 +42,17 @@ def hide_variables(text: str) -> str:
 def show_variables(value: T) -> T:
     """Parsed values with their variables as written."""
     if isinstance(value, str):
-        return _HIDDEN.sub(lambda match: bytes.fromhex(match.group(1)).decode(), value)  # type: ignore[return-value]
+        return _HIDDEN.sub(lambda match: _shown(match.group(1)), value)  # type: ignore[return-value]
     if isinstance(value, Mapping):
         return {show_variables(key): show_variables(item) for key, item in value.items()}  # type: ignore[return-value]
     if isinstance(value, list):
         return [show_variables(item) for item in value]  # type: ignore[return-value]
     return value
+
+
+def _shown(digits: str) -> str:
+    # The text itself may hold what looks like a hidden variable, of any bytes.
+    return bytes.fromhex(digits).decode(errors="replace")
 
 
 def replace_variables(values: Mapping[str, Any], paths: Iterable[Location], *, where: str) -> dict[str, Any]:

@@ -101,6 +101,10 @@ def test_a_variable_elsewhere_is_refused(tmp_path: Path, text: str, key: str) ->
     assert SECRET not in str(caught.value)
 
 
+def test_text_may_look_like_a_hidden_variable(tmp_path: Path) -> None:
+    assert root_of(tmp_path, "a\ue000ff\ue001b") == "a\ufffdb"
+
+
 def test_a_variable_of_another_name_is_refused(tmp_path: Path) -> None:
     for text in ("${AWS_SECRET_ACCESS_KEY}", "${AWS_SECRET_ACCESS_KEY:-x}"):
         with pytest.raises(InputError, match=r"export RWSA_AWS_SECRET_ACCESS_KEY=") as caught:
