@@ -43,7 +43,7 @@ from rwsa.shards.storage import open_regular
 if TYPE_CHECKING:
     import webdataset
 
-
+# Options of webdataset on how it opens files.
 _OPENING_OPTIONS = frozenset({"cache_dir", "cache_size", "url_to_name", "select_files", "rename_files"})
 
 
@@ -282,9 +282,7 @@ def as_webdataset(index: ShardIndex, **options: Any) -> webdataset.WebDataset:
     """
     import webdataset  # late, since it imports torch, which mixing does not need
 
-    if refused := sorted(
-        set(options) & {"cache_dir", "cache_size", "url_to_name", "select_files", "rename_files"}
-    ):
+    if refused := sorted(_OPENING_OPTIONS & options.keys()):
         raise InputError(
             f"as_webdataset: {refused[0]} has no effect, as ShardReader reads the shards; leave it out"
         )

@@ -137,7 +137,8 @@ class HangWatch:
         if speaks and not self._reported:
             self._reported = True
             left = self._timeout_s - silence if quiet else end_after - self._idle
-            self._report(f"{self._describe(quiet, silent)}; waiting {max(left, 0):.0f} s more", False)
+            with suppress(Exception):  # such as of a closed pipe, which must not end the watch
+                self._report(f"{self._describe(quiet, silent)}; waiting {max(left, 0):.0f} s more", False)
 
     def _describe(self, quiet: set[int], silent: dict[int, float]) -> str:
         positions = {self._rank: self._position()}
