@@ -45,7 +45,11 @@ def test_a_job_has_what_the_workers_of_other_drivers_have() -> None:
     given = yaml.safe_load(ENVIRONMENT.read_text())
     assert given["excludes"] == EXCLUDES
     assert given["env_vars"].items() >= worker_environment().items()
-    assert given["env_vars"].keys() - worker_environment().keys() == {"RAY_JOB_STOP_WAIT_TIME_S"}
+    more = {
+        name: int(given["env_vars"][name]) for name in given["env_vars"].keys() - worker_environment().keys()
+    }
+    assert more.keys() == {"RWSA_STOP_SECONDS", "RAY_JOB_STOP_WAIT_TIME_S"}
+    assert more["RWSA_STOP_SECONDS"] < more["RAY_JOB_STOP_WAIT_TIME_S"]
 
 
 class Cluster:
