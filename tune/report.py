@@ -20,6 +20,7 @@ from rwsa.command_line import path_argument
 from rwsa.config import as_mapping, build
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, atomic_write, read_json
+from rwsa.lease import locked
 from tune.sweep_config import SweepConfig
 from tune.sweep_page import sweep_html
 from tune.sweep_report import SweepReport, make_report
@@ -32,6 +33,7 @@ _EARLIER_PAGE = "answer.html"
 _EARLIER_KEYS = {"results": "rows", "preregistered_rule": "stated"}
 
 
+@locked("out")
 def report(parent: str, out: Path, *, storage: StorageConfig) -> StoragePath:
     """Write the report of a sweep's run again, to a folder and to the run; returns the page's path.
 

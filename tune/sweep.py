@@ -84,11 +84,6 @@ def sweep(
     """
     config, values, planned, example = _prepare(config, settings)
     files = _result_folder(config, example)
-    if retry_failed:
-        for name in [trial.name for trial in planned] or files.trial_names():
-            result = files.result(name)
-            if result is not None and result.status == "failed":
-                files.delete_result(name)
     tracker = Tracker(example.storage)
     key = f"sweep {files.folder}"
     params = _params(config, planned)
@@ -96,6 +91,11 @@ def sweep(
         exclusive_lock(files.folder),
         tracker.run(config.name, key=key, params=params, tags=_TAGS) as run,
     ):
+        if retry_failed:
+            for name in [trial.name for trial in planned] or files.trial_names():
+                result = files.result(name)
+                if result is not None and result.status == "failed":
+                    files.delete_result(name)
         rule = files.preregister_rule(winner_rule(config))
         run.tag(rwsa__rule=rule, mlflow__note__content=config.question)
         context = TrialContext(
