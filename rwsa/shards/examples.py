@@ -71,11 +71,15 @@ class Examples(Sequence[ExampleEntry]):
             raise ValueError("the examples are not a list")
         if rows:
             made._ids = _ids_of(rows)
-            # Without a dtype, which would let NumPy take fractions and text for integers.
-            made._numbers = np.array([row[1:] for row in rows])
+            malformed = ValueError("an example's row must have an id and ten non-negative numbers")
+            numbers = [row[1:] for row in rows]
+            # NumPy would make every number as wide as the longest text among them.
+            if {type(number) for row in numbers for number in row} != {int}:
+                raise malformed
+            made._numbers = np.array(numbers)
             shape, kind = made._numbers.shape, made._numbers.dtype.kind
             if kind != "i" or shape != (len(rows), 10) or made._numbers.min() < 0:
-                raise ValueError("an example's row must have an id and ten non-negative numbers")
+                raise malformed
             if made._numbers[:, (0, 2, 3, 5, 6, 8, 9)].max() >= 1 << 32:
                 raise ValueError("a length or checksum of an example does not fit 32 bits")
         return made

@@ -160,7 +160,7 @@ def read_table(index: StoragePath) -> IndexTable | None:
         return None
     try:
         return _parse(data, index_bytes)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         _log.warning("%s: is not the table of %s (%.200s); reading all of that", path, index.name, error)
         return None
 

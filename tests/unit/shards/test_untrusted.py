@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from rwsa.errors import InputError
 from rwsa.files import read_json, sha256_of
 from rwsa.shards import DamagedShardError, Example, ShardReader, as_webdataset, verify, write_shard
+from rwsa.shards.examples import Examples
 from rwsa.shards.index import entry_or_none, entry_path, index_sha256, index_splits, merge_index, read_index
 from rwsa.shards.metadata import METADATA_BYTES, read_metadata
 
@@ -100,6 +101,8 @@ IMPOSSIBLE: dict[str, Callable[[dict[str, Any]], None]] = {
     "an id twice": row(0, "bb"),
     "a fraction of a sample": row(1, 800.5),
     "samples as text": row(1, "800"),
+    "samples as a long text": row(1, "8" * 10_000),
+    "samples as a truth": row(1, True),
     "no samples": row(1, 0),
     "too many samples": row(1, (1 << 32) - 1),
     "an offset beyond": row(2, 1 << 62),
@@ -288,6 +291,13 @@ def test_verify_names_a_tar_header_that_is_not_of_the_index(folder: Path, header
     assert verify(read_index(folder, "train")) == [f"{tar}: its header of a.json does not match the index"]
 
 
+def test_a_long_text_among_numbers_takes_no_memory() -> None:
+    rows = [[f"a{at}", *[1] * 10] for at in range(1000)]
+    rows[7][3] = "8" * 1_000_000  # as wide in an array of NumPy, all take 40 GB
+    with pytest.raises(ValueError, match="must have an id and ten non-negative numbers"):
+        Examples.of_rows(rows)
+
+
 class TestTable:
     def test_reading_does_not_depend_on_it(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         with_table, digest = read_index(folder, "train"), index_sha256(folder)
@@ -320,6 +330,17 @@ class TestTable:
         path.write_bytes(kept)
         assert index_splits(folder) == ["train"]
         assert read_all(folder) == ["a", "bb", "ccc"]
+
+    @pytest.mark.parametrize("rate", ["Infinity", "1e999", "null", '"x"', "[]", "NaN"])
+    def test_a_hostile_header_is_not_used(
+        self, folder: Path, caplog: pytest.LogCaptureFixture, rate: str
+    ) -> None:
+        path = folder / "index.table"
+        contents = path.read_bytes().partition(b"\n")[2]
+        contents = contents.replace(b'"sample_rates_hz": [16000]', b'"sample_rates_hz": [%s]' % rate.encode())
+        path.write_bytes(b"rwsa index table 1 crc32 %08x\n" % zlib.crc32(contents) + contents)
+        assert read_index(folder, "train").sample_rate_hz == RATE_HZ
+        assert "is not the table of index.json" in caplog.text
 
     def test_of_another_index_is_not_used(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         table = (folder / "index.table").read_bytes()
