@@ -48,7 +48,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     enhance.add_argument(
         "inputs",
         nargs="+",
-        type=path_argument,
+        type=_input,
         metavar="FILE_OR_FOLDER",
         help="recordings to enhance; - alone reads stdin to its end and writes to stdout",
     )
@@ -123,13 +123,22 @@ def main(arguments: argparse.Namespace) -> int:
     return status
 
 
+def _input(text: str) -> Path:
+    """A recording's path; `./-` is a file of that name, which `Path` would make the pipe's `-`."""
+    path = path_argument(text)
+    return path.absolute() if path == PIPE and text != str(PIPE) else path
+
+
 def _enhance(arguments: argparse.Namespace) -> int:
     piped = PIPE in arguments.inputs
     if piped and (len(arguments.inputs) > 1 or arguments.out not in (None, PIPE)):
         raise InputError("- enhances stdin to stdout; give it alone and without --out")
     if not piped and arguments.out in (None, PIPE):
         raise InputError("--out: give a folder to write to; only stdin (-) goes to stdout")
-    return _enhance_pipe(arguments) if piped else _enhance_files(arguments)
+    from rwsa.training.memory import explain_out_of_memory
+
+    with explain_out_of_memory("lower --batch-size, or use --device cpu"):
+        return _enhance_pipe(arguments) if piped else _enhance_files(arguments)
 
 
 def _enhance_pipe(arguments: argparse.Namespace) -> int:

@@ -105,7 +105,10 @@ def enhance_stream(
                 shutil.copyfileobj(enhanced, sink)
                 sink.flush()
     except OSError as error:
-        raise InputError(f"stdin could not be enhanced to stdout ({error.strerror})") from error
+        raise InputError(
+            f"stdin could not be enhanced to stdout ({error.strerror}); check that stdout's reader runs, and"
+            " that its disk and TMPDIR have space"
+        ) from error
 
 
 class _File:

@@ -11,11 +11,13 @@ from rwsa.errors import InputError
 
 
 @contextmanager
-def explain_out_of_memory() -> Iterator[None]:
+def explain_out_of_memory(
+    remedy: str = "raise accumulate, lower valid_batch_size, or use more workers or a smaller model",
+) -> Iterator[None]:
     """Turn an out-of-memory error of the GPU or the host into an `InputError`.
 
     Raises:
-        InputError: memory ran out; names the options that need less.
+        InputError: memory ran out; with the remedy.
     """
     try:
         yield
@@ -26,7 +28,4 @@ def explain_out_of_memory() -> Iterator[None]:
         ):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(
-            "out of memory; raise accumulate, lower valid_batch_size, or use more workers or a smaller"
-            f" model: {reason}"
-        ) from error
+        raise InputError(f"out of memory; {remedy}: {reason}") from error

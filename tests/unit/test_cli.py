@@ -55,6 +55,27 @@ def test_the_exit_status_shows_whether_files_were_skipped(
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/in/bad.wav: not readable as audio")
 
 
+def test_memory_that_runs_out_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> list[str]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr("rwsa.enhancement.files.enhance_files", full)
+    assert main(["enhance", str(tmp_path), "--out", str(tmp_path / "out"), "--untrained", "nano"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory; lower --batch-size, or use --device cpu: CUDA out of")
+
+
+def test_a_file_may_have_the_name_of_the_pipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").write_text("no audio")
+    assert main(["enhance", "./-", "--out", "out", "--untrained", "nano"]) == 1
+    assert capsys.readouterr().err.startswith(f"skipped: {tmp_path}/-: not readable as audio")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
