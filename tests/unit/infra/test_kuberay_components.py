@@ -173,6 +173,6 @@ def test_redis_has_the_password_that_ray_sends() -> None:
     service = one(resources, "Service", "rwsa-redis")
     assert options["redisAddress"] == f"rwsa-redis:{service['spec']['ports'][0]['port']}"
     assert (
-        "create secret generic rwsa-redis --from-literal=password="
+        "create secret generic rwsa-redis --from-file=password="
         in (KUBERAY / "components" / "gcs-fault-tolerance" / "kustomization.yaml").read_text()
     )
