@@ -22,7 +22,7 @@ FOLDERS = frozenset(
     }
 )
 _PREFIX = "RWSA_"
-_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}\n]*))?\}")
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}\n\0]*))?\}")
 # A variable while YAML is parsed: `{` and `}` have a meaning in YAML's lists and mappings.
 _HIDDEN = re.compile("\ue000((?:[0-9a-f]{2})*)\ue001")
 _PATH = object()

@@ -19,6 +19,7 @@ MAX_DEPTH = 32
 # Values after aliases are expanded; a bomb of a dozen lines has millions.
 MAX_VALUES = 20_000
 _MAX_NUMBER_CHARACTERS = 64
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 
@@ -53,7 +54,8 @@ def parse_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: not YAML; a key is repeated or is not text; nested deeper than `MAX_DEPTH`; more than
             `MAX_VALUES` values, counting those of aliases each time; an alias of a value within itself; a
-            number of more than 64 characters, or not finite; a tag other than the plain ones.
+            number of more than 64 characters, or not finite; a tag other than the plain ones; text with a
+            null character or half of a surrogate pair.
     """
     loader = _Loader(text)
     try:
@@ -105,6 +107,12 @@ class _Loader(yaml.SafeLoader):
                 raise _problem(f"the key '{key.value}' is repeated; remove one", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and _NO_TEXT.search(value):  # no file can have such a name
+            raise _problem("text holds a null character or half of a surrogate pair", node.start_mark)
+        return value
 
     def number(self, node: yaml.ScalarNode) -> int | float:
         if len(node.value) > _MAX_NUMBER_CHARACTERS:
