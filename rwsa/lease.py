@@ -213,8 +213,8 @@ def _beside(target: StoragePath) -> StoragePath:
 @contextmanager
 def _folder(folder: Path, target: StoragePath) -> Iterator[None]:
     """Create a folder; if it is still empty at the end, remove it again."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     with _write_errors(target):
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     try:
         yield

@@ -35,6 +35,10 @@ _REMEDIES = {
     errno.ENOMEM: "out of memory; use fewer workers, or raise the limit ('ulimit -v', or the job's memory)",
     errno.EAGAIN: "no more processes or threads; raise the limit with 'ulimit -u', or use fewer workers",
     errno.EROFS: "the file system is read-only; write to another folder",
+    errno.EACCES: "permission denied; check the permissions of the file and of the folders above it",
+    errno.ENAMETOOLONG: "the name is too long for the file system; shorten it",
+    errno.EIO: "the disk or network folder fails (input/output error); try again, or use another",
+    errno.ESTALE: "the network folder has changed on its server; mount it again",
 }
 
 
@@ -88,7 +92,7 @@ def is_writable(folder: Path) -> bool:
 
 
 def remedy(error: BaseException) -> str | None:
-    """One line for an error that comes from the machine's limits; None for any other."""
+    """One line for an error of the machine's limits, permissions or disks; None for any other."""
     if isinstance(error, MemoryError):
         return _REMEDIES[errno.ENOMEM]
     if isinstance(error, OSError) and error.errno in _REMEDIES:

@@ -82,9 +82,12 @@ def scan(
 def _scan_card_source(at: CardSource, cache: FileCache | None) -> SourceScan:
     try:
         root = Path(not_empty(at.source.root)).expanduser().resolve()
+        exists = root.is_dir()
+    except OSError as error:  # too long a name, or a folder above without permission
+        raise at.error(f".root is '{shown(at.source.root)}': {error.strerror}") from error
     except (InputError, RuntimeError) as error:  # `~` of an unknown user
         raise at.error(f".root is '{shown(at.source.root)}': {error}") from error
-    if not root.is_dir():
+    if not exists:
         raise at.error(f".root is {shown(at.source.root)}: no folder {shown(root)}", absent=True)
     listing = list_audio(root, each_once=True)
     files = listing.files

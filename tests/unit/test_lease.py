@@ -298,6 +298,8 @@ def test_what_cannot_be_locked_is_named(tmp_path: Path) -> None:
         take(tmp_path / "file")
     with pytest.raises(InputError, match=r"/file/x: cannot be written \(Not a directory\)"):
         take(tmp_path / "file" / "x")
+    with pytest.raises(InputError, match=r"/y{300}: cannot be written \(File name too long\)"):
+        take(tmp_path / ("y" * 300))
     with pytest.raises(InputError, match=r"/proc/x: cannot be written"):
         take(Path("/proc/x"))
 

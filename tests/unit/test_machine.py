@@ -116,6 +116,8 @@ def test_a_short_private_folder_is_short() -> None:
         (OSError(errno.ENOSPC, "full", "/data/x"), "/data/x: no space left on the device; free some, or"),
         (OSError(errno.EMFILE, "too many"), "too many open files; raise the limit with 'ulimit -n 65536'"),
         (MemoryError(), "out of memory; use fewer workers"),
+        (PermissionError(errno.EACCES, "denied", "/data/x"), "/data/x: permission denied; check the perm"),
+        (OSError(errno.ENAMETOOLONG, "long", "x" * 300), f"{'x' * 300}: the name is too long for the file"),
     ],
 )
 def test_a_limit_of_the_machine_ends_in_one_line(
