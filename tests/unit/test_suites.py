@@ -28,7 +28,7 @@ def markers(request: pytest.FixtureRequest) -> Mapping[str, frozenset[str]]:
 def passes(suite: str) -> list[str]:
     """The marker expressions of a suite's runs of pytest."""
     lines = (CHECKOUT / "Makefile").read_text().splitlines()
-    return re.findall(r"\$\(call pytest_twice,([^,]+),([^)]+)\)", lines[lines.index(f"{suite}: .venv") + 1])[
+    return re.findall(r"\$\(call pytest_twice,([^,]+),([^,)]+)[,)]", lines[lines.index(f"{suite}: .venv") + 1])[
         0
     ]
 
