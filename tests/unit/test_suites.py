@@ -28,9 +28,8 @@ def markers(request: pytest.FixtureRequest) -> Mapping[str, frozenset[str]]:
 def passes(suite: str) -> list[str]:
     """The marker expressions of a suite's runs of pytest."""
     lines = (CHECKOUT / "Makefile").read_text().splitlines()
-    return re.findall(r"\$\(call pytest_twice,([^,]+),([^,)]+)[,)]", lines[lines.index(f"{suite}: .venv") + 1])[
-        0
-    ]
+    call = lines[lines.index(f"{suite}: .venv") + 1]
+    return re.findall(r"\$\(call pytest_twice,([^,]+),([^,)]+)[,)]", call)[0]
 
 
 def chosen(suite: str, kind: frozenset[str]) -> int:
