@@ -161,9 +161,10 @@ def local_copy(path: StoragePath) -> Iterator[Path]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="rwsa-") as folder:
-        copy = Path(folder) / path.name
         with store_errors(path):
-            copy.write_bytes(path.read_bytes())
+            content = path.read_bytes()
+        copy = Path(folder) / path.name
+        copy.write_bytes(content)
         yield copy
 
 

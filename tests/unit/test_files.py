@@ -13,6 +13,7 @@ from rwsa.files import (
     StoragePath,
     atomic_folder,
     atomic_write,
+    local_copy,
     location,
     read_json,
     sha256_of,
@@ -125,6 +126,22 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.bin: cannot be written \(No space left on device\)"):
         fill()
     assert names(tmp_path) == set()
+
+
+def test_a_full_temporary_folder_is_not_an_error_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = location(f"memory://{tmp_path.name}/weights")
+    path.write_bytes(b"content")
+    with local_copy(path) as copy:
+        assert copy.read_bytes() == b"content"
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"), local_copy(path):
+        pass
 
 
 def test_an_error_of_another_file_passes_unchanged(tmp_path: Path) -> None:
