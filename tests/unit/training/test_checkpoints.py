@@ -24,7 +24,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def save(checkpoints: Checkpoints, step: int, *, best_step: int | None) -> None:
     def write(path: Path) -> None:
-        (path / "weights").write_bytes(bytes([step]) * 10)
+        (path / "weights.safetensors").write_bytes(bytes([step]) * 10)
         write_json(path / STATE_FILE, {"best_step": best_step})
 
     checkpoints.save(step, write, best_step=best_step)
@@ -40,7 +40,7 @@ def test_the_newest_and_the_best_are_kept(folder: Path) -> None:
     assert checkpoints.best() == folder / "step-000002"
     assert checkpoints.latest() == folder / "step-000005"
     with local_folder(folder / "step-000005") as copy:
-        assert (copy / "weights").read_bytes() == b"\5" * 10
+        assert (copy / "weights.safetensors").read_bytes() == b"\5" * 10
     reopened = Checkpoints(folder)
     assert (reopened.latest(), reopened.best()) == (checkpoints.latest(), checkpoints.best())
 
@@ -64,7 +64,7 @@ def test_incomplete_checkpoints_are_ignored(folder: Path) -> None:
     checkpoints = Checkpoints(folder)
     save(checkpoints, 1, best_step=1)
     (folder / "step-000002").mkdir(parents=True, exist_ok=True)
-    (folder / "step-000002" / "weights").write_bytes(b"half")
+    (folder / "step-000002" / "weights.safetensors").write_bytes(b"half")
     (folder / ".step-000003").mkdir(parents=True, exist_ok=True)
     assert checkpoints.latest() == folder / "step-000001"
     save(checkpoints, 2, best_step=1)
@@ -76,7 +76,7 @@ def test_a_failed_write_leaves_no_files(folder: Path) -> None:
     save(checkpoints, 1, best_step=1)
 
     def fail(path: Path) -> None:
-        (path / "weights").write_bytes(b"half")
+        (path / "weights.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
