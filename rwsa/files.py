@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 StoragePath = Path | UPath
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+# fsspec has more, some of which connect to whatever host a file from elsewhere names; memory:// is for tests.
+_STORES = frozenset({*_EXTRAS, "abfs", "abfss", "az", "hdfs", "memory"})
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GOOGLE_API_KEY")
 # Eight attempts take half a minute in all, to outlast short network failures.
 _CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 10, 60, 8
@@ -36,7 +38,7 @@ _LONGEST_NAME = 255  # bytes, on every common file system
 
 
 def location(text: str | StoragePath) -> StoragePath:
-    """Parse a local path or a URL that fsspec supports (`s3://…`, `gs://…`).
+    """Parse a local path or a store's URL (`s3://…`, `gs://…`).
 
     Credentials come from the environment, in the variables of the store's own tools (`AWS_ACCESS_KEY_ID`,
     `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …), and so does the number of attempts
@@ -58,15 +60,13 @@ def location(text: str | StoragePath) -> StoragePath:
         )
     if scheme in ("file", "local"):
         return Path(rest)
+    if scheme not in _STORES:
+        raise InputError(f"{text}: {scheme}:// is not supported; use a folder, s3:// or gs://")
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         remedy = f"pip install 'rwsa[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else str(error)
         raise InputError(f"{text}: this installation has no driver for {scheme}://; {remedy}") from error
-    except ValueError as error:
-        raise InputError(
-            f"{text}: fsspec does not support {scheme}://; use a folder, s3:// or gs://"
-        ) from error
     return UPath(text, **_store_options(scheme))
 
 

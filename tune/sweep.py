@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from pipelines.core.ray_cluster import start_ray
 from pipelines.core.tracking import Tracker
 from pipelines.train import run_key
 from pipelines.training.config import TrainRunConfig
+from pipelines.training.launch import grace_seconds
 from rwsa.command_line import path_argument
 from rwsa.errors import InputError, PreemptedError
 from rwsa.files import StoragePath, absolute_location
@@ -257,7 +259,8 @@ def main(options: argparse.Namespace) -> int:
         if options.gpu_trials < 1 or not config.workers:
             raise InputError("--gpu-trials: requires a number above 0, and a sweep whose `workers` is not 0")
         config = dataclasses.replace(config, gpu=True, concurrent_trials=options.gpu_trials)
-    with StopSignal() as stop:
+    # Where the platform says how long it waits; elsewhere trials may take their time to save.
+    with StopSignal(grace_seconds() if os.environ.get("RWSA_STOP_SECONDS") else None) as stop:
         if options.dry_run:
             print(_dry_run(config, options.settings))
             return 0

@@ -188,7 +188,7 @@ class _Relay:
         self, coordinator: Any, on_checkpoint: OnCheckpoint | None, stop: StopSignal, *, max_failures: int
     ) -> None:
         self._coordinator, self._on_checkpoint, self._last_step = coordinator, on_checkpoint, 0
-        self._stop, self._max_failures, self._hangs, self._ends = stop, max_failures, 0, 0
+        self._stop, self._max_failures, self._ends = stop, max_failures, 0
         self.hung: str | None = None
 
     def __call__(self) -> None:
@@ -204,8 +204,7 @@ class _Relay:
                 "stopped on request, but the workers did not end their step in time (RWSA_STOP_SECONDS);"
                 " the last checkpoint is kept, and the same command resumes from it"
             )
-        for text, ends in ray.get(self._coordinator.hangs_after.remote(self._hangs)):
-            self._hangs += 1
+        for text, ends in ray.get(self._coordinator.take_hangs.remote()):
             if ends:
                 self.hung, self._ends = text, self._ends + 1
                 if self._ends <= self._max_failures:

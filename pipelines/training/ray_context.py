@@ -68,9 +68,10 @@ class RunCoordinator:
         """Report that training hangs, and whether its workers end for that."""
         self._hangs.append((text, ends))
 
-    async def hangs_after(self, count: int) -> list[tuple[str, bool]]:
-        """Reported hangs after the first `count`."""
-        return self._hangs[count:]
+    async def take_hangs(self) -> list[tuple[str, bool]]:
+        """Hangs reported since the last call."""
+        hangs, self._hangs = self._hangs, []
+        return hangs
 
     async def report_error(self, kind: str, message: str) -> None:
         """Report an error that a restart would not fix, by the name of its class; the first one counts."""

@@ -292,5 +292,8 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_unknown_url_scheme_is_named() -> None:
-    with pytest.raises(InputError, match="nfs9://b/a: fsspec does not support nfs9://"):
-        location("nfs9://b/a")
+    for url in ("nfs9://b/a", "http://host/a", "ssh://host/a", "reference://a"):
+        with pytest.raises(
+            InputError, match=rf"^{url}: \w+:// is not supported; use a folder, s3:// or gs://"
+        ):
+            location(url)
