@@ -130,8 +130,9 @@ class StopSignal:
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
         def wait_for_sigterm() -> None:
-            while (received := reader.recv(1)) and signal.SIGTERM not in received:
-                pass
+            with reader:
+                while (received := reader.recv(1)) and signal.SIGTERM not in received:
+                    pass
             if not received or self._left.wait(_SOFT_SHARE * grace_s):
                 return
             self._overdue.set()
