@@ -35,7 +35,7 @@ from pipelines.training.launch import (
     train_in_process,
     train_on_ray,
 )
-from rwsa.config import as_mapping, config_hash, read_config
+from rwsa.config import as_mapping, read_config
 from rwsa.errors import InputError
 from rwsa.files import (
     StoragePath,
@@ -48,7 +48,7 @@ from rwsa.files import (
 from rwsa.lease import exclusive_lock
 from rwsa.shards.index import index_sha256, read_index
 from rwsa.training.checkpoints import STATE_FILE, DamagedCheckpointError, local_folder
-from rwsa.training.config import DataConfig, recipe_of
+from rwsa.training.config import DataConfig, recipe_of, training_hash
 from rwsa.training.context import StopSignal
 from rwsa.training.saved_state import verify_files
 from rwsa.training.state import published_weights
@@ -104,7 +104,7 @@ def train(
     folder = run_folder(config)
     check_writable(folder / "model.safetensors")
     tracker = Tracker(config.storage)
-    all_params = {**as_mapping(config), "workers": workers, "config_hash": config_hash(config)}
+    all_params = {**as_mapping(config), "workers": workers, "config_hash": training_hash(config)}
     all_params |= {**sizes, **(params or {})}
     with (
         exclusive_lock(folder, wait_seconds=wait_seconds),

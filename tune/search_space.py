@@ -14,8 +14,9 @@ import ray.tune
 from pipelines.core.storage import StorageConfig
 from pipelines.train import absolute, config_paths
 from pipelines.training.config import TrainRunConfig
-from rwsa.config import as_mapping, build, config, config_hash, merge, nested, read_overlays, with_settings
+from rwsa.config import as_mapping, build, config, merge, nested, read_overlays, with_settings
 from rwsa.errors import InputError
+from rwsa.training.config import training_hash
 from rwsa.variables import path_fields, replace_variables
 from tune.capacity_matching import CapacityMatch, count_parameters, match_capacity
 from tune.sweep_config import SweepAxis, SweepConfig
@@ -141,9 +142,8 @@ def make_trial(sweep: SweepConfig, values: dict[str, Any], point: SearchPoint, s
     where = f"{sweep.name}, {label}"
     train = build(TrainRunConfig, _trial_values(sweep, values, point, seed, where), where=where)
     # The hash leaves out where results are stored, and what has no influence on them.
-    hashed = as_mapping(dataclasses.replace(train, storage=StorageConfig()))
-    del hashed["hang_timeout_s"]
-    name = f"{sweep.name}-{label}-seed_{seed}-{config_hash(hashed)[:6]}"
+    hashed = training_hash(dataclasses.replace(train, storage=StorageConfig()))
+    name = f"{sweep.name}-{label}-seed_{seed}-{hashed[:6]}"
     train = dataclasses.replace(train, name=_NOT_IN_NAMES.sub("_", name))
     return Trial(name=train.name, point=point, seed=seed, train=absolute(train))
 

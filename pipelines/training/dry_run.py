@@ -18,11 +18,11 @@ import torch
 from pipelines.core.progress import duration
 from pipelines.training.config import TrainRunConfig
 from pipelines.training.launch import checkpoints_of
-from rwsa.config import config_hash
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.kernels import scan
 from rwsa.shards.sampling import share_of
 from rwsa.training.adversary import Adversary
+from rwsa.training.config import training_hash
 from rwsa.training.context import LocalContext
 from rwsa.training.data import SegmentBatch, TrainData
 from rwsa.training.optimiser import learning_rate
@@ -80,7 +80,7 @@ def dry_run(config: TrainRunConfig, *, workers: int, threads: int) -> str:
     data, state, validation = run.data, run.state, run.validation
     measured = run.measured
     lines = {
-        "run": f"{config.name}, configuration {config_hash(config)}; {_start(config)}",
+        "run": f"{config.name}, configuration {training_hash(config)}; {_start(config)}",
         "data": _data(config, data, validation),
         "model": f"{config.model.summary}, {_count(state.generator):,} parameters;"
         f" scan by {scan.resolve_backend(run.device)}",

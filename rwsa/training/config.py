@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rwsa.config import config
+from rwsa.config import as_mapping, config, config_hash
 from rwsa.corpora.cards import CorpusCard, SourceFolder, Split, read_card
 from rwsa.losses import LossWeights
 from rwsa.metrics import Table1Metric
@@ -150,6 +150,13 @@ class TrainConfig:
     pesq_processes: Annotated[int, Field(gt=0, le=1024)] = 1
     patience: Positive | None = None
     hang_timeout_s: Positive = 600
+
+
+def training_hash(config: TrainConfig) -> str:
+    """`config_hash` of what decides the results: MLflow runs and trials of earlier versions keep theirs."""
+    values = as_mapping(config)
+    del values["hang_timeout_s"]
+    return config_hash(values)
 
 
 def card_of(config: MixConfig) -> CorpusCard:

@@ -156,7 +156,7 @@ def test_a_file_that_cannot_be_written_is_reported_and_abandoned(
     write = soundfile.SoundFile.write
 
     def write_or_fail(file: soundfile.SoundFile, wav: np.ndarray) -> None:
-        if "long" in str(file.name) and file.frames > 2 * LENGTH:
+        if file.frames > 2 * LENGTH:
             raise soundfile.LibsndfileError(2)
         write(file, wav)
 

@@ -139,10 +139,10 @@ def test_a_name_from_the_index_never_runs_a_command(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    rewrite(Path(), key("shard", f"pipe:touch {tmp_path}/ran"))
+    rewrite(Path(), key("shard", "pipe:touch ran"))
     with pytest.raises(InputError, match=r"is not train-000000\.tar"):
         list(as_webdataset(read_index(Path(), "train"), empty_check=False))
-    assert not (tmp_path / "ran").exists()
+    assert not (folder / "ran").exists()
 
 
 def test_webdataset_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
