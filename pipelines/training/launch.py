@@ -146,7 +146,9 @@ def train_on_ray(
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             **quiet,
         ),
-        torch_config=ray.train.torch.TorchConfig(timeout_s=config.hang_timeout_s),
+        # Longer than the hang watch waits, which names the rank and ends at once; after a collective
+        # operation's timeout Ray waits for the process that hangs.
+        torch_config=ray.train.torch.TorchConfig(timeout_s=2 * config.hang_timeout_s),
     )
     relay = _Relay(coordinator, on_checkpoint, stop, max_failures=config.max_failures)
     with _report_waiting(coordinator, workers=workers, threads=threads, use_gpu=use_gpu):
