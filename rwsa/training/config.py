@@ -124,7 +124,7 @@ class TrainConfig:
         pesq_processes: per worker, for the discriminator's targets and for validation by PESQ.
         patience: early stopping: validations in a row without a better score; default: never.
         hang_timeout_s: seconds without progress after which workers end, to be restarted from the last
-            checkpoint (`max_failures`); also the longest that a collective operation waits for a worker.
+            checkpoint (`max_failures`); a collective operation waits for twice as long.
     """
 
     name: str
