@@ -50,7 +50,7 @@ from rwsa.shards.index import index_sha256, read_index
 from rwsa.training.checkpoints import STATE_FILE, DamagedCheckpointError, local_folder
 from rwsa.training.config import DataConfig, recipe_of, training_hash
 from rwsa.training.context import StopSignal
-from rwsa.training.saved_state import verify_files
+from rwsa.training.saved_state import read_saved, verify_files
 from rwsa.training.state import published_weights
 
 CONFIGS = CHECKOUT / "pipelines" / "configs"
@@ -145,7 +145,7 @@ def _publish(config: TrainRunConfig, weights: StoragePath) -> float:
     assert latest is not None
     with local_folder(best) as checkpoint, atomic_write(weights) as temporary:
         try:
-            verify_files(checkpoint)
+            verify_files(checkpoint, read_saved(checkpoint))
         except DamagedCheckpointError as error:
             raise InputError(
                 f"{error}; it is the best checkpoint: restore {best}, or raise max_steps to train until"

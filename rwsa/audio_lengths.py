@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 # What may follow the audio undeclared: padding to a disk sector, tags.
@@ -52,18 +52,13 @@ def check_length(file: BinaryIO, size: int) -> Patch | None:
 def _riff(file: BinaryIO, size: int) -> Patch | None:
     file.seek(0)
     order = ">" if file.read(4) == b"RIFX" else "<"
-    at, size_64 = 12, None
-    for _ in range(_LARGEST_CHUNKS):
-        file.seek(at)
-        header = file.read(8)
-        if len(header) < 8:
-            return None
-        name, length = header[:4], struct.unpack(order + "I", header[4:])[0]
+    size_64 = None
+    for chunk in _chunks(file, order):
+        name, at, length = chunk
         if name == b"ds64" and len(sizes := file.read(16)) == 16:
             size_64 = struct.unpack("<QQ", sizes)[1]
         if name == b"data":
             break
-        at += 8 + length + length % 2
     else:
         return None
     start = at + 8
@@ -75,6 +70,19 @@ def _riff(file: BinaryIO, size: int) -> Patch | None:
         return None
     _compare(file, size, start, length, chunks=order)
     return None
+
+
+def _chunks(file: BinaryIO, order: str) -> Iterator[tuple[bytes, int, int]]:
+    """(name, position, length) of the chunks of RIFF or AIFF; the file is then behind the chunk's header."""
+    at = 12
+    for _ in range(_LARGEST_CHUNKS):
+        file.seek(at)
+        header = file.read(8)
+        if len(header) < 8:
+            return
+        name, length = struct.unpack(order + "4sI", header)
+        yield name, at, length
+        at += 8 + length + length % 2
 
 
 def _is_open(length: int) -> bool:
@@ -116,18 +124,11 @@ def _is_chunk(file: BinaryIO, at: int, size: int, order: str) -> int:
 
 
 def _aiff(file: BinaryIO, size: int) -> None:
-    at = 12
-    for _ in range(_LARGEST_CHUNKS):
-        file.seek(at)
-        header = file.read(8)
-        if len(header) < 8:
-            return
-        name, length = struct.unpack(">4sI", header)
+    for name, at, length in _chunks(file, ">"):
         if name == b"SSND":
             if length and not _is_open(length):
                 _compare(file, size, at + 8, length, chunks=">")
             return
-        at += 8 + length + length % 2
 
 
 def _au(file: BinaryIO, size: int) -> None:

@@ -24,7 +24,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from rwsa.conditional_file import conditional_file
 from rwsa.errors import InputError, UnreachableError
-from rwsa.files import StoragePath, absolute_location, before_write, error_reason, is_remote, location
+from rwsa.files import (
+    WRITE_REMEDY,
+    StoragePath,
+    absolute_location,
+    before_write,
+    error_reason,
+    is_remote,
+    location,
+)
 from rwsa.lease_holder import LEASE_SECONDS, Holder
 
 P = ParamSpec("P")
@@ -232,7 +240,7 @@ def _write_errors(target: StoragePath) -> Iterator[None]:
         if isinstance(error, FileExistsError) and target.is_file():
             raise InputError(f"{target}: is a file; choose a folder") from error
         missing = is_remote(target) and isinstance(error, FileNotFoundError)
-        remedy = "create the bucket first" if missing else "choose a folder that is writable and has space"
+        remedy = "create the bucket first" if missing else WRITE_REMEDY
         raise InputError(f"{target}: cannot be written ({error_reason(error)}); {remedy}") from error
 
 

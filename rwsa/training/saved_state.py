@@ -89,13 +89,13 @@ def read_saved(folder: Path) -> SavedState:
     return saved
 
 
-def verify_files(folder: Path) -> None:
-    """Check a checkpoint's files against their SHA-256.
+def verify_files(folder: Path, saved: SavedState) -> None:
+    """Check a checkpoint's files against their SHA-256 in `saved`, its `read_saved`.
 
     Raises:
         DamagedCheckpointError: a file is damaged or missing.
     """
-    required = dict.fromkeys((GENERATOR, TENSORS), "") | read_saved(folder).files
+    required = dict.fromkeys((GENERATOR, TENSORS), "") | saved.files
     for name, sha256 in required.items():
         path = folder / name
         if not path.is_file() or sha256_of(path) != sha256:

@@ -182,7 +182,7 @@ class TrainState:
             InputError: model, loss weights or data differ.
         """
         saved = read_saved(folder)
-        verify_files(folder)
+        verify_files(folder, saved)
         self.changed = changed_settings(saved, self.config)
         self._refuse_other(saved, folder, order_identity)
         with damage(folder):
