@@ -212,6 +212,8 @@ def read_sweep(path: Path, *, smoke: bool = False) -> SweepConfig:
     if smoke:
         if own is None:
             raise InputError(f"{path}: has no smoke scale; add the key 'smoke' ({{}} is enough)")
+        if not isinstance(own, dict):
+            raise InputError(f"{path}: smoke must be a mapping of keys to values, not {type(own).__name__}")
         values = merge(merge(values, read_yaml(SMOKE)), own)
         values["name"] = f"{values.get('name')}-smoke"
     axes = values.get("axes")

@@ -83,3 +83,11 @@ def test_every_ablation_is_read_at_both_scales(path: Path) -> None:
     assert read_sweep(path).question
     if path.stem != "demo":
         assert read_sweep(path, smoke=True).base == ("base", "nano", "demo")
+
+
+@pytest.mark.parametrize("value", ["'{'", "[1]", "3"])
+def test_a_smoke_scale_that_is_no_mapping_is_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "plain.yaml"
+    path.write_text(f"name: plain\nsmoke: {value}\n")
+    with pytest.raises(InputError, match=r"plain\.yaml: smoke must be a mapping"):
+        read_sweep(path, smoke=True)
