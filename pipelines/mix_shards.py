@@ -264,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _plan(arguments[1:])
     if arguments[:1] == ["index"]:
         return _index(arguments[1:])
-    return _mix(arguments)
+    return mix(arguments)
 
 
 @verb(
@@ -332,7 +332,7 @@ def _index(options: argparse.Namespace) -> int:
     workers_argument,
     cluster_argument,
 )
-def _mix(options: argparse.Namespace) -> int:
+def mix(options: argparse.Namespace) -> int:
     out = shards_of(options)
     summary = mix_shards(
         read_card(options.card),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn, Protocol, TextIO
+from typing import NoReturn, Protocol, TextIO, cast
 
 from rwsa.errors import DivergedError, InputError, LostWorkersError, PreemptedError
 from rwsa.machine import remedy
@@ -31,6 +31,9 @@ class Main(Protocol):
     """A command line: `argv` is that of the process by default; returns the exit status."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+    def parser(self) -> argparse.ArgumentParser:
+        """Its parser, for what builds command lines."""
 
 
 def path_argument(text: str) -> Path:
@@ -103,7 +106,8 @@ def verb(
                 report(f"error: {reason}")
                 return BAD_INPUT
 
-        return main
+        main.parser = functools.partial(_parser, prog, about, arguments, failure)  # type: ignore[attr-defined]
+        return cast(Main, main)
 
     return decorate
 

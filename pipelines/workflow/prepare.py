@@ -1,0 +1,242 @@
+"""A step with everything it needs known: its identity, its command, and whether it is done."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.train import config_paths
+from pipelines.workflow.records import (
+    Identity,
+    Output,
+    Record,
+    State,
+    StepFolder,
+    content_hash,
+    output_of,
+)
+from pipelines.workflow.references import resolve
+from pipelines.workflow.schema import WorkflowConfig
+from pipelines.workflow.steps import Step, parse
+from pipelines.workflow.verbs import RESOURCES
+from rwsa.errors import InputError
+from rwsa.files import StoragePath, absolute_location, location
+from rwsa.fingerprint import code_fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedStep:
+    """A step that can run.
+
+    Attributes:
+        record: of an earlier run with the same identity, if it was completed.
+        state: where it stands, and `why`.
+        command: to run.
+        places: output -> its value, and whether that is a location.
+    """
+
+    step: Step
+    folder: StepFolder
+    identity: Identity
+    record: Record | None
+    state: State
+    why: str
+    command: list[str]
+    places: Mapping[str, tuple[str, bool]]
+
+    def outputs(self) -> dict[str, Output]:
+        """What the step left.
+
+        Raises:
+            InputError: it left nothing where an output should be.
+        """
+        return {name: output_of(value, is_place=place) for name, (value, place) in self.places.items()}
+
+
+class Preparation:
+    """Prepares the steps of one workflow; hashes every file once."""
+
+    def __init__(self, workflow: WorkflowConfig, steps: Mapping[str, Step]) -> None:
+        self.workflow, self.steps = workflow, steps
+        self.root = absolute_location(workflow.storage.root)
+        self.folder = location(self.root) / "workflows" / workflow.name
+        self._hashes: dict[str, str | None] = {}
+
+    def prepare(
+        self, step: Step, outputs: Mapping[str, Mapping[str, Output]], *, force: bool = False
+    ) -> PreparedStep:
+        """Prepare a step whose needs are all complete.
+
+        Args:
+            step: of the workflow.
+            outputs: of the steps it needs, by their names.
+            force: run it again even if it is done.
+
+        Raises:
+            InputError: an input does not exist, or an option is invalid.
+        """
+        folder = StepFolder(self.folder / step.name)
+        identity = self._identity(step, outputs, folder)
+        if force and folder.record(identity) is not None:
+            identity = _next(identity)
+        record = folder.record(identity)
+        state, why = _state(folder, identity, record)
+        options = self._placed(step, self._resolved(step, outputs), folder.of(identity), identity)
+        arguments, parsed = parse(step, options)
+        verb = step.verb
+        command = [
+            sys.executable,
+            "-m",
+            verb.module,
+            *([verb.subcommand] if verb.subcommand else []),
+            *arguments,
+        ]
+        return PreparedStep(
+            step=step,
+            folder=folder,
+            identity=identity,
+            record=record if state == "done" else None,
+            state=state,
+            why=why,
+            command=command,
+            places=self._places(step, options, parsed),
+        )
+
+    def _resolved(
+        self, step: Step, outputs: Mapping[str, Mapping[str, Output]], *, content: bool = False
+    ) -> dict[str, Any]:
+        def values(base: str, output: str) -> list[Any]:
+            found = []
+            for name in step.needs:
+                other = self.steps[name]
+                if other.base != base:
+                    continue
+                if output in other.variables:
+                    found.append(other.variables[output])
+                else:
+                    left = outputs[name][output]
+                    found.append(left.digest if content else left.value)
+            return found
+
+        names = {**self.workflow.params, **step.variables}
+        resolved: dict[str, Any] = resolve(step.options, names, values, where=f"step '{step.name}'")
+        return resolved
+
+    def _identity(
+        self, step: Step, outputs: Mapping[str, Mapping[str, Output]], folder: StepFolder
+    ) -> Identity:
+        options = self._resolved(step, outputs, content=True)
+        given = self._resolved(step, outputs)
+        made = {output.value for left in outputs.values() for output in left.values()}
+        identity = Identity(
+            verb=step.verb.module,
+            options={key: value for key, value in options.items() if key not in RESOURCES},
+            inputs=self._inputs(step, given, made),
+            code={
+                " ".join(modules): code_fingerprint(modules, packages) for modules, packages in step.verb.code
+            },
+        )
+        return _newest_forced(identity, folder)
+
+    def _inputs(self, step: Step, options: Mapping[str, Any], made: set[str]) -> dict[str, str]:
+        """Hashes of the files that the options name, without what other steps of the workflow made."""
+        hashes = {}
+        for key in step.verb.reads:
+            value = options.get(key)
+            texts = (
+                [] if value is None else [str(one) for one in (value if isinstance(value, list) else [value])]
+            )
+            for text in texts:
+                path = text if key == "configs" or text in made else text.rpartition("=")[2]
+                if path in made:
+                    continue
+                for found in self._files(step, key, path):
+                    hashes[str(found)] = self._hash(step, key, found)
+        return hashes
+
+    def _files(self, step: Step, key: str, path: str) -> list[StoragePath]:
+        return list(config_paths([path])) if key == "configs" else [location(path)]
+
+    def _hash(self, step: Step, key: str, path: StoragePath) -> str:
+        if str(path) not in self._hashes:
+            self._hashes[str(path)] = content_hash(path)
+        found = self._hashes[str(path)]
+        if found is None:
+            raise InputError(f"step '{step.name}': {key}: {path}: no such file or folder")
+        return found
+
+    def _placed(
+        self, step: Step, options: Mapping[str, Any], folder: StoragePath, identity: Identity
+    ) -> dict[str, Any]:
+        """Options with the places of results below the step's folder, and the workflow's storage."""
+        placed = dict(options)
+        for key, below in step.verb.place.items():
+            placed.setdefault(key, str(folder / below))
+        settings = dict(placed.get("set", {}))
+        if step.verb.module == "pipelines.train":
+            settings.setdefault("name", f"{self.workflow.name}-{step.name}-{identity.digest[:6]}")
+        if step.verb.storage == "all":
+            storage = self.workflow.storage
+            settings = {
+                "storage.tracking_uri": storage.tracking_uri,
+                "storage.experiment": storage.experiment,
+                **settings,
+            }
+        if settings:
+            placed["set"] = settings
+        if step.verb.storage != "none":
+            placed.setdefault("storage", self.root)
+        return placed
+
+    def _places(
+        self, step: Step, options: Mapping[str, Any], parsed: argparse.Namespace
+    ) -> dict[str, tuple[str, bool]]:
+        module = step.verb.module
+        if module == "pipelines.train":
+            name = str(options["set"]["name"])
+            weights = location(self.root) / "runs" / name / "model.safetensors"
+            return {"weights": (str(weights), True), "name": (name, False)}
+        if module == "tune.sweep":
+            return {"folder": (str(location(self.root) / "sweeps" / Path(parsed.sweep).stem), True)}
+        return {
+            output: (str(options.get(option, getattr(parsed, option, None) or "")), option != "name")
+            for output, option in step.verb.outputs.items()
+        }
+
+
+def _newest_forced(identity: Identity, folder: StepFolder) -> Identity:
+    """The identity as it was last forced."""
+    while folder.started(following := _next(identity)):
+        identity = following
+    return identity
+
+
+def _next(identity: Identity) -> Identity:
+    return dataclasses.replace(identity, forced=identity.forced + 1)
+
+
+def _state(folder: StepFolder, identity: Identity, record: Record | None) -> tuple[State, str]:
+    if record is not None:
+        assert record.outputs is not None
+        for name, output in record.outputs.items():
+            if not _is_there(output):
+                return "missing", f"{name} {output.value} was deleted or changed; it is made again"
+        return "done", ""
+    if folder.started(identity):
+        return "partial", "it was started and did not finish; it resumes"
+    newest = folder.newest()
+    if newest is None:
+        return "new", ""
+    return "stale", identity.difference(newest.identity)
+
+
+def _is_there(output: Output) -> bool:
+    if hashlib.sha256(output.value.encode()).hexdigest() == output.digest:
+        return True  # a text
+    return content_hash(location(output.value)) == output.digest

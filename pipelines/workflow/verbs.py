@@ -1,0 +1,130 @@
+"""What a step of a workflow can do: the verbs, where each puts its results, and what they depend on."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
+
+from pipelines.evaluation.score_cache import ENHANCING, MIXING, SCORING
+from pipelines.workflow.references import nearest
+from rwsa.errors import InputError
+
+# Options that change how fast a step runs, or where it looks, but not its result.
+RESOURCES = frozenset(
+    {"workers", "cpus-per-worker", "gpu", "no-gpu", "address", "cache", "device", "audio-clips"}
+)
+Code = tuple[tuple[str, ...], tuple[str, ...]]
+TRAINING: Code = (("rwsa.training.loop",), ("audiomentations", "numba", "numpy", "pesq", "torch"))
+ACOUSTICS: Code = (("rwsa.energy_distance", "rwsa.acoustics"), ("numpy",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkflowVerb:
+    """A command as a step.
+
+    Attributes:
+        module: run as `python -m MODULE`.
+        command: name of its command line in the module.
+        subcommand: first argument, for a module with several.
+        positional: the option of a workflow that stands for the positional arguments.
+        place: option -> where below the step's own folder its value is, unless the step gives it.
+        outputs: output -> option whose value it is, or a path below the step's folder.
+        reads: options that name files or folders whose content the result depends on.
+        code: modules and packages that decide the result.
+        storage: `all` for `--storage` and `--set storage.…`, `root` for `--storage` alone, or `none`.
+        cpus: of the step's own process; 0 if its work is in Ray tasks or workers of their own.
+    """
+
+    module: str
+    command: str = "main"
+    subcommand: str | None = None
+    positional: str | None = None
+    place: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    reads: Sequence[str] = ()
+    code: Sequence[Code] = ()
+    storage: str = "all"
+    cpus: int = 0
+
+    def parser(self) -> argparse.ArgumentParser:
+        """The parser of the command line."""
+        return _parser(self.module, self.command, self.subcommand)
+
+
+VERBS: Mapping[str, WorkflowVerb] = MappingProxyType(
+    {
+        "fetch": WorkflowVerb(module="pipelines.starter", outputs={"folder": "out"}, storage="none", cpus=1),
+        "mix": WorkflowVerb(
+            module="pipelines.mix_shards", command="mix", place={"out": "shards"}, outputs={"shards": "out"},
+            reads=("card", "recipe"), code=(MIXING,), storage="root",
+        ),
+        "import-pairs": WorkflowVerb(
+            module="pipelines.import_pairs", place={"out": "shards"}, outputs={"shards": "out"},
+            reads=("card",), storage="root",
+        ),
+        "check": WorkflowVerb(
+            module="pipelines.check", place={"json": "report.json"}, outputs={"report": "json"},
+            reads=("card", "shards"), storage="none",
+        ),
+        "dataset-page": WorkflowVerb(
+            module="pipelines.dataset_page", place={"out": "dataset.html"}, outputs={"page": "out"},
+            reads=("shards", "recipe"), cpus=1,
+        ),
+        "domain-gap": WorkflowVerb(
+            module="pipelines.domain_gap", place={"out": "domain_gap"}, outputs={"folder": "out"},
+            reads=("card", "shards"), code=(ACOUSTICS,), cpus=1,
+        ),
+        "train": WorkflowVerb(
+            module="pipelines.train", positional="configs", outputs={"weights": "", "name": ""},
+            reads=("configs",), code=(TRAINING,),
+        ),
+        "sweep": WorkflowVerb(
+            module="tune.sweep", positional="sweep", outputs={"folder": ""}, reads=("sweep", "corpora"),
+            code=(TRAINING, SCORING),
+        ),
+        "evaluate": WorkflowVerb(
+            module="pipelines.evaluate", place={"json": "scores.json"}, outputs={"scores": "json"},
+            reads=("weights", "corpora", "system"), code=(SCORING, ENHANCING, MIXING),
+        ),
+        "trade-off": WorkflowVerb(
+            module="pipelines.trade_off", place={"out": "trade-off.html"}, outputs={"page": "out"}, cpus=1
+        ),
+        "register": WorkflowVerb(
+            module="pipelines.register", outputs={"model": "name"}, reads=("weights",), cpus=1
+        ),
+        "enhance": WorkflowVerb(
+            module="rwsa.cli", subcommand="enhance", positional="inputs", place={"out": "enhanced"},
+            outputs={"folder": "out"}, reads=("inputs", "weights"), code=(ENHANCING,), storage="none", cpus=1,
+        ),
+        "score": WorkflowVerb(
+            module="rwsa.cli", subcommand="score", place={"json": "scores.json"}, outputs={"scores": "json"},
+            reads=("clean", "enhanced"), code=(SCORING,), storage="none", cpus=1,
+        ),
+    }
+)  # fmt: skip
+
+
+def verb_named(name: str, *, where: str) -> WorkflowVerb:
+    """A verb by its name.
+
+    Raises:
+        InputError: there is none; the message names the nearest.
+    """
+    if name not in VERBS:
+        raise InputError(f"{where}: unknown verb '{name}'{nearest(name, VERBS)}")
+    return VERBS[name]
+
+
+@cache
+def _parser(module: str, command: str, subcommand: str | None) -> argparse.ArgumentParser:
+    main = getattr(importlib.import_module(module), command)
+    parser: argparse.ArgumentParser = main.parser()
+    if subcommand is None:
+        return parser
+    choices = next(action.choices for action in parser._actions if isinstance(action.choices, dict))
+    found: argparse.ArgumentParser = choices[subcommand]
+    return found
