@@ -14,7 +14,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -201,6 +201,23 @@ def config_paths(names: Sequence[str]) -> list[Path]:
         if not path.is_file():
             raise InputError(f"{path}: no such configuration; give a path or one of {', '.join(known)}")
     return paths
+
+
+def inputs_of(options: argparse.Namespace) -> Iterator[tuple[str, StoragePath]]:
+    """What a run reads, as (`file`, `card` or `shards`, location)."""
+    paths = config_paths(options.configs)
+    yield from (("file", path) for path in paths)
+    yield from data_inputs(read_config(TrainRunConfig, paths, options.settings).data)
+
+
+def data_inputs(data: DataConfig) -> Iterator[tuple[str, StoragePath]]:
+    """What the data of a run are read from, as `inputs_of`."""
+    if data.shards is not None:
+        yield "shards", location(data.shards)
+    if data.mix is not None:
+        for kind, value in (("card", data.mix.card), ("file", data.mix.recipe)):
+            if isinstance(value, str):
+                yield kind, location(value)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,12 +26,12 @@ from pipelines.core.mlflow_guard import TrackingError
 from pipelines.core.progress import duration
 from pipelines.core.ray_cluster import start_ray
 from pipelines.core.tracking import Tracker
-from pipelines.train import run_key
+from pipelines.train import config_paths, data_inputs, run_key
 from pipelines.training.config import TrainRunConfig
 from pipelines.training.launch import grace_seconds
 from rwsa.command_line import path_argument
 from rwsa.errors import InputError, PreemptedError
-from rwsa.files import StoragePath, absolute_location
+from rwsa.files import StoragePath, absolute_location, location
 from rwsa.lease import exclusive_lock
 from rwsa.training.context import StopSignal
 from tune.dry_run import format_plan
@@ -219,6 +219,28 @@ def format_summary(summary: SweepSummary) -> str:
     )
 
 
+def inputs_of(options: argparse.Namespace) -> Iterator[tuple[str, StoragePath]]:
+    """What a sweep reads, as `pipelines.train.inputs_of`."""
+    config = _config(options)
+    yield "file", options.sweep
+    yield from (("file", path) for path in config_paths(config.base))
+    yield from (("card", location(card)) for card in config.corpora)
+    yield from data_inputs(_prepare(config, options.settings)[3].data)
+
+
+def _config(options: argparse.Namespace) -> SweepConfig:
+    config = read_sweep(options.sweep, smoke=options.smoke)
+    if options.name:
+        config = dataclasses.replace(config, name=options.name)
+    if options.corpora:
+        config = dataclasses.replace(config, corpora=tuple(options.corpora))
+    if options.gpu_trials is not None:
+        if options.gpu_trials < 1 or not config.workers:
+            raise InputError("--gpu-trials: requires a number above 0, and a sweep whose `workers` is not 0")
+        config = dataclasses.replace(config, gpu=True, concurrent_trials=options.gpu_trials)
+    return config
+
+
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sweep",
@@ -229,6 +251,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--smoke", action="store_true", help="shrink every trial to a minutes-long test on two cores"
     )
+    parser.add_argument("--name", help="name of the sweep's folder and run (default: the one in the file)")
     parser.add_argument("--corpora", nargs="+", metavar="CARD", help="evaluate on these corpus cards instead")
     parser.add_argument(
         "--gpu-trials",
@@ -252,13 +275,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 )
 def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    config = read_sweep(options.sweep, smoke=options.smoke)
-    if options.corpora:
-        config = dataclasses.replace(config, corpora=tuple(options.corpora))
-    if options.gpu_trials is not None:
-        if options.gpu_trials < 1 or not config.workers:
-            raise InputError("--gpu-trials: requires a number above 0, and a sweep whose `workers` is not 0")
-        config = dataclasses.replace(config, gpu=True, concurrent_trials=options.gpu_trials)
+    config = _config(options)
     # Where the platform says how long it waits; elsewhere trials may take their time to save.
     with StopSignal(grace_seconds() if os.environ.get("RWSA_STOP_SECONDS") else None) as stop:
         if options.dry_run:

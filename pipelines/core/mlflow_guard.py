@@ -14,7 +14,7 @@ import re
 import sqlite3
 import ssl
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, cast
@@ -29,10 +29,13 @@ from mlflow.store import db_migrations
 
 from pipelines.core.storage import sqlite_file
 from rwsa.errors import InputError, UnreachableError
+from rwsa.lease import exclusive_lock
 
 _ANSWER_SECONDS = 5.0
 # Another process writes for milliseconds.
 _LOCK_SECONDS = 10.0
+# Making the tables takes 3 s, and more on a loaded machine.
+_TABLES_SECONDS = 120.0
 # Short, since queues try again anyway; MLflow's own are minutes.
 _LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 # Both print a traceback for an error that is raised as well.
@@ -69,7 +72,7 @@ class _GuardedClient:
         for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._uri = uri
-        with mlflow_errors(uri):
+        with mlflow_errors(uri), _tables_made_by_one(uri):
             self._client = MlflowClient(uri)
 
     def __getattr__(self, name: str) -> Any:
@@ -81,6 +84,23 @@ class _GuardedClient:
                 return method(*args, **options)
 
         return guarded
+
+
+def _tables_made_by_one(uri: str) -> AbstractContextManager[None]:
+    """A lock while there are no tables in a SQLite file: two processes that make them at once both fail."""
+    file = sqlite_file(uri)
+    if file is None or _has_tables(file):
+        return nullcontext()
+    return exclusive_lock(file, inside=False, wait_seconds=_TABLES_SECONDS)
+
+
+def _has_tables(file: Path) -> bool:
+    """Whether MLflow has finished making its tables, which it notes in the last one."""
+    try:
+        with closing(sqlite3.connect(_address(file, "ro"), uri=True)) as database:
+            return database.execute("SELECT count(*) FROM alembic_version").fetchone()[0] > 0
+    except sqlite3.Error:
+        return False  # the client reports what is wrong with the file
 
 
 @contextmanager
@@ -238,17 +258,23 @@ def _check_sqlite(uri: str, file: Path) -> None:
         return  # MLflow makes its tables
     if not os.access(file, os.W_OK):
         raise InputError(f"{where}: is not writable; make it so, or {_OTHER}")
-    address = f"file:{quote(os.fsencode(file.resolve()))}?mode=rw"
     try:
-        with closing(
-            sqlite3.connect(address, uri=True, timeout=_LOCK_SECONDS, isolation_level=None)
-        ) as database:
+        with (
+            _tables_made_by_one(uri),
+            closing(
+                sqlite3.connect(_address(file, "rw"), uri=True, timeout=_LOCK_SECONDS, isolation_level=None)
+            ) as database,
+        ):
             database.execute("BEGIN IMMEDIATE")
             tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
     except sqlite3.Error as error:
         raise explained(error, uri) from error
     if tables and "alembic_version" not in tables:
         raise InputError(f"{where}: is another program's database; name another file")
+
+
+def _address(file: Path, mode: str) -> str:
+    return f"file:{quote(os.fsencode(file.resolve()))}?mode={mode}"
 
 
 def tracked_key(name: str) -> str:

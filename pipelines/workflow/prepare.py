@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.train import config_paths
-from pipelines.workflow.records import (
-    Identity,
-    Output,
-    Record,
-    State,
-    StepFolder,
-    content_hash,
-    output_of,
-)
+from pipelines.workflow.content import content_hash, recordings_signature, signature
+from pipelines.workflow.records import Identity, Output, Record, State, StepFolder, is_there, output_of
 from pipelines.workflow.references import resolve
 from pipelines.workflow.schema import WorkflowConfig
 from pipelines.workflow.steps import Step, parse
-from pipelines.workflow.verbs import RESOURCES
+from pipelines.workflow.verbs import RESOURCES, inputs_of
+from rwsa.corpora.cards import read_card
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, absolute_location, location
 from rwsa.fingerprint import code_fingerprint
@@ -66,7 +58,7 @@ class Preparation:
         self.workflow, self.steps = workflow, steps
         self.root = absolute_location(workflow.storage.root)
         self.folder = location(self.root) / "workflows" / workflow.name
-        self._hashes: dict[str, str | None] = {}
+        self._hashes: dict[str, str] = {}
 
     def prepare(
         self, step: Step, outputs: Mapping[str, Mapping[str, Output]], *, force: bool = False
@@ -89,14 +81,7 @@ class Preparation:
         state, why = _state(folder, identity, record)
         options = self._placed(step, self._resolved(step, outputs), folder.of(identity), identity)
         arguments, parsed = parse(step, options)
-        verb = step.verb
-        command = [
-            sys.executable,
-            "-m",
-            verb.module,
-            *([verb.subcommand] if verb.subcommand else []),
-            *arguments,
-        ]
+        subcommand = [step.verb.subcommand] if step.verb.subcommand else []
         return PreparedStep(
             step=step,
             folder=folder,
@@ -104,7 +89,7 @@ class Preparation:
             record=record if state == "done" else None,
             state=state,
             why=why,
-            command=command,
+            command=[sys.executable, "-m", step.verb.module, *subcommand, *arguments],
             places=self._places(step, options, parsed),
         )
 
@@ -132,44 +117,47 @@ class Preparation:
         self, step: Step, outputs: Mapping[str, Mapping[str, Output]], folder: StepFolder
     ) -> Identity:
         options = self._resolved(step, outputs, content=True)
-        given = self._resolved(step, outputs)
+        _, parsed = parse(step, self._resolved(step, outputs))
         made = {output.value for left in outputs.values() for output in left.values()}
         identity = Identity(
             verb=step.verb.module,
             options={key: value for key, value in options.items() if key not in RESOURCES},
-            inputs=self._inputs(step, given, made),
+            inputs=self._inputs(step, parsed, made),
             code={
                 " ".join(modules): code_fingerprint(modules, packages) for modules, packages in step.verb.code
             },
         )
         return _newest_forced(identity, folder)
 
-    def _inputs(self, step: Step, options: Mapping[str, Any], made: set[str]) -> dict[str, str]:
-        """Hashes of the files that the options name, without what other steps of the workflow made."""
+    def _inputs(self, step: Step, parsed: argparse.Namespace, made: set[str]) -> dict[str, str]:
+        """Hashes of what the command line leads to, without what other steps of the workflow made."""
         hashes = {}
-        for key in step.verb.reads:
-            value = options.get(key)
-            texts = (
-                [] if value is None else [str(one) for one in (value if isinstance(value, list) else [value])]
-            )
-            for text in texts:
-                path = text if key == "configs" or text in made else text.rpartition("=")[2]
-                if path in made:
-                    continue
-                for found in self._files(step, key, path):
-                    hashes[str(found)] = self._hash(step, key, found)
+        for kind, path in inputs_of(step.verb, parsed):
+            if str(path) in made:
+                continue
+            hashes[str(path)] = self._hash(step, path, folder=kind == "folder")
+            if kind == "card":
+                hashes |= self._recordings(step, Path(str(path)))
         return hashes
 
-    def _files(self, step: Step, key: str, path: str) -> list[StoragePath]:
-        return list(config_paths([path])) if key == "configs" else [location(path)]
+    def _recordings(self, step: Step, card: Path) -> dict[str, str]:
+        """Hashes of the recordings of a card, and of the recipe of its test mixtures."""
+        name = f"recordings of {card}"
+        if name not in self._hashes:
+            self._hashes[name] = recordings_signature(card)
+        hashes = {name: self._hashes[name]}
+        if (evaluation := read_card(card).evaluation) is not None:
+            hashes[str(evaluation.recipe)] = self._hash(step, location(evaluation.recipe))
+        return hashes
 
-    def _hash(self, step: Step, key: str, path: StoragePath) -> str:
+    def _hash(self, step: Step, path: StoragePath, *, folder: bool = False) -> str:
         if str(path) not in self._hashes:
-            self._hashes[str(path)] = content_hash(path)
-        found = self._hashes[str(path)]
-        if found is None:
-            raise InputError(f"step '{step.name}': {key}: {path}: no such file or folder")
-        return found
+            # Folders of recordings may be too large to read.
+            found = signature(path) if folder and not path.is_file() else content_hash(path)
+            if found is None:
+                raise InputError(f"step '{step.name}': {path}: no such file or folder")
+            self._hashes[str(path)] = found
+        return self._hashes[str(path)]
 
     def _placed(
         self, step: Step, options: Mapping[str, Any], folder: StoragePath, identity: Identity
@@ -179,8 +167,11 @@ class Preparation:
         for key, below in step.verb.place.items():
             placed.setdefault(key, str(folder / below))
         settings = dict(placed.get("set", {}))
+        name = f"{self.workflow.name}-{step.name}-{identity.digest[:6]}"
         if step.verb.module == "pipelines.train":
-            settings.setdefault("name", f"{self.workflow.name}-{step.name}-{identity.digest[:6]}")
+            settings.setdefault("name", name)
+        if step.verb.module == "tune.sweep":
+            placed.setdefault("name", name)
         if step.verb.storage == "all":
             storage = self.workflow.storage
             settings = {
@@ -203,7 +194,7 @@ class Preparation:
             weights = location(self.root) / "runs" / name / "model.safetensors"
             return {"weights": (str(weights), True), "name": (name, False)}
         if module == "tune.sweep":
-            return {"folder": (str(location(self.root) / "sweeps" / Path(parsed.sweep).stem), True)}
+            return {"folder": (str(location(self.root) / "sweeps" / parsed.name), True)}
         return {
             output: (str(options.get(option, getattr(parsed, option, None) or "")), option != "name")
             for output, option in step.verb.outputs.items()
@@ -223,20 +214,15 @@ def _next(identity: Identity) -> Identity:
 
 def _state(folder: StepFolder, identity: Identity, record: Record | None) -> tuple[State, str]:
     if record is not None:
-        assert record.outputs is not None
         for name, output in record.outputs.items():
-            if not _is_there(output):
-                return "missing", f"{name} {output.value} was deleted or changed; it is made again"
+            if not is_there(output):
+                return "missing", f"{name} {output.value} was deleted or changed"
         return "done", ""
+    if (why := folder.failure(identity)) is not None:
+        return "failed", why
     if folder.started(identity):
-        return "partial", "it was started and did not finish; it resumes"
+        return "partial", "it was started and did not finish"
     newest = folder.newest()
     if newest is None:
         return "new", ""
     return "stale", identity.difference(newest.identity)
-
-
-def _is_there(output: Output) -> bool:
-    if hashlib.sha256(output.value.encode()).hexdigest() == output.digest:
-        return True  # a text
-    return content_hash(location(output.value)) == output.digest

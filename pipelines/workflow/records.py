@@ -1,6 +1,6 @@
 """What is known of each step: its identity, its outputs, and where it stands.
 
-ROOT/workflows/NAME/STEP/IDENTITY/   results, log, `started.json` and, at the end, `done.json`
+ROOT/workflows/NAME/STEP/IDENTITY/   results, log, `started.json`, at the end `done.json` or `failed.json`
 """
 
 from __future__ import annotations
@@ -8,28 +8,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines.workflow.content import content_hash, signature
 from rwsa.errors import InputError
-from rwsa.files import (
-    StoragePath,
-    is_file,
-    is_remote,
-    list_folder,
-    location,
-    read_json,
-    sha256_of,
-    store_errors,
-    write_json,
-)
-from rwsa.shards.index import INDEX_NAME
+from rwsa.files import StoragePath, is_file, list_folder, location, read_json, write_json
 
-STARTED, DONE, LOG = "started.json", "done.json", "log.txt"
+STARTED, FAILED, DONE, LOG = "started.json", "failed.json", "done.json", "log.txt"
 _DIGITS = 12
 
-State = Literal["done", "missing", "partial", "stale", "new", "waiting"]
+State = Literal["done", "missing", "failed", "partial", "stale", "new"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +60,30 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A location or a text that a step leaves, and the hash of its content."""
+    """A location or a text that a step leaves.
+
+    Attributes:
+        value: the location or text.
+        digest: hash of the content.
+        signature: see `pipelines.workflow.content.signature`; None for a text.
+    """
 
     value: str
     digest: str
+    signature: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A step that was completed, or one that was only started (without outputs)."""
+    """A step that was completed.
+
+    Attributes:
+        seconds: that it took.
+        finished: when, in seconds since the epoch.
+    """
 
     identity: Identity
-    outputs: Mapping[str, Output] | None
+    outputs: Mapping[str, Output]
     seconds: float
     finished: float
 
@@ -104,17 +106,28 @@ class StepFolder:
     def started(self, identity: Identity) -> bool:
         return is_file(self.of(identity) / STARTED)
 
+    def failure(self, identity: Identity) -> str | None:
+        """Why the last run of this identity failed; None if it did not."""
+        path = self.of(identity) / FAILED
+        return str(read_json(path).get("why")) if is_file(path) else None
+
     def newest(self) -> Record | None:
         """The record that was completed last."""
         records = [_read(folder / DONE) for folder in list_folder(self.folder) if is_file(folder / DONE)]
         return max(records, key=lambda record: record.finished, default=None)
 
-    def start(self, identity: Identity, command: list[str]) -> None:
-        write_json(
-            self.of(identity) / STARTED, {"identity": dataclasses.asdict(identity), "command": command}
-        )
+    def start(self, identity: Identity, command: Sequence[str]) -> None:
+        """Record that a run begins."""
+        values = {"identity": dataclasses.asdict(identity), "command": list(command)}
+        write_json(self.of(identity) / STARTED, values)
+        (self.of(identity) / FAILED).unlink(missing_ok=True)
+
+    def fail(self, identity: Identity, why: str) -> None:
+        """Record that a run failed."""
+        write_json(self.of(identity) / FAILED, {"why": why})
 
     def finish(self, record: Record) -> None:
+        """Record that a run completed."""
         write_json(self.of(record.identity) / DONE, dataclasses.asdict(record))
 
 
@@ -129,38 +142,25 @@ def _read(path: StoragePath) -> Record:
         ) from error
 
 
-def content_hash(path: StoragePath) -> str | None:
-    """Hash of a file, or of a folder by the index of its shards or the names, sizes and times of its files.
-
-    None if there is nothing at `path`.
-    """
-    with store_errors(path):
-        if path.is_file():
-            return sha256_of(path)
-        if is_file(path / INDEX_NAME):
-            return sha256_of(path / INDEX_NAME)
-        if not path.exists():
-            return None
-        digest = hashlib.sha256()
-        for file in sorted(path.rglob("*")):
-            if file.is_file() and not file.name.startswith("."):
-                status = file.stat()
-                time = "" if is_remote(file) else status.st_mtime_ns
-                digest.update(
-                    f"{str(file)[len(str(path)) :]} {status.st_size} {time}\n".encode(
-                        errors="surrogateescape"
-                    )
-                )
-        return digest.hexdigest()
-
-
 def output_of(value: str, *, is_place: bool) -> Output:
     """An output with the hash of its content; of a text, of the text.
 
     Raises:
         InputError: the step should have left it, and there is nothing.
     """
-    found = content_hash(location(value)) if is_place else hashlib.sha256(value.encode()).hexdigest()
-    if found is None:
-        raise InputError(f"{value}: the step ended well but left nothing there")
-    return Output(value=value, digest=found)
+    if not is_place:
+        return Output(value=value, digest=hashlib.sha256(value.encode()).hexdigest())
+    path = location(value)
+    digest = content_hash(path)
+    if digest is None:
+        raise InputError(f"{value}: the step ended well but left nothing there; see its log")
+    return Output(value=value, digest=digest, signature=signature(path))
+
+
+def is_there(output: Output) -> bool:
+    """Whether an output is as the step left it."""
+    if output.signature is None:
+        return True
+    path = location(output.value)
+    # The signature differs if files were copied or restored; then the content decides.
+    return signature(path) == output.signature or content_hash(path) == output.digest

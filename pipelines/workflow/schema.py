@@ -85,7 +85,7 @@ def read_workflow(path: Path, settings: Iterable[str] = (), *, smoke: bool = Fal
 def _with_params(
     workflow: WorkflowConfig, settings: Iterable[str], *, smoke: bool, where: str
 ) -> WorkflowConfig:
-    params, storage = dict(workflow.params), {}
+    params, storage = dict(workflow.params), dict[str, Any]()
     changes = [workflow.smoke] if smoke else []
     for text in settings:
         values = with_settings({}, [text])

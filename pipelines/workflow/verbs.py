@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
@@ -12,10 +12,11 @@ from types import MappingProxyType
 from pipelines.evaluation.score_cache import ENHANCING, MIXING, SCORING
 from pipelines.workflow.references import nearest
 from rwsa.errors import InputError
+from rwsa.files import StoragePath, location
 
 # Options that change how fast a step runs, or where it looks, but not its result.
 RESOURCES = frozenset(
-    {"workers", "cpus-per-worker", "gpu", "no-gpu", "address", "cache", "device", "audio-clips"}
+    {"workers", "cpus-per-worker", "gpu", "no-gpu", "gpu-trials", "address", "cache", "device"}
 )
 Code = tuple[tuple[str, ...], tuple[str, ...]]
 TRAINING: Code = (("rwsa.training.loop",), ("audiomentations", "numba", "numpy", "pesq", "torch"))
@@ -33,10 +34,13 @@ class WorkflowVerb:
         positional: the option of a workflow that stands for the positional arguments.
         place: option -> where below the step's own folder its value is, unless the step gives it.
         outputs: output -> option whose value it is, or a path below the step's folder.
-        reads: options that name files or folders whose content the result depends on.
+        reads: option -> `file`, `folder` or `card`, for options that name what the result depends on. A
+            module with a function `inputs_of` says itself what its options lead to.
         code: modules and packages that decide the result.
         storage: `all` for `--storage` and `--set storage.…`, `root` for `--storage` alone, or `none`.
         cpus: of the step's own process; 0 if its work is in Ray tasks or workers of their own.
+        alone: one such step runs at a time, since each takes CPUs one by one and two could wait for each
+            other.
     """
 
     module: str
@@ -45,10 +49,11 @@ class WorkflowVerb:
     positional: str | None = None
     place: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
-    reads: Sequence[str] = ()
+    reads: Mapping[str, str] = field(default_factory=dict)
     code: Sequence[Code] = ()
     storage: str = "all"
     cpus: int = 0
+    alone: bool = False
 
     def parser(self) -> argparse.ArgumentParser:
         """The parser of the command line."""
@@ -60,52 +65,76 @@ VERBS: Mapping[str, WorkflowVerb] = MappingProxyType(
         "fetch": WorkflowVerb(module="pipelines.starter", outputs={"folder": "out"}, storage="none", cpus=1),
         "mix": WorkflowVerb(
             module="pipelines.mix_shards", command="mix", place={"out": "shards"}, outputs={"shards": "out"},
-            reads=("card", "recipe"), code=(MIXING,), storage="root",
+            reads={"card": "card", "recipe": "file"}, code=(MIXING,), storage="root",
         ),
         "import-pairs": WorkflowVerb(
             module="pipelines.import_pairs", place={"out": "shards"}, outputs={"shards": "out"},
-            reads=("card",), storage="root",
+            reads={"card": "card"}, storage="root",
         ),
         "check": WorkflowVerb(
             module="pipelines.check", place={"json": "report.json"}, outputs={"report": "json"},
-            reads=("card", "shards"), storage="none",
+            reads={"card": "card", "shards": "folder"}, storage="none",
         ),
         "dataset-page": WorkflowVerb(
             module="pipelines.dataset_page", place={"out": "dataset.html"}, outputs={"page": "out"},
-            reads=("shards", "recipe"), cpus=1,
+            reads={"shards": "folder", "recipe": "file"}, cpus=1,
         ),
         "domain-gap": WorkflowVerb(
             module="pipelines.domain_gap", place={"out": "domain_gap"}, outputs={"folder": "out"},
-            reads=("card", "shards"), code=(ACOUSTICS,), cpus=1,
+            reads={"card": "card", "shards": "folder"}, code=(ACOUSTICS,), cpus=1,
         ),
         "train": WorkflowVerb(
             module="pipelines.train", positional="configs", outputs={"weights": "", "name": ""},
-            reads=("configs",), code=(TRAINING,),
+            code=(TRAINING,),
         ),
         "sweep": WorkflowVerb(
-            module="tune.sweep", positional="sweep", outputs={"folder": ""}, reads=("sweep", "corpora"),
-            code=(TRAINING, SCORING),
+            module="tune.sweep", positional="sweep", outputs={"folder": ""}, code=(TRAINING, SCORING),
+            alone=True,
         ),
         "evaluate": WorkflowVerb(
             module="pipelines.evaluate", place={"json": "scores.json"}, outputs={"scores": "json"},
-            reads=("weights", "corpora", "system"), code=(SCORING, ENHANCING, MIXING),
+            reads={"weights": "file", "corpora": "card", "system": "folder"},
+            code=(SCORING, ENHANCING, MIXING),
         ),
         "trade-off": WorkflowVerb(
-            module="pipelines.trade_off", place={"out": "trade-off.html"}, outputs={"page": "out"}, cpus=1
+            module="pipelines.trade_off", place={"out": "trade-off.html"}, outputs={"page": "out"}, cpus=1,
         ),
         "register": WorkflowVerb(
-            module="pipelines.register", outputs={"model": "name"}, reads=("weights",), cpus=1
+            module="pipelines.register", outputs={"model": "name"}, reads={"weights": "file"}, cpus=1,
         ),
         "enhance": WorkflowVerb(
             module="rwsa.cli", subcommand="enhance", positional="inputs", place={"out": "enhanced"},
-            outputs={"folder": "out"}, reads=("inputs", "weights"), code=(ENHANCING,), storage="none", cpus=1,
+            outputs={"folder": "out"}, reads={"inputs": "folder", "weights": "file"}, code=(ENHANCING,),
+            storage="none", cpus=1,
         ),
         "score": WorkflowVerb(
             module="rwsa.cli", subcommand="score", place={"json": "scores.json"}, outputs={"scores": "json"},
-            reads=("clean", "enhanced"), code=(SCORING,), storage="none", cpus=1,
+            reads={"clean": "folder", "enhanced": "folder"}, code=(SCORING,), storage="none", cpus=1,
         ),
     }
 )  # fmt: skip
+
+
+def inputs_of(verb: WorkflowVerb, options: argparse.Namespace) -> Iterator[tuple[str, StoragePath]]:
+    """What a parsed command line reads, as (`file`, `folder`, `shards` or `card`, location).
+
+    Raises:
+        InputError: a configuration that it names cannot be read.
+    """
+    module = importlib.import_module(verb.module)
+    if hasattr(module, "inputs_of"):
+        yield from module.inputs_of(options)
+    actions = {name: action.dest for name, action in verb.parser()._option_string_actions.items()}
+    for option, kind in verb.reads.items():
+        found = getattr(options, actions.get(f"--{option}", option))
+        for value in found if isinstance(found, list) else [] if found is None else [found]:
+            yield kind, location(_without_name(str(value)))
+
+
+def _without_name(text: str) -> str:
+    """`NAME=FILE` without the name."""
+    name, equals, rest = text.partition("=")
+    return rest if equals and "/" not in name else text
 
 
 def verb_named(name: str, *, where: str) -> WorkflowVerb:
