@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pipelines.core.cli import cluster_argument, verb
+from pipelines.core.progress import duration
 from pipelines.workflow.prepare import Preparation
 from pipelines.workflow.records import Output
 from pipelines.workflow.references import nearest
@@ -83,7 +84,7 @@ def status(
 ) -> list[tuple[str, str, str]]:
     """(step, state, why) of every selected step, as far as it can be known before others have run."""
     outputs: dict[str, Mapping[str, Output]] = {}
-    rows = []
+    rows = list[tuple[str, str, str]]()
     for name, step in preparation.steps.items():
         waits_for = [need for need in step.needs if need not in outputs]
         if waits_for:
@@ -91,7 +92,7 @@ def status(
         else:
             prepared = preparation.prepare(step, outputs, force=name in forced)
             state, why = prepared.state, prepared.why
-            if prepared.record is not None and prepared.record.outputs is not None:
+            if prepared.record is not None:
                 outputs[name] = prepared.record.outputs
         if name in selected:
             rows.append((name, state, why))
@@ -150,10 +151,10 @@ def _report(line: str) -> None:
 
 
 def _told(result: StepResult) -> str:
-    if result.outputs is None:
+    if not result.outputs:
         return result.why
     places = ", ".join(output.value for output in result.outputs.values())
-    return f"{result.seconds:.1f} s · {places}"
+    return f"{duration(result.seconds)} · {places}"
 
 
 def _counted(results: Mapping[str, StepResult]) -> str:

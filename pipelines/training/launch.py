@@ -27,6 +27,8 @@ from rwsa.training.config import self_contained
 from rwsa.training.context import LocalContext, StopSignal
 from rwsa.training.loop import fit
 
+# Set for the steps of a workflow that has started Ray on this machine, which no autoscaler extends.
+LOCAL_RAY = "RWSA_LOCAL_RAY"
 _POLL_SECONDS = 0.5
 _FIRST_WAITING_MESSAGE_SECONDS, _NEXT_WAITING_MESSAGE_SECONDS = 60.0, 600.0
 _FINAL_ERRORS = {kind.__name__: kind for kind in (InputError, DivergedError)}
@@ -117,7 +119,7 @@ def train_on_ray(
     stop.install()  # Ray replaces the signal handlers
     resources = ray.cluster_resources()
     use_gpu = bool(resources.get("GPU")) if gpu is None else gpu
-    if not os.environ.get(ADDRESS):
+    if not os.environ.get(ADDRESS) or os.environ.get(LOCAL_RAY):
         _check_resources(resources, workers=workers, threads=threads, use_gpu=use_gpu)
     # On this node, whose loss ends the run anyway. Not soft: Ray would then choose another node if this one
     # offers no CPU, as a cluster's head often does.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.workflow.content import content_hash, recordings_signature, signature
-from pipelines.workflow.records import Identity, Output, Record, State, StepFolder, is_there, output_of
+from pipelines.workflow.records import LOG, Identity, Output, Record, State, StepFolder, is_there, output_of
 from pipelines.workflow.references import resolve
 from pipelines.workflow.schema import WorkflowConfig
 from pipelines.workflow.steps import Step, parse
@@ -41,6 +41,16 @@ class PreparedStep:
     why: str
     command: list[str]
     places: Mapping[str, tuple[str, bool]]
+
+    @property
+    def place(self) -> str:
+        """The folder of its results."""
+        return str(self.folder.of(self.identity))
+
+    @property
+    def log(self) -> str:
+        """The file of its output."""
+        return str(self.folder.of(self.identity) / LOG)
 
     def outputs(self) -> dict[str, Output]:
         """What the step left.

@@ -9,69 +9,141 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.core.runtime_env import CHECKOUT
-from rwsa.files import atomic_write, location
+from pipelines.training.launch import grace_seconds
+from rwsa.command_line import TRY_AGAIN
+from rwsa.files import atomic_write, is_remote, location
+from rwsa.process import THREAD_VARIABLES
 
-# SLURM and Kubernetes give about as long; training saves in seconds.
-_SECONDS_TO_SAVE = 100.0
-_LINES_SHOWN = 5
+# In addition to the step's own grace; writing its log to a store may take a while.
+_SECONDS_TO_END = 10.0
+_POLL_SECONDS = 0.2
+_UPLOAD_SECONDS = 15.0
+# Of a step that was killed, or that asks to be tried again.
+_ATTEMPTS = 3
+_TAIL_BYTES = 4000
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutcome:
-    """How a step's process ended."""
+    """How a step's process ended.
+
+    Attributes:
+        status: its exit status; negative if a signal ended it.
+        last_line: of its output.
+        stopped: whether it was asked to stop.
+    """
 
     status: int
     seconds: float
-    last_lines: tuple[str, ...]
+    last_line: str
+    stopped: bool
 
 
-def run_step(command: Sequence[str], environment: Mapping[str, str], log: str) -> StepOutcome:
-    """Run a command in the checkout, with its output in `log`; ends it, after it has saved, if interrupted.
+def run_step(command: Sequence[str], environment: Mapping[str, str], log: str, folder: str) -> StepOutcome:
+    """Run a command, with its output in `log`; if the task is cancelled, ask it to save and end.
+
+    A process that is killed, or that exits with `TRY_AGAIN`, is started again up to two times.
 
     Args:
         command: to run.
         environment: variables to add to those of this process.
         log: location of its output.
+        folder: to run in; empty for the checkout.
     """
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="rwsa-step-") as folder:
-        output = Path(folder) / "log.txt"
-        with output.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, *command[1:]],
-                cwd=CHECKOUT,
-                env={**os.environ, **environment},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_end_with_parent,
-            )
+    started, status, stopped = time.monotonic(), 0, False
+    variables = {key: value for key, value in os.environ.items() if key not in THREAD_VARIABLES}
+    with _log_file(log) as path:
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(attempt)
+            with path.open("ab") as file:
+                if file.tell():
+                    file.write(b"\n-- started again\n")
+                    file.flush()
+                process = subprocess.Popen(
+                    [sys.executable, *command[1:]],
+                    cwd=folder or CHECKOUT,
+                    env={**variables, **environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=_end_with_parent,
+                )
+                status, stopped = _wait(process, path, log)
+            if stopped or not (status < 0 or status == TRY_AGAIN):
+                break
+        line = last_line(path.read_bytes()[-_TAIL_BYTES:])
+    return StepOutcome(status=status, seconds=time.monotonic() - started, last_line=line, stopped=stopped)
+
+
+def last_line(output: bytes) -> str:
+    """The last line of a command's output that is not empty; a progress bar's last state counts as a line."""
+    lines = output.decode(errors="backslashreplace").replace("\r", "\n").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _wait(process: subprocess.Popen[bytes], path: Path, log: str) -> tuple[int, bool]:
+    """Exit status of a process, and whether it was asked to stop."""
+    uploaded = time.monotonic()
+    try:
+        while True:
             try:
-                status = process.wait()
-            except BaseException:
-                process.terminate()
-                try:
-                    process.wait(_SECONDS_TO_SAVE)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-                raise
-            finally:
-                file.flush()
-                with atomic_write(location(log)) as temporary:
-                    temporary.write_bytes(output.read_bytes())
-        lines = output.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
-    return StepOutcome(
-        status=status, seconds=time.monotonic() - started, last_lines=tuple(lines[-_LINES_SHOWN:])
-    )
+                return process.wait(_POLL_SECONDS), False
+            except subprocess.TimeoutExpired:
+                if time.monotonic() - uploaded > _UPLOAD_SECONDS:
+                    _upload(path, log)
+                    uploaded = time.monotonic()
+    except KeyboardInterrupt:  # with which Ray cancels a task
+        process.terminate()
+        try:
+            return process.wait(grace_seconds() + _SECONDS_TO_END), True
+        except subprocess.TimeoutExpired:
+            return _killed(process), True
+    except BaseException:
+        _killed(process)
+        raise
+
+
+def _killed(process: subprocess.Popen[bytes]) -> int:
+    process.kill()
+    return process.wait()
+
+
+@contextmanager
+def _log_file(log: str) -> Iterator[Path]:
+    """A file for the log: the log itself, or one that is uploaded to the store."""
+    target = location(log)
+    if not is_remote(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield target
+        return
+    with tempfile.TemporaryDirectory(prefix="rwsa-step-") as folder:
+        path = Path(folder) / target.name
+        try:
+            yield path
+        finally:
+            _upload(path, log)
+
+
+def _upload(path: Path, log: str) -> None:
+    target = location(log)
+    if is_remote(target):
+        with atomic_write(target) as temporary:
+            temporary.write_bytes(path.read_bytes())
 
 
 def _end_with_parent() -> None:
-    """Ask the kernel to stop this process when its parent dies: a killed Ray worker leaves no orphan."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    """Have the kernel kill this process when its parent dies, so that a killed Ray worker leaves no orphan.
+
+    It is killed without a warning because another process may take over its work at once.
+    """
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

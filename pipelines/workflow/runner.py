@@ -7,36 +7,61 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.core.cli import ADDRESS
+from pipelines.core.progress import duration
 from pipelines.core.ray_cluster import start_ray
+from pipelines.core.runtime_env import CHECKOUT
+from pipelines.training.launch import LOCAL_RAY
 from pipelines.workflow.prepare import Preparation, PreparedStep
-from pipelines.workflow.records import LOG, Output, Record
-from pipelines.workflow.run_step import StepOutcome, run_step
+from pipelines.workflow.records import Output, Record
+from pipelines.workflow.run_step import StepOutcome, last_line, run_step
 from pipelines.workflow.steps import Step
 from rwsa.errors import InputError
+from rwsa.files import is_file, location
 from rwsa.training.context import StopSignal
 
 _POLL_SECONDS = 0.5
+_PROGRESS_SECONDS = 30.0
 # A step of a lost node runs again elsewhere and resumes.
 _RETRIES = 2
+# A process that waits for the cluster takes half a gigabyte of this machine.
+_AT_ONCE = range(2, 17)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What happened to a step: `done` before, `finished` now, `failed`, `stopped` or `waiting`."""
+    """What happened to a step: `done` before, `finished` now, `failed`, `stopped` or `waiting`.
+
+    Attributes:
+        seconds: that it took; of a step that was done, then.
+        log: location of its output.
+        folder: of its results; empty if that is not known yet.
+    """
 
     step: Step
     result: str
     why: str = ""
     seconds: float = 0.0
     log: str = ""
-    outputs: Mapping[str, Output] | None = None
+    folder: str = ""
+    outputs: Mapping[str, Output] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class _Running:
+    """A step that was submitted."""
+
+    prepared: PreparedStep
+    started: float
+    reported: float
 
 
 class Runner:
@@ -55,8 +80,10 @@ class Runner:
         self._report, self._stop = report, stop
         self._results: dict[str, StepResult] = {}
         self._outputs: dict[str, Mapping[str, Output]] = {}
-        self._running: dict[Any, PreparedStep] = {}
+        self._ready: list[PreparedStep] = []
+        self._running: dict[Any, _Running] = {}
         self._cancelled = False
+        self._at_once = 0
 
     def run(self) -> dict[str, StepResult]:
         """Run what is not done; returns the result of every selected step, in the order of the workflow.
@@ -67,12 +94,16 @@ class Runner:
         steps = self._preparation.steps
         sorter = graphlib.TopologicalSorter({name: step.needs for name, step in steps.items()})
         sorter.prepare()
-        ready = sorter.get_ready()
-        while ready or self._running:
-            complete = [name for name in ready if not self._stop.received and self._begin(steps[name])]
-            complete = complete or self._wait()
+        free = sorter.get_ready()
+        while free or self._ready or self._running:
+            complete = [name for name in free if not self._stop.received and self._consider(steps[name])]
+            self._submit_ready()
+            if not complete:
+                complete = self._wait()
             sorter.done(*complete)
-            ready = sorter.get_ready()
+            free = sorter.get_ready()
+            if self._stop.received and not self._running:
+                break
         for name in self._selected:
             if name not in self._results:
                 self._results[name] = StepResult(
@@ -80,35 +111,67 @@ class Runner:
                 )
         return {name: self._results[name] for name in steps if name in self._selected}
 
-    def _begin(self, step: Step) -> bool:
-        """Start a step; whether it is complete already."""
+    def _consider(self, step: Step) -> bool:
+        """Queue a step whose needs are complete; returns whether it is complete already."""
         try:
             prepared = self._preparation.prepare(step, self._outputs, force=step.name in self._forced)
         except InputError as error:
             self._end(StepResult(step=step, result="failed", why=str(error)))
             return False
         if prepared.record is not None:
-            assert prepared.record.outputs is not None
             self._outputs[step.name] = prepared.record.outputs
             self._results[step.name] = StepResult(
-                step=step, result="done", seconds=prepared.record.seconds, outputs=prepared.record.outputs
+                step=step,
+                result="done",
+                seconds=prepared.record.seconds,
+                log=prepared.log,
+                folder=prepared.place,
+                outputs=prepared.record.outputs,
             )
             return True
         if step.name not in self._selected:
-            self._end(StepResult(step=step, result="failed", why="is needed, not done, and not selected"))
+            why = f"is needed, and not done ({prepared.state}); run it too, with --until or without --only"
+            self._end(StepResult(step=step, result="failed", why=why))
             return False
-        self._submit(prepared)
+        self._ready.append(prepared)
         return False
 
+    def _submit_ready(self) -> None:
+        for prepared in list(self._ready):
+            if self._stop.received or (self._running and len(self._running) >= self._at_once):
+                return
+            alone = prepared.step.verb.alone
+            if alone and any(one.prepared.step.verb.alone for one in self._running.values()):
+                continue
+            self._ready.remove(prepared)
+            self._submit(prepared)
+
     def _submit(self, prepared: PreparedStep) -> None:
-        start_ray()
-        step, folder = prepared.step, prepared.folder.of(prepared.identity)
+        self._start_ray()
+        step = prepared.step
         prepared.folder.start(prepared.identity, prepared.command)
-        why = f" ({prepared.why})" if prepared.why else ""
+        why = "" if prepared.state == "new" else f" ({prepared.state}: {prepared.why})"
         self._report(f"{step.name}: starts{why}\n  $ {shlex.join(['python', *prepared.command[1:]])}")
-        task = ray.remote(run_step).options(num_cpus=step.verb.cpus, max_retries=_RETRIES, name=step.name)
-        reference = task.remote(prepared.command, _environment(), str(folder / LOG))
-        self._running[reference] = prepared
+        # Ray may remove a node whose processes hold no CPU; this one stays as long as the workflow.
+        this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        task = ray.remote(run_step).options(
+            num_cpus=step.cpus,
+            num_gpus=step.gpus,
+            max_retries=_RETRIES,
+            name=step.name,
+            scheduling_strategy="DEFAULT" if step.cpus or step.gpus else this_node,
+        )
+        folder = "" if Path.cwd() == CHECKOUT else str(Path.cwd())
+        reference = task.remote(prepared.command, _environment(), prepared.log, folder)
+        now = time.monotonic()
+        self._running[reference] = _Running(prepared=prepared, started=now, reported=now)
+
+    def _start_ray(self) -> None:
+        if not self._at_once:
+            start_ray()
+            self._stop.install()  # Ray replaces the signal handlers
+            cpus = int(ray.cluster_resources().get("CPU", 1))
+            self._at_once = max(_AT_ONCE[0], min(_AT_ONCE[-1], cpus))
 
     def _wait(self) -> list[str]:
         """Wait a moment for running steps; returns those that completed."""
@@ -116,55 +179,69 @@ class Runner:
             return []
         if self._stop.received and not self._cancelled:
             self._cancelled = True
+            self._report("stopping: running steps save first (Ctrl-C again stops at once)")
             for reference in self._running:
                 ray.cancel(reference)
         done, _ = ray.wait(list(self._running), timeout=_POLL_SECONDS)
+        for reference, running in self._running.items():
+            if reference not in done and time.monotonic() - running.reported > _PROGRESS_SECONDS:
+                running.reported = time.monotonic()
+                self._report(_progress(running))
         return [name for reference in done if (name := self._finish(reference))]
 
     def _finish(self, reference: Any) -> str | None:
         """Record how a step ended; its name if it completed."""
-        prepared = self._running.pop(reference)
-        step, log = prepared.step, str(prepared.folder.of(prepared.identity) / LOG)
+        running = self._running.pop(reference)
+        prepared, seconds = running.prepared, time.monotonic() - running.started
+        result, why = "failed", ""
         try:
             outcome: StepOutcome = ray.get(reference)
-        except (ray.exceptions.TaskCancelledError, ray.exceptions.RayTaskError) as error:
-            why = (
-                "stopped; the same command resumes it"
-                if self._cancelled
-                else str(error).strip().splitlines()[-1]
+            if outcome.status == 0:
+                outputs = prepared.outputs()
+                record = Record(
+                    identity=prepared.identity, outputs=outputs, seconds=outcome.seconds, finished=time.time()
+                )
+                prepared.folder.finish(record)
+                self._outputs[prepared.step.name] = outputs
+                self._end_of(prepared, "finished", "", outcome.seconds, outputs)
+                return prepared.step.name
+            seconds, why = outcome.seconds, _ended(outcome)
+            result = "stopped" if outcome.stopped or self._stop.received else "failed"
+        except ray.exceptions.TaskCancelledError:
+            result, why = "stopped", "the same command resumes it"
+        except (InputError, ray.exceptions.RayError) as error:
+            why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        if result == "failed":
+            prepared.folder.fail(prepared.identity, why)
+        self._end_of(prepared, result, why, seconds)
+        return None
+
+    def _end_of(
+        self,
+        prepared: PreparedStep,
+        result: str,
+        why: str,
+        seconds: float,
+        outputs: Mapping[str, Output] | None = None,
+    ) -> None:
+        self._end(
+            StepResult(
+                step=prepared.step,
+                result=result,
+                why=why,
+                seconds=seconds,
+                log=prepared.log,
+                folder=prepared.place,
+                outputs=outputs or {},
             )
-            self._end(
-                StepResult(step=step, result="stopped" if self._cancelled else "failed", why=why, log=log)
-            )
-            return None
-        except ray.exceptions.RayError as error:
-            self._end(StepResult(step=step, result="failed", why=str(error).strip().splitlines()[0], log=log))
-            return None
-        if outcome.status:
-            why = outcome.last_lines[-1] if outcome.last_lines else f"exit status {outcome.status}"
-            result = "stopped" if self._stop.received else "failed"
-            self._end(StepResult(step=step, result=result, why=why, seconds=outcome.seconds, log=log))
-            return None
-        try:
-            outputs = prepared.outputs()
-        except InputError as error:
-            self._end(
-                StepResult(step=step, result="failed", why=str(error), seconds=outcome.seconds, log=log)
-            )
-            return None
-        record = Record(
-            identity=prepared.identity, outputs=outputs, seconds=outcome.seconds, finished=time.time()
         )
-        prepared.folder.finish(record)
-        self._outputs[step.name] = outputs
-        self._end(StepResult(step=step, result="finished", seconds=outcome.seconds, log=log, outputs=outputs))
-        return step.name
 
     def _end(self, result: StepResult) -> None:
         self._results[result.step.name] = result
         why = f": {result.why}" if result.why else ""
+        after = f" after {duration(result.seconds)}" if result.seconds else ""
         log = f"\n  its output: {result.log}" if result.result == "failed" and result.log else ""
-        self._report(f"{result.step.name}: {result.result} after {result.seconds:.1f} s{why}{log}")
+        self._report(f"{result.step.name}: {result.result}{after}{why}{log}")
 
     def _reason(self, step: Step) -> str:
         if self._stop.received:
@@ -173,9 +250,22 @@ class Runner:
         return f"needs {', '.join(missing)}"
 
 
+def _ended(outcome: StepOutcome) -> str:
+    if outcome.status < 0:
+        return f"killed by signal {-outcome.status}; its last line: {outcome.last_line}"
+    return outcome.last_line or f"exit status {outcome.status}"
+
+
+def _progress(running: _Running) -> str:
+    path = location(running.prepared.log)
+    line = last_line(path.read_bytes()[-4000:]) if is_file(path) else "waits for the cluster"
+    elapsed = duration(time.monotonic() - running.started)
+    return f"{running.prepared.step.name}: {elapsed}: {line}"
+
+
 def _environment() -> dict[str, str]:
     """Variables with which a step joins the same Ray."""
     environment = {ADDRESS: ray.get_runtime_context().gcs_address}
     if ADDRESS not in os.environ:
-        environment["RWSA_SHARED_CHECKOUT"] = "1"
+        environment |= {"RWSA_SHARED_CHECKOUT": "1", LOCAL_RAY: "1"}
     return environment

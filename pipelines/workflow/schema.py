@@ -6,7 +6,9 @@ import dataclasses
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from pipelines.core.storage import StorageConfig
 from rwsa.config import build, config, read_yaml, with_settings
@@ -26,12 +28,16 @@ class StepConfig:
             under `set` gives settings.
         needs: steps that must be complete first, in addition to those whose outputs are referred to.
         foreach: variable -> values, or a reference to a parameter that is a list.
+        cpus, gpus: that the step's own process uses. By default the verb's: none where its work is done by
+            Ray tasks or workers, which ask for their own.
     """
 
     verb: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     needs: tuple[str, ...] = ()
     foreach: dict[str, Any] = dataclasses.field(default_factory=dict)
+    cpus: Annotated[int, Field(ge=0, le=1024)] | None = None
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
 
 
 @config

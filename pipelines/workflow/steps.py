@@ -27,6 +27,7 @@ class Step:
         verb: what it does.
         options: as in the file, with references.
         needs: names of the steps that must be complete first, sorted.
+        cpus, gpus: that its own process uses.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Step:
     verb: WorkflowVerb
     options: Mapping[str, Any]
     needs: tuple[str, ...]
+    cpus: int
+    gpus: int
 
 
 def steps_of(workflow: WorkflowConfig) -> dict[str, Step]:
@@ -45,21 +48,20 @@ def steps_of(workflow: WorkflowConfig) -> dict[str, Step]:
             other in a circle, or two write the same place; the message names the step.
     """
     bases = {name: _instances(name, step, workflow.params) for name, step in workflow.steps.items()}
-    steps = {
-        step.name: step
-        for base, config in workflow.steps.items()
-        for step in (
-            Step(
+    steps = {}
+    for base, config in workflow.steps.items():
+        verb = verb_named(config.verb, where=f"step '{base}'")
+        for name, variables in bases[base].items():
+            steps[name] = Step(
                 name=name,
                 base=base,
                 variables=variables,
-                verb=verb_named(config.verb, where=f"step '{base}'"),
+                verb=verb,
                 options=config.options,
                 needs=tuple(sorted(_needs(base, config, variables, bases))),
+                cpus=verb.cpus if config.cpus is None else config.cpus,
+                gpus=config.gpus,
             )
-            for name, variables in bases[base].items()
-        )
-    }
     ordered = {name: steps[name] for name in _order(steps)}
     for step in ordered.values():
         _check(step, ordered, workflow.params)
