@@ -204,7 +204,7 @@ def config_paths(names: Sequence[str]) -> list[Path]:
 
 
 def inputs_of(options: argparse.Namespace) -> Iterator[tuple[str, StoragePath]]:
-    """What a run reads, as (`file`, `card` or `shards`, location)."""
+    """What a run reads, as (kind, location); see `pipelines.workflow.verbs.WorkflowVerb.reads`."""
     paths = config_paths(options.configs)
     yield from (("file", path) for path in paths)
     yield from data_inputs(read_config(TrainRunConfig, paths, options.settings).data)
@@ -213,7 +213,7 @@ def inputs_of(options: argparse.Namespace) -> Iterator[tuple[str, StoragePath]]:
 def data_inputs(data: DataConfig) -> Iterator[tuple[str, StoragePath]]:
     """What the data of a run are read from, as `inputs_of`."""
     if data.shards is not None:
-        yield "shards", location(data.shards)
+        yield "folder", location(data.shards)
     if data.mix is not None:
         for kind, value in (("card", data.mix.card), ("file", data.mix.recipe)):
             if isinstance(value, str):

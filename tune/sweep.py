@@ -224,7 +224,7 @@ def inputs_of(options: argparse.Namespace) -> Iterator[tuple[str, StoragePath]]:
     config = _config(options)
     yield "file", options.sweep
     yield from (("file", path) for path in config_paths(config.base))
-    yield from (("card", location(card)) for card in config.corpora)
+    yield from (("corpus", location(card)) for card in config.corpora)
     yield from data_inputs(_prepare(config, options.settings)[3].data)
 
 

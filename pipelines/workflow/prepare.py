@@ -89,7 +89,8 @@ class Preparation:
             identity = _next(identity)
         record = folder.record(identity)
         state, why = _state(folder, identity, record)
-        options = self._placed(step, self._resolved(step, outputs), folder.of(identity), identity)
+        name = f"{self.workflow.name}-{step.name}-{identity.digest[:6]}"
+        options = self._placed(step, self._resolved(step, outputs), folder.of(identity), name=name)
         arguments, parsed = parse(step, options)
         subcommand = [step.verb.subcommand] if step.verb.subcommand else []
         return PreparedStep(
@@ -127,7 +128,8 @@ class Preparation:
         self, step: Step, outputs: Mapping[str, Mapping[str, Output]], folder: StepFolder
     ) -> Identity:
         options = self._resolved(step, outputs, content=True)
-        _, parsed = parse(step, self._resolved(step, outputs))
+        placed = self._placed(step, self._resolved(step, outputs), folder.folder, name="any")
+        _, parsed = parse(step, placed)
         made = {output.value for left in outputs.values() for output in left.values()}
         identity = Identity(
             verb=step.verb.module,
@@ -146,17 +148,17 @@ class Preparation:
             if str(path) in made:
                 continue
             hashes[str(path)] = self._hash(step, path, folder=kind == "folder")
-            if kind == "card":
-                hashes |= self._recordings(step, Path(str(path)))
+            if kind in ("card", "corpus"):
+                hashes |= self._recordings(step, Path(str(path)), tests=kind == "corpus")
         return hashes
 
-    def _recordings(self, step: Step, card: Path) -> dict[str, str]:
-        """Hashes of the recordings of a card, and of the recipe of its test mixtures."""
+    def _recordings(self, step: Step, card: Path, *, tests: bool) -> dict[str, str]:
+        """Hashes of the recordings of a card, and with `tests` of the recipe of its test mixtures."""
         name = f"recordings of {card}"
         if name not in self._hashes:
             self._hashes[name] = recordings_signature(card)
         hashes = {name: self._hashes[name]}
-        if (evaluation := read_card(card).evaluation) is not None:
+        if tests and (evaluation := read_card(card).evaluation) is not None:
             hashes[str(evaluation.recipe)] = self._hash(step, location(evaluation.recipe))
         return hashes
 
@@ -170,14 +172,13 @@ class Preparation:
         return self._hashes[str(path)]
 
     def _placed(
-        self, step: Step, options: Mapping[str, Any], folder: StoragePath, identity: Identity
+        self, step: Step, options: Mapping[str, Any], folder: StoragePath, *, name: str
     ) -> dict[str, Any]:
-        """Options with the places of results below the step's folder, and the workflow's storage."""
+        """Options with the places of results below `folder`, the workflow's storage, and a run's name."""
         placed = dict(options)
         for key, below in step.verb.place.items():
             placed.setdefault(key, str(folder / below))
         settings = dict(placed.get("set", {}))
-        name = f"{self.workflow.name}-{step.name}-{identity.digest[:6]}"
         if step.verb.module == "pipelines.train":
             settings.setdefault("name", name)
         if step.verb.module == "tune.sweep":

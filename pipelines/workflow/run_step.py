@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ _UPLOAD_SECONDS = 15.0
 # Of a step that was killed, or that asks to be tried again.
 _ATTEMPTS = 3
 _TAIL_BYTES = 4000
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -86,8 +88,8 @@ def run_step(command: Sequence[str], environment: Mapping[str, str], log: str, f
 
 def last_line(output: bytes) -> str:
     """The last line of a command's output that is not empty; a progress bar's last state counts as a line."""
-    lines = output.decode(errors="backslashreplace").replace("\r", "\n").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    text = _COLOURS.sub("", output.decode(errors="backslashreplace")).replace("\r", "\n")
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def _wait(process: subprocess.Popen[bytes], path: Path, log: str) -> tuple[int, bool]:

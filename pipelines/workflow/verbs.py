@@ -34,8 +34,9 @@ class WorkflowVerb:
         positional: the option of a workflow that stands for the positional arguments.
         place: option -> where below the step's own folder its value is, unless the step gives it.
         outputs: output -> option whose value it is, or a path below the step's folder.
-        reads: option -> `file`, `folder` or `card`, for options that name what the result depends on. A
-            module with a function `inputs_of` says itself what its options lead to.
+        reads: option -> kind, for options that name what the result depends on: `file`, `folder`, `card`
+            (with its recordings) or `corpus` (also with the recipe of its test mixtures). A module with a
+            function `inputs_of` says itself what its options lead to.
         code: modules and packages that decide the result.
         storage: `all` for `--storage` and `--set storage.…`, `root` for `--storage` alone, or `none`.
         cpus: of the step's own process; 0 if its work is in Ray tasks or workers of their own.
@@ -81,7 +82,7 @@ VERBS: Mapping[str, WorkflowVerb] = MappingProxyType(
         ),
         "domain-gap": WorkflowVerb(
             module="pipelines.domain_gap", place={"out": "domain_gap"}, outputs={"folder": "out"},
-            reads={"card": "card", "shards": "folder"}, code=(ACOUSTICS,), cpus=1,
+            reads={"card": "corpus", "shards": "folder"}, code=(ACOUSTICS,), cpus=1,
         ),
         "train": WorkflowVerb(
             module="pipelines.train", positional="configs", outputs={"weights": "", "name": ""},
@@ -93,7 +94,7 @@ VERBS: Mapping[str, WorkflowVerb] = MappingProxyType(
         ),
         "evaluate": WorkflowVerb(
             module="pipelines.evaluate", place={"json": "scores.json"}, outputs={"scores": "json"},
-            reads={"weights": "file", "corpora": "card", "system": "folder"},
+            reads={"weights": "file", "corpora": "corpus", "system": "folder"},
             code=(SCORING, ENHANCING, MIXING),
         ),
         "trade-off": WorkflowVerb(
@@ -116,7 +117,7 @@ VERBS: Mapping[str, WorkflowVerb] = MappingProxyType(
 
 
 def inputs_of(verb: WorkflowVerb, options: argparse.Namespace) -> Iterator[tuple[str, StoragePath]]:
-    """What a parsed command line reads, as (`file`, `folder`, `shards` or `card`, location).
+    """What a parsed command line reads, as (kind, location); see `WorkflowVerb.reads`.
 
     Raises:
         InputError: a configuration that it names cannot be read.
