@@ -30,6 +30,7 @@ from pipelines.core.cli import (
     workers_argument,
 )
 from pipelines.inspection.check_report import counted
+from pipelines.mixing.dry_run import dry_run
 from pipelines.mixing.mix_progress import MixProgress
 from pipelines.mixing.output_folder import (
     check_folder,
@@ -48,7 +49,7 @@ from rwsa.errors import InputError
 from rwsa.file_cache import FileCache
 from rwsa.files import StoragePath, absolute_location, location
 from rwsa.lease import check_held, exclusive_lock, locked
-from rwsa.mixing import Recipe, plan_split, read_recipe
+from rwsa.mixing import MixPlan, Recipe, plan_split, read_recipe
 from rwsa.mixing.plans import usable_speech
 from rwsa.mixing.recipes import recipe_hash
 from rwsa.shards.index import Failure, entry_paths, index_sha256, index_splits, merge_index
@@ -167,11 +168,7 @@ def write_plans(
         raise InputError(f"--workers {workers}: must be at least 1, or 0 to work in this process")
     if shard_examples < 1:
         raise InputError(f"--shard-examples {shard_examples}: must be at least 1")
-    splits = list(recipe.examples) if splits is None else list(dict.fromkeys(splits))
-    plans = {split: plan_split(manifest, recipe, split) for split in splits}
-    plans = {split: rows for split, rows in plans.items() if len(rows)}
-    if not plans:
-        raise InputError(f"recipe {recipe.name}: has no examples for {splits}; set examples.SPLIT=…")
+    plans = _plans(manifest, recipe, splits)
     check_folder(
         out,
         plans,
@@ -191,6 +188,17 @@ def write_plans(
         )
         for split, rows in plans.items()
     ]
+
+
+def _plans(
+    manifest: Manifest, recipe: Recipe, splits: Sequence[Split] | None
+) -> dict[Split, Sequence[MixPlan]]:
+    splits = list(recipe.examples) if splits is None else list(dict.fromkeys(splits))
+    plans = {split: plan_split(manifest, recipe, split) for split in splits}
+    plans = {split: rows for split, rows in plans.items() if len(rows)}
+    if not plans:
+        raise InputError(f"recipe {recipe.name}: has no examples for {splits}; set examples.SPLIT=…")
+    return plans
 
 
 def _scan(card: CorpusCard, strict: bool, cache: Path | None, report: Callable[[str], None]) -> Manifest:
@@ -253,6 +261,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="stop at the first unusable source file")
     shards_arguments(parser)
     cache_argument(parser)
+
+
+def _dry_run_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="mix a few examples, print the estimated hours, storage and time, and leave nothing behind",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -329,10 +345,16 @@ def _index(options: argparse.Namespace) -> int:
     "pipelines.mix_shards",
     "Mix a corpus into shards on Ray. With `plan` as the first argument: write the plans only.",
     _arguments,
+    _dry_run_argument,
     workers_argument,
     cluster_argument,
 )
 def mix(options: argparse.Namespace) -> int:
+    if options.dry_run:
+        manifest = _scan(read_card(options.card), options.strict, options.cache, print)
+        plans = _plans(manifest, read_recipe(options.recipe, options.settings), options.splits)
+        print(dry_run(plans, shard_examples=options.shard_examples, corpus=manifest.card))
+        return 0
     out = shards_of(options)
     summary = mix_shards(
         read_card(options.card),

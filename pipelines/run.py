@@ -10,14 +10,16 @@ change affects, and does nothing if nothing changed.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pipelines.core.cli import cluster_argument, verb
 from pipelines.core.progress import duration
-from pipelines.workflow.prepare import Preparation
+from pipelines.workflow.prepare import Preparation, PreparedStep
 from pipelines.workflow.records import Output
 from pipelines.workflow.references import nearest
 from pipelines.workflow.runner import Runner, StepResult
@@ -79,10 +81,24 @@ def _downstream(steps: Mapping[str, Step], names: set[str]) -> set[str]:
     return found
 
 
+def estimate(prepared: PreparedStep) -> str:
+    """What a step takes, by the dry run of its verb, indented; empty if the verb has none."""
+    if not prepared.step.verb.dry_run:
+        return ""
+    result = subprocess.run(
+        [*prepared.command, "--dry-run"], capture_output=True, text=True, errors="backslashreplace"
+    )
+    text = result.stdout if result.returncode == 0 else result.stderr
+    return textwrap.indent(text.rstrip(), "    ")
+
+
 def status(
-    preparation: Preparation, selected: Collection[str], forced: Collection[str]
+    preparation: Preparation, selected: Collection[str], forced: Collection[str], *, estimates: bool = False
 ) -> list[tuple[str, str, str]]:
-    """(step, state, why) of every selected step, as far as it can be known before others have run."""
+    """(step, state, why) of every selected step, as far as it can be known before others have run.
+
+    With `estimates`, the reason of a step that would run now also says what it takes.
+    """
     outputs: dict[str, Mapping[str, Output]] = {}
     rows = list[tuple[str, str, str]]()
     for name, step in preparation.steps.items():
@@ -92,6 +108,8 @@ def status(
         else:
             prepared = preparation.prepare(step, outputs, force=name in forced)
             state, why = prepared.state, prepared.why
+            if estimates and state != "done" and name in selected:
+                why = "\n".join(filter(None, (why, estimate(prepared))))
             if prepared.record is not None:
                 outputs[name] = prepared.record.outputs
         if name in selected:
@@ -103,7 +121,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "workflow", type=Path, metavar="WORKFLOW.yaml", help="such as those in pipelines/workflows"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what would run, and why, and exit")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would run, why, and what it takes as far as that can be known now, and exit",
+    )
     parser.add_argument("--status", action="store_true", help="print where every step stands, and exit")
     parser.add_argument(
         "--smoke", action="store_true", help="use the parameters for a run of minutes on two cores"
@@ -134,7 +156,7 @@ def main(options: argparse.Namespace) -> int:
     forced = named(steps, options.forced, "--force")
     preparation = Preparation(workflow, steps)
     if options.dry_run or options.status:
-        _print_table(status(preparation, selected, forced))
+        _print_table(status(preparation, selected, forced, estimates=options.dry_run))
         return 0
     started = time.monotonic()
     with exclusive_lock(preparation.folder), StopSignal() as stop:

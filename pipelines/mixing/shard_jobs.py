@@ -139,7 +139,7 @@ def _make(jobs: ShardJobs, split: str, number: int) -> ShardOutcome:
             folder,
             split,
             number,
-            _examples(plans, strict=jobs.strict),
+            render_examples(plans, strict=jobs.strict),
             sample_rate_hz=table.info.sample_rate_hz,
             corpus=table.info.corpus,
             recipe_hash=table.info.recipe_hash,
@@ -169,7 +169,8 @@ def check_same_plan(made: Any, path: StoragePath, *, corpus: str, recipe_hash: s
         )
 
 
-def _examples(plans: Sequence[MixPlan], *, strict: bool) -> Iterator[Example | Failure]:
+def render_examples(plans: Sequence[MixPlan], *, strict: bool) -> Iterator[Example | Failure]:
+    """Render each plan's example; with `strict`, raise InputError at the first that fails."""
     for plan in plans:
         try:
             item: Example | Failure = render_example(plan)

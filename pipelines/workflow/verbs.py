@@ -40,6 +40,7 @@ class WorkflowVerb:
         code: modules and packages that decide the result.
         storage: `all` for `--storage` and `--set storage.…`, `root` for `--storage` alone, or `none`.
         cpus: of the step's own process; 0 if its work is in Ray tasks or workers of their own.
+        dry_run: whether it has an option `--dry-run`, which estimates what it takes.
         alone: one such step runs at a time, since each takes CPUs one by one and two could wait for each
             other.
     """
@@ -54,6 +55,7 @@ class WorkflowVerb:
     code: Sequence[Code] = ()
     storage: str = "all"
     cpus: int = 0
+    dry_run: bool = False
     alone: bool = False
 
     def parser(self) -> argparse.ArgumentParser:
@@ -67,6 +69,7 @@ VERBS: Mapping[str, WorkflowVerb] = MappingProxyType(
         "mix": WorkflowVerb(
             module="pipelines.mix_shards", command="mix", place={"out": "shards"}, outputs={"shards": "out"},
             reads={"card": "card", "recipe": "file"}, code=(MIXING,), storage="root",
+            dry_run=True,
         ),
         "import-pairs": WorkflowVerb(
             module="pipelines.import_pairs", place={"out": "shards"}, outputs={"shards": "out"},
@@ -86,11 +89,11 @@ VERBS: Mapping[str, WorkflowVerb] = MappingProxyType(
         ),
         "train": WorkflowVerb(
             module="pipelines.train", positional="configs", outputs={"weights": "", "name": ""},
-            code=(TRAINING,),
+            code=(TRAINING,), dry_run=True,
         ),
         "sweep": WorkflowVerb(
             module="tune.sweep", positional="sweep", outputs={"folder": ""}, code=(TRAINING, SCORING),
-            alone=True,
+            dry_run=True, alone=True,
         ),
         "evaluate": WorkflowVerb(
             module="pipelines.evaluate", place={"json": "scores.json"}, outputs={"scores": "json"},
