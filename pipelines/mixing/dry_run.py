@@ -42,7 +42,7 @@ def dry_run(plans: Mapping[Split, Sequence[MixPlan]], *, shard_examples: int, co
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
     seconds = time.perf_counter() - started
     per_example, share = count / len(chosen), entry.seconds / 3600
-    lines = {
+    lines: dict[str, str] = {
         split: f"{len(rows):,} examples in {-(-len(rows) // shard_examples):,} shards"
         for split, rows in plans.items()
     }

@@ -63,8 +63,15 @@ def steps_of(workflow: WorkflowConfig) -> dict[str, Step]:
                 gpus=config.gpus,
             )
     ordered = {name: steps[name] for name in _order(steps)}
+    places: dict[str, str] = {}
     for step in ordered.values():
-        _check(step, ordered, workflow.params)
+        for place in _check(step, ordered, workflow.params):
+            if place in places:
+                raise InputError(
+                    f"steps '{places[place]}' and '{step.name}' both write {place}; give each another place,"
+                    " or none: each step has a folder of its own"
+                )
+            places[place] = step.name
     return ordered
 
 
@@ -136,8 +143,8 @@ def _order(steps: Mapping[str, Step]) -> Sequence[str]:
         raise InputError(f"steps need each other in a circle: {' → '.join(error.args[1])}") from None
 
 
-def _check(step: Step, steps: Mapping[str, Step], params: Mapping[str, Any]) -> None:
-    """Parse the step's command line with stand-ins for outputs."""
+def _check(step: Step, steps: Mapping[str, Step], params: Mapping[str, Any]) -> list[str]:
+    """Parse the step's command line with stand-ins for outputs; returns the places that it names itself."""
 
     def stand_ins(base: str, output: str) -> list[Any]:
         found = [steps[name] for name in step.needs if steps[name].base == base]
@@ -146,7 +153,21 @@ def _check(step: Step, steps: Mapping[str, Step], params: Mapping[str, Any]) -> 
             raise InputError(f"step '{step.name}': '{base}' has no output '{output}'{nearest(output, valid)}")
         return [f"{one.name}.{output}" for one in found]
 
-    parse(step, resolve(step.options, {**params, **step.variables}, stand_ins, where=f"step '{step.name}'"))
+    options = resolve(step.options, {**params, **step.variables}, stand_ins, where=f"step '{step.name}'")
+    parse(step, options)
+    places = [str(options[key]) for key in step.verb.place if key in options]
+    for kind, verb, name in (
+        ("run", "pipelines.train", _setting(options, "name")),
+        ("sweep", "tune.sweep", options.get("name")),
+    ):
+        if step.verb.module == verb and name is not None:
+            places.append(f"{kind} {name}")
+    return places
+
+
+def _setting(options: Mapping[str, Any], key: str) -> Any:
+    settings = options.get("set", {})
+    return settings.get(key) if isinstance(settings, Mapping) else None
 
 
 def parse(step: Step, options: Mapping[str, Any]) -> tuple[list[str], argparse.Namespace]:
@@ -178,7 +199,9 @@ def _arguments(
         elif key not in known:
             valid = known | ({step.verb.positional} if step.verb.positional else set())
             raise InputError(f"{where}: unknown option '{key}'{nearest(key, valid)}")
-        elif key == "set" and isinstance(value, Mapping):
+        elif key == "set":
+            if not isinstance(value, Mapping):
+                raise InputError(f"{where}: option 'set' is {value!r}; give a mapping of keys to values")
             flags += ["--set", *(f"{name}={_yaml(one)}" for name, one in value.items())]
         elif isinstance(value, bool):
             flags += [f"--{key}"] if value else []
