@@ -3,14 +3,15 @@
     python -m pipelines.evaluate --weights FILE NAME=FILE … --system NAME=FOLDER … --corpora CARD CARD …
 
 A corpus is its ready-made test pairs, or mixtures rendered on the fly from its card's recipe and seed; the
-first is the in-domain one. Scores are cached by content, so only missing ones are computed.
+first is the in-domain one, unless `--trained-on` names another. Scores are cached by content, so only
+missing ones are computed.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from pipelines.evaluation.corpus_statistics import corpus_statistics
 from pipelines.evaluation.results import EvaluationSummary
 from pipelines.evaluation.score_cache import SCORES, ScoreCache, digest
 from pipelines.evaluation.set_scorer import SetScorer
-from pipelines.evaluation.systems import System, read_systems
+from pipelines.evaluation.systems import System, read_systems, read_trained_on
 from pipelines.reports.evaluation_log import finished_run, log_evaluation, select_samples
 from pipelines.reports.evaluation_report import TEMPLATE
 from pipelines.reports.page import template_hash
@@ -56,6 +57,7 @@ def evaluate(
     *,
     storage: StorageConfig,
     outputs: Sequence[str] = (),
+    trained_on: Sequence[str] = (),
     metrics: Sequence[str] = (),
     examples: int | None = None,
     name: str | None = None,
@@ -79,6 +81,8 @@ def evaluate(
         storage: of cached scores and MLflow.
         outputs: `NAME=FOLDER` of other systems' ready-made outputs; see
             `pipelines.evaluation.systems.match_outputs`.
+        trained_on: `NAME=CORPUS`, for systems whose in-domain corpus is not the first; see
+            `pipelines.evaluation.systems.read_trained_on`.
         metrics: names from `rwsa.metrics.METRICS` to add to Table 1's, which are always scored: the
             published-row test and comparisons of evaluations need them.
         examples: clips per corpus, for quick runs; see `pipelines.evaluation.clips.read_sets`.
@@ -104,6 +108,8 @@ def evaluate(
     root = location(storage.root)
     files = FileCache(cache_folder(root))
     sets = read_sets(corpora, examples=examples, strict=strict, cache=files)
+    cards = {one.name: card for one, card in zip(sets, corpora, strict=True)}
+    domains = read_trained_on(trained_on, systems, cards)
     name = name or _run_name(systems)
     tracker = Tracker(storage)
     scorer = SetScorer(
@@ -117,7 +123,7 @@ def evaluate(
         workers=workers,
         report=report,
     )
-    key = _key(scorer, sets, name, parent, audio_clips)
+    key = _key(scorer, sets, domains, name, parent, audio_clips)
     run_id = finished_run(tracker, key)
     summary = EvaluationSummary(
         name=name,
@@ -126,6 +132,7 @@ def evaluate(
         seconds=scorer.seconds,
         cpu_seconds=scorer.cpu_seconds,
         cached=scorer.cached,
+        trained_on=domains,
         run_id=run_id,
     )
     try:
@@ -160,12 +167,17 @@ def _run_name(systems: Sequence[System]) -> str:
 
 
 def _key(
-    scorer: SetScorer, sets: Sequence[EvaluationSet], name: str, parent: str | None, audio_clips: int
+    scorer: SetScorer,
+    sets: Sequence[EvaluationSet],
+    domains: Mapping[str, str],
+    name: str,
+    parent: str | None,
+    audio_clips: int,
 ) -> str:
     """Hash of all that decides what is logged, the code included."""
     about = [[one.name, str(one.noisy_row), [str(problem) for problem in one.problems]] for one in sets]
     code = [code_fingerprint(*LOGGING), template_hash(TEMPLATE)]
-    return digest([scorer.key, about, name, parent, audio_clips, code])
+    return digest([scorer.key, about, sorted(domains.items()), name, parent, audio_clips, code])
 
 
 def _check_numbers(*, audio_clips: int, workers: int | None) -> None:
@@ -220,6 +232,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="CARD",
         help="corpus cards, the in-domain one first",
+    )
+    parser.add_argument(
+        "--trained-on",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=CORPUS",
+        help="for systems that were not trained on the first corpus: on which of the others",
     )
     parser.add_argument(
         "--metrics",

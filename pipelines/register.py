@@ -1,6 +1,9 @@
 """Register weights in MLflow's Model Registry, from which they can be loaded and served.
 
-    python -m pipelines.register --weights FILE [--name rwsa-xs]
+    python -m pipelines.register --weights FILE … [--name rwsa-xs]
+
+Of the weights of several training runs, those with the highest validation score are registered. Weights that
+are registered under the name already get no second version.
 
 The model is code and a safetensors file, without pickle. `mlflow.pyfunc.load_model("models:/NAME@ALIAS")`
 loads it as a function of recordings; `mlflow models serve` serves it over HTTP.
@@ -17,19 +20,26 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pipelines.core.cli import as_location, storage_arguments, storage_of, verb
-from pipelines.core.model_registry import RegisteredVersion, check_model_name, register_model
+from pipelines.core.model_registry import (
+    RegisteredVersion,
+    check_model_name,
+    existing_version,
+    point_alias,
+    register_model,
+)
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
+from pipelines.training.best_weights import best_weights
 from rwsa.config import as_mapping
 from rwsa.errors import InputError
-from rwsa.files import local_copy, sha256_of
+from rwsa.files import StoragePath, local_copy, sha256_of
 from rwsa.models import SIZES, load_model, save_model
 
 ALIAS = "newest"
 
 
 def register(
-    weights: Path, *, storage: StorageConfig, name: str | None = None, alias: str = ALIAS
+    weights: StoragePath, *, storage: StorageConfig, name: str | None = None, alias: str = ALIAS
 ) -> RegisteredVersion:
     """Log weights as a model of a new run, and register it.
 
@@ -37,7 +47,10 @@ def register(
         weights: a file that `rwsa.load_model` reads; the published format is converted to safetensors.
         storage: with MLflow's address.
         name: registered model; `rwsa-` and the size's name by default, if it is a named size.
-        alias: alias that moves to the new version.
+        alias: alias that moves to the version.
+
+    Returns:
+        The new version, or the one that already has these weights.
 
     Raises:
         InputError: the weights cannot be read; MLflow does not answer, or refuses the name.
@@ -48,10 +61,13 @@ def register(
         raise InputError(f"{weights}: is not one of the sizes {', '.join(SIZES)}; name the model with --name")
     name = f"rwsa-{size}" if name is None else name
     check_model_name(name, alias)
+    tracker = Tracker(storage)
+    if (version := existing_version(tracker.client, name, sha256)) is not None:
+        return point_alias(tracker.client, name=name, alias=alias, version=version)
     tags = {"commit": commit(), "weights_sha256": sha256}
     params = {"weights": str(weights), "weights_sha256": sha256, "model": as_mapping(model.config)}
     with (
-        Tracker(storage).run(f"register {name}", params=params, tags={"rwsa.kind": "model"}) as run,
+        tracker.run(f"register {name}", params=params, tags={"rwsa.kind": "model"}) as run,
         tempfile.TemporaryDirectory(prefix="rwsa-weights-") as folder,
         ExitStack() as files,
     ):
@@ -70,12 +86,16 @@ def _quieten() -> None:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--weights", type=as_location, required=True, metavar="FILE", help="weights to register"
+        "--weights",
+        type=as_location,
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="FILE",
+        help="weights to register; of those of several training runs, the best by validation score",
     )
     parser.add_argument("--name", help="registered model's name (default: rwsa- and the size, e.g. rwsa-xs)")
-    parser.add_argument(
-        "--alias", default=ALIAS, help=f"alias that moves to the new version (default: {ALIAS})"
-    )
+    parser.add_argument("--alias", default=ALIAS, help=f"alias that moves to the version (default: {ALIAS})")
 
 
 @verb("pipelines.register", __doc__, _arguments, storage_arguments)
@@ -83,7 +103,12 @@ def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
     _quieten()
     storage = storage_of(options)
-    registered = register(options.weights, storage=storage, name=options.name, alias=options.alias)
+    weights = options.weights[0]
+    if len(options.weights) > 1:
+        best = best_weights(options.weights)
+        weights = best.weights
+        print(f"the best of {len(options.weights)} by validation: {weights} ({best.metric} {best.score:.3f})")
+    registered = register(weights, storage=storage, name=options.name, alias=options.alias)
     print(f"{registered.name}, version {registered.version}; to serve it:")
     print(f"export MLFLOW_TRACKING_URI={shlex.quote(storage.tracking_uri)}")
     print(f"mlflow models serve --env-manager local --model-uri {shlex.quote(registered.uri)}")

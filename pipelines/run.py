@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pipelines.core.cli import cluster_argument, verb
 from pipelines.core.progress import duration
+from pipelines.workflow.latest import link_latest, where_to_look
 from pipelines.workflow.prepare import Preparation, PreparedStep
 from pipelines.workflow.records import Output
 from pipelines.workflow.references import nearest
@@ -161,8 +162,11 @@ def main(options: argparse.Namespace) -> int:
     started = time.monotonic()
     with exclusive_lock(preparation.folder), StopSignal() as stop:
         results = Runner(preparation, selected=selected, forced=forced, report=_report, stop=stop).run()
+        _link(results.values())
     _print_table([(name, one.result, _told(one)) for name, one in results.items()])
     print(f"{workflow.name}: {_counted(results)} in {time.monotonic() - started:.1f} s")
+    for line in where_to_look(workflow.storage, results.values()):
+        print(line)
     if stop.received:
         return 128 + (stop.number or INTERRUPTED - 128)
     return 0 if all(one.result in ("done", "finished") for one in results.values()) else 1
@@ -170,6 +174,15 @@ def main(options: argparse.Namespace) -> int:
 
 def _report(line: str) -> None:
     print(line, flush=True)
+
+
+def _link(results: Collection[StepResult]) -> None:
+    try:
+        for result in results:
+            if result.outputs:
+                link_latest(result.folder, result.outputs)
+    except OSError as error:  # not every file system has links; the table has the locations
+        _report(f"no links to the newest results: {error}")
 
 
 def _told(result: StepResult) -> str:

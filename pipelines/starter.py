@@ -253,9 +253,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=path_argument,
-        default=Path("outputs/starter"),
+        default=Path(os.environ.get("RWSA_STARTER") or "outputs/starter"),
         metavar="FOLDER",
-        help="folder to write (default: outputs/starter)",
+        help="folder to write (default: RWSA_STARTER, else outputs/starter)",
     )
 
 

@@ -85,10 +85,28 @@ def register_model(
         version = client.create_model_version(
             name, model.artifact_location, run_id=run_id, tags=tags, model_id=model.model_id
         ).version
+    except TrackingError as error:
+        raise TrackingError(f"--name {name}: {error}", error.code) from error
+    return point_alias(client, name=name, alias=alias, version=str(version))
+
+
+def existing_version(client: MlflowClient, name: str, sha256: str) -> str | None:
+    """The newest version of a registered model with these weights; None if there is none."""
+    found = client.search_model_versions(f"tags.`weights_sha256` = '{sha256}'")
+    return max((str(one.version) for one in found if one.name == name), key=int, default=None)
+
+
+def point_alias(client: MlflowClient, *, name: str, alias: str, version: str) -> RegisteredVersion:
+    """Move an alias to a version of a registered model.
+
+    Raises:
+        InputError: the registry refuses the alias.
+    """
+    try:
         client.set_registered_model_alias(name, alias, version)
     except TrackingError as error:
         raise TrackingError(f"--name {name} --alias {alias}: {error}", error.code) from error
-    return RegisteredVersion(name=name, version=str(version), alias=alias)
+    return RegisteredVersion(name=name, version=version, alias=alias)
 
 
 def check_model_name(name: str, alias: str) -> None:

@@ -130,7 +130,8 @@ class EvaluationSummary:
     Attributes:
         name: of the evaluation.
         systems: without the noisy row.
-        corpora: the first is the in-domain one.
+        corpora: the first is the in-domain one of systems that are not in `trained_on`.
+        trained_on: configuration -> name of the corpus that it was trained on.
         seconds: of enhancing and scoring.
         cpu_seconds: kind of work -> CPU time over all processes.
         cached: how many signals had all scores in the cache, and of how many.
@@ -143,6 +144,7 @@ class EvaluationSummary:
     seconds: float
     cpu_seconds: Mapping[str, float] = field(default_factory=dict)
     cached: tuple[int, int] = (0, 0)
+    trained_on: Mapping[str, str] = field(default_factory=dict)
     run_id: str | None = None
 
     @property
@@ -162,6 +164,16 @@ class EvaluationSummary:
         """The first system of a configuration."""
         return next(system for system in self.systems if system.configuration == configuration)
 
+    def in_domain(self, configuration: str) -> str:
+        """Name of the corpus that a configuration was trained on."""
+        return self.trained_on.get(configuration, self.corpora[0].name)
+
+    @property
+    def one_domain(self) -> str | None:
+        """The in-domain corpus of all systems; None if they were trained on several."""
+        domains = {self.in_domain(name) for name in self.configurations} or {self.corpora[0].name}
+        return next(iter(domains)) if len(domains) == 1 else None
+
     @property
     def models(self) -> tuple[Model, ...]:
         """The systems that have weights."""
@@ -170,14 +182,16 @@ class EvaluationSummary:
     def as_json(self) -> dict[str, Any]:
         """`{"corpora": {NAME: {"clips": N, SYSTEM: {METRIC: mean}, …}}}`, with `noisy` as the first system.
 
-        Corpora keep their order; a mean over no value is None.
+        Corpora keep their order; a mean over no value is None. `trained_on` is there if it was given.
         """
+        trained_on = {"trained_on": dict(self.trained_on)} if self.trained_on else {}
         return {
+            **trained_on,
             "corpora": {
                 corpus.name: {
                     "clips": len(corpus.clips),
                     **{system: corpus.means(system) for system in corpus.systems},
                 }
                 for corpus in self.corpora
-            }
+            },
         }

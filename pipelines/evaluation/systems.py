@@ -103,6 +103,34 @@ def read_systems(
     return tuple(systems), networks
 
 
+def read_trained_on(
+    entries: Sequence[str], systems: Sequence[System], corpora: Mapping[str, Path]
+) -> dict[str, str]:
+    """Configuration -> name of the corpus that it was trained on.
+
+    Args:
+        entries: `NAME=CORPUS`, with the corpus's name or card.
+        systems: in the evaluation.
+        corpora: name -> card, in the evaluation.
+
+    Raises:
+        InputError: there is no such system or corpus in the evaluation, or a system has two corpora.
+    """
+    configurations = list(dict.fromkeys(system.configuration for system in systems))
+    found: dict[str, str] = {}
+    for entry in entries:
+        name, _, corpus = entry.partition("=")
+        if name not in configurations:
+            raise InputError(f"--trained-on {entry}: no system is named '{name}', only {configurations}")
+        by_card = [one for one, card in corpora.items() if card == Path(corpus)]
+        if corpus not in corpora and not by_card:
+            raise InputError(f"--trained-on {entry}: '{corpus}' is not among the --corpora {list(corpora)}")
+        trained_on = corpus if corpus in corpora else by_card[0]
+        if found.setdefault(name, trained_on) != trained_on:
+            raise InputError(f"--trained-on {entry}: '{name}' was trained on {found[name]}; give one corpus")
+    return found
+
+
 def _named_weights(weights: Sequence[str | StoragePath]) -> list[tuple[str, StoragePath]]:
     """(name, path), with a generated name where none is given."""
     given: list[tuple[str | None, StoragePath]] = []

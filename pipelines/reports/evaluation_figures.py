@@ -51,10 +51,11 @@ def evaluation_figures(summary: EvaluationSummary, statistics: StatisticsByCorpu
     }
     if len(summary.corpora) < 2:
         return figures
+    own = summary.one_domain or "the corpus it was trained on"
     domains = ReportFigure(
         title="In-domain against out-of-domain",
         alt=f"mean scores of {names} in-domain against each other corpus",
-        caption=f"Horizontal: mean score in-domain, on {summary.corpora[0].name}. Vertical: mean score"
+        caption=f"Horizontal: mean score in-domain, on {own}. Vertical: mean score"
         " out-of-domain, on each other corpus. Error bars are 95% intervals.",
         svg=_domains(summary, statistics),
     )
@@ -97,16 +98,21 @@ def _grid(figure: Figure, metrics: Sequence[str], *, wspace: float) -> list[Axes
 
 
 def _domains(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> bytes:
-    signals = _signals(summary)
-    in_domain, *others = summary.corpora
+    # The noisy input has no corpus of its own if the systems have several.
+    signals = _signals(summary) if summary.one_domain else dict[str, Sequence[str]](summary.configurations)
+    first = 0 if summary.one_domain else 1
+    corpora = {corpus.name: corpus for corpus in summary.corpora}
+    others = [corpus for corpus in summary.corpora if corpus.name != summary.one_domain]
 
     def draw(figure: Figure) -> None:
         grid = _grid(figure, summary.metrics, wspace=0.26)
         for axes, metric in zip(grid, summary.metrics, strict=True):
-            for number, systems in enumerate(signals.values()):
+            for number, (name, systems) in enumerate(signals.items(), first):
+                in_domain = corpora[summary.one_domain or summary.in_domain(name)]
                 for corpus, marker in zip(others, MARKERS * len(others), strict=False):
-                    corpora = (in_domain, corpus)
-                    _draw_domain_point(axes, corpora, statistics, systems, metric, _colour(number), marker)
+                    if corpus is not in_domain:
+                        pair = (in_domain, corpus)
+                        _draw_domain_point(axes, pair, statistics, systems, metric, _colour(number), marker)
             axes.set_xlabel("in-domain", fontsize=9)
             axes.locator_params(axis="x", nbins=_MAX_TICKS)
             axes.set_title(heading(metric), fontsize=9, loc="left")
@@ -114,7 +120,7 @@ def _domains(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> byte
         for axes in grid[:: len(column_groups(summary.metrics)[0])]:
             axes.set_ylabel("out-of-domain", fontsize=9)
         handles = [
-            *(_legend_handle(grid[0], _colour(number), "o") for number in range(len(signals))),
+            *(_legend_handle(grid[0], _colour(first + at), "o") for at in range(len(signals))),
             *(
                 _legend_handle(grid[0], GREY, marker, filled=False)
                 for _, marker in zip(others, MARKERS, strict=False)

@@ -100,7 +100,7 @@ def log_evaluation(
 def _params(summary: EvaluationSummary, examples: int | None) -> dict[str, Any]:
     return {
         "systems": ", ".join(system.name for system in summary.systems) or "none",
-        "in_domain": summary.corpora[0].name,
+        "in_domain": summary.one_domain or dict(summary.trained_on),
         "examples": "as the cards say" if examples is None else examples,
         "clips": {corpus.name: len(corpus.clips) for corpus in summary.corpora},
         "metrics": ", ".join(summary.metrics),
@@ -161,15 +161,15 @@ def _log_child(
     corpus: CorpusScores,
     statistics: CorpusStatistics,
 ) -> None:
-    domain = "in" if corpus is summary.corpora[0] else "out"
+    in_domain = summary.in_domain(system.configuration)
     tags = {
         "rwsa.kind": CHILD_KIND,
         "commit": commit(),
         "rwsa.system": system.name,
         "rwsa.configuration": system.configuration,
         "rwsa.corpus": corpus.name,
-        "rwsa.domain": domain,
-        "rwsa.in_domain_corpus": summary.corpora[0].name,
+        "rwsa.domain": "in" if corpus.name == in_domain else "out",
+        "rwsa.in_domain_corpus": in_domain,
         "rwsa.scoring_code": scoring_version(),
         **_noisy_row_tags([corpus]),
         **_data_tags([corpus]),

@@ -13,6 +13,7 @@ from pipelines.evaluation.metric_labels import column_groups, heading
 from pipelines.evaluation.published_tables import PublishedTable, read_published
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.media.audio import common_gain, flac
+from pipelines.reports.cross_corpus import cross_corpus
 from pipelines.reports.evaluation_spectrograms import SpectrogramRow, spectrogram_rows
 from pipelines.reports.page import ReportFigure, data_uri, fill_template
 from pipelines.reports.score_table import (
@@ -74,6 +75,7 @@ def evaluation_html(
         title=summary.name,
         about={**weights, **about},
         score_blocks=score_blocks(summary, statistics, published or read_published()),
+        matrices=cross_corpus(summary),
         remarks=list(remarks(summary, statistics)),
         figures=figures,
         min_pairs=MIN_PAIRS,

@@ -79,6 +79,9 @@ def _markdown(table: list[list[str]]) -> str:
 def remarks(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> Iterator[str]:
     """Lines about each corpus: published row, intervals, failures, unusable, clipped and extra files."""
     for corpus in summary.corpora:
+        if summary.one_domain is None:
+            trained = [name for name in summary.configurations if summary.in_domain(name) == corpus.name]
+            yield f"{corpus.name}: in-domain for {', '.join(trained) or 'no system'}"
         verdict = corpus.verdict()
         if verdict is not None:
             yield f"{corpus.name}: {verdict}"

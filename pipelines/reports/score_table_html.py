@@ -144,7 +144,8 @@ def _corpus_table(
     if is_table1:
         if any(one.name in published.corpora for one in side_by_side):
             rows += _published_rows(corpus.name, published, note=", published")
-        domain = "in-domain" if corpus is summary.corpora[0] and len(summary.corpora) > 1 else ""
+        in_domain = corpus.name == summary.one_domain and len(summary.corpora) > 1
+        domain = "in-domain" if in_domain else ""
         verdict = (corpus.verdict() or "").partition(":")[0].replace(" with the published row", "")
         about = " · ".join(filter(None, (domain, about, verdict)))
     return CorpusTable(name=corpus.name, about=about, columns=_columns(metrics), rows=rows)

@@ -129,17 +129,16 @@ def trade_off_panels(scores: Iterable[SystemScore]) -> list[TradeOffPanel]:
     in_domains = dict.fromkeys(_clips_of(one) for one in scores if one.corpus == one.in_domain)
     panels: list[TradeOffPanel] = []
     for in_domain in in_domains:
-        by_system = _by_system(scores, in_domain)
         corpus, _, code = in_domain
+        trained_there = [one for one in scores if one.in_domain == corpus]
+        by_system = _by_system(trained_there, in_domain)
         out_of_domains = dict.fromkeys(
-            _clips_of(one)
-            for one in scores
-            if one.in_domain == corpus and one.corpus != corpus and one.code == code
+            _clips_of(one) for one in trained_there if one.corpus != corpus and one.code == code
         )
         for out_of_domain in out_of_domains:
             both = [
                 (by_system[system], other)
-                for system, other in _by_system(scores, out_of_domain).items()
+                for system, other in _by_system(trained_there, out_of_domain).items()
                 if system in by_system
             ]
             if len(both) > 1:

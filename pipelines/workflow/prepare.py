@@ -134,7 +134,7 @@ class Preparation:
         identity = Identity(
             verb=step.verb.module,
             options={key: value for key, value in options.items() if key not in RESOURCES},
-            inputs=self._inputs(step, parsed, made),
+            inputs=self._inputs(step, parsed, made) | _logged(step, outputs),
             code={
                 " ".join(modules): code_fingerprint(modules, packages) for modules, packages in step.verb.code
             },
@@ -210,6 +210,12 @@ class Preparation:
             output: (str(options.get(option, getattr(parsed, option, None) or "")), option != "name")
             for output, option in step.verb.outputs.items()
         }
+
+
+def _logged(step: Step, outputs: Mapping[str, Mapping[str, Output]]) -> dict[str, str]:
+    """Hashes of the outputs of all steps that a step needs, if it reads in MLflow what they logged."""
+    needs = step.needs if step.verb.reads_mlflow else ()
+    return {f"{need}.{name}": output.digest for need in needs for name, output in outputs[need].items()}
 
 
 def _newest_forced(identity: Identity, folder: StepFolder) -> Identity:

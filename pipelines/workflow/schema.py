@@ -24,8 +24,8 @@ class StepConfig:
 
     Attributes:
         verb: what it does; see `pipelines.workflow.verbs`.
-        options: options of the verb's command line, without the dashes. `true` gives a flag; a mapping
-            under `set` gives settings.
+        options: options of the verb's command line, without the dashes. `true` gives a flag, `null` leaves an
+            option out; a mapping under `set` gives settings.
         needs: steps that must be complete first, in addition to those whose outputs are referred to.
         foreach: variable -> values, or a reference to a parameter that is a list.
         cpus, gpus: that the step's own process uses. By default the verb's: none where its work is done by

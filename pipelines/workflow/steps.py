@@ -205,7 +205,9 @@ def _arguments(
             flags += ["--set", *(f"{name}={_yaml(one)}" for name, one in value.items())]
         elif isinstance(value, bool):
             flags += [f"--{key}"] if value else []
-        elif isinstance(value, Mapping) or value is None:
+        elif value is None:
+            continue
+        elif isinstance(value, Mapping):
             raise InputError(f"{where}: option '{key}' is {value!r}; give a text, a number, a list or true")
         else:
             flags += [f"--{key}", *_words(value)]

@@ -43,6 +43,8 @@ class WorkflowVerb:
         dry_run: whether it has an option `--dry-run`, which estimates what it takes.
         alone: one such step runs at a time, since each takes CPUs one by one and two could wait for each
             other.
+        reads_mlflow: whether it reads there what the steps in its `needs` logged, so that it rests on their
+            outputs without a reference to one.
     """
 
     module: str
@@ -57,6 +59,7 @@ class WorkflowVerb:
     cpus: int = 0
     dry_run: bool = False
     alone: bool = False
+    reads_mlflow: bool = False
 
     def parser(self) -> argparse.ArgumentParser:
         """The parser of the command line."""
@@ -102,6 +105,7 @@ VERBS: Mapping[str, WorkflowVerb] = MappingProxyType(
         ),
         "trade-off": WorkflowVerb(
             module="pipelines.trade_off", place={"out": "trade-off.html"}, outputs={"page": "out"}, cpus=1,
+            reads_mlflow=True,
         ),
         "register": WorkflowVerb(
             module="pipelines.register", outputs={"model": "name"}, reads={"weights": "file"}, cpus=1,

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from rwsa.config import as_mapping, build, config, config_hash
 from rwsa.errors import InputError, UnreachableError
-from rwsa.files import read_json, sha256_of
+from rwsa.files import StoragePath, read_json, sha256_of
 from rwsa.training.checkpoints import STATE_FILE, DamagedCheckpointError
 from rwsa.training.config import TrainConfig
 
@@ -61,7 +61,7 @@ class SavedState:
 
 
 @contextmanager
-def damage(folder: Path) -> Iterator[None]:
+def damage(folder: StoragePath) -> Iterator[None]:
     """Turn errors of a checkpoint's content into `DamagedCheckpointError`."""
     try:
         yield
@@ -72,7 +72,7 @@ def damage(folder: Path) -> Iterator[None]:
         raise DamagedCheckpointError(f"{folder}: damaged: {reason}") from error
 
 
-def read_saved(folder: Path) -> SavedState:
+def read_saved(folder: StoragePath) -> SavedState:
     """Read `state.json`.
 
     Raises:

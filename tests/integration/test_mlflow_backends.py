@@ -125,8 +125,11 @@ def test_a_registered_model_is_found_by_its_alias_and_enhances(
 ) -> None:
     model = build_model("nano").eval()
     save_model(tmp_path / "nano.safetensors", model)
-    versions = [register(tmp_path / "nano.safetensors", storage=storage) for _ in range(2)]
-    assert [(one.name, one.version) for one in versions] == [("rwsa-nano", "1"), ("rwsa-nano", "2")]
+    save_model(tmp_path / "earlier.safetensors", build_model("nano", seed=1).eval())
+    files = [tmp_path / f"{name}.safetensors" for name in ("earlier", "nano", "earlier", "nano")]
+    versions = [register(path, storage=storage) for path in files]
+    assert [one.name for one in versions] == ["rwsa-nano"] * 4
+    assert [one.version for one in versions] == ["1", "2", "1", "2"]
     client = Tracker(storage).client
     assert client.get_model_version_by_alias("rwsa-nano", "newest").version in (2, "2")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", storage.tracking_uri)

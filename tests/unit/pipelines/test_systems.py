@@ -10,12 +10,13 @@ import soundfile
 
 from pipelines.evaluation.clips import EvaluationClip, EvaluationSet
 from pipelines.evaluation.published_tables import TABLE1, read_published
-from pipelines.evaluation.systems import Model, Outputs, match_outputs, read_systems
+from pipelines.evaluation.systems import Model, Outputs, match_outputs, read_systems, read_trained_on
 from rwsa.corpora.cards import read_card
 from rwsa.corpora.manifest import ClipPair
 from rwsa.errors import InputError
 from rwsa.files import sha256_of
 from rwsa.models import ModelConfig, build_model, save_model
+from tests.evaluations import model
 
 TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)
 
@@ -167,3 +168,20 @@ def test_a_published_row_with_a_missing_cell_is_an_error(tmp_path: Path) -> None
     path.write_text(TABLE1.read_text().replace("[1.582, 6.218, 0.810, 9.071]", "[1.582, 6.218, 0.810]"))
     with pytest.raises(InputError, match="row noisy has 3 cells for dns2020; give 4"):
         read_published(path)
+
+
+def test_the_corpus_that_a_system_was_trained_on() -> None:
+    corpora = {"libri-esc50": Path("cards/libri.yaml"), "voices": Path("cards/voices.yaml")}
+    systems = [model("a 1", "a"), model("a 2", "a"), model("b")]
+    given = ["a=cards/voices.yaml", "a=voices", "b=libri-esc50"]
+    assert read_trained_on(given, systems, corpora) == {"a": "voices", "b": "libri-esc50"}
+    assert read_trained_on([], systems, corpora) == {}
+    for entry, message in (
+        ("c=voices", r"no system is named 'c', only \['a', 'b'\]"),
+        ("a=dns", r"'dns' is not among the --corpora \['libri-esc50', 'voices'\]"),
+        ("a", "'' is not among the --corpora"),
+    ):
+        with pytest.raises(InputError, match=f"--trained-on {entry}: {message}"):
+            read_trained_on([entry], systems, corpora)
+    with pytest.raises(InputError, match="--trained-on a=libri-esc50: 'a' was trained on voices"):
+        read_trained_on(["a=voices", "a=libri-esc50"], systems, corpora)
