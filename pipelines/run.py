@@ -28,7 +28,7 @@ from pipelines.workflow.schema import read_workflow
 from pipelines.workflow.steps import Step, steps_of
 from rwsa.command_line import INTERRUPTED
 from rwsa.errors import InputError
-from rwsa.lease import exclusive_lock
+from rwsa.lease import exclusive_lock, holder_of
 from rwsa.training.context import StopSignal
 
 
@@ -157,6 +157,8 @@ def main(options: argparse.Namespace) -> int:
     forced = named(steps, options.forced, "--force")
     preparation = Preparation(workflow, steps)
     if options.dry_run or options.status:
+        if (holder := holder_of(preparation.folder)) is not None:
+            print(f"running: {holder}")
         _print_table(status(preparation, selected, forced, estimates=options.dry_run))
         return 0
     started = time.monotonic()

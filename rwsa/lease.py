@@ -32,6 +32,7 @@ from rwsa.files import (
     error_reason,
     is_remote,
     location,
+    store_errors,
 )
 from rwsa.lease_holder import LEASE_SECONDS, Holder
 
@@ -175,6 +176,21 @@ def locked(argument: str, *, inside: bool = True) -> Callable[[Callable[P, R]], 
         return with_lock
 
     return decorate
+
+
+def holder_of(target: StoragePath) -> Holder | None:
+    """The process that holds the lock of a folder, without waiting for it; None if its process has ended.
+
+    Of a process of another machine it is not known whether it still runs.
+
+    Raises:
+        InputError: the lease cannot be read.
+    """
+    target = location(absolute_location(str(target)))
+    with store_errors(target):
+        found = conditional_file(target / _NAME).read()
+    holder = None if found is None else Holder.parse(found[0])
+    return None if holder is None or holder.state == "ended" else holder
 
 
 def name_of(*values: object) -> str:

@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines.core.tracking import flatten
 from pipelines.workflow.content import content_hash, signature
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, is_file, list_folder, location, read_json, write_json
 
 STARTED, FAILED, DONE, LOG = "started.json", "failed.json", "done.json", "log.txt"
 _DIGITS = 12
+
+_CHANGED = {"options": "option", "inputs": "file", "code": "code of"}
 
 State = Literal["done", "missing", "failed", "partial", "stale", "new"]
 
@@ -49,12 +52,11 @@ class Identity:
         if self.verb != earlier.verb:
             return f"verb is {self.verb}, was {earlier.verb}"
         for kind in ("options", "inputs", "code"):
-            now, then = getattr(self, kind), getattr(earlier, kind)
+            now, then = flatten(getattr(self, kind)), flatten(getattr(earlier, kind))
             changed = [key for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
             if changed:
                 more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-                word = {"options": "option", "inputs": "file", "code": "code of"}[kind]
-                return f"{word} {changed[0]} changed{more}"
+                return f"{_CHANGED[kind]} {changed[0].removeprefix('set.')} changed{more}"
         return "forced to run again"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import random
 import re
@@ -105,8 +106,13 @@ def test_a_failed_step_stops_only_what_needs_it(
 
 def test_two_at_once_the_second_is_told(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with exclusive_lock(done / "out" / "workflows" / "toy"):
-        assert run_process(done).returncode == 2
-    assert main([str(done / "toy.yaml")]) == 0
+        second = run_process(done)
+        assert main([str(done / "toy.yaml"), "--status"]) == 0
+    assert second.returncode == 2
+    assert f"in use by {getpass.getuser()}" in second.stderr
+    assert f"running: {getpass.getuser()}" in capsys.readouterr().out
+    assert main([str(done / "toy.yaml"), "--status"]) == 0
+    assert "running" not in capsys.readouterr().out
 
 
 @pytest.mark.full
