@@ -10,17 +10,17 @@ change affects, and does nothing if nothing changed.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from pipelines.core.cli import cluster_argument, verb
 from pipelines.core.progress import duration
+from pipelines.workflow.estimates import Estimates
 from pipelines.workflow.latest import link_latest, where_to_look
-from pipelines.workflow.prepare import Preparation, PreparedStep
+from pipelines.workflow.prepare import Preparation
 from pipelines.workflow.records import Output
 from pipelines.workflow.references import nearest
 from pipelines.workflow.runner import Runner, StepResult
@@ -82,26 +82,17 @@ def _downstream(steps: Mapping[str, Step], names: set[str]) -> set[str]:
     return found
 
 
-def estimate(prepared: PreparedStep) -> str:
-    """What a step takes, by the dry run of its verb, indented; empty if the verb has none."""
-    if not prepared.step.verb.dry_run:
-        return ""
-    result = subprocess.run(
-        [*prepared.command, "--dry-run"], capture_output=True, text=True, errors="backslashreplace"
-    )
-    text = result.stdout if result.returncode == 0 else result.stderr
-    return textwrap.indent(text.rstrip(), "    ")
-
-
 def status(
-    preparation: Preparation, selected: Collection[str], forced: Collection[str], *, estimates: bool = False
-) -> list[tuple[str, str, str]]:
+    preparation: Preparation,
+    selected: Collection[str],
+    forced: Collection[str],
+    estimates: Estimates | None = None,
+) -> Iterator[tuple[str, str, str]]:
     """(step, state, why) of every selected step, as far as it can be known before others have run.
 
-    With `estimates`, the reason of a step that would run now also says what it takes.
+    With `estimates`, the reason of a step that is not done also says what it takes.
     """
     outputs: dict[str, Mapping[str, Output]] = {}
-    rows = list[tuple[str, str, str]]()
     for name, step in preparation.steps.items():
         waits_for = [need for need in step.needs if need not in outputs]
         if waits_for:
@@ -109,13 +100,12 @@ def status(
         else:
             prepared = preparation.prepare(step, outputs, force=name in forced)
             state, why = prepared.state, prepared.why
-            if estimates and state != "done" and name in selected:
-                why = "\n".join(filter(None, (why, estimate(prepared))))
             if prepared.record is not None:
                 outputs[name] = prepared.record.outputs
         if name in selected:
-            rows.append((name, state, why))
-    return rows
+            if estimates is not None and state != "done" and (takes := estimates.of(step, outputs)):
+                why = f"{why}\n{textwrap.indent(takes, '    ')}"
+            yield name, state, why
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +149,10 @@ def main(options: argparse.Namespace) -> int:
     if options.dry_run or options.status:
         if (holder := holder_of(preparation.folder)) is not None:
             print(f"running: {holder}")
-        _print_table(status(preparation, selected, forced, estimates=options.dry_run))
+        width = max(map(len, selected), default=0)
+        with Estimates(preparation) as estimates:
+            for row in status(preparation, selected, forced, estimates if options.dry_run else None):
+                _print_row(*row, width=width)
         return 0
     started = time.monotonic()
     with exclusive_lock(preparation.folder), StopSignal() as stop:
@@ -203,8 +196,13 @@ def _counted(results: Mapping[str, StepResult]) -> str:
 
 def _print_table(rows: Collection[tuple[str, str, str]]) -> None:
     width = max((len(name) for name, _, _ in rows), default=0)
-    for name, state, why in rows:
-        print(f"{name:{width}}  {state:8}  {why}".rstrip())
+    for row in rows:
+        _print_row(*row, width=width)
+
+
+def _print_row(name: str, state: str, why: str, *, width: int) -> None:
+    first, newline, rest = why.partition("\n")
+    print(f"{name:{width}}  {state:8}  {first}".rstrip() + newline + rest, flush=True)
 
 
 if __name__ == "__main__":

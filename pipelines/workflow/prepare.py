@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.workflow.content import content_hash, recordings_signature, signature
 from pipelines.workflow.records import LOG, Identity, Output, Record, State, StepFolder, is_there, output_of
-from pipelines.workflow.references import resolve
+from pipelines.workflow.references import references_in, resolve
 from pipelines.workflow.schema import WorkflowConfig
 from pipelines.workflow.steps import Step, parse
 from pipelines.workflow.verbs import RESOURCES, inputs_of
@@ -92,7 +92,6 @@ class Preparation:
         name = f"{self.workflow.name}-{step.name}-{identity.digest[:6]}"
         options = self._placed(step, self._resolved(step, outputs), folder.of(identity), name=name)
         arguments, parsed = parse(step, options)
-        subcommand = [step.verb.subcommand] if step.verb.subcommand else []
         return PreparedStep(
             step=step,
             folder=folder,
@@ -100,9 +99,30 @@ class Preparation:
             record=record if state == "done" else None,
             state=state,
             why=why,
-            command=[sys.executable, "-m", step.verb.module, *subcommand, *arguments],
+            command=_command(step, arguments),
             places=self._places(step, options, parsed),
         )
+
+    def command_with_stand_ins(self, step: Step, outputs: Mapping[str, str]) -> list[str] | None:
+        """The command of a step whose needs are not complete, for an estimate.
+
+        Args:
+            step: of the workflow.
+            outputs: stand-ins for outputs, by their names.
+
+        Returns:
+            None if the step depends on other outputs.
+        """
+        wanted = {output for _, output in references_in(step.options) if output is not None}
+        made = {
+            name: {output: Output(value=value, digest="") for output, value in outputs.items()}
+            for name in step.needs
+        }
+        variables = {key for name in step.needs for key in self.steps[name].variables}
+        if not wanted <= {*outputs, *variables}:
+            return None
+        arguments, _ = parse(step, self._placed(step, self._resolved(step, made), self.folder, name="any"))
+        return _command(step, arguments)
 
     def _resolved(
         self, step: Step, outputs: Mapping[str, Mapping[str, Output]], *, content: bool = False
@@ -216,6 +236,11 @@ def _logged(step: Step, outputs: Mapping[str, Mapping[str, Output]]) -> dict[str
     """Hashes of the outputs of all steps that a step needs, if it reads in MLflow what they logged."""
     needs = step.needs if step.verb.reads_mlflow else ()
     return {f"{need}.{name}": output.digest for need in needs for name, output in outputs[need].items()}
+
+
+def _command(step: Step, arguments: list[str]) -> list[str]:
+    subcommand = [step.verb.subcommand] if step.verb.subcommand else []
+    return [sys.executable, "-m", step.verb.module, *subcommand, *arguments]
 
 
 def _newest_forced(identity: Identity, folder: StepFolder) -> Identity:
