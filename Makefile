@@ -28,20 +28,28 @@ RWSA_DATA ?= ../shared/data
 demo: .venv/.app
 	$(BIN)/python -m pipelines.run pipelines/workflows/$(if $(wildcard $(RWSA_DATA)/libri),demo,starter).yaml
 
-# Tests on two processes first, then those of tests/cluster, which have the machine to themselves. Both run even if
-# the first fails, and end with one summary (tests/README.md).
+# Two runs of pytest side by side, on two processes each: tests of the cluster wait more than they compute, and the
+# others, at a lower priority, take what they leave. Both go on if one fails, and one summary ends them
+# (tests/README.md). Here make runs them, since a shell starts background processes that ignore Ctrl-C.
 define pytest_twice
 @mkdir -p outputs/tests && rm -f outputs/tests/make-$@.jsonl; failed=0; \
-$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --times outputs/tests/make-$@.jsonl $(3) -m "$(1)" || failed=1; \
-$(BIN)/pytest -q --times outputs/tests/make-$@.jsonl -m "$(2)" tests/cluster || failed=1; \
+$(MAKE) --no-print-directory --jobs=2 --keep-going .run-others .run-cluster \
+  SUITE=$@ OTHERS="$(1)" CLUSTER="$(2)" OPTIONS="$(3)" || failed=1; \
 $(BIN)/python -m tests.suite_times make-$@; exit $$failed
 endef
+
+RUN = $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --times outputs/tests/make-$(SUITE).jsonl
+.PHONY: .run-others .run-cluster
+.run-others:
+	@nice -n 5 $(RUN) $(OPTIONS) -m "$(OTHERS)"
+.run-cluster:
+	@$(RUN) -m "$(CLUSTER)" tests/cluster
 
 test: .venv
 	$(call pytest_twice,not cluster and not full,cluster and not full)
 
 test-all: .venv
-	$(call pytest_twice,not cluster,cluster,--inputs 600)
+	$(call pytest_twice,not cluster,cluster,--inputs 200)
 
 lint: .venv
 	$(BIN)/ruff check .

@@ -74,7 +74,7 @@ def _quick_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(autouse=True)
 def _ray_only_on_the_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that starts Ray belongs in tests/cluster, which has the machine to itself."""
+    """A test that starts Ray belongs in tests/cluster, whose processes other tests do not share."""
     before = _ray_runs()
     yield
     assert "cluster" in request.keywords or _ray_runs() == before, "starts Ray: move it to tests/cluster"

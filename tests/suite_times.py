@@ -90,8 +90,8 @@ def table() -> str:
                 + " | ".join([f"`{name}`", *(f"{value:.0f}" if value else "–" for value in spent)])
                 + " |"
             )
-    walls = [" + ".join(f"{wall:.0f}" for wall in read_times(suite)[2]) for suite in SUITES]
-    return "\n".join([*rows, f"| seconds on the clock, per run of pytest | {walls[0]} | {walls[1]} |"])
+    walls = [", ".join(f"{wall:.0f}" for wall in read_times(suite)[2]) for suite in SUITES]
+    return "\n".join([*rows, f"| seconds on the clock, of both runs of pytest | {walls[0]} | {walls[1]} |"])
 
 
 def summary(suite: str) -> str:
@@ -99,7 +99,7 @@ def summary(suite: str) -> str:
     seconds, failed, walls = read_times(suite)
     lines = [f"{spent:8.1f} s  {test}" for test, spent in Counter(seconds).most_common(_SLOWEST)]
     outcome = "\n".join(["failed:", *failed]) if failed else "none failed"
-    total = f"{len(seconds)} tests in {' + '.join(f'{wall:.0f}' for wall in walls)} s"
+    total = f"{len(seconds)} tests in {' and '.join(f'{wall:.0f}' for wall in walls)} s, side by side"
     return "\n".join(["the slowest:", *lines, "", total, outcome])
 
 

@@ -89,7 +89,7 @@ class Cluster:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=300,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -135,7 +135,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         head.wait()
 
 
-def _wait(condition: object, why: object, seconds: float = 120) -> None:
+def _wait(condition: object, why: object, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:

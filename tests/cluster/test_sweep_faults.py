@@ -37,7 +37,7 @@ def test_a_driver_killed_twice_gives_the_same_results(data: Path) -> None:
     for _ in range(2):
         seen = len(saved_reports(data, "killed"))
         process = start_sweep(data, "killed", axes, set={"max_steps": 4})
-        assert within(120, lambda seen=seen: len(saved_reports(data, "killed")) > seen), (
+        assert within(300, lambda seen=seen: len(saved_reports(data, "killed")) > seen), (
             "the sweep resumes each time"
         )
         time.sleep(float(rng.uniform(0, 2)))
@@ -64,10 +64,10 @@ def test_interrupted_sweeps_report_finished_trials(data: Path) -> None:
     axes = {"seed": {"values": [0, 1]}}
     running = {name: start_sweep(data, name, axes, set={"max_steps": 500}) for name in numbers}
     for name, process in running.items():
-        assert within(120, lambda name=name: bool(saved_reports(data, name))), printed(data, name)
+        assert within(300, lambda name=name: bool(saved_reports(data, name))), printed(data, name)
         process.send_signal(numbers[name])
     for name, process in running.items():
-        assert process.wait(timeout=90) == 128 + numbers[name]
+        assert process.wait(timeout=200) == 128 + numbers[name]
         page = (data / "sweeps" / name / "report.html").read_text()
         assert "2 waiting" in page
         assert "interrupted after step" in page
@@ -80,7 +80,7 @@ def test_a_trial_resumes_when_its_process_or_worker_is_killed(data: Path, worker
     killed: list[int] = []
 
     def kill() -> None:
-        if within(60, lambda: bool(saved_reports(data, name))):
+        if within(300, lambda: bool(saved_reports(data, name))):
             for one in psutil.Process().children(recursive=True):
                 if " ".join(one.cmdline()).startswith(process):
                     one.kill()

@@ -8,8 +8,10 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -48,14 +50,13 @@ def undisturbed(
 
 
 def train_workers() -> list[int]:
-    """Process ids of Ray Train's workers on this machine."""
-    listed = subprocess.run(
-        ["pgrep", "-f", "ray::_RayTrainWorker|ray::RayTrainWorker"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [int(pid) for pid in listed.stdout.split()]
+    """Process ids of Ray Train's workers below this process, which started Ray."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.name().startswith(("ray::_RayTrain", "ray::RayTrain")):
+                found.append(process.pid)
+    return found
 
 
 def test_killed_workers_are_replaced_and_the_weights_are_the_same(
@@ -119,12 +120,12 @@ def test_sigterm_ends_a_training_with_a_stopped_worker_in_the_grace(
         stopped = stop_the_other_rank(run)
         run.terminate()
         began = time.monotonic()
-        _, errors = run.communicate(timeout=60)
+        _, errors = run.communicate(timeout=120)
     assert run.returncode == 128 + signal.SIGTERM, errors
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 40
     assert errors.splitlines()[-1].endswith("is kept, and the same command resumes from it")
     assert checkpoints_of(config_of(shards, tmp_path)).latest() is not None
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while train_workers_left(stopped):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -141,7 +142,7 @@ def test_a_broken_shard_ends_all_workers_with_one_message(
     with pytest.raises(InputError, match=r"train-000001\.tar"):
         train(config_of(broken, tmp_path), workers=2)
     # It was not tried repeatedly.
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - began < 150
     runs = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert [run.info.status for run in runs] == ["FAILED"]
 

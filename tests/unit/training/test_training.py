@@ -209,10 +209,11 @@ def test_a_loss_that_is_not_finite_is_an_error_with_step_and_clips(shards: Path,
 
 
 def test_out_of_memory_names_options_that_need_less(shards: Path, tmp_path: Path) -> None:
-    config = config_of(shards, model={"channels": 512, "d_state": 64, "expand": 8})
+    # The features of 65,536 frames are one allocation, which no memory that was freed before can serve.
+    config = config_of(shards, model={"segment_frames": 65_536})
     limits = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (64 << 20), limits[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (256 << 20), limits[1]))
     try:
         with pytest.raises(InputError, match=r"^out of memory; raise accumulate.*: .*alloc"):
             trained(config, tmp_path)
