@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -110,29 +111,30 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     pytest.importorskip("aiohttp_cors", reason="no job server; pip install 'rwsa[cluster]'")
-    # Sockets' paths have to be short.
-    cluster = Cluster(tmp_path_factory.mktemp("ray"))
-    log = cluster.folder / "start.log"
-    with log.open("w") as output:
-        head = subprocess.Popen(
-            cluster.command(),
-            cwd=cluster.folder,
-            env=cluster.environment,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        _wait(lambda: head.poll() is not None or cluster.ask("/api/version"), log.read_text)
-        assert head.poll() is None, log.read_text()
-        yield cluster
-    finally:
-        processes = [*psutil.Process(head.pid).children(recursive=True), head]
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        head.wait()
+    # Sockets' paths have to be short, so pytest's folder does not serve.
+    with tempfile.TemporaryDirectory(prefix="rwsa-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        cluster = Cluster(Path(folder))
+        log = cluster.folder / "start.log"
+        with log.open("w") as output:
+            head = subprocess.Popen(
+                cluster.command(),
+                cwd=cluster.folder,
+                env=cluster.environment,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            _wait(lambda: head.poll() is not None or cluster.ask("/api/version"), log.read_text)
+            assert head.poll() is None, log.read_text()
+            yield cluster
+        finally:
+            processes = [*psutil.Process(head.pid).children(recursive=True), head]
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            head.wait()
 
 
 def _wait(condition: object, why: object, seconds: float = 300) -> None:
