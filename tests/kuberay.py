@@ -26,9 +26,16 @@ def one(resources: list[Resource], kind: str, name: str) -> Resource:
     return found
 
 
+def cluster_of(resources: list[Resource]) -> Resource:
+    """The `RayCluster`, or the `RayJob` that brings one."""
+    (found,) = [r for r in resources if r["kind"] in ("RayCluster", "RayJob")]
+    return found
+
+
 def ray_groups(resources: list[Resource]) -> dict[str, Resource]:
     """The head's and the workers' groups, by name."""
-    spec = one(resources, "RayCluster", "rwsa")["spec"]
+    spec = cluster_of(resources)["spec"]
+    spec = spec.get("rayClusterSpec", spec)
     workers = {group["groupName"]: group for group in spec.get("workerGroupSpecs", [])}
     return {"head": spec["headGroupSpec"], **workers}
 

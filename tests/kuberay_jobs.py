@@ -10,6 +10,7 @@ from tests.kuberay import built, environment, one
 def words_of(overlay: str, job: str) -> list[str]:
     """The words of a job's entrypoint, as a shell in the head's container reads it: Ray runs it in one."""
     entrypoint = one(built(f"jobs/{overlay}"), "RayJob", job)["spec"]["entrypoint"]
+    entrypoint = entrypoint.removeprefix("cd /app && ")
     command = ["sh", "-uc", f"set -- {entrypoint}; printf '%s\\0' \"$@\""]
     done = subprocess.run(
         command, env=environment(built(overlay)), capture_output=True, text=True, check=True

@@ -86,6 +86,9 @@ def _is(resource: dict[str, Any], target: dict[str, str]) -> bool:
 
 def _apply(resource: dict[str, Any], step: dict[str, Any]) -> None:
     """One step of a JSON patch (RFC 6902)."""
+    if step["op"] == "move":
+        moved = resource.pop(step["from"].removeprefix("/"))  # from the top, which is all that is used here
+        step = {"op": "add", "path": step["path"], "value": moved}
     *parents, last = step["path"].removeprefix("/").split("/")
     inner: Any = resource
     for key in parents:

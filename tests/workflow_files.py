@@ -50,6 +50,7 @@ def write_workflow(folder: Path, steps: dict[str, Any], **values: Any) -> Path:
 def records(folder: Path) -> dict[str, dict[str, Any]]:
     """The record of each completed step; a step may have been completed once only."""
     found = sorted((folder / "out" / "workflows" / "toy").glob("*/*/done.json"))
+    found = [path for path in found if not path.parent.is_symlink()]  # `latest`
     names = [path.parts[-3] for path in found]
     assert len(set(names)) == len(names), names
     return {name: json.loads(path.read_text()) for name, path in zip(names, found, strict=True)}

@@ -18,6 +18,7 @@ from rwsa.training.checkpoints import Checkpoints
 from tests.node_network import why_not
 from tests.slurm_nodes import Nodes, slurm_nodes
 from tests.training_runs import TINY, write_shards
+from tests.workflow_files import mix_step, records, write_workflow
 
 CHECKOUT = Path(__file__).parents[2]
 SCRIPT = CHECKOUT / "infra" / "slurm" / "ray.sbatch"
@@ -122,6 +123,18 @@ def test_a_verb_has_both_nodes_and_saves_before_the_time_limit(nodes: Nodes, tmp
     assert Checkpoints(tmp_path / "runs" / "cut" / "checkpoints", keep=2).latest() is not None
     assert "stopping; waiting for the command to save" in log
     assert nodes.requeued == [JOB]
+    assert_nothing_is_left(nodes, tmp_path)
+
+
+@pytest.mark.full
+def test_a_workflow_runs_on_both_nodes(nodes: Nodes, tmp_path: Path) -> None:
+    steps = {"one": mix_step(1), "two": mix_step(2)}
+    workflow = str(write_workflow(tmp_path, steps))
+    status = start(nodes, tmp_path, "python", "-m", "pipelines.run", workflow).wait(timeout=300)
+    log = (tmp_path / "log").read_text()
+    assert status == 0, log
+    assert "2 finished" in log
+    assert records(tmp_path).keys() == steps.keys()
     assert_nothing_is_left(nodes, tmp_path)
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.kuberay import KUBERAY, OVERLAYS, Resource, built, one, pods, ray_groups
+from tests.kuberay import KUBERAY, OVERLAYS, Resource, built, cluster_of, one, pods, ray_groups
 from tests.kuberay_rules import VERSIONS, problems
 from tests.kuberay_schema import check
 from tests.kustomize import load_all
 
 FOR_BOTH = ("disruption-budget", "monitoring", "priority")
-FOR_MANY = ("gcs-fault-tolerance", "gpu-nodes", "kueue", "spot")
+FOR_MANY = ("gcs-fault-tolerance", "gpu-nodes", "kueue", "spot", "workflow-job")
 SUITABLE = {"one-node": FOR_BOTH, "many-nodes": FOR_BOTH + FOR_MANY}
 BUILDS = [
     (overlay, parts)
@@ -34,7 +34,7 @@ def test_each_is_accepted_by_all_schemas_and_rules(overlay: str, parts: tuple[st
     resources = built(overlay, *parts)
     for resource in resources:
         check(resource)
-    cluster = one(resources, "RayCluster", "rwsa")
+    cluster = cluster_of(resources)
     assert [problems(cluster, version) for version in VERSIONS if version >= "1.6"] == [[], [], []]
     assert resources != built(overlay)
     assert all(r["metadata"].get("namespace") == "rwsa" for r in resources if r["kind"] not in CLUSTER_WIDE)
@@ -91,7 +91,7 @@ def test_prometheus_is_let_in_where_it_looks() -> None:
     monitor = one(resources, "PodMonitor", "rwsa")["spec"]
     policy = one(resources, "NetworkPolicy", "rwsa-monitoring")["spec"]
     (endpoint,), ((port,),) = monitor["podMetricsEndpoints"], [rule["ports"] for rule in policy["ingress"]]
-    assert policy["podSelector"] == monitor["selector"] == {"matchLabels": {"ray.io/cluster": "rwsa"}}
+    assert policy["podSelector"] == monitor["selector"] == {"matchLabels": {"ray.io/is-ray-node": "yes"}}
     for name, group in ray_groups(resources).items():
         (container,) = group["template"]["spec"]["containers"]
         ports = {each["name"]: each["containerPort"] for each in container["ports"]}
@@ -144,9 +144,10 @@ def test_only_workers_run_on_spot_nodes() -> None:
         assert ("nvidia.com/gpu" in keys) == ("nodeSelector" in pod) == (name == "gpu"), name
 
 
-def test_a_queued_cluster_fits_its_quota() -> None:
-    resources = built("many-nodes", "kueue")
-    cluster = one(resources, "RayCluster", "rwsa")
+@pytest.mark.parametrize("parts", [("kueue",), ("kueue", "workflow-job")])
+def test_a_queued_cluster_fits_its_quota(parts: tuple[str, ...]) -> None:
+    resources = built("many-nodes", *parts)
+    cluster = cluster_of(resources)
     queue = one(resources, "LocalQueue", cluster["metadata"]["labels"]["kueue.x-k8s.io/queue-name"])
     quota = load_all((KUBERAY / "components" / "kueue" / "quota.yaml").read_text())
     for resource in quota:
@@ -162,6 +163,18 @@ def test_a_queued_cluster_fits_its_quota() -> None:
     assert {name: used[name] <= float(allowed[name].removesuffix("Gi")) for name in allowed} == dict.fromkeys(
         allowed, True
     )
+
+
+def test_a_queued_workflow_frees_its_quota_and_is_the_job_of_a_cluster_that_stays() -> None:
+    resources = built("many-nodes", "kueue", "workflow-job")
+    job, staying = cluster_of(resources), one(built("jobs/many-nodes"), "RayJob", "workflow")
+    assert job["kind"] == "RayJob"
+    assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "rwsa"}
+    # Kueue queues only jobs that bring a cluster of fixed size and remove it.
+    assert job["spec"]["shutdownAfterJobFinishes"] is True
+    assert job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is False
+    assert "clusterSelector" not in job["spec"]
+    assert job["spec"]["entrypoint"] == staying["spec"]["entrypoint"]
 
 
 def test_redis_has_the_password_that_ray_sends() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.kuberay_jobs import options_of, words_of
 from tests.kuberay_schema import check
 
 CHECKOUT = Path(__file__).parents[3]
-JOBS = ("mix", "train", "sweep")
+JOBS = ("mix", "train", "sweep", "workflow")
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -36,7 +37,7 @@ def test_jobs_match_their_schema_and_run_existing_commands(overlay: str, job: st
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_shards_go_from_mix_to_train_to_sweep(overlay: str) -> None:
-    mix, train, sweep = (options_of(overlay, job) for job in JOBS)
+    mix, train, sweep = (options_of(overlay, job) for job in JOBS[:3])
     assert mix["--out"] == train["data.shards"] == sweep["data.shards"]
     assert mix["--out"] == ("s3://rwsa/shards" if overlay == "many-nodes" else "/app/outputs/shards")
     assert mix["--card"] == sweep["--corpora"] == "/app/outputs/recordings/card.yaml"
@@ -96,3 +97,53 @@ def test_the_sweeps_trials_train_on_the_shards(overlay: str) -> None:
     trials = plan_trials(config, base_values(config, settings))
     assert {trial.train.data.shards for trial in trials} == {environment(built(overlay))["RWSA_SHARDS"]}
     assert {trial.train.data.mix for trial in trials} == {None}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_workflow_is_one_of_the_image_and_uses_the_clusters_storage(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.run import main
+    from pipelines.workflow.references import resolve
+    from pipelines.workflow.schema import read_workflow
+    from pipelines.workflow.steps import steps_of
+
+    monkeypatch.chdir(CHECKOUT)  # /app in the image
+    options = main.parser().parse_args(words_of(overlay, "workflow")[3:])
+    workflow = read_workflow(options.workflow, options.settings, smoke=options.smoke)
+    settings = environment(built(overlay))
+    assert options.storage == settings["RWSA_STORAGE"]
+    assert workflow.storage.tracking_uri == settings["MLFLOW_TRACKING_URI"]
+    if overlay == "one-node":
+        assert workflow.params["card"] == settings["RWSA_CARD"]
+    else:
+        roots = {name for card in (workflow.params["corpus"], *workflow.params["others"])
+                 for name in re.findall(r"\$\{(\w+_ROOT)\}", (CHECKOUT / card).read_text())}  # fmt: skip
+        assert len(roots) == 3
+        assert all(settings[name].startswith("/app/outputs/recordings/") for name in roots)
+    group = ray_groups(built(overlay))["head" if overlay == "one-node" else "cpu"]
+    (container,) = group["template"]["spec"]["containers"]
+    for step in steps_of(workflow).values():
+        asked = {name: step.options.get(name) for name in ("workers", "gpu")}
+        asked = resolve(asked, workflow.params, lambda *_: [], where=step.name)
+        assert max(step.cpus, asked["workers"] or 1) <= int(container["resources"]["limits"]["cpu"]), (
+            step.name
+        )
+        assert overlay == "many-nodes" or not (step.gpus or asked["gpu"]), step.name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_steps_of_a_stopped_workflow_have_time_to_save() -> None:
+    """On Kubernetes, under SLURM and as a submitted job: they are killed before the workflow is."""
+    from pipelines.workflow.run_step import _SECONDS_TO_END
+
+    submitted = yaml.safe_load((CHECKOUT / "infra/ray/runtime_env.yaml").read_text())["env_vars"]
+    script = (CHECKOUT / "infra/slurm/ray.sbatch").read_text()
+    slurm = [*re.findall(r"RWSA_STOP_SECONDS:-(\d+)", script), *re.findall(r"--signal=B:USR1@(\d+)", script)]
+    given = [slurm] + [
+        [variables["RWSA_STOP_SECONDS"], variables["RAY_JOB_STOP_WAIT_TIME_S"]]
+        for variables in (submitted, *(environment(built(overlay)) for overlay in OVERLAYS))
+    ]
+    for stop, killed in given:
+        assert int(stop) + _SECONDS_TO_END < int(killed)
