@@ -67,7 +67,7 @@ def run_step(command: Sequence[str], environment: Mapping[str, str], log: str, f
             if attempt:
                 time.sleep(attempt)
             with path.open("ab") as file:
-                if file.tell():
+                if attempt or file.tell():
                     file.write(b"\n-- started again\n")
                     file.flush()
                 process = subprocess.Popen(
