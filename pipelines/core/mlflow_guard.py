@@ -23,6 +23,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import urlopen
 
 import mlflow
+from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store import db_migrations
@@ -95,12 +96,19 @@ def _tables_made_by_one(uri: str) -> AbstractContextManager[None]:
 
 
 def _has_tables(file: Path) -> bool:
-    """Whether MLflow has finished making its tables, which it notes in the last one."""
+    """Whether MLflow has finished making its tables: it notes each of a long series of changes to them."""
     try:
         with closing(sqlite3.connect(_address(file, "ro"), uri=True)) as database:
-            return database.execute("SELECT count(*) FROM alembic_version").fetchone()[0] > 0
+            versions = {row[0] for row in database.execute("SELECT version_num FROM alembic_version")}
     except sqlite3.Error:
         return False  # the client reports what is wrong with the file
+    return versions == _newest_tables()
+
+
+@functools.cache
+def _newest_tables() -> set[str]:
+    """The version of the tables of this MLflow."""
+    return set(ScriptDirectory(db_migrations.__path__[0]).get_heads())
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from pipelines.core import record_queue
+from pipelines.core import mlflow_guard, record_queue
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import TrackedRun, Tracker
 from pipelines.media.figures import new_figure, png
@@ -50,3 +52,13 @@ def test_records_for_one_server_are_not_sent_to_another(storage: StorageConfig, 
     client = Tracker(other).client
     assert client.get_run(there.run_id).data.metrics["x"] == 1.0
     assert not list(tmp_path.glob("unsent/*/*.jsonl"))
+
+
+def test_tables_that_are_still_being_made_are_waited_for(storage: StorageConfig, tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    assert not mlflow_guard._has_tables(file)
+    Tracker(storage)
+    assert mlflow_guard._has_tables(file)
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")  # MLflow's first change
+    assert not mlflow_guard._has_tables(file)
