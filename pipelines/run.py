@@ -19,7 +19,7 @@ from pathlib import Path
 from pipelines.core.cli import cluster_argument, verb
 from pipelines.core.progress import duration
 from pipelines.workflow.estimates import Estimates
-from pipelines.workflow.latest import link_latest, where_to_look
+from pipelines.workflow.latest import LatestResults
 from pipelines.workflow.prepare import Preparation
 from pipelines.workflow.records import Output
 from pipelines.workflow.references import nearest
@@ -157,10 +157,11 @@ def main(options: argparse.Namespace) -> int:
     started = time.monotonic()
     with exclusive_lock(preparation.folder), StopSignal() as stop:
         results = Runner(preparation, selected=selected, forced=forced, report=_report, stop=stop).run()
-        _link(results.values())
+        latest = LatestResults(preparation)
+        _link(latest, results.values())
     _print_table([(name, one.result, _told(one)) for name, one in results.items()])
     print(f"{workflow.name}: {_counted(results)} in {time.monotonic() - started:.1f} s")
-    for line in where_to_look(workflow.storage, results.values()):
+    for line in latest.where_to_look(results.values()):
         print(line)
     if stop.received:
         return 128 + (stop.number or INTERRUPTED - 128)
@@ -171,11 +172,9 @@ def _report(line: str) -> None:
     print(line, flush=True)
 
 
-def _link(results: Collection[StepResult]) -> None:
+def _link(latest: LatestResults, results: Collection[StepResult]) -> None:
     try:
-        for result in results:
-            if result.outputs:
-                link_latest(result.folder, result.outputs)
+        latest.link(results)
     except OSError as error:  # not every file system has links; the table has the locations
         _report(f"no links to the newest results: {error}")
 
