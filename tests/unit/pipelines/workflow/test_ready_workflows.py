@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.workflow.schema import read_workflow
 from pipelines.workflow.steps import Step, steps_of
+from pipelines.workflow.verbs import VERBS
 from rwsa.corpora.cards import read_card
 
 CHECKOUT = Path(__file__).parents[4]
@@ -101,3 +102,20 @@ def test_the_smoke_corpora_differ_in_their_noise_and_train_on_no_test_file(recor
     assert not of_card[0] & of_card[1]
     assert of_card[0] | of_card[1] == set(names)
     assert read_card(FOLDER / "smoke" / "vbdmd.yaml").pairs[0].split == "test"
+
+
+def test_the_example_of_the_readme_runs_in_its_order(tmp_path: Path) -> None:
+    text = (CHECKOUT / "pipelines" / "README.md").read_text(encoding="utf-8")
+    example = re.search(r"```yaml\n(name: .*?)```", text, re.DOTALL)
+    assert example is not None
+    (tmp_path / "sizes.yaml").write_text(example[1])
+    found = steps_of(read_workflow(tmp_path / "sizes.yaml", ["seeds=[0,1,2]"]))
+    assert Counter(step.base for step in found.values()) == {
+        "mix": 1,
+        "train": 6,
+        "evaluate": 1,
+        "register": 1,
+    }
+    table = text[text.index("| verb | command |") :].partition("\n\n")[0]
+    cells = [row.split("|")[1] for row in table.splitlines()[2:]]
+    assert set(re.findall(r"`([a-z-]+)`", " ".join(cells))) == set(VERBS)
