@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pipelines.core.cli import as_location, storage_arguments, storage_of, verb
+from pipelines.core.lineage import WEIGHTS_TAG, described, lineage_of
 from pipelines.core.model_registry import (
     RegisteredVersion,
     check_model_name,
@@ -27,12 +28,13 @@ from pipelines.core.model_registry import (
     point_alias,
     register_model,
 )
+from pipelines.core.step_records import step_context
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
 from pipelines.training.best_weights import best_weights
 from rwsa.config import as_mapping
 from rwsa.errors import InputError
-from rwsa.files import StoragePath, local_copy, sha256_of
+from rwsa.files import StoragePath, absolute_location, local_copy, location, sha256_of
 from rwsa.models import SIZES, load_model, save_model
 
 ALIAS = "newest"
@@ -42,6 +44,9 @@ def register(
     weights: StoragePath, *, storage: StorageConfig, name: str | None = None, alias: str = ALIAS
 ) -> RegisteredVersion:
     """Log weights as a model of a new run, and register it.
+
+    Tags and description of the version lead to the run that trained the weights, if MLflow has it in the same
+    experiment, and to its shards, corpora, recipe and commit.
 
     Args:
         weights: a file that `rwsa.load_model` reads; the published format is converted to safetensors.
@@ -63,19 +68,41 @@ def register(
     check_model_name(name, alias)
     tracker = Tracker(storage)
     if (version := existing_version(tracker.client, name, sha256)) is not None:
+        _record(tracker, name, version)
         return point_alias(tracker.client, name=name, alias=alias, version=version)
-    tags = {"commit": commit(), "weights_sha256": sha256}
-    params = {"weights": str(weights), "weights_sha256": sha256, "model": as_mapping(model.config)}
+    folder = location(absolute_location(str(weights))).parent
+    lineage = lineage_of(tracker, sha256, folder=folder)
+    tags = {"commit": commit(), WEIGHTS_TAG: sha256, **lineage}
+    params = {"weights": str(weights), WEIGHTS_TAG: sha256, "model": as_mapping(model.config), **lineage}
     with (
         tracker.run(f"register {name}", params=params, tags={"rwsa.kind": "model"}) as run,
-        tempfile.TemporaryDirectory(prefix="rwsa-weights-") as folder,
+        tempfile.TemporaryDirectory(prefix="rwsa-weights-") as temporary,
         ExitStack() as files,
     ):
         weights = files.enter_context(local_copy(weights))
         if weights.suffix != ".safetensors":
-            weights = Path(folder) / f"{weights.stem}.safetensors"
+            weights = Path(temporary) / f"{weights.stem}.safetensors"
             save_model(weights, model)
-        return register_model(run.client, run.run_id, weights, name=name, alias=alias, tags=tags)
+        registered = register_model(
+            run.client,
+            run.run_id,
+            weights,
+            name=name,
+            alias=alias,
+            tags=tags,
+            description=described(tags, tracker),
+        )
+        run.tag(rwsa__model=registered.name, rwsa__model_version=registered.version)
+    _record(tracker, name, registered.version)
+    return registered
+
+
+def _record(tracker: Tracker, name: str, version: str) -> None:
+    """Record the version as a result of a workflow's step, if this process is one."""
+    if (step := step_context()) is not None:
+        tags = tracker.client.get_model_version(name, version).tags
+        uri = tracker.storage.tracking_uri
+        step.record_model(name, version, tags, experiment_id=tracker.experiment_id, uri=uri)
 
 
 def _quieten() -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from pipelines.core.cli import cluster_argument, storage_arguments, verb
+from pipelines.core.lineage import TRAINING_KIND, WEIGHTS_TAG, training_key
 from pipelines.core.runtime_env import CHECKOUT
 from pipelines.core.storage import absolute_storage
 from pipelines.core.tracking import Tracker
@@ -44,11 +45,13 @@ from rwsa.files import (
     check_writable,
     location,
     read_json,
+    sha256_of,
 )
 from rwsa.lease import exclusive_lock
+from rwsa.mixing.recipes import recipe_hash
 from rwsa.shards.index import index_sha256, read_index
 from rwsa.training.checkpoints import STATE_FILE, DamagedCheckpointError, local_folder
-from rwsa.training.config import DataConfig, recipe_of, training_hash
+from rwsa.training.config import DataConfig, card_of, recipe_of, training_hash
 from rwsa.training.context import StopSignal
 from rwsa.training.saved_state import read_saved, verify_files
 from rwsa.training.state import published_weights
@@ -100,12 +103,12 @@ def train(
     """
     config, stop = absolute(config), stop or StopSignal()
     started = time.monotonic()
-    sizes = _sizes(config.data)
+    about_data = _data_params(config.data)
     folder = run_folder(config)
     check_writable(folder / "model.safetensors")
     tracker = Tracker(config.storage)
     all_params = {**as_mapping(config), "workers": workers, "config_hash": training_hash(config)}
-    all_params |= {**sizes, **(params or {})}
+    all_params |= {**about_data, **(params or {})}
     with (
         exclusive_lock(folder, wait_seconds=wait_seconds),
         tracker.run(config.name, key=run_key(config), parent=parent, params=all_params, tags=tags) as run,
@@ -126,6 +129,7 @@ def train(
         score = _publish(config, weights)
         if math.isfinite(score):
             run.log_metrics(config.max_steps, {"valid/best_score": score})
+        run.tag(**{"rwsa.kind": TRAINING_KIND, WEIGHTS_TAG: sha256_of(weights)})
         run.log_contents({weights.name: weights.read_bytes()})
     return TrainSummary(
         weights=weights, best_score=score, seconds=time.monotonic() - started, run_id=run.run_id
@@ -134,7 +138,7 @@ def train(
 
 def run_key(config: TrainRunConfig) -> str:
     """Key of a run's MLflow run, by which a resumed run finds it."""
-    return f"train {config.name} in {run_folder(config)}"
+    return training_key(run_folder(config))
 
 
 def _publish(config: TrainRunConfig, weights: StoragePath) -> float:
@@ -175,18 +179,28 @@ def _absolute_data(data: DataConfig) -> DataConfig:
     return dataclasses.replace(data, shards=shards, mix=mix)
 
 
-def _sizes(data: DataConfig) -> dict[str, str]:
-    """Examples or hours of each split; fails early if a split is missing."""
-    sizes = {}
+def _data_params(data: DataConfig) -> dict[str, str]:
+    """Examples or hours of each split, and what they were mixed from; fails early if a split is missing.
+
+    The parameters `index_sha256`, `corpora` and `recipe_hashes` are those of the run of
+    `pipelines.dataset_page`, too.
+    """
+    params = dict[str, str]()
+    corpora, recipes = set[str](), set[str]()
     for split in (data.train,) if data.overfit is not None else (data.train, data.valid):
         if data.mix is not None and split in data.mix.splits:
-            sizes[f"{split}_examples"] = str(recipe_of(data.mix).examples.get(split, 0))
+            recipe = recipe_of(data.mix)
+            params[f"{split}_examples"] = str(recipe.examples.get(split, 0))
+            corpora.add(card_of(data.mix).name)
+            recipes.add(recipe_hash(recipe))
         else:
-            seconds = read_index(location(data.shards or ""), split).seconds
-            sizes[f"{split}_hours"] = f"{seconds / 3600:.3f}"
-            # The same parameter as in the run of pipelines.dataset_page.
-            sizes["index_sha256"] = index_sha256(location(data.shards or ""))
-    return sizes
+            index = read_index(location(data.shards or ""), split)
+            params[f"{split}_hours"] = f"{index.seconds / 3600:.3f}"
+            params["index_sha256"] = index_sha256(location(data.shards or ""))
+            corpora.update(filter(None, index.corpora))
+            recipes.update(filter(None, index.recipe_hashes))
+    names = {"corpora": corpora, "recipe_hashes": recipes}
+    return params | {name: ", ".join(sorted(values)) for name, values in names.items() if values}
 
 
 def config_paths(names: Sequence[str]) -> list[Path]:

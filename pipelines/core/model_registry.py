@@ -45,7 +45,14 @@ class RegisteredVersion:
 
 
 def register_model(
-    client: MlflowClient, run_id: str, weights: Path, *, name: str, alias: str, tags: dict[str, str]
+    client: MlflowClient,
+    run_id: str,
+    weights: Path,
+    *,
+    name: str,
+    alias: str,
+    tags: dict[str, str],
+    description: str = "",
 ) -> RegisteredVersion:
     """Log weights as a model of a run, and register it as a new version.
 
@@ -56,6 +63,7 @@ def register_model(
         name: registered model, created if missing.
         alias: alias that moves to the new version.
         tags: tags of the model and of its version.
+        description: of the version, in Markdown.
 
     Raises:
         InputError: the registry refuses the name or alias.
@@ -83,7 +91,12 @@ def register_model(
     try:
         _make_registered_model(client, name)
         version = client.create_model_version(
-            name, model.artifact_location, run_id=run_id, tags=tags, model_id=model.model_id
+            name,
+            model.artifact_location,
+            run_id=run_id,
+            tags=tags,
+            description=description,
+            model_id=model.model_id,
         ).version
     except TrackingError as error:
         raise TrackingError(f"--name {name}: {error}", error.code) from error

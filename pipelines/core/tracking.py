@@ -32,6 +32,7 @@ from pipelines.core.mlflow_guard import (
 )
 from pipelines.core.record_queue import SPOOLED, Record, RecordQueue, abandoned_keys
 from pipelines.core.runtime_env import CHECKOUT
+from pipelines.core.step_records import step_context
 from pipelines.core.storage import StorageConfig, sqlite_file
 from rwsa.errors import InputError, PreemptedError
 from rwsa.files import StoragePath, is_remote, local_copy, local_state_folder, location
@@ -100,16 +101,17 @@ class Tracker:
         Args:
             name: shown in MLflow's UI.
             key: identity of the work; a second call with the same key resumes the same run.
-            parent: id of the run to nest it under.
+            parent: id of the run to nest it under; in a workflow, that of the workflow by default.
             params: nested mappings are flattened to `a.b`.
             tags: in addition to the git commit.
         """
-        key = searchable(key) if key else None
+        key, step = searchable(key) if key else None, step_context()
         run_id = self._existing(key) if key else None
         if run_id is None:
-            every = {**resolve_tags(), **_commit_tag(), **(tags or {})}
+            every = {**resolve_tags(), **_commit_tag(), **(step.tags() if step else {}), **(tags or {})}
             every |= {"rwsa.key": key} if key else {}
-            every |= {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
+            above = parent or (step.run_id if step else None)
+            every |= {MLFLOW_PARENT_RUN_ID: above} if above else {}
             every = {tracked_key(k): tracked_text(v) for k, v in every.items()}
             created = self.client.create_run(self.experiment_id, run_name=run_name(name), tags=every)
             run_id = created.info.run_id
@@ -118,7 +120,16 @@ class Tracker:
                 self.client.log_batch(run_id, params=flat[at : at + _PARAMS_BATCH])
         else:
             self.client.update_run(run_id, status="RUNNING")
+        if parent is None:
+            self.record(run_id, name)
         return TrackedRun(self.storage, run_id)
+
+    def record(self, run_id: str, name: str) -> None:
+        """Record a run as one of this step; does nothing outside a workflow."""
+        if (step := step_context()) is not None:
+            step.record_run(
+                run_id, name=name, experiment_id=self.experiment_id, uri=self.storage.tracking_uri
+            )
 
     def _existing(self, key: str) -> str | None:
         runs = self.client.search_runs([self.experiment_id], f"tags.`rwsa.key` = '{key}'", max_results=1)

@@ -36,7 +36,10 @@ _MAX_SYSTEMS_WITH_AUDIO = 4
 def finished_run(tracker: Tracker, key: str) -> str | None:
     """The id of the complete run of the evaluation with this key, None without one."""
     runs = tracker.client.search_runs([tracker.experiment_id], f"tags.`{_KEY}` = '{key}'", max_results=1)
-    return runs[0].info.run_id if runs else None
+    if not runs:
+        return None
+    tracker.record(runs[0].info.run_id, runs[0].info.run_name)
+    return str(runs[0].info.run_id)
 
 
 def select_samples(

@@ -96,7 +96,7 @@ def score_blocks(
                         name=published.corpora[name],
                         about="published",
                         columns=_columns(TABLE1_METRICS),
-                        rows=list(_published_rows(name, published)),
+                        rows=list(published_rows(name, published)),
                     )
                     for name in elsewhere
                 ],
@@ -143,7 +143,7 @@ def _corpus_table(
     about = f"{len(corpus.clips)} clips"
     if is_table1:
         if any(one.name in published.corpora for one in side_by_side):
-            rows += _published_rows(corpus.name, published, note=", published")
+            rows += published_rows(corpus.name, published, note=", published")
         in_domain = corpus.name == summary.one_domain and len(summary.corpora) > 1
         domain = "in-domain" if in_domain else ""
         verdict = (corpus.verdict() or "").partition(":")[0].replace(" with the published row", "")
@@ -237,7 +237,7 @@ def _notes(name: str, interval: Interval | None, failures: int) -> Iterator[str]
         yield f"{failures} failed"
 
 
-def _published_rows(corpus: str, published: PublishedTable, *, note: str = "") -> Iterator[TableRow]:
+def published_rows(corpus: str, published: PublishedTable, *, note: str = "") -> Iterator[TableRow]:
     """The published rows of a corpus; empty ones for a corpus that has none."""
     for at, row in enumerate(published.rows):
         scores = published.cells(row, corpus) if corpus in published.corpora else {}
