@@ -13,14 +13,15 @@ import argparse
 import sys
 import textwrap
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from pipelines.core.cli import cluster_argument, verb
 from pipelines.core.progress import duration
 from pipelines.workflow.estimates import Estimates
 from pipelines.workflow.latest import LatestResults
-from pipelines.workflow.prepare import Preparation
+from pipelines.workflow.prepare import Preparation, PreparedStep
+from pipelines.workflow.recorder import WorkflowRecorder
 from pipelines.workflow.records import Output
 from pipelines.workflow.references import nearest
 from pipelines.workflow.runner import Runner, StepResult
@@ -87,14 +88,17 @@ def status(
     selected: Collection[str],
     forced: Collection[str],
     estimates: Estimates | None = None,
+    show: Callable[[Step, str, str, PreparedStep | None], None] | None = None,
 ) -> Iterator[tuple[str, str, str]]:
     """(step, state, why) of every selected step, as far as it can be known before others have run.
 
-    With `estimates`, the reason of a step that is not done also says what it takes.
+    With `estimates`, the reason of a step that is not done also says what it takes. `show` receives every
+    step, also those that are not selected.
     """
     outputs: dict[str, Mapping[str, Output]] = {}
     for name, step in preparation.steps.items():
         waits_for = [need for need in step.needs if need not in outputs]
+        prepared = None
         if waits_for:
             state, why = "waiting", f"for {', '.join(waits_for)}"
         else:
@@ -102,6 +106,8 @@ def status(
             state, why = prepared.state, prepared.why
             if prepared.record is not None:
                 outputs[name] = prepared.record.outputs
+        if show is not None:
+            show(step, state, why, prepared)
         if name in selected:
             if estimates is not None and state != "done" and (takes := estimates.of(step, outputs)):
                 why = f"{why}\n{textwrap.indent(takes, '    ')}"
@@ -117,7 +123,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print what would run, why, and what it takes as far as that can be known now, and exit",
     )
-    parser.add_argument("--status", action="store_true", help="print where every step stands, and exit")
+    parser.add_argument(
+        "--status", action="store_true", help="print where every step stands, write the page, and exit"
+    )
     parser.add_argument(
         "--smoke", action="store_true", help="use the parameters for a run of minutes on two cores"
     )
@@ -146,26 +154,46 @@ def main(options: argparse.Namespace) -> int:
     selected = select(steps, first=options.first, last=options.last, only=options.only)
     forced = named(steps, options.forced, "--force")
     preparation = Preparation(workflow, steps)
+    recorder = WorkflowRecorder(preparation, options.workflow, selected=selected)
     if options.dry_run or options.status:
         if (holder := holder_of(preparation.folder)) is not None:
             print(f"running: {holder}")
         width = max(map(len, selected), default=0)
         with Estimates(preparation) as estimates:
-            for row in status(preparation, selected, forced, estimates if options.dry_run else None):
+            for row in status(
+                preparation, selected, forced, estimates if options.dry_run else None, recorder.show
+            ):
                 _print_row(*row, width=width)
+        if options.status and holder is None:
+            _write_page(recorder, preparation)
         return 0
     started = time.monotonic()
-    with exclusive_lock(preparation.folder), StopSignal() as stop:
-        results = Runner(preparation, selected=selected, forced=forced, report=_report, stop=stop).run()
+    with exclusive_lock(preparation.folder), StopSignal() as stop, recorder:
+        runner = Runner(
+            preparation, selected=selected, forced=forced, report=_report, stop=stop, recorder=recorder
+        )
+        results = runner.run()
         latest = LatestResults(preparation)
         _link(latest, results.values())
     _print_table([(name, one.result, _told(one)) for name, one in results.items()])
     print(f"{workflow.name}: {_counted(results)} in {time.monotonic() - started:.1f} s")
+    print(f"to look at  {recorder.page}")
     for line in latest.where_to_look(results.values()):
         print(line)
     if stop.received:
         return 128 + (stop.number or INTERRUPTED - 128)
     return 0 if all(one.result in ("done", "finished") for one in results.values()) else 1
+
+
+def _write_page(recorder: WorkflowRecorder, preparation: Preparation) -> None:
+    """Write the page, unless the workflow runs, which writes it itself."""
+    try:
+        with exclusive_lock(preparation.folder):
+            recorder.write_page()
+    except InputError as error:
+        print(f"{recorder.page} is not written now ({error})")
+    else:
+        print(f"page: {recorder.page}")
 
 
 def _report(line: str) -> None:

@@ -78,11 +78,11 @@ def large_steps() -> list[PageStep]:
     for size_at, size in enumerate(SIZES):
         for seed in SEEDS:
             number = size_at * len(SEEDS) + seed
-            state = ("done",) * 8 + ("stopped", "interrupted", "failed", "running", "running") + ("new",) * 5
+            states = ("done",) * 8 + ("stopped", "interrupted", "failed", "running", "running") + ("new",) * 5
             at = 350 + 900 * (number // 2) + (later if number > 6 else 0)
             why = (
                 "val_loss is NaN at step 1200; lower learning_rate, or start from another seed"
-                if state[number] == "failed"
+                if states[number] == "failed"
                 else ""
             )
             steps.append(
@@ -91,7 +91,7 @@ def large_steps() -> list[PageStep]:
                     "train",
                     ["import", "check"],
                     base="train",
-                    state=state[number],
+                    state=states[number],
                     at=at,
                     seconds=850,
                     why=why,

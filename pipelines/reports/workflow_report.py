@@ -35,7 +35,8 @@ class WorkflowPage:
         scores: step of the file -> what its evaluations wrote.
         run: of the workflow in MLflow.
         is_running: whether the page will be written again.
-        written: when, in seconds since the epoch.
+        written: when, in seconds since the epoch; of a workflow that does not run, when its last step ended,
+            0 if none ran: the page of an unchanged workflow is the same.
     """
 
     name: str
@@ -59,7 +60,7 @@ def workflow_html(page: WorkflowPage, *, links: bool = True) -> str:
         title=f"Workflow {page.name}",
         description=page.description,
         summary=list(_summary(page)),
-        about={**page.about, "written": _moment(page.written)},
+        about={**page.about, **_when(page)},
         run=page.run,
         reload=_RELOAD_SECONDS if page.is_running else 0,
         failed=[step for step in page.steps if step.state == "failed"],
@@ -113,6 +114,11 @@ def _rows(steps: Sequence[PageStep]) -> Iterator[Sequence[PageStep]]:
                 yield alike
             else:
                 yield from ([step] for step in alike)
+
+
+def _when(page: WorkflowPage) -> dict[str, str]:
+    label = "written" if page.is_running else "the last step ended"
+    return {label: _moment(page.written)} if page.written else {}
 
 
 def _moment(at: float) -> str:

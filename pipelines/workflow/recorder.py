@@ -71,13 +71,19 @@ class WorkflowRecorder:
         """Location of the page."""
         return str(self._preparation.folder / PAGE)
 
-    def begin(self, prepared: PreparedStep) -> dict[str, str]:
-        """Record that a step starts; returns the variables of its process.
+    def start(self) -> TrackedRun:
+        """Start or resume the workflow's run in MLflow, before its first step runs.
 
         Raises:
             InputError: MLflow cannot be used.
         """
-        run, step = self._started(), prepared.step.name
+        if self._run is None:
+            self._run = self._new_run()
+        return self._run
+
+    def begin(self, prepared: PreparedStep) -> dict[str, str]:
+        """Record that a step starts; returns the variables of its process."""
+        run, step = self.start(), prepared.step.name
         begin_attempt(location(prepared.place), time.time())
         self._set(step, _StepState(state="running", folder=prepared.place, log=prepared.log))
         run.tag(**{f"step.{step}": "running"})
@@ -130,11 +136,13 @@ class WorkflowRecorder:
             self.write_page(is_running=True)
 
     def write_page(self, *, is_running: bool = False) -> WorkflowPage:
-        """Write the page."""
-        page = self._content(is_running=is_running)
-        with atomic_write(location(self.page)) as temporary:
-            temporary.write_text(workflow_html(page), encoding="utf-8")
-        self._written = page.written
+        """Write the page, if it changed."""
+        page, path = self._content(is_running=is_running), location(self.page)
+        content = workflow_html(page).encode()
+        if not is_file(path) or path.read_bytes() != content:
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(content)
+        self._written = time.time()
         return page
 
     def __enter__(self) -> Self:
@@ -163,35 +171,32 @@ class WorkflowRecorder:
         run.tag(mlflow__note__content=markdown(page))
         graph = graph_svg(page.steps, links=False)
         run.log_contents({PAGE: workflow_html(page, links=False).encode(), "graph.svg": graph.encode()})
-        stopped = isinstance(error, KeyboardInterrupt | PreemptedError) or "stopped" in states
-        complete = all(self._state(name) == "done" for name in self._selected)
-        run.close("KILLED" if stopped else "FINISHED" if complete and error is None else "FAILED")
+        if error is None and all(self._state(name) == "done" for name in self._selected):
+            status = "FINISHED"
+        elif "failed" in states or not isinstance(error, KeyboardInterrupt | PreemptedError | None):
+            status = "FAILED"
+        else:
+            status = "KILLED"
+        run.close(status)
 
-    def _started(self) -> TrackedRun:
-        """The workflow's run in MLflow, which the first step that runs starts or resumes."""
-        if self._run is None:
-            tracker = Tracker(self._workflow.storage)
-            about = {"file": str(self._file), "root": self._preparation.root, "steps": len(self._steps)}
-            self._run = tracker.run(
-                self._workflow.name,
-                key=f"workflow {self._workflow.name} in {self._preparation.root}: {self._digest}",
-                params={**self._workflow.params, "workflow": about},
-                tags={"rwsa.kind": KIND, "rwsa.workflow": self._workflow.name},
-            )
-            resolved = yaml.safe_dump(dataclasses.asdict(self._workflow), sort_keys=False, allow_unicode=True)
-            self._run.log_contents(
-                {"workflow.yaml": self._source.encode(), "resolved.yaml": resolved.encode()}
-            )
-            write_json(
-                self._run_record,
-                {
-                    "run_id": self._run.run_id,
-                    "name": self._workflow.name,
-                    "experiment_id": tracker.experiment_id,
-                    "uri": self._workflow.storage.tracking_uri,
-                },
-            )
-        return self._run
+    def _new_run(self) -> TrackedRun:
+        tracker = Tracker(self._workflow.storage)
+        about = {"file": str(self._file), "root": self._preparation.root, "steps": len(self._steps)}
+        run = tracker.run(
+            self._workflow.name,
+            key=f"workflow {self._workflow.name} in {self._preparation.root}: {self._digest}",
+            params={**self._workflow.params, "workflow": about},
+            tags={"rwsa.kind": KIND, "rwsa.workflow": self._workflow.name},
+        )
+        resolved = yaml.safe_dump(dataclasses.asdict(self._workflow), sort_keys=False, allow_unicode=True)
+        run.log_contents({"workflow.yaml": self._source.encode(), "resolved.yaml": resolved.encode()})
+        record = {
+            "run_id": run.run_id,
+            "experiment_id": tracker.experiment_id,
+            "uri": self._workflow.storage.tracking_uri,
+        }
+        write_json(self._run_record, record)
+        return run
 
     @property
     def _digest(self) -> str:
@@ -213,6 +218,7 @@ class WorkflowRecorder:
     def _content(self, *, is_running: bool) -> WorkflowPage:
         steps = [self._page_step(step, is_running=is_running) for step in self._steps.values()]
         record = self._run_record
+        last = max((one.ended or 0.0 for step in steps for one in step.attempts), default=0.0)
         run = read_json(record) if is_file(record) else None
         return WorkflowPage(
             name=self._workflow.name,
@@ -224,7 +230,7 @@ class WorkflowRecorder:
             scores=self._scores(),
             run=None if run is None else self._links.run(run["run_id"], {**run, "name": run["run_id"]}),
             is_running=is_running,
-            written=time.time(),
+            written=time.time() if is_running else last,
         )
 
     def _page_step(self, step: Step, *, is_running: bool) -> PageStep:

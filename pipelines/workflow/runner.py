@@ -21,6 +21,7 @@ from pipelines.core.ray_cluster import start_ray
 from pipelines.core.runtime_env import CHECKOUT
 from pipelines.training.launch import LOCAL_RAY
 from pipelines.workflow.prepare import Preparation, PreparedStep
+from pipelines.workflow.recorder import WorkflowRecorder
 from pipelines.workflow.records import Output, Record
 from pipelines.workflow.run_step import StepOutcome, last_line, run_step
 from pipelines.workflow.steps import Step
@@ -75,9 +76,10 @@ class Runner:
         forced: Collection[str],
         report: Callable[[str], None],
         stop: StopSignal,
+        recorder: WorkflowRecorder,
     ) -> None:
         self._preparation, self._selected, self._forced = preparation, selected, forced
-        self._report, self._stop = report, stop
+        self._report, self._stop, self._recorder = report, stop, recorder
         self._results: dict[str, StepResult] = {}
         self._outputs: dict[str, Mapping[str, Output]] = {}
         self._ready: list[PreparedStep] = []
@@ -128,6 +130,7 @@ class Runner:
                 folder=prepared.place,
                 outputs=prepared.record.outputs,
             )
+            self._recorder.end(self._results[step.name])
             return True
         if step.name not in self._selected:
             why = f"is needed, and not done ({prepared.state}); run it too, with --until or without --only"
@@ -147,6 +150,7 @@ class Runner:
             self._submit(prepared)
 
     def _submit(self, prepared: PreparedStep) -> None:
+        self._recorder.start()
         self._start_ray()
         step = prepared.step
         prepared.folder.start(prepared.identity, prepared.command)
@@ -162,7 +166,8 @@ class Runner:
             scheduling_strategy="DEFAULT" if step.cpus or step.gpus else this_node,
         )
         folder = "" if Path.cwd() == CHECKOUT else str(Path.cwd())
-        reference = task.remote(prepared.command, _environment(), prepared.log, folder)
+        variables = _environment() | self._recorder.begin(prepared)
+        reference = task.remote(prepared.command, variables, prepared.log, folder)
         now = time.monotonic()
         self._running[reference] = _Running(prepared=prepared, started=now, reported=now)
 
@@ -182,6 +187,7 @@ class Runner:
             self._report("stopping: running steps save first (Ctrl-C again stops at once)")
             for reference in self._running:
                 ray.cancel(reference)
+        self._recorder.tick()
         done, _ = ray.wait(list(self._running), timeout=_POLL_SECONDS)
         for reference, running in self._running.items():
             if reference not in done and time.monotonic() - running.reported > _PROGRESS_SECONDS:
@@ -238,6 +244,7 @@ class Runner:
 
     def _end(self, result: StepResult) -> None:
         self._results[result.step.name] = result
+        self._recorder.end(result)
         why = f": {result.why}" if result.why else ""
         after = f" after {duration(result.seconds)}" if result.seconds else ""
         log = f"\n  its output: {result.log}" if result.result == "failed" and result.log else ""
