@@ -16,6 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, meta
 
 from pipelines.media.spectrograms import PANELS_GAP, PANELS_LEFT, PANELS_RIGHT
 
+# Of a drawing that is also a file of its own.
+SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 _TEMPLATES = Path(__file__).parent / "templates"
 
 

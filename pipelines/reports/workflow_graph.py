@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.reports.page import fill_template
+from pipelines.reports.page import SVG_NAMESPACE, fill_template
 from pipelines.reports.workflow_steps import PageStep, counted, short_duration
 
 _WIDTH, _MARGIN, _GAP, _ROW_GAP, _LANE = 1150, 2, 26, 40, 10
@@ -84,12 +84,12 @@ def graph_svg(steps: Sequence[PageStep], *, links: bool = True) -> str:
     alt = f"graph of {len(boxes)} steps: " + ", ".join(f"{count} {state}" for state, count in counts.items())
     return fill_template(
         "workflow_graph.svg", boxes=boxes, edges=edges, width=round(width), height=round(height), alt=alt,
-        links=links, chip_height=_CHIP_HEIGHT,
+        links=links, chip_height=_CHIP_HEIGHT, xmlns=SVG_NAMESPACE,
     )  # fmt: skip
 
 
-def laid_out(steps: Sequence[PageStep]) -> tuple[list[Box], list[list[Box]], list[str]]:
-    """The boxes, the rows with boxes and lanes, and the edges as SVG paths."""
+def laid_out(steps: Sequence[PageStep]) -> tuple[list[Box], list[list[Box]], list[tuple[str, str]]]:
+    """The boxes, the rows with boxes and lanes, and the edges as SVG paths: a line and its head."""
     groups: dict[str, list[PageStep]] = {}
     for step in steps:
         groups.setdefault(step.base, []).append(step)
@@ -109,7 +109,7 @@ def laid_out(steps: Sequence[PageStep]) -> tuple[list[Box], list[list[Box]], lis
     ]
     _untangle(rows, chains)
     _place(rows)
-    return list(boxes.values()), rows, [_path(chain, rows) for chain in chains]
+    return list(boxes.values()), rows, [(_path(chain, rows), _head(chain[-1])) for chain in chains]
 
 
 def without_implied(needs: Mapping[str, set[str]]) -> dict[str, set[str]]:
@@ -212,13 +212,17 @@ def _path(chain: Sequence[Box], rows: Sequence[Sequence[Box]]) -> str:
     first = chain[0]
     parts = [f"M{first.centre:.0f} {first.y + first.height:.0f}"]
     for above, below in itertools.pairwise(chain):
-        start, end = bottoms[id(above)], below.y
+        start, end = bottoms[id(above)], below.y - (6 if below is chain[-1] else 0)
         middle = (start + end) / 2
         parts.append(
             f"V{start:.0f}C{above.centre:.0f} {middle:.0f} {below.centre:.0f} {middle:.0f}"
             f" {below.centre:.0f} {end:.0f}"
         )
     return "".join(parts)
+
+
+def _head(box: Box) -> str:
+    return f"M{box.centre - 5:.0f} {box.y - 8:.0f}h10l-5 8z"
 
 
 def _cut(text: str, letters: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pipelines.reports.page import fill_template
+from pipelines.reports.page import SVG_NAMESPACE, fill_template
 from pipelines.reports.workflow_steps import STATES, PageStep, short_duration
 
 _WIDTH, _LEFT_MAX, _RIGHT, _ROW, _TOP, _BREAK = 1150, 270, 92, 19, 40, 34
@@ -63,8 +63,8 @@ def timeline_svg(steps: Sequence[PageStep], *, now: float, links: bool = True) -
     ]
     return fill_template(
         "workflow_timeline.svg", rows=rows, ticks=list(_ticks(axis)), breaks=list(_breaks(axis)),
-        width=_WIDTH, height=height, left=left, top=_TOP, right=_WIDTH - _RIGHT, links=links,
-        row_height=_ROW - 6, alt=f"timeline of {len(ran)} steps",
+        width=_WIDTH, height=height, left=left, top=_TOP, right=_WIDTH - _RIGHT, row_height=_ROW - 6,
+        links=links, xmlns=SVG_NAMESPACE, alt=f"timeline of {len(ran)} steps",
     )  # fmt: skip
 
 
