@@ -115,7 +115,7 @@ def sweep(
         report = make_report(config, results, preregistered_rule=rule)
         page = log_report(run, config, results, report, files.folder, about=_about(results, seconds))
         try:
-            _close_unfinished(tracker, config, values, results)
+            _close_unfinished(tracker, config, values, results, parent=run.run_id)
         except TrackingError as error:  # the report is complete without it
             print(f"the runs of stopped and failed trials stay open: {error}", flush=True)
         if ended_by == "interrupt":
@@ -177,13 +177,19 @@ def _results(context: TrialContext, planned: Sequence[Trial]) -> list[TrialResul
 
 
 def _close_unfinished(
-    tracker: Tracker, config: SweepConfig, values: dict[str, Any], results: Sequence[TrialResult]
+    tracker: Tracker,
+    config: SweepConfig,
+    values: dict[str, Any],
+    results: Sequence[TrialResult],
+    *,
+    parent: str,
 ) -> None:
     """Close the MLflow runs of stopped and failed trials, which their processes may not have done."""
     for row in results:
         if row.status in ("stopped", "failed"):
             train = make_trial(config, values, row.point, row.seed).train
-            run = tracker.run(row.trial, key=run_key(dataclasses.replace(train, name=row.trial)))
+            key = run_key(dataclasses.replace(train, name=row.trial))
+            run = tracker.run(row.trial, key=key, parent=parent)
             run.tag(rwsa__ended=row.status, rwsa__reason=row.reason or "")
             run.close("KILLED" if row.status == "stopped" else "FAILED")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.evaluation.clip_scores import NOISY
@@ -21,17 +21,31 @@ _MOST_PUBLISHED = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreFile:
-    """What one evaluation wrote; `name` is that of its step's instance, empty if there is one only."""
+    """What one evaluation wrote.
+
+    Attributes:
+        name: of its step's instance; empty if there is one only.
+        trained_on: configuration -> corpus; of others, the first corpus is the in-domain one.
+    """
 
     name: str
     corpora: Mapping[str, Mapping[str, Any]]
+    trained_on: Mapping[str, str] = field(default_factory=dict)
+
+    def in_domain(self, system: str) -> str:
+        """The corpus that a system was trained on; those of several seeds are named `CONFIGURATION N`."""
+        first = next(iter(self.corpora))
+        return self.trained_on.get(system) or self.trained_on.get(system.rpartition(" ")[0], first)
 
 
 def readable(values: Any) -> bool:
     """Whether the content of a score file is what `EvaluationSummary.as_json` writes."""
-    corpora = values.get("corpora") if isinstance(values, Mapping) else None
+    if not isinstance(values, Mapping):
+        return False
+    corpora = values.get("corpora")
     return (
-        isinstance(corpora, Mapping)
+        isinstance(values.get("trained_on", {}), Mapping)
+        and isinstance(corpora, Mapping)
         and bool(corpora)
         and all(
             isinstance(one, Mapping)
@@ -74,7 +88,8 @@ def _table(
     ]
     systems = list(_system_rows(corpus, files))
     best = _best([scores for _, scores, _ in systems], metrics)
-    several_domains = len({next(iter(file.corpora)) for file in files}) > 1
+    domains = {file.in_domain(name) for file in files for name in _systems(file)}
+    several_domains = len(domains) > 1
     for number, (name, scores, in_domain) in enumerate(systems):
         cells = [
             TableCell(
@@ -94,7 +109,7 @@ def _table(
     if is_table1 and any(name in published.corpora for name in side_by_side):
         rows += list(published_rows(corpus, published, note=", published"))[:_MOST_PUBLISHED]
     clips = next((file.corpora[corpus].get(_CLIPS) for file in files if corpus in file.corpora), None)
-    first = not several_domains and corpus == next(iter(files[0].corpora)) and len(files[0].corpora) > 1
+    first = domains == {corpus} and len(files[0].corpora) > 1
     about = " · ".join(["in-domain"] * first + ([f"{clips} clips"] if clips is not None else []))
     columns = [(label(name), unit(name)) for name in metrics]
     return CorpusTable(name=corpus, about=about, columns=columns, rows=rows)
@@ -124,7 +139,7 @@ def _system_rows(
     for file in files:
         for name in _systems(file):
             shown = f"{file.name} · {name}" if file.name and names.count(name) > 1 else name
-            yield shown, file.corpora.get(corpus, {}).get(name), corpus == next(iter(file.corpora))
+            yield shown, file.corpora.get(corpus, {}).get(name), corpus == file.in_domain(name)
 
 
 def _systems(file: ScoreFile) -> list[str]:

@@ -34,8 +34,10 @@ class LatestResults:
                 continue
             place = Path(result.folder)
             for name, output in result.outputs.items():
+                if output.signature is None:
+                    continue  # a name, which may be empty
                 path = location(output.value)
-                if output.signature is not None and not is_remote(path) and place not in path.parents:
+                if not is_remote(path) and place not in path.parents:
                     _link(place / _name(name, path), path)
             _link(self._folder / result.step.name, place)
 

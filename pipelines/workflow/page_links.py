@@ -16,6 +16,11 @@ from pipelines.reports.workflow_steps import PageLink
 from pipelines.workflow.records import Output
 from rwsa.files import StoragePath, is_file, is_remote, location
 
+# Tags of a model version in the order in which they are read, from the weights back to their data.
+_LINEAGE = (
+    *("training_run", "training_name", "training_commit", "config_hash", "shards", "index_sha256"),
+    *("dataset_run", "corpora", "recipe_hashes", "card", "recipe", "weights_sha256", "commit"),
+)
 # Output that is a folder -> the page in it.
 _PAGES = {"tune.sweep": "report.html", "pipelines.domain_gap": DOMAIN_GAP_PAGE}
 
@@ -41,7 +46,8 @@ class PageLinks:
         """What a step left: its report first, if it has one."""
         for name, output in outputs.items():
             if output.signature is None:
-                yield PageLink(text=output.value, label=name)
+                if output.value:
+                    yield PageLink(text=output.value, label=name)
                 continue
             path = location(output.value)
             if module in _PAGES and is_file(path / _PAGES[module]):
@@ -72,9 +78,10 @@ class PageLinks:
         uri = str(found["uri"]).rstrip("/") if str(found["uri"]).startswith("http") else ""
         href = f"{uri}/#/models/{quote(name)}/versions/{version}" if uri else ""
         lines = {"model": PageLink(text=f"{name}, version {version}", href=href)}
-        return lines | {
-            key.replace("_", " "): self._of_model(key, value, found) for key, value in found["about"].items()
-        }
+        about = found["about"]
+        for key in (*(name for name in _LINEAGE if name in about), *sorted(about.keys() - set(_LINEAGE))):
+            lines[key.replace("_", " ")] = self._of_model(key, about[key], found)
+        return lines
 
     def _of_model(self, key: str, value: str, model: Mapping[str, Any]) -> PageLink:
         if key == "shards":

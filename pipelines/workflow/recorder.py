@@ -156,6 +156,8 @@ class WorkflowRecorder:
                 self._set(name, dataclasses.replace(one, state="interrupted"))
         try:
             page = self.write_page()
+            if self._run is None and error is None:
+                self._finish_earlier_run()
             if self._run is not None:
                 self._close(self._run, page, error)
         except InputError as cannot_write:
@@ -171,13 +173,24 @@ class WorkflowRecorder:
         run.tag(mlflow__note__content=markdown(page))
         graph = graph_svg(page.steps, links=False)
         run.log_contents({PAGE: workflow_html(page, links=False).encode(), "graph.svg": graph.encode()})
-        if error is None and all(self._state(name) == "done" for name in self._selected):
+        if error is None and self._is_complete:
             status = "FINISHED"
         elif "failed" in states or not isinstance(error, KeyboardInterrupt | PreemptedError | None):
             status = "FAILED"
         else:
             status = "KILLED"
         run.close(status)
+        write_json(self._run_record, read_json(self._run_record) | {"status": status})
+
+    def _finish_earlier_run(self) -> None:
+        """Resume the run in MLflow, to be closed, if it broke off after its last step; else do nothing."""
+        if self._is_complete and is_file(self._run_record):
+            if read_json(self._run_record).get("status") == "FINISHED":
+                return
+            try:
+                self.start()
+            except InputError as error:
+                print(f"the workflow's MLflow run stays open: {error}", flush=True)
 
     def _new_run(self) -> TrackedRun:
         tracker = Tracker(self._workflow.storage)
@@ -205,6 +218,10 @@ class WorkflowRecorder:
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     @property
+    def _is_complete(self) -> bool:
+        return all(self._state(name) == "done" for name in self._selected)
+
+    @property
     def _run_record(self) -> StoragePath:
         return self._preparation.folder / f"mlflow-run-{self._digest}.json"
 
@@ -218,6 +235,7 @@ class WorkflowRecorder:
     def _content(self, *, is_running: bool) -> WorkflowPage:
         steps = [self._page_step(step, is_running=is_running) for step in self._steps.values()]
         record = self._run_record
+        storage = self._workflow.storage
         last = max((one.ended or 0.0 for step in steps for one in step.attempts), default=0.0)
         run = read_json(record) if is_file(record) else None
         return WorkflowPage(
@@ -225,7 +243,12 @@ class WorkflowRecorder:
             description=self._workflow.description,
             steps=steps,
             params=self._workflow.params,
-            about={"file": str(self._file), "storage": self._preparation.root, "commit": commit()},
+            about={
+                "file": str(self._file),
+                "storage": self._preparation.root,
+                "MLflow": f"{storage.tracking_uri}, experiment {storage.experiment}",
+                "commit": commit(),
+            },
             source=self._source,
             scores=self._scores(),
             run=None if run is None else self._links.run(run["run_id"], {**run, "name": run["run_id"]}),
@@ -285,7 +308,11 @@ class WorkflowRecorder:
             values = read_json(location(known.outputs["scores"].value))
             if readable(values):
                 instance = name.removeprefix(step.base).lstrip("-")
-                found.setdefault(step.base, []).append(ScoreFile(name=instance, corpora=values["corpora"]))
+                found.setdefault(step.base, []).append(
+                    ScoreFile(
+                        name=instance, corpora=values["corpora"], trained_on=values.get("trained_on", {})
+                    )
+                )
         return found
 
 

@@ -20,7 +20,9 @@ from safetensors.torch import load_file
 
 import rwsa
 from pipelines.core import served_model
+from pipelines.core.lineage import TRAINING_KIND, WEIGHTS_TAG
 from pipelines.core.model_registry import RegisteredVersion, requirements
+from pipelines.core.step_records import StepContext, recorded_model
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.register import main, register
@@ -47,7 +49,16 @@ def weights(storage: StorageConfig) -> Path:
 
 
 @pytest.fixture(scope="module")
-def registered(storage: StorageConfig, weights: Path) -> RegisteredVersion:
+def training_run(storage: StorageConfig, weights: Path) -> str:
+    """A made-up run that trained the weights."""
+    params = {"index_sha256": "abc", "corpora": "toy", "recipe_hashes": "r", "data": {"shards": "/shards"}}
+    with Tracker(storage).run("training", params=params) as run:
+        run.tag(**{"rwsa.kind": TRAINING_KIND, WEIGHTS_TAG: sha256_of(weights)})
+    return run.run_id
+
+
+@pytest.fixture(scope="module")
+def registered(storage: StorageConfig, weights: Path, training_run: str) -> RegisteredVersion:
     return register(weights, storage=storage)
 
 
@@ -111,6 +122,25 @@ def test_the_version_records_what_it_was_made_from(
     assert columns == [("wav", "array"), ("sample_rate_hz", "long")]
     listed = (model_folder / "requirements.txt").read_text(encoding="utf-8").split("\n")
     assert set(requirements()) <= set(listed)
+
+
+def test_the_version_leads_back_to_the_data(
+    storage: StorageConfig, registered: RegisteredVersion, training_run: str, weights: Path,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    version = Tracker(storage).client.get_model_version(registered.name, registered.version)
+    assert version.tags["training_run"] == training_run
+    assert (version.tags["index_sha256"], version.tags["corpora"]) == ("abc", "toy")
+    assert f"runs/{training_run})" in version.description
+    # In a workflow, the step records the version, also one that was there before.
+    step = StepContext(workflow="toy", step="register", folder=str(tmp_path), run_id="0")
+    for name, value in step.environment().items():
+        monkeypatch.setenv(name, value)
+    assert register(weights, storage=storage) == registered
+    model = recorded_model(tmp_path)
+    assert model is not None
+    assert (model["name"], model["version"]) == (registered.name, registered.version)
+    assert model["about"]["training_run"] == training_run
 
 
 def test_requirements_are_bounded_on_both_sides() -> None:

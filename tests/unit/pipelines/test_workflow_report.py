@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import xml.etree.ElementTree as ElementTree
 
@@ -141,6 +142,17 @@ def test_evaluations_of_one_step_share_a_table() -> None:
     assert [name for name, *_ in rows[1]] == [name for name, *_ in rows[0]]
     assert rows[1][2][2] == ("in-domain",)
     assert [row.cells[0].best for row in block.tables[0].rows] == [False, True, False]
+
+
+def test_systems_of_one_evaluation_may_have_corpora_of_their_own() -> None:
+    both = made_up.scores(systems=("net-a 1", "net-a 2", "net-b"), corpora=("a", "b"))
+    file = dataclasses.replace(both, trained_on={"net-a": "a", "net-b": "b"})
+    (block,) = workflow_score_blocks([file], read_published())
+    marked = [
+        [row.name for row in table.rows if row.cells[0].notes == ("in-domain",)] for table in block.tables
+    ]
+    assert marked == [["net-a 1", "net-a 2"], ["net-b"]]
+    assert [table.about for table in block.tables] == ["16 clips", "16 clips"]
 
 
 def test_published_rows_stand_beside_their_corpora() -> None:

@@ -151,16 +151,21 @@ def test_the_same_command_goes_on_with_the_same_run_and_another_parameter_makes_
 
 
 def test_with_nothing_to_do_mlflow_is_not_touched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with recorder_of(folder) as first:
+    """Only a run that broke off after its last step is closed."""
+    with recorder_of(folder, "examples=4") as first:
         run_id = first.start().run_id
-    monkeypatch.setattr(module, "Tracker", None)
-    preparation = prepared(folder)
+    client = Tracker(storage(folder)).client
+    assert client.get_run(run_id).info.status == "KILLED"
     scores = folder / "out/scores.json"
     write_json(scores, SCORES)
-    with recorder_of(folder) as recorder:
-        for step in preparation.steps.values():
-            outputs = {"scores": Output(value=str(scores), digest="d", signature="s")}
-            recorder.end(StepResult(step=step, result="done", seconds=1.0, outputs=outputs))
+    outputs = {"scores": Output(value=str(scores), digest="d", signature="s")}
+    steps = prepared(folder, "examples=4").steps.values()
+    for tracker in (Tracker, None):
+        monkeypatch.setattr(module, "Tracker", tracker)
+        with recorder_of(folder, "examples=4") as recorder:
+            for step in steps:
+                recorder.end(StepResult(step=step, result="done", seconds=1.0, outputs=outputs))
+        assert client.get_run(run_id).info.status == "FINISHED"
     text = page(folder)
     assert "3 of 3 steps done" in text
     assert run_id in text
