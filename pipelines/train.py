@@ -24,14 +24,13 @@ import yaml
 
 from pipelines.core.cli import cluster_argument, storage_arguments, verb
 from pipelines.core.lineage import TRAINING_KIND, WEIGHTS_TAG, training_key
-from pipelines.core.runtime_env import CHECKOUT
+from pipelines.core.runtime_env import CHECKOUT, grace_seconds
 from pipelines.core.storage import absolute_storage
 from pipelines.core.tracking import Tracker
 from pipelines.training.config import TrainRunConfig
 from pipelines.training.dry_run import dry_run
 from pipelines.training.launch import (
     checkpoints_of,
-    grace_seconds,
     run_folder,
     train_in_process,
     train_on_ray,

@@ -25,10 +25,10 @@ from pipelines.core.cli import cluster_argument, storage_arguments, verb
 from pipelines.core.mlflow_guard import TrackingError
 from pipelines.core.progress import duration
 from pipelines.core.ray_cluster import start_ray
+from pipelines.core.runtime_env import grace_seconds
 from pipelines.core.tracking import Tracker
 from pipelines.train import config_paths, data_inputs, run_key
 from pipelines.training.config import TrainRunConfig
-from pipelines.training.launch import grace_seconds
 from rwsa.command_line import path_argument
 from rwsa.errors import InputError, PreemptedError
 from rwsa.files import StoragePath, absolute_location, location

@@ -1,4 +1,4 @@
-"""Runtime environment of Ray workers: environment variables, code, and the setup hook.
+"""Runtime environment of Ray workers: environment variables, code, the setup hook, and the time to stop.
 
 `infra/ray/runtime_env.yaml` repeats it for submitted jobs; `rwsa.process` has variables for speed.
 """
@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from rwsa import process
+from rwsa.errors import InputError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -56,6 +58,24 @@ def worker_environment() -> dict[str, str]:
     """Environment variables of all workers."""
     # On two cores, two processes of two spinning threads each are ten times slower than one thread each.
     return {**dict.fromkeys(process.THREAD_VARIABLES, "1"), **process.environment()}
+
+
+def grace_seconds() -> float:
+    """Seconds from SIGTERM until the process ends in any case: `RWSA_STOP_SECONDS`, by default 25.
+
+    Kubernetes kills after 30 s by default; the job files of infra/ set what they allow.
+
+    Raises:
+        InputError: the variable is not a positive number.
+    """
+    text = os.environ.get("RWSA_STOP_SECONDS") or "25"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise InputError(f"RWSA_STOP_SECONDS is '{text}'; set it to a positive number of seconds, such as 25")
+    return seconds
 
 
 def _job_runtime_env() -> dict[str, Any]:

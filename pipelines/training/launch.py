@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import sys
 import threading
@@ -35,24 +34,6 @@ _FINAL_ERRORS = {kind.__name__: kind for kind in (InputError, DivergedError)}
 
 # Called with the step of a checkpoint and its validation metrics.
 OnCheckpoint = Callable[[int, Mapping[str, float]], None]
-
-
-def grace_seconds() -> float:
-    """Seconds from SIGTERM until the process ends in any case: `RWSA_STOP_SECONDS`, by default 25.
-
-    Kubernetes kills after 30 s by default; the job files of infra/ set what they allow.
-
-    Raises:
-        InputError: the variable is not a positive number.
-    """
-    text = os.environ.get("RWSA_STOP_SECONDS") or "25"
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise InputError(f"RWSA_STOP_SECONDS is '{text}'; set it to a positive number of seconds, such as 25")
-    return seconds
 
 
 def run_folder(config: TrainRunConfig) -> StoragePath:

@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.core.runtime_env import CHECKOUT
-from pipelines.training.launch import grace_seconds
+from pipelines.core.runtime_env import CHECKOUT, grace_seconds
 from rwsa.command_line import TRY_AGAIN
 from rwsa.files import atomic_write, is_remote, location
 from rwsa.process import THREAD_VARIABLES
