@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines.core.cli import (
+    as_location,
     cache_argument,
     cluster_argument,
     corpora_arguments,
@@ -25,7 +26,6 @@ from pipelines.inspection.check_report import CheckReport, Severity
 from pipelines.inspection.corpus_check import check_between, check_corpus
 from pipelines.inspection.recording_facts import read_recording_facts, recordings_of
 from pipelines.inspection.shard_check import check_shards
-from rwsa.command_line import path_argument
 from rwsa.corpora import scan
 from rwsa.corpora.cards import CorpusCard, read_card
 from rwsa.errors import InputError
@@ -84,9 +84,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     corpora_arguments(parser)
     parser.add_argument("--headers-only", action="store_true", help="neither decode nor score audio")
     parser.add_argument("--strict", action="store_true", help="exit with 1 on warnings as well as on errors")
-    parser.add_argument(
-        "--json", type=path_argument, metavar="FILE", help="also write the report to this file"
-    )
+    parser.add_argument("--json", type=as_location, metavar="FILE", help="also write the report to this file")
 
 
 @verb(

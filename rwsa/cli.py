@@ -85,7 +85,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--enhanced", type=path_argument, required=True, metavar="FOLDER", help="files to score"
     )
     score.add_argument(
-        "--json", type=path_argument, metavar="FILE", help="also write the scores of every clip here"
+        "--json", type=text_argument, metavar="FILE", help="also write the scores of every clip here"
     )
     score.add_argument(
         "--metrics",
@@ -201,10 +201,11 @@ def _model(arguments: argparse.Namespace) -> Network:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from rwsa.files import write_json
+    from rwsa.files import location, write_json
     from rwsa.folder_scores import FOLDER_METRICS, format_table, score_folders
     from rwsa.lease import exclusive_lock
 
+    path = None if arguments.json is None else location(arguments.json)
     scores = score_folders(
         arguments.clean,
         arguments.enhanced,
@@ -215,9 +216,9 @@ def _score(arguments: argparse.Namespace) -> int:
     )
     # Print first: an unwritable --json file must not lose the table.
     print(format_table(scores), flush=True)
-    if arguments.json is not None:
-        with exclusive_lock(arguments.json, inside=False):
-            write_json(arguments.json, scores.as_json())
+    if path is not None:
+        with exclusive_lock(path, inside=False):
+            write_json(path, scores.as_json())
     return SOME_FAILED if scores.failures else OK
 
 

@@ -37,7 +37,9 @@ class Main(Protocol):
 
 
 def path_argument(text: str) -> Path:
-    """A path as an argument's type; see `rwsa.names.not_empty`."""
+    """A path of this machine as an argument's type; see `rwsa.names.not_empty`."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text}: is an address; give a file or folder of this machine")
     return Path(text_argument(text))
 
 

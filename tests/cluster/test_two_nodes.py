@@ -266,3 +266,32 @@ def test_a_training_with_a_slow_refusing_store_and_an_unreachable_mlflow(
     assert same(weights("refused"), undisturbed)
     refused = nodes.drive("pipelines.train", *training(nodes, "refused"), HOME=str(nodes.folder))
     assert "does not answer" in refused.ends(2)
+
+
+def test_a_workflow_that_loses_a_node(
+    nodes: RayNodes, shards: dict[str, str], undisturbed: dict[str, Tensor]
+) -> None:
+    """Its training resumes on two nodes again; its check has a process on one of them."""
+    path = nodes.folder / "flow.yaml"
+    settings = dict(setting.split("=", 1) for setting in TRAINING)
+    train = {"configs": ["base"], "workers": 2, "set": {**settings, "data.shards": f"{ROOT}/shards"}}
+    checks = {"shards": f"{ROOT}/shards", "json": f"{ROOT}/report.json", "workers": 0}
+    tree = {
+        "name": "flow",
+        "storage": {"root": ROOT, "tracking_uri": nodes.mlflow},
+        "steps": {
+            "train": {"verb": "train", "options": train},
+            "check": {"verb": "check", "cpus": 1, "needs": ["train"], "options": checks},
+        },
+    }
+    path.write_text(yaml.safe_dump(tree))
+    flow = nodes.drive("pipelines.run", str(path))
+    folder = f"{ROOT}/workflows/flow/train"
+    wait_until(lambda: list_folder(location(folder)), lambda: flow.output)
+    name = f"flow-train-{list_folder(location(folder))[0].name[:6]}"
+    wait_for_checkpoint(flow, name)
+    nodes.net["b"].kill()
+    nodes.start("b")
+    assert "flow: 2 finished" in flow.ends()
+    assert same(weights(name), undisturbed)
+    assert "flow: 2 done" in nodes.drive("pipelines.run", str(path)).ends()
