@@ -92,8 +92,9 @@ def status(
 ) -> Iterator[tuple[str, str, str]]:
     """(step, state, why) of every selected step, as far as it can be known before others have run.
 
-    With `estimates`, the reason of a step that is not done also says what it takes. `show` receives every
-    step, also those that are not selected.
+    A step whose inputs are missing is `invalid`; the others are listed all the same. With `estimates`, the
+    reason of a step that is not done also says what it takes. `show` receives every step, also those that
+    are not selected.
     """
     outputs: dict[str, Mapping[str, Output]] = {}
     for name, step in preparation.steps.items():
@@ -102,14 +103,22 @@ def status(
         if waits_for:
             state, why = "waiting", f"for {', '.join(waits_for)}"
         else:
-            prepared = preparation.prepare(step, outputs, force=name in forced)
-            state, why = prepared.state, prepared.why
-            if prepared.record is not None:
-                outputs[name] = prepared.record.outputs
+            try:
+                prepared = preparation.prepare(step, outputs, force=name in forced)
+            except InputError as error:
+                state, why = "invalid", str(error)
+            else:
+                state, why = prepared.state, prepared.why
+                if prepared.record is not None:
+                    outputs[name] = prepared.record.outputs
         if show is not None:
             show(step, state, why, prepared)
         if name in selected:
-            if estimates is not None and state != "done" and (takes := estimates.of(step, outputs)):
+            if (
+                estimates is not None
+                and state not in ("done", "invalid")
+                and (takes := estimates.of(step, outputs))
+            ):
                 why = f"{why}\n{textwrap.indent(takes, '    ')}"
             yield name, state, why
 

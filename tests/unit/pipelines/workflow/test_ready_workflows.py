@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.run import status
+from pipelines.workflow.prepare import Preparation
 from pipelines.workflow.schema import read_workflow
 from pipelines.workflow.steps import Step, steps_of
 from pipelines.workflow.verbs import VERBS
@@ -119,3 +121,13 @@ def test_the_example_of_the_readme_runs_in_its_order(tmp_path: Path) -> None:
     table = text[text.index("| verb | command |") :].partition("\n\n")[0]
     cells = [row.split("|")[1] for row in table.splitlines()[2:]]
     assert set(re.findall(r"`([a-z-]+)`", " ".join(cells))) == set(VERBS)
+
+
+def test_a_plan_is_shown_without_the_recordings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("VB_DEMANDEX_ROOT", raising=False)
+    workflow = read_workflow(FOLDER / "paper.yaml", [f"storage.root={tmp_path}"])
+    preparation = Preparation(workflow, steps_of(workflow))
+    rows = {name: (state, why) for name, state, why in status(preparation, preparation.steps, ())}
+    assert rows["import"][0] == rows["verify"][0] == "invalid"
+    assert "export VB_DEMANDEX_ROOT=" in rows["import"][1]
+    assert rows["train-m-2"] == ("waiting", "for import, verify")
