@@ -103,7 +103,9 @@ def test_the_smoke_corpora_differ_in_their_noise_and_train_on_no_test_file(recor
     assert of_card[1]
     assert not of_card[0] & of_card[1]
     assert of_card[0] | of_card[1] == set(names)
-    assert read_card(FOLDER / "smoke" / "vbdmd.yaml").pairs[0].split == "test"
+    of_tests, of_training = read_card(FOLDER / "smoke" / "vbdmd.yaml").pairs
+    assert of_tests.split == "test"
+    assert of_training.noisy == of_training.clean
 
 
 def test_the_example_of_the_readme_runs_in_its_order(tmp_path: Path) -> None:
