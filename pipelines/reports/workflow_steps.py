@@ -27,6 +27,7 @@ STATES: Mapping[str, StateStyle] = MappingProxyType(
         "stopped": StateStyle(mark="■", colour=_ORANGE, meaning="saved and stopped; can resume"),
         "interrupted": StateStyle(mark="■", colour=_ORANGE, meaning="ended without saying why; can resume"),
         "missing": StateStyle(mark="!", colour=_PINK, meaning="an output was deleted or changed"),
+        "invalid": StateStyle(mark="!", colour=_PINK, meaning="its inputs cannot be used"),
         "stale": StateStyle(mark="↻", colour=_PINK, meaning="done before a change, so it runs again"),
         "new": StateStyle(mark="○", colour=GREY, meaning="has not run"),
         "waiting": StateStyle(mark="○", colour=GREY, meaning="needs steps that are not done"),
