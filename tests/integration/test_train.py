@@ -16,10 +16,11 @@ from pipelines.core.tracking import commit
 from pipelines.train import _publish, main, train
 from rwsa.audio import read_audio
 from rwsa.errors import InputError, PreemptedError
-from rwsa.files import location, read_json
+from rwsa.files import location, read_json, sha256_of
 from rwsa.lease import exclusive_lock
 from rwsa.models import load_model
 from rwsa.models.weights import read_weights
+from rwsa.shards.index import index_sha256
 from rwsa.training.context import StopSignal
 from tests.object_store import environment, served
 from tests.train_verb import (
@@ -45,6 +46,9 @@ def test_it_logs_every_step_and_leaves_loadable_weights(shards: Path, tmp_path: 
     run = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(summary.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["model.channels"] == "8"
+    # By these a registered model leads back to the shards.
+    assert run.data.params["index_sha256"] == index_sha256(shards)
+    assert run.data.tags["weights_sha256"] == sha256_of(summary.weights)
     assert run.data.metrics["valid/clips"] == 4
 
 
