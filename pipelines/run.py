@@ -10,11 +10,13 @@ change affects, and does nothing if nothing changed.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pipelines.core.cli import cluster_argument, verb
 from pipelines.core.progress import duration
@@ -27,8 +29,10 @@ from pipelines.workflow.references import nearest
 from pipelines.workflow.runner import Runner, StepResult
 from pipelines.workflow.schema import read_workflow
 from pipelines.workflow.steps import Step, steps_of
-from rwsa.command_line import INTERRUPTED
+from pipelines.workflow.summary import summary_of
+from rwsa.command_line import INTERRUPTED, text_argument
 from rwsa.errors import InputError
+from rwsa.files import location, write_json
 from rwsa.lease import exclusive_lock, holder_of
 from rwsa.training.context import StopSignal
 
@@ -152,6 +156,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="change parameters, or storage.root, storage.tracking_uri, storage.experiment",
     )  # fmt: skip
     parser.add_argument("--storage", metavar="ROOT", help="short for --set storage.root=ROOT")
+    parser.add_argument(
+        "--json",
+        type=text_argument,
+        metavar="FILE",
+        help="also write what happened to each step to this file; - prints it as one line, the last",
+    )
 
 
 @verb("pipelines.run", __doc__, _arguments, cluster_argument, failure="a step failed")
@@ -189,6 +199,8 @@ def main(options: argparse.Namespace) -> int:
     print(f"to look at  {recorder.page}")
     for line in latest.where_to_look(results.values()):
         print(line)
+    if options.json:
+        _write_summary(options.json, summary_of(workflow.name, recorder.page, results))
     if stop.received:
         return 128 + (stop.number or INTERRUPTED - 128)
     return 0 if all(one.result in ("done", "finished") for one in results.values()) else 1
@@ -203,6 +215,13 @@ def _write_page(recorder: WorkflowRecorder, preparation: Preparation) -> None:
         print(f"{recorder.page} is not written now ({error})")
     else:
         print(f"page: {recorder.page}")
+
+
+def _write_summary(where: str, summary: dict[str, Any]) -> None:
+    if where == "-":
+        print(json.dumps(summary))
+    else:
+        write_json(location(where), summary, sort_keys=False)
 
 
 def _report(line: str) -> None:
