@@ -29,6 +29,7 @@ from rwsa.training.checkpoints import Checkpoints
 from tests.mlflow_server import free_port
 from tests.toy_corpus import checksums, write_corpus
 from tests.training_runs import write_shards
+from tests.workflow_files import check_step, mix_step, records, write_workflow
 
 CHECKOUT = Path(__file__).parents[2]
 ENVIRONMENT = CHECKOUT / "infra" / "ray" / "runtime_env.yaml"
@@ -265,3 +266,29 @@ def test_no_secret_is_shown_or_written_down(cluster: Cluster, training_job: Trai
     for name, secret in SECRETS.items():
         assert secret not in shown, name
         assert [path for path in files if secret.encode() in path.read_bytes()] == [], name
+
+
+@pytest.mark.full
+def test_a_workflow_is_materialised_by_dagster_as_a_job(cluster: Cluster, tmp_path: Path) -> None:
+    """In a process of its own: dagster-ray warns of what pytest would raise."""
+    pytest.importorskip("dagster_ray", reason="no dagster-ray; pip install -e '.[dagster]'")
+    path = write_workflow(tmp_path, {"one": mix_step(1), "check": check_step("one")})
+    script = (
+        "import sys, dagster as dg\n"
+        "from pipelines.dagster_assets import workflow_definitions\n"
+        "definitions = workflow_definitions([sys.argv[1]], address=sys.argv[2])\n"
+        "with dg.DagsterInstance.ephemeral() as instance:\n"
+        "    run = definitions.resolve_job_def('run_toy').execute_in_process(instance=instance)\n"
+        "print([event.asset_key.path for event in run.get_asset_materialization_events()])\n"
+        "print([check.passed for check in run.get_asset_check_evaluations()])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path), f"http://127.0.0.1:{cluster.dashboard}"],
+        env=cluster.environment | {"PYTHONPATH": str(CHECKOUT), "DAGSTER_DISABLE_TELEMETRY": "yes"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-2:] == ["[['toy', 'one']]", "[True]"]
+    assert records(tmp_path).keys() == {"one", "check"}
