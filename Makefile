@@ -28,8 +28,8 @@ RWSA_DATA ?= ../shared/data
 demo: .venv/.app
 	$(BIN)/python -m pipelines.run pipelines/workflows/$(if $(wildcard $(RWSA_DATA)/libri),demo,starter).yaml
 
-# Two runs of pytest side by side, on two processes each: tests of the cluster wait more than they compute, and the
-# others, at a lower priority, take what they leave. Both go on if one fails, and one summary ends them
+# Two runs of pytest side by side: tests of the cluster, one at a time, wait more than they compute, and the others,
+# on two processes and at a lower priority, take what they leave. Both go on if one fails, and one summary ends them
 # (tests/README.md). Here make runs them, since a shell starts background processes that ignore Ctrl-C.
 define pytest_twice
 @mkdir -p outputs/tests && rm -f outputs/tests/make-$@.jsonl; failed=0; \
@@ -38,10 +38,10 @@ $(MAKE) --no-print-directory --jobs=2 --keep-going .run-others .run-cluster \
 $(BIN)/python -m tests.suite_times make-$@; exit $$failed
 endef
 
-RUN = $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --times outputs/tests/make-$(SUITE).jsonl
+RUN = $(BIN)/pytest -q --times outputs/tests/make-$(SUITE).jsonl
 .PHONY: .run-others .run-cluster
 .run-others:
-	@nice -n 5 $(RUN) $(OPTIONS) -m "$(OTHERS)"
+	@nice -n 5 $(RUN) -n 2 --dist loadfile --no-loadscope-reorder $(OPTIONS) -m "$(OTHERS)"
 .run-cluster:
 	@$(RUN) -m "$(CLUSTER)" tests/cluster
 

@@ -1,16 +1,10 @@
-"""One small Ray for all cluster tests of a process: two CPUs on this machine."""
+"""One small Ray for all cluster tests: two CPUs on this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file comes first, so that at the end no process waits for it."""
-    items.sort(key=lambda item: item.path.name != "test_two_nodes.py")
 
 
 @pytest.fixture(scope="session")
