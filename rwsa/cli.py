@@ -37,8 +37,9 @@ _COSTS = {
 }
 _COST_LEGEND = """\
 From total on: 10⁹ multiply-accumulates per segment (frames × bins). total is the sum of the next five,
-without norms and activations. paper is the count of the paper's table (by thop): convolutions, norms,
-PReLU, and of Mamba only convolution, x_proj and out_proj; no scans, no attention."""
+without norms and activations; scan includes the cells of mLSTM and LSTM. paper is the count of the paper's
+table (by thop): convolutions, norms, PReLU, and of Mamba only convolution, x_proj and out_proj; no scans, no
+attention. lstm_senet is a reconstruction: no code of LSTM-SENet was published."""
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

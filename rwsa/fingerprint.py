@@ -47,7 +47,7 @@ SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
         # enhancing
-        "632758ed8ca143442279641fd006f0bb9027b1537d3c1fbf024b19824b1b054b": (
+        "3092e3093fb63741792f805c1c1142bc7df1aa1a8c5e75b383409d8bc6a1af89": (
             "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
         ),
         # mixing

@@ -186,7 +186,11 @@ def _enhance_segments(
     phases: Sequence[Phase],
     batch_size: int,
 ) -> Iterator[_Segment[AnyRecording] | _Failed[AnyRecording]]:
-    """The same segments in order, enhanced in batches of `batch_size` channels."""
+    """The same segments in order, enhanced in batches of `batch_size` channels.
+
+    A model whose clips depend on each other (MP-SENet as published) gets them one by one.
+    """
+    batch_size = 1 if model.config.mixes_clips else batch_size
     queue: deque[_Segment[AnyRecording] | _Failed[AnyRecording]] = deque()
     rows: list[tuple[_Segment[AnyRecording], int]] = []
     for segment in segments:

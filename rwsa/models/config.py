@@ -1,19 +1,35 @@
-"""Model configuration, and named sizes: those of the paper, its baseline, and `nano` for demonstrations."""
+"""Model configuration, and named sizes: the paper's, its baselines', and `nano` for demonstrations."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import dataclasses
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from rwsa.config import config
 from rwsa.errors import InputError
 from rwsa.stft import SpectralConfig
 
 Architecture = Literal["rwsa", "mambattention"]
+Mixer = Literal["mamba", "conformer", "mlstm", "lstm", "none"]
 Sharing = Literal["resolution", "blend", "block", "none", "off"]
 Phase = Literal["absolute", "residual"]
+ConformerAttention = Literal["sequence", "batch"]
 Positive = Annotated[int, Field(gt=0, le=512)]
+# Keys that each mixer reads.
+_KEYS_OF_MIXERS = MappingProxyType(
+    {
+        "mamba": {"d_state", "d_conv", "expand"},
+        "conformer": {"expand", "conformer_attention"},
+        "mlstm": {"d_conv", "expand"},
+        "lstm": {"expand"},
+        "none": set[str](),
+    }
+)
+# Later keys, left out of stored configurations at these values: hashes of earlier versions stay valid.
+_LATER_KEYS = MappingProxyType({"mixer": "mamba", "conformer_attention": "sequence"})
 
 
 @config
@@ -21,10 +37,16 @@ class ModelConfig:
     """Architecture and sizes of a model.
 
     Attributes:
-        architecture: `rwsa`, the paper's U-Net; `mambattention`, the baseline (arXiv 2507.00966): blocks
-            between encoder and decoders without a U-Net, so `depth` and `middle_heads` do not apply.
+        architecture: `rwsa`, the paper's U-Net; `mambattention`, that of all baselines (arXiv 2507.00966):
+            blocks between encoder and decoders without a U-Net, so `depth` and `middle_heads` do not apply.
+        mixer: what runs along time and frequency in every block, after attention. `mamba` (the paper's):
+            Mamba-1 in each direction; `conformer`: MP-SENet's; `mlstm`: xLSTM's mLSTM block in each
+            direction; `lstm`: a bidirectional LSTM; `none`: attention alone.
+        conformer_attention: what the Conformer attends along. `sequence`: its own axis; `batch`: as in
+            MP-SENet's published code, all positions across that axis, of all clips of the batch. Its results
+            then depend on the batch, but published weights need it.
         channels: C; level k of the U-Net (from 1) has width C·k.
-        blocks: N, MambAttention blocks per stage.
+        blocks: N, blocks per stage, each along time, then along frequency.
         depth: number of levels; the deepest is the middle. T and F/2 are padded to multiples of 2^(depth-1).
         sharing: which attention modules are shared. `resolution` (the paper's RWSA): between time and
             frequency in a block, and between encoder and decoder blocks of one level; `block`: between time
@@ -33,15 +55,20 @@ class ModelConfig:
             learned share. `mambattention` has a single resolution, hence neither `resolution` nor `blend`.
         phase: output of the phase decoder. `absolute` (the paper's): the clean phase, initially random and
             slow to learn; `residual`: a correction of the noisy phase, initially 0.
-        heads: attention heads outside the middle. The same in all sharing modes, so that an ablation changes
-            one factor.
-        middle_heads: attention heads in the middle.
-        d_state, d_conv, expand: Mamba-1's N, convolution width and expansion.
+        heads: heads of attention, Conformer and mLSTM outside the middle. The same in all sharing modes, so
+            that an ablation changes one factor.
+        middle_heads: heads in the middle.
+        d_state: states of Mamba-1.
+        d_conv: width of the causal convolution of Mamba-1 and mLSTM.
+        expand: the mixer's inner width as a multiple of the stage's: of Mamba-1 and mLSTM, the Conformer's
+            feed-forward and pointwise layers, an LSTM's units in each direction.
         spectral: STFT parameters.
         segment_frames: segment length in training and enhancement; instance norm and attention depend on it.
     """
 
     architecture: Architecture = "rwsa"
+    mixer: Mixer = "mamba"
+    conformer_attention: ConformerAttention = "sequence"
     channels: Positive = 16
     blocks: Positive = 2
     depth: Annotated[int, Field(ge=2, le=4)] = 3
@@ -64,13 +91,54 @@ class ModelConfig:
     def summary(self) -> str:
         """A short description."""
         depth = f"depth {self.depth}" if self.architecture == "rwsa" else self.architecture
-        return f"C {self.channels}, N {self.blocks}, {depth}, sharing {self.sharing}"
+        mixer = "" if self.mixer == "mamba" else f"{self.mixer}, "
+        across = "attention across the batch, " if self.mixes_clips else ""
+        return f"C {self.channels}, N {self.blocks}, {depth}, {mixer}{across}sharing {self.sharing}"
+
+    @property
+    def mixes_clips(self) -> bool:
+        """Whether a clip's output depends on the other clips of its batch, also outside training."""
+        return self.conformer_attention == "batch"
+
+    @model_serializer(mode="wrap")
+    def _stored(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if _LATER_KEYS.get(name) != value}
 
     def __post_init__(self) -> None:
+        self._check_mixer()
         if self.architecture == "rwsa":
             self._check_unet()
         else:
             self._check_mambattention()
+
+    def _check_mixer(self) -> None:
+        of_mixers = set[str]().union(*_KEYS_OF_MIXERS.values())
+        for field in dataclasses.fields(self):
+            unused = field.name in of_mixers - _KEYS_OF_MIXERS[self.mixer]
+            if unused and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"mixer '{self.mixer}' has no {field.name}; leave it out, or set it to {field.default}"
+                )
+        if self.mixer == "none" and self.sharing == "off":
+            raise ValueError("mixer 'none' with sharing 'off' leaves nothing along time and frequency")
+        if self.mixer == "conformer" and self.expand % 2:
+            raise ValueError(f"expand is {self.expand}; it must be even, for the Conformer's gated halves")
+        if self.mixer == "mlstm":
+            self._check_mlstm()
+
+    def _check_mlstm(self) -> None:
+        """Every head holds whole blocks of four channels, which the projections mix."""
+        widths = {self.channels * level: self.heads for level in range(1, self.depth)}
+        widths[self.channels * self.depth] = self.middle_heads
+        if self.architecture != "rwsa":
+            widths = {self.channels: self.heads}
+        for width, heads in widths.items():
+            if width * self.expand % (4 * heads):
+                raise ValueError(
+                    f"width {width} times expand {self.expand} must divide by 4 times {heads} heads, for"
+                    " mLSTM"
+                )
 
     def _check_mambattention(self) -> None:
         if (self.depth, self.middle_heads) != (ModelConfig.depth, ModelConfig.middle_heads):
@@ -100,6 +168,19 @@ class ModelConfig:
             )
 
 
+def _baseline(**values: Any) -> ModelConfig:
+    """A baseline of the paper's Table 1."""
+    shared: dict[str, Any] = {
+        "architecture": "mambattention",
+        "channels": 64,
+        "blocks": 4,
+        "sharing": "off",
+        "segment_frames": 321,
+        "spectral": SpectralConfig(n_fft=400, hop_samples=100, window_samples=400),
+    }
+    return ModelConfig(**(shared | values))
+
+
 SIZES = {
     "nano": ModelConfig(
         channels=8,
@@ -115,15 +196,12 @@ SIZES = {
     "xs": ModelConfig(channels=16, blocks=2),
     "s": ModelConfig(channels=16, blocks=4),
     "m": ModelConfig(channels=24, blocks=4),
-    "mambattention": ModelConfig(
-        architecture="mambattention",
-        channels=64,
-        blocks=4,
-        sharing="block",
-        heads=8,
-        segment_frames=321,
-        spectral=SpectralConfig(n_fft=400, hop_samples=100, window_samples=400),
-    ),
+    "mambattention": _baseline(sharing="block", heads=8),
+    "semamba": _baseline(),
+    "mpsenet": _baseline(mixer="conformer"),
+    "xlstm_senet": _baseline(mixer="mlstm"),
+    # A reconstruction from parameter and operation counts: no code was published.
+    "lstm_senet": _baseline(mixer="lstm", expand=1, blocks=8),
 }
 
 

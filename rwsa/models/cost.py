@@ -4,17 +4,21 @@ Shapes come from a pass on the meta device, which computes nothing. Layers that 
 modules inside (Mamba, attention, deformable convolution) are skipped there and counted by formula.
 
 The table's values are those of the profiler thop, which sums over calls of the module types it knows. Of the
-authors' network it counts
+authors' networks it counts
 - convolutions: outputs × input channels × taps; transposed ones too, although stride skips most taps;
-- affine norms (instance and layer) as 4 per element, PReLU as 1;
+- affine norms (batch, instance and layer) as 4 per element, PReLU as 1;
 - of Mamba the causal convolution, d_conv - 1 outputs longer than needed, `x_proj` and `out_proj`; but
   neither the input and step projections nor the scan, which are functions;
 - of attention only the layer norm, times k² for a module registered in k places, since it is hooked once per
   place and its sum is added in each. A shared one is in the encoder, the decoder and a list: k = 3;
+- of the Conformer all but the attention's projections and inside;
+- of mLSTM the up and down projections, the causal convolution, as long as Mamba's, and both gates; not its
+  norms, the block-diagonal projections and the cell;
+- of an LSTM of h units 4((C + h)h + 3h) + 4h per step and direction;
 - nothing of deformable convolutions.
-The values of xs, m and MambAttention agree to both decimals; for s it is 14.902, and 14.91 in the table.
+The values of xs, m and all baselines agree to both decimals; for s it is 14.902, and 14.91 in the table.
 
-Legend: B batch, C channels, T frames, F frequency bins.
+Legend: B batch, C channels, T frames, F frequency bins, H heads, W width of a head.
 """
 
 from __future__ import annotations
@@ -32,9 +36,12 @@ from torch import Tensor, nn
 from rwsa.kernels.layout import SequenceAxis
 from rwsa.models.attention import AxialAttention
 from rwsa.models.build import Network
+from rwsa.models.conformer import Conformer
 from rwsa.models.layers import DeformableConv, FrequencyUpsample
+from rwsa.models.lstm import BiLSTM
 from rwsa.models.mamba import BiMamba, MambaMixer
-from rwsa.models.unet import MambAttentionBlock
+from rwsa.models.mlstm import BiMLSTM, MLSTMBlock
+from rwsa.models.unet import AxialBlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +51,11 @@ class Cost:
     Attributes:
         convolutions: all but deformable ones, including Mamba's causal convolutions.
         deformable: per tap, 4 for interpolation and 1 for its weight.
-        projections: the linear layers of Mamba and attention.
-        scans: all multiplications: 4 per state (ΔA, ΔuB, Āh, Ch) and 3 per channel (Δu, Du, the gate).
+        projections: the linear layers of mixers and attention, including an LSTM's recurrent ones.
+        scans: all multiplications of recurrences. Of Mamba 4 per state (ΔA, ΔuB, Āh, Ch) and 3 per channel
+            (Δu, Du, the gate). Of mLSTM in its recurrent form, per step and head, 3 W² for the state (decay,
+            key by value, query) and 7 W for the rest: normalizer (decay, query), scales of key, query and
+            output, skip, gate. Of an LSTM 3 per unit.
         attention: queries by keys, and weights by values.
         published: the count as in the paper's table, independent of the others.
     """
@@ -81,7 +91,7 @@ def cost(model: Network, frames: int | None = None) -> Cost:
     for layer in meta_model.modules():
         if rule := rules.get(type(layer)):
             layer.register_forward_hook(partial(_record, calls, rule))
-        if isinstance(layer, AxialAttention | BiMamba | DeformableConv):
+        if isinstance(layer, AxialAttention | DeformableConv | BiMamba | BiMLSTM | BiLSTM | Conformer):
             layer.forward = _skip  # type: ignore[assignment]
     with torch.no_grad():
         meta_model(torch.empty(shape, device="meta"), torch.empty(shape, device="meta"))
@@ -94,7 +104,7 @@ def _record(
     calls.append(rule(layer, inputs, output))
 
 
-def _skip(x: Tensor, _: SequenceAxis | Tensor) -> Tensor:
+def _skip(x: Tensor, *_: SequenceAxis | Tensor | None) -> Tensor:
     return x
 
 
@@ -102,7 +112,7 @@ def _places(model: nn.Module) -> dict[AxialAttention, int]:
     """In how many places the authors' network registers each attention: blocks, and a list of shared ones."""
     blocks: Counter[AxialAttention] = Counter()
     for block in model.modules():
-        if isinstance(block, MambAttentionBlock):
+        if isinstance(block, AxialBlock):
             pair = {block.time_attention, block.frequency_attention}
             blocks.update(attention for attention in pair if isinstance(attention, AxialAttention))
     return {attention: count + (count > 1) for attention, count in blocks.items()}
@@ -159,6 +169,59 @@ def _bimamba(layer: BiMamba, inputs: tuple[Tensor, SequenceAxis], output: Tensor
     return total
 
 
+def _bimlstm(layer: BiMLSTM, inputs: tuple[Tensor, SequenceAxis], output: Tensor) -> Cost:
+    x_BTFC, axis = inputs
+    positions = x_BTFC[..., 0].numel()
+    merge = positions * layer.merge.weight.numel()
+    total = Cost(projections=merge, published=merge)
+    for block in layer.directions:
+        assert isinstance(block, MLSTMBlock)
+        inner, width = block.skip.numel(), block.skip.numel() // block.heads
+        linear = sum(x.weight.numel() for x in (block.up, block.down, block.input_gate, block.forget_gate))
+        by_blocks = sum(x.weight.numel() for x in (block.query, block.key, block.value))
+        surplus = positions // x_BTFC.shape[axis] * (block.conv.kernel_size[0] - 1)
+        total += Cost(
+            convolutions=positions * block.conv.weight.numel(),
+            projections=positions * (linear + by_blocks),
+            scans=positions * inner * (3 * width + 7),
+            published=positions * linear + (positions + surplus) * block.conv.weight.numel(),
+        )
+    return total
+
+
+def _bilstm(layer: BiLSTM, inputs: tuple[Tensor, SequenceAxis], output: Tensor) -> Cost:
+    positions = inputs[0][..., 0].numel()
+    units, width = layer.lstm.hidden_size, layer.lstm.input_size
+    merge = positions * layer.merge.weight.numel()
+    products = 4 * (width + units) * units
+    return Cost(
+        projections=merge + 2 * positions * products,
+        scans=2 * positions * 3 * units,
+        published=merge + 2 * positions * (products + 4 * 3 * units + 4 * units),
+    )
+
+
+def _conformer(layer: Conformer, inputs: tuple[Tensor, SequenceAxis, object], output: Tensor) -> Cost:
+    x_BTFC, axis = inputs[:2]
+    positions, channels = x_BTFC[..., 0].numel(), x_BTFC.shape[-1]
+    attended = x_BTFC.shape[axis]
+    if layer.attention.across_batch:  # with one clip: the other axis
+        attended = x_BTFC.shape[1] * x_BTFC.shape[2] // attended
+    convolution = layer.convolution
+    pointwise = convolution.widen.weight.numel() + convolution.narrow.weight.numel()
+    linear = pointwise + sum(
+        x.weight.numel() for part in (layer.first, layer.second) for x in (part.widen, part.narrow)
+    )
+    depthwise = convolution.depthwise.weight.numel()
+    norms = 5 * channels + convolution.batch_norm.weight.numel()
+    return Cost(
+        convolutions=positions * depthwise,
+        projections=positions * (linear + 4 * channels * channels),
+        attention=2 * x_BTFC.numel() * attended,
+        published=positions * (linear + depthwise + 4 * norms),
+    )
+
+
 def _attention(
     layer: AxialAttention,
     inputs: tuple[Tensor, SequenceAxis],
@@ -183,4 +246,7 @@ _RULES: dict[type[nn.Module], _Rule] = {
     FrequencyUpsample: _frequency_upsample,
     DeformableConv: _deformable,
     BiMamba: _bimamba,
+    BiMLSTM: _bimlstm,
+    BiLSTM: _bilstm,
+    Conformer: _conformer,
 }

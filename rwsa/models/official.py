@@ -1,7 +1,8 @@
 """Generator weights in the format of the paper's authors.
 
 It stores every shared attention three times (in a list, and in the encoder and decoder block); the copies
-must be equal. Its names are those of three levels, so only depth 3 has this format.
+must be equal. Its names are those of three levels, so only depth 3 has this format. Those of the paper's
+baselines are read by `official_baselines.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from rwsa.config import build
 from rwsa.errors import InputError
 from rwsa.models.config import ModelConfig
+from rwsa.models.official_baselines import is_baseline, read_baseline
 
 # Prefixes of the authors' names to prefixes of ours.
 _PREFIXES = {
@@ -83,7 +85,7 @@ _PARTS = {
 
 def is_official(tensors: Mapping[str, Tensor]) -> bool:
     """Whether any tensor has one of the authors' names, none of which is one of ours."""
-    return any(name.startswith(tuple(_PREFIXES)) for name in tensors)
+    return is_baseline(tensors) or any(name.startswith(tuple(_PREFIXES)) for name in tensors)
 
 
 def read_official(state: Mapping[str, Tensor], *, where: str) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -101,6 +103,8 @@ def read_official(state: Mapping[str, Tensor], *, where: str) -> tuple[ModelConf
     """
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
         raise InputError(f"{where}: its 'generator' must be a mapping of names to tensors")
+    if is_baseline(state):
+        return read_baseline(state, where=where)
     weights: dict[str, Tensor] = {}
     for theirs, tensor in state.items():
         ours = _rename(theirs, where)

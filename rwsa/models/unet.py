@@ -5,6 +5,8 @@ Legend: B batch, C channels, T frames, F frequency bins.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from rwsa.kernels.layout import SequenceAxis
 from rwsa.models.attention import AxialAttention, BlendedAttention
 from rwsa.models.config import ModelConfig
+from rwsa.models.dropout import ClipGenerators, clip_generators
 from rwsa.models.layers import (
     DenseEncoder,
     Downsample,
@@ -20,7 +23,7 @@ from rwsa.models.layers import (
     PhaseDecoder,
     Upsample,
 )
-from rwsa.models.mamba import BiMamba
+from rwsa.models.mixers import Mixer, build_mixer, mix_along
 
 # The attentions of one block along time and frequency; a shared one occurs twice.
 Attention = AxialAttention | BlendedAttention
@@ -51,40 +54,51 @@ def blended(shared: list[AttentionPair], own: list[AttentionPair]) -> list[Atten
     return pairs
 
 
-class MambAttentionBlock(nn.Module):
-    """Along time, then along frequency: x + MHA(LN(x)), x + BiMamba(x)."""
+class AxialBlock(nn.Module):
+    """Along time, then along frequency: x + MHA(LN(x)), x + mixer(x).
 
-    def __init__(self, channels: int, config: ModelConfig, attentions: AttentionPair) -> None:
+    Its mixers are called `time_MIXER` and `frequency_MIXER`, such as `time_mamba`.
+    """
+
+    def __init__(self, channels: int, heads: int, config: ModelConfig, attentions: AttentionPair) -> None:
         super().__init__()
-        sizes = {"d_state": config.d_state, "d_conv": config.d_conv, "expand": config.expand}
         self.time_attention, self.frequency_attention = attentions
-        self.time_mamba = BiMamba(channels, **sizes)
-        self.frequency_mamba = BiMamba(channels, **sizes)
+        self.mixer = config.mixer
+        for axis in ("time", "frequency"):
+            self.add_module(f"{axis}_{self.mixer}", build_mixer(channels, heads, config))
 
-    def forward(self, x_BTFC: Tensor) -> Tensor:
-        x = x_BTFC
-        for axis, attention, mamba in (
-            (SequenceAxis.TIME, self.time_attention, self.time_mamba),
-            (SequenceAxis.FREQUENCY, self.frequency_attention, self.frequency_mamba),
+    @property
+    def mixers(self) -> tuple[Mixer | None, Mixer | None]:
+        """Along time and along frequency; None for the mixer `none`."""
+        return getattr(self, f"time_{self.mixer}"), getattr(self, f"frequency_{self.mixer}")
+
+    def forward(self, x_BTFC: Tensor, dropout: ClipGenerators | None = None) -> Tensor:
+        x, (along_time, along_frequency) = x_BTFC, self.mixers
+        for axis, attention, mixer in (
+            (SequenceAxis.TIME, self.time_attention, along_time),
+            (SequenceAxis.FREQUENCY, self.frequency_attention, along_frequency),
         ):
             if attention is not None:
                 x = x + attention(x, axis)
-            x = x + mamba(x, axis)
+            if mixer is not None:
+                x = x + mix_along(axis, mixer, x, dropout)
         return x
 
 
 class Stage(nn.Module):
     """x + blocks(patch embedding(x)): one level of the encoder or the decoder, or the middle."""
 
-    def __init__(self, channels: int, config: ModelConfig, attentions: list[AttentionPair]) -> None:
+    def __init__(
+        self, channels: int, heads: int, config: ModelConfig, attentions: list[AttentionPair]
+    ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(channels)
-        self.blocks = nn.ModuleList(MambAttentionBlock(channels, config, pair) for pair in attentions)
+        self.blocks = nn.ModuleList(AxialBlock(channels, heads, config, pair) for pair in attentions)
 
-    def forward(self, x_BCTF: Tensor) -> Tensor:
+    def forward(self, x_BCTF: Tensor, dropout: ClipGenerators | None = None) -> Tensor:
         x_BTFC = self.patch_embed(x_BCTF).permute(0, 2, 3, 1)
         for block in self.blocks:
-            x_BTFC = block(x_BTFC)
+            x_BTFC = block(x_BTFC, dropout)
         return x_BCTF + x_BTFC.permute(0, 3, 1, 2)
 
 
@@ -93,11 +107,11 @@ class Refinement(nn.Module):
 
     def __init__(self, channels: int, config: ModelConfig) -> None:
         super().__init__()
-        self.stage = Stage(channels, config, [(None, None)] * config.blocks)
+        self.stage = Stage(channels, config.heads, config, [(None, None)] * config.blocks)
         self.out = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
 
-    def forward(self, x_BCTF: Tensor, encoded_BCTF: Tensor) -> Tensor:
-        return self.out(self.stage(x_BCTF)) + encoded_BCTF
+    def forward(self, x_BCTF: Tensor, encoded_BCTF: Tensor, dropout: ClipGenerators | None = None) -> Tensor:
+        return self.out(self.stage(x_BCTF, dropout)) + encoded_BCTF
 
 
 class RWSAMambaUNet(nn.Module):
@@ -107,19 +121,21 @@ class RWSAMambaUNet(nn.Module):
         super().__init__()
         self.config = config
         channels, widths = config.channels, [config.channels * level for level in range(1, config.depth + 1)]
-        shared_levels = [stage_attentions(width, config.heads, config) for width in widths[:-1]]
+        heads = config.heads
+        shared_levels = [stage_attentions(width, heads, config) for width in widths[:-1]]
         self.encoder = DenseEncoder(channels)
-        self.down_stages = nn.ModuleList(map(self._stage, widths, shared_levels))
+        self.down_stages = nn.ModuleList(self._stages(widths, shared_levels))
         self.downsamples = nn.ModuleList(map(Downsample, widths, widths[1:]))
-        self.middle = self._stage(widths[-1], stage_attentions(widths[-1], config.middle_heads, config))
+        middle = stage_attentions(widths[-1], config.middle_heads, config)
+        self.middle = Stage(widths[-1], config.middle_heads, config, middle)
         self.upsamples = nn.ModuleList(map(Upsample, widths[1:], widths))
         self.merges = nn.ModuleList(nn.Conv2d(2 * width, width, 1, bias=False) for width in widths[:-1])
         up_levels = shared_levels
         if config.sharing != "resolution":
-            up_levels = [stage_attentions(width, config.heads, config) for width in widths[:-1]]
+            up_levels = [stage_attentions(width, heads, config) for width in widths[:-1]]
         if config.sharing == "blend":
             up_levels = list(map(blended, shared_levels, up_levels))
-        self.up_stages = nn.ModuleList(map(self._stage, widths, up_levels))
+        self.up_stages = nn.ModuleList(self._stages(widths, up_levels))
         self.magnitude_refinement = Refinement(channels, config)
         self.phase_refinement = Refinement(channels, config)
         self.magnitude_decoder = MagnitudeDecoder(channels, config.spectral.bins)
@@ -138,37 +154,41 @@ class RWSAMambaUNet(nn.Module):
                 shares[f"level_{level}"] = torch.stack(each).mean()
         return shares
 
-    def _stage(self, channels: int, attentions: list[AttentionPair]) -> Stage:
-        return Stage(channels, self.config, attentions)
+    def _stages(self, widths: list[int], levels: list[list[AttentionPair]]) -> Iterator[Stage]:
+        for width, attentions in zip(widths, levels, strict=False):  # the middle has no level
+            yield Stage(width, self.config.heads, self.config, attentions)
 
-    def forward(self, mag_BFT: Tensor, pha_BFT: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, mag_BFT: Tensor, pha_BFT: Tensor, dropout_seeds_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Enhance a compressed spectrum.
 
         Args:
             mag_BFT: compressed magnitude of the noisy speech, F as in `config.spectral`, any T.
             pha_BFT: its phase in radians.
+            dropout_seeds_B: seeds of every clip's dropout; None for no dropout.
 
         Returns:
             The enhanced compressed magnitude and phase, both `[B, F, T]`.
         """
-        frames = mag_BFT.shape[-1]
+        frames, dropout = mag_BFT.shape[-1], clip_generators(dropout_seeds_B, mag_BFT.device)
         x = torch.stack((mag_BFT, pha_BFT), dim=1).transpose(2, 3)
         x = F.pad(x, (0, 0, 0, -frames % 2 ** (self.config.depth - 1)))
         encoded = self.encoder(x.contiguous(memory_format=torch.channels_last))
-        decoded = self._unet(encoded)
-        mask = self.magnitude_decoder(self.magnitude_refinement(decoded, encoded))
-        pha = self.phase_decoder(self.phase_refinement(decoded, encoded))[..., :frames]
+        decoded = self._unet(encoded, dropout)
+        mask = self.magnitude_decoder(self.magnitude_refinement(decoded, encoded, dropout))
+        pha = self.phase_decoder(self.phase_refinement(decoded, encoded, dropout))[..., :frames]
         if self.config.phase == "residual":
             pha = pha_BFT + pha
         return mag_BFT * mask[..., :frames], pha
 
-    def _unet(self, x_BCTF: Tensor) -> Tensor:
+    def _unet(self, x_BCTF: Tensor, dropout: ClipGenerators | None) -> Tensor:
         skips = []
         for stage, downsample in zip(self.down_stages, self.downsamples, strict=True):
-            skips.append(stage(x_BCTF))
+            skips.append(stage(x_BCTF, dropout))
             x_BCTF = downsample(skips[-1])
-        x_BCTF = self.middle(x_BCTF)
+        x_BCTF = self.middle(x_BCTF, dropout)
         ups = zip(self.upsamples, self.merges, self.up_stages, skips, strict=True)
         for upsample, merge, stage, skip in reversed(list(ups)):
-            x_BCTF = stage(merge(torch.cat((upsample(x_BCTF), skip), dim=1)))
+            x_BCTF = stage(merge(torch.cat((upsample(x_BCTF), skip), dim=1)), dropout)
         return x_BCTF

@@ -41,7 +41,8 @@ def load_model(source: str | StoragePath, *, device: str | torch.device = "cpu")
 
     Args:
         source: path or URL of a file that `save_model` wrote, of a checkpoint in the paper's published
-            format, or of plain weights of either, also as DDP, torch.compile or Lightning save them.
+            format or that of its baselines, or of plain weights of any, also as DDP, torch.compile or
+            Lightning save them.
         device: where to put the model.
 
     Raises:
@@ -87,9 +88,20 @@ def _described(
 
 
 def _fewest_weights(config: ModelConfig) -> int:
-    """The weights of the four Mamba mixers in the blocks of one stage at width C; a model has more."""
-    inner = config.expand * config.channels
-    return 4 * config.blocks * inner * (3 * config.channels + 3 * config.d_state + config.d_conv)
+    """The largest weights of one stage's blocks at width C; a model has more."""
+    channels, inner = config.channels, config.expand * config.channels
+    match config.mixer:
+        case "mamba":
+            of_axis = 2 * inner * (3 * channels + 3 * config.d_state + config.d_conv)
+        case "conformer":
+            of_axis = 4 * channels * inner
+        case "mlstm":
+            of_axis = 2 * inner * (3 * channels + config.d_conv)
+        case "lstm":
+            of_axis = 8 * inner * (channels + inner)
+        case "none":
+            of_axis = 2 * channels * channels
+    return 2 * config.blocks * of_axis
 
 
 def _without_copies(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from rwsa.errors import InputError
 from rwsa.losses import spectral_losses, weighted_total
+from rwsa.shards.sampling import share_of
 from rwsa.stft import istft, stft
 from rwsa.training.adversary import Adversary
 from rwsa.training.context import WorkerContext
@@ -37,6 +39,9 @@ class TrainStep:
 
     def __init__(self, state: TrainState, context: WorkerContext, adversary: Adversary | None) -> None:
         self.state, self.device, self._adversary = state, context.device, adversary
+        self._share = share_of(
+            state.config.global_batch_size, rank=context.rank, world_size=context.world_size
+        )
         self._config, self._spectral = state.config, state.config.model.spectral
         self._remix: Remix | None = None
         if state.config.remix is not None:
@@ -62,8 +67,9 @@ class TrainStep:
         noisy, clean = batch.noisy.to(self.device), batch.clean.to(self.device)
         if self._remix is not None:
             noisy, clean = self._remix(noisy, clean, step=self.state.step)
+        seeds_B = self._dropout_seeds()
         self.state.generator_optimiser.zero_grad(set_to_none=True)
-        losses, mag_BFT, pha_BFT = self._backward(noisy, clean)
+        losses, mag_BFT, pha_BFT = self._backward(noisy, clean, seeds_B)
         losses["gradient_norm"] = self._update_generator()
         if self._adversary is not None:
             losses |= self._adversary.update()
@@ -72,16 +78,27 @@ class TrainStep:
             self._adversary.enqueue(clean_mag_BFT, mag_BFT, clean, enhanced)
         return {name: value.detach() for name, value in losses.items()}
 
-    def _backward(self, noisy: Tensor, clean: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _dropout_seeds(self) -> Tensor | None:
+        """Seeds of the dropout of this rank's segments, keyed by their places in the global batch."""
+        if self._config.model.mixer != "conformer":
+            return None
+        key = np.random.SeedSequence([self._config.seed, self.state.step, *b"dropout"])
+        seeds = key.generate_state(self._config.global_batch_size).astype(np.int64)
+        return torch.from_numpy(seeds)[self._share]
+
+    def _backward(
+        self, noisy: Tensor, clean: Tensor, seeds_B: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Accumulate gradients over all parts; returns the mean losses, magnitudes and phases."""
         parts = self._config.accumulate
         masks = self._adversary.dropout_mask("metric").chunk(parts) if self._adversary else [None] * parts
+        seeds = [None] * parts if seeds_B is None else seeds_B.chunk(parts)
         part_losses, magnitudes, phases = list[dict[str, Tensor]](), list[Tensor](), list[Tensor]()
-        for number, (noisy_part, clean_part, dropout_mask_BH) in enumerate(
-            zip(noisy.chunk(parts), clean.chunk(parts), masks, strict=True)
+        for number, (noisy_part, clean_part, dropout_mask_BH, seeds_part) in enumerate(
+            zip(noisy.chunk(parts), clean.chunk(parts), masks, seeds, strict=True)
         ):
             with self._no_sync() if number + 1 < parts else nullcontext():
-                losses, mag_BFT, pha_BFT = self._losses(noisy_part, clean_part, dropout_mask_BH)
+                losses, mag_BFT, pha_BFT = self._losses(noisy_part, clean_part, dropout_mask_BH, seeds_part)
                 self.state.scaler.scale(losses["total"] / parts).backward()
             part_losses.append({name: value.detach() for name, value in losses.items()})
             magnitudes.append(mag_BFT.detach())
@@ -92,11 +109,12 @@ class TrainStep:
         return means, torch.cat(magnitudes), torch.cat(phases)
 
     def _losses(
-        self, noisy: Tensor, clean: Tensor, dropout_mask_BH: Tensor | None
+        self, noisy: Tensor, clean: Tensor, dropout_mask_BH: Tensor | None, seeds_B: Tensor | None
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         precision = _PRECISIONS.get(self._config.precision)
         with torch.autocast(self.device.type, precision, enabled=precision is not None):
-            mag_BFT, pha_BFT = self.generate(*stft(noisy, self._spectral))
+            inputs = stft(noisy, self._spectral)
+            mag_BFT, pha_BFT = self.generate(*inputs) if seeds_B is None else self.generate(*inputs, seeds_B)
         mag_BFT, pha_BFT = mag_BFT.float(), pha_BFT.float()
         losses = spectral_losses(mag_BFT, pha_BFT, clean, self._spectral)
         if self._adversary is not None:

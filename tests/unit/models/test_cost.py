@@ -19,7 +19,9 @@ from rwsa.models.attention import AxialAttention, SequenceAxis
 from rwsa.models.config import size
 from rwsa.models.cost import Cost, cost
 from rwsa.models.layers import DeformableConv
+from rwsa.models.lstm import BiLSTM
 from rwsa.models.mamba import BiMamba
+from rwsa.models.mlstm import BiMLSTM
 from rwsa.stft import SpectralConfig
 
 UNET = ModelConfig(
@@ -45,6 +47,25 @@ BASELINE = ModelConfig(
     spectral=SpectralConfig(n_fft=32),
 )
 # Positions (frames × bins) and level of every stage; the last two have no attention.
+MIXERS = [
+    ModelConfig(
+        architecture="mambattention",
+        channels=8,
+        blocks=2,
+        sharing="off",
+        heads=2,
+        expand=2,
+        segment_frames=7,
+        spectral=SpectralConfig(n_fft=32),
+        **values,
+    )
+    for values in (
+        {"mixer": "mlstm"},
+        {"mixer": "lstm"},
+        {"mixer": "conformer"},
+        {"mixer": "conformer", "conformer_attention": "batch"},
+    )
+]
 UNET_POSITIONS = [8 * 8, 4 * 4, 2 * 2, 4 * 4, 8 * 8, 8 * 8, 8 * 8]
 UNET_LEVELS = [1, 2, 3, 2, 1, 1, 1]
 
@@ -52,7 +73,17 @@ UNET_LEVELS = [1, 2, 3, 2, 1, 1, 1]
 class TestPublished:
     # For s the paper has 14.91; thop gives 14.902 for modules arranged as in the authors' code.
     @pytest.mark.parametrize(
-        ("name", "giga"), [("xs", "9.22"), ("s", "14.90"), ("m", "28.47"), ("mambattention", "65.52")]
+        ("name", "giga"),
+        [
+            ("xs", "9.22"),
+            ("s", "14.90"),
+            ("m", "28.47"),
+            ("mambattention", "65.52"),
+            ("semamba", "65.46"),
+            ("mpsenet", "74.29"),
+            ("xlstm_senet", "80.71"),
+            ("lstm_senet", "88.59"),
+        ],
     )
     def test_the_papers_table(self, name: str, giga: str) -> None:
         assert f"{cost(build_model(size(name))).published / 1e9:.2f}" == giga
@@ -79,6 +110,13 @@ def plain_attention(self: AxialAttention, x: Tensor, axis: SequenceAxis) -> Tens
     return self.out(attended.transpose(2, 3).flatten(3)).view_as(rows).reshape(x.shape)
 
 
+def attend_by_products(qkv: Tensor, heads: int, axis: SequenceAxis) -> Tensor:
+    rows = qkv.transpose(1, 2) if axis is SequenceAxis.TIME else qkv
+    q, k, v = rows.unflatten(-1, (3, heads, -1)).transpose(2, 4).unbind(3)
+    y = ((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(2, 3).flatten(3)
+    return y.transpose(1, 2) if axis is SequenceAxis.TIME else y
+
+
 def plain_bimamba(self: BiMamba, x: Tensor, axis: SequenceAxis) -> Tensor:
     """All but the scan, which has no matrix product."""
     rows = (x.transpose(1, 2) if axis is SequenceAxis.TIME else x).flatten(0, 1)
@@ -93,8 +131,35 @@ def plain_bimamba(self: BiMamba, x: Tensor, axis: SequenceAxis) -> Tensor:
     return self.merge(torch.cat(both, dim=-1)).reshape(x.shape)
 
 
+def plain_bimlstm(self: BiMLSTM, x: Tensor, axis: SequenceAxis) -> Tensor:
+    """All but the cell, whose recurrent form has no matrix product."""
+    rows = (x.transpose(1, 2) if axis is SequenceAxis.TIME else x).flatten(0, 1)
+    both = []
+    for block in self.directions:
+        inner = block.skip.numel()
+        u, _ = block.up(rows).chunk(2, dim=-1)
+        c = F.conv1d(F.pad(u.mT, (3, 0)), block.conv.weight, groups=inner).mT
+        by_block = [
+            torch.bmm(y.flatten(0, 1).unflatten(-1, (-1, 4)).transpose(0, 1), layer.weight.mT)
+            for layer, y in ((block.query, c), (block.key, c), (block.value, u))
+        ]
+        gates = torch.cat([y.transpose(0, 1).flatten(1) for y in by_block], dim=-1)
+        block.input_gate(gates), block.forget_gate(gates)
+        both.append(block.down(u))
+    return self.merge(torch.cat(both, dim=-1)).reshape(x.shape)
+
+
+def plain_bilstm(self: BiLSTM, x: Tensor, axis: SequenceAxis) -> Tensor:
+    """The products of every step, without the recurrence."""
+    hidden = x[..., :1].expand(*x.shape[:-1], self.lstm.hidden_size)
+    for direction in ("", "_reverse"):
+        F.linear(x, getattr(self.lstm, f"weight_ih_l0{direction}"))
+        F.linear(hidden, getattr(self.lstm, f"weight_hh_l0{direction}"))
+    return self.merge(torch.cat((hidden, hidden), dim=-1))
+
+
 class TestActual:
-    @pytest.mark.parametrize("config", [UNET, BASELINE, dataclasses.replace(UNET, sharing="none")])
+    @pytest.mark.parametrize("config", [UNET, BASELINE, dataclasses.replace(UNET, sharing="none"), *MIXERS])
     def test_matrix_products_and_convolutions_equal_torchs_count(
         self, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -102,6 +167,9 @@ class TestActual:
         found = cost(model)
         monkeypatch.setattr(AxialAttention, "forward", plain_attention)
         monkeypatch.setattr(BiMamba, "forward", plain_bimamba)
+        monkeypatch.setattr(BiMLSTM, "forward", plain_bimlstm)
+        monkeypatch.setattr(BiLSTM, "forward", plain_bilstm)
+        monkeypatch.setattr("rwsa.models.conformer.attend", attend_by_products)
         monkeypatch.setattr(DeformableConv, "forward", lambda self, x, offset: x)
         spectrum = torch.rand(1, config.spectral.bins, config.segment_frames)
         with FlopCounterMode(display=False) as counter, torch.no_grad():

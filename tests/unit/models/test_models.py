@@ -345,4 +345,5 @@ class TestConfig:
 
     def test_the_papers_segment(self) -> None:
         assert {size(name).segment_samples for name in ("xs", "s", "m")} == {30_600}
-        assert set(SIZES) == {"nano", "xs", "s", "m", "mambattention"}
+        baselines = {"mambattention", "semamba", "mpsenet", "xlstm_senet", "lstm_senet"}
+        assert set(SIZES) == {"nano", "xs", "s", "m"} | baselines

@@ -13,6 +13,7 @@ from rwsa.config import read_config
 from rwsa.errors import InputError
 from rwsa.models import SIZES
 
+OWN_RECIPES = ("semamba", "mpsenet", "xlstm_senet")
 REQUIRED = ["name=x", "data.shards=y"]
 
 
@@ -50,6 +51,15 @@ def test_every_size_combines_with_every_corpus_and_smoke(size: str, data: str) -
             assert (CHECKOUT / path).is_file()
 
 
+@pytest.mark.parametrize("size", OWN_RECIPES)
+def test_a_baselines_own_recipe_changes_training_only(size: str) -> None:
+    config = read_config(TrainRunConfig, config_paths(["base", size, f"{size}_published"]), REQUIRED)
+    across = {"conformer_attention": "batch"} if size == "mpsenet" else {}
+    assert config.model == dataclasses.replace(SIZES[size], **across)
+    assert config.max_steps == 200 * 11_572 // config.global_batch_size
+    assert config.loss_weights.consistency == (0 if size == "mpsenet" else 0.1)
+
+
 def test_cpu_is_xs_with_residual_phase_and_shorter_segments() -> None:
     config = read_config(TrainRunConfig, config_paths(["base", "xs", "cpu"]), ["name=x"])
     assert config.model == dataclasses.replace(SIZES["xs"], phase="residual", segment_frames=128)
@@ -58,7 +68,8 @@ def test_cpu_is_xs_with_residual_phase_and_shorter_segments() -> None:
 
 def test_every_configuration_is_tested() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
-        *SIZES, "base", "cpu", "demo", "online", "smoke", "vb_demandex", "dns2020", "starter"
+        *SIZES, *(f"{size}_published" for size in OWN_RECIPES),
+        "base", "cpu", "demo", "online", "smoke", "vb_demandex", "dns2020", "starter"
     }  # fmt: skip
 
 
