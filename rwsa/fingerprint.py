@@ -46,10 +46,6 @@ SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
         "1b566cd22224ee5e1d1010eba29c0c91f884c1f891c04a3d0740b19e142aa229": (
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
-        # enhancing
-        "3092e3093fb63741792f805c1c1142bc7df1aa1a8c5e75b383409d8bc6a1af89": (
-            "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"
-        ),
         # mixing
         "480b5911eb7ffb9d9086020a0e835aa470aecee43caa1d904e7664115a46e3f9": (
             "5bf499aae371f9526bfa161834401141e0a9e0608284323682a8c4115f280fd2"

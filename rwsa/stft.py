@@ -1,5 +1,9 @@
 """STFT and inverse STFT with power-law compression of the magnitude; the only ones of the networks.
 
+A frame that reflection makes symmetric has a real spectrum, and so have the lowest bin and, for an even
+n_fft, the highest. A Fourier transform leaves rounding in their imaginary part, whose sign decides between
+the phases +π and −π; here they are exactly real, and their phase is 0 or +π on every machine.
+
 Legend: B batch, F frequency bins, T frames.
 """
 
@@ -27,6 +31,15 @@ class SpectralConfig:
     def bins(self) -> int:
         return self.n_fft // 2 + 1
 
+    def real_frames(self, samples: int) -> list[int]:
+        """The frames that reflection makes real: the first, and the last if centred on the last sample.
+
+        None if the window is not centred on a sample.
+        """
+        if self.n_fft % 2 or self.window_samples % 2:
+            return []
+        return [0] if (samples - 1) % self.hop_samples else [0, self.frames(samples) - 1]
+
     def frames(self, samples: int) -> int:
         """Number of frames of a signal of `samples` samples."""
         return samples // self.hop_samples + 1
@@ -47,7 +60,8 @@ def stft(wav: Tensor, config: SpectralConfig, *, epsilon: float = 0.0) -> tuple[
 
     Returns:
         mag_BFT: |X|^compression.
-        pha_BFT: angle in radians.
+        pha_BFT: angle in radians, from −π to +π; exactly 0 or +π where the spectrum is real, and 0 where it
+            is 0.
     """
     window = torch.hann_window(config.window_samples, device=wav.device, dtype=wav.dtype)
     spectrum = torch.stft(
@@ -60,11 +74,28 @@ def stft(wav: Tensor, config: SpectralConfig, *, epsilon: float = 0.0) -> tuple[
         pad_mode="reflect",
         return_complex=True,
     )
-    re, im = spectrum.real, spectrum.imag
+    re, im = _without_signed_zeros(spectrum.real), spectrum.imag
+    im = _without_signed_zeros(im).masked_fill(_is_real(config, wav.shape[-1], im), 0.0)
     if epsilon:
         mag = torch.sqrt(re.square() + im.square() + epsilon)
         return mag.pow(config.compression), torch.atan2(im + epsilon, re + epsilon)
     return spectrum.abs().pow(config.compression), torch.atan2(im, re)
+
+
+def _without_signed_zeros(x: Tensor) -> Tensor:
+    """Zeros as +0, since the angle of −0 is π."""
+    return x + 0.0
+
+
+def _is_real(config: SpectralConfig, samples: int, spectrum_BFT: Tensor) -> Tensor:
+    """Which bins are real for every signal: `[F, T]`."""
+    real_FT = torch.zeros(spectrum_BFT.shape[1:], dtype=torch.bool, device=spectrum_BFT.device)
+    real_FT[0] = True
+    if config.n_fft % 2 == 0:
+        real_FT[-1] = True
+    for frame in config.real_frames(samples):
+        real_FT[:, frame] = True
+    return real_FT
 
 
 def istft(mag_BFT: Tensor, pha_BFT: Tensor, config: SpectralConfig, samples: int | None = None) -> Tensor:

@@ -12,8 +12,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(_name, "1")
 
-# The phase of an STFT's first frame, which reflection makes real, is decided by rounding, and with it stored
-# losses. In these modes every x86 processor rounds as those that the stored numbers come from.
+# In the authors' STFT rounding decides the phase of the first frame, and stored losses depend on it (ours
+# makes it exact). In these modes every x86 processor rounds as those that the stored numbers come from.
 if "torch" not in sys.modules:
     os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")

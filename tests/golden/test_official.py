@@ -22,7 +22,7 @@ from rwsa.losses import LossWeights, discriminator_losses, metric_loss, spectral
 from rwsa.models import RWSAMambaUNet, load_model
 from rwsa.models.discriminator import MetricDiscriminator
 from rwsa.models.weights import load_weights
-from rwsa.stft import istft, stft
+from rwsa.stft import SpectralConfig, istft, stft
 
 WEIGHTS = {"with_metric": LossWeights(), "without_metric": LossWeights(metric=0)}
 
@@ -106,6 +106,8 @@ def test_forward_pass(official: Path, generator: RWSAMambaUNet, device: torch.de
     mag_BFT, pha_BFT = stft(theirs["wav"], spectral)
     assert peak_error(mag_BFT, theirs["mag"]) < 1e-5
     assert angle_between(pha_BFT, theirs["pha"])[theirs["mag"] > 0.05].max() < 1e-3
+    # In the first frame the authors' phase is ±π where ours is +π.
+    assert (pha_BFT[..., 0] - theirs["pha"][..., 0].abs()).abs().max() < 1e-3
 
     with torch.inference_mode():
         mag_BFT, pha_BFT = generator(theirs["mag"], theirs["pha"])
@@ -137,13 +139,22 @@ def renamed(theirs: str) -> str:
     return f"{layer}.{part.replace('weight_orig', 'parametrizations.weight.original')}"
 
 
+def authors_stft(wav: Tensor, config: SpectralConfig) -> tuple[Tensor, Tensor]:
+    """The authors' STFT, in which rounding decides between +π and −π in the first frame."""
+    window = torch.hann_window(config.window_samples, device=wav.device)
+    spectrum = torch.stft(
+        wav, config.n_fft, config.hop_samples, config.window_samples, window, return_complex=True
+    )
+    return spectrum.abs().pow(config.compression), torch.atan2(spectrum.imag, spectrum.real)
+
+
 class Step:
     """Losses of one training step in evaluation mode, with their graph."""
 
     def __init__(self, official: Path, generator: RWSAMambaUNet, device: torch.device) -> None:
         self.generator, self.discriminator = generator, discriminator_of(official).to(device)
         given, spectral = arrays(official / "gold_step_io.npz", device), generator.config.spectral
-        mag_BFT, pha_BFT = generator(*stft(given["noisy"], spectral))
+        mag_BFT, pha_BFT = generator(*authors_stft(given["noisy"], spectral))
         clean_BFT, _ = stft(given["clean"], spectral)
         self.losses = spectral_losses(mag_BFT, pha_BFT, given["clean"], spectral)
         self.losses["metric"] = metric_loss(self.discriminator(clean_BFT, mag_BFT))

@@ -1,7 +1,7 @@
 """The paper's baselines against results of their authors' code: outputs, modules, losses, gradients.
 
 Of LSTM-SENet no code was published: its values are those of this project's reconstruction, computed apart.
-The stored spectra are the input, since rounding decides the phase of a spectrum's first frame.
+The stored spectra are the input: in the authors' STFT rounding decides the phase of the first frame.
 
 Legend: B batch, C channels, F frequency bins, T frames.
 """

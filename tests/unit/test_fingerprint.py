@@ -147,7 +147,6 @@ def pinned(packages: tuple[str, ...]) -> bool:
     [
         (SCORING, "4c10975764b0918ecae2a7fb63550d48ba1d58c723095478122301ad5758de24"),
         (TABLE1_SCORING, "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"),
-        (ENHANCING, "7e8a725eec6992e2d0c6746ea7cbadd92b051c39e67f57e33e31102e56fcdb2a"),
         (MIXING, "5bf499aae371f9526bfa161834401141e0a9e0608284323682a8c4115f280fd2"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +67,76 @@ def test_complex_parts_equal_the_complex_spectrum() -> None:
     mag_BFT, pha_BFT = stft(noise(1, 3000), PAPER)
     parts = complex_parts(mag_BFT, pha_BFT)
     torch.testing.assert_close(torch.view_as_complex(parts), torch.polar(mag_BFT, pha_BFT))
+
+
+# The last three: a window shorter than the transform, and odd ones, whose first frame is not real.
+REAL_FRAMES = [
+    (SpectralConfig(), 30_600, {0}),
+    (SpectralConfig(), 30_601, {0, 255}),
+    (SpectralConfig(n_fft=400, hop_samples=100, window_samples=400), 3_201, {0, 32}),
+    (SpectralConfig(n_fft=400, hop_samples=100, window_samples=300), 3_233, {0}),
+    (SpectralConfig(n_fft=401, hop_samples=100, window_samples=401), 3_201, set()),
+    (SpectralConfig(n_fft=400, hop_samples=100, window_samples=301), 3_201, set()),
+]
+
+
+@pytest.mark.parametrize(("config", "samples", "frames"), REAL_FRAMES)
+def test_what_is_real_up_to_rounding_is_found_and_made_real(
+    config: SpectralConfig, samples: int, frames: set[int]
+) -> None:
+    wav = noise(2, samples).double()
+    window = torch.hann_window(config.window_samples, dtype=torch.float64)
+    spectrum = torch.stft(
+        wav, config.n_fft, config.hop_samples, config.window_samples, window, return_complex=True
+    )
+    real_FT = (spectrum.imag.abs() < 1e-9 * spectrum.abs().amax()).all(dim=0)
+    assert set(real_FT.all(dim=0).nonzero().flatten().tolist()) == frames
+    _, pha_BFT = stft(wav, config)
+    phases = pha_BFT[:, real_FT]
+    assert ((phases == 0) | (phases == torch.pi)).all()
+    assert (phases == torch.pi).any()
+    others = pha_BFT[:, ~real_FT]
+    torch.testing.assert_close(others, spectrum.angle()[:, ~real_FT])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_wave_has_one_phase_in_every_precision_and_batch(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    config = CONFIGS[seed % 2]
+    samples = 601 + int(torch.randint(0, 3000, (), generator=rng))
+    wav = torch.randn(5, samples, generator=rng)
+    _, pha_BFT = stft(wav, config)
+    rolled, double = stft(wav.roll(2, dims=0), config)[1].roll(-2, dims=0), stft(wav.double(), config)[1]
+    alone = torch.cat([stft(one, config)[1] for one in wav.split(1)])
+    from_numpy = torch.from_numpy(numpy_phase(wav.double().numpy(), config))
+    for other in (rolled, alone, double.float(), from_numpy.float()):
+        # Beside real bins, a phase may lie within rounding of ±π.
+        apart = (pha_BFT - other).abs()
+        assert torch.minimum(apart, (apart - 2 * torch.pi).abs()).max() < 0.05
+        real = torch.stack((apart[:, 0], apart[:, -1]), dim=-1)
+        assert real.max() == apart[:, :, config.real_frames(samples)].max() == 0
+
+
+def numpy_phase(wav: np.ndarray, config: SpectralConfig) -> np.ndarray:
+    """The phase by NumPy's Fourier transform, whose rounding differs; real bins as the library has them."""
+    padded = np.pad(wav, ((0, 0), (config.n_fft // 2,) * 2), mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.n_fft) / config.n_fft)
+    starts = range(0, padded.shape[1] - config.n_fft + 1, config.hop_samples)
+    frames = np.stack([padded[:, start : start + config.n_fft] * window for start in starts], axis=-1)
+    spectrum = np.fft.rfft(frames, axis=1)
+    spectrum.imag[:, [0, -1]] = 0
+    spectrum.imag[:, :, config.real_frames(wav.shape[1])] = 0
+    return np.angle(spectrum)
+
+
+@pytest.mark.parametrize("silence", [0.0, -0.0])
+def test_digital_silence_has_the_phase_zero(silence: float) -> None:
+    wav = torch.full((2, 3000), silence)
+    wav[1, 2000:] = noise(1, 1000)
+    _, pha_BFT = stft(wav, PAPER)
+    assert not pha_BFT[0].any()
+    assert not torch.signbit(pha_BFT[0]).any()
+    assert not pha_BFT[1, :, :10].any()
 
 
 @pytest.mark.parametrize(

@@ -138,8 +138,7 @@ def test_scaling_by_a_power_of_two_is_bit_exact(exponent: int) -> None:
 
 @pytest.mark.parametrize("gain", [1e-30, 0.013, 30_000])
 def test_scaling_the_input_scales_the_output(gain: float) -> None:
-    # Not a network: reflection makes the first frame symmetric, so its phases are 0 or ±π, and the sign of π
-    # depends on the last bit.
+    # Not a network, which would amplify the rounding of a scaled signal.
     compressor, wav = Fake(lambda mag, pha: (mag.tanh(), pha)), noise(2 * LENGTH)
     expected = enhance(wav, RATE_HZ, compressor) * np.float32(gain)
     assert np.abs(expected - wav * np.float32(gain)).max() > 0.1 * gain
