@@ -85,7 +85,6 @@ class Runner:
         self._ready: list[PreparedStep] = []
         self._running: dict[Any, _Running] = {}
         self._cancelled = False
-        self._at_once = 0
 
     def run(self) -> dict[str, StepResult]:
         """Run what is not done; returns the result of every selected step, in the order of the workflow.
@@ -141,7 +140,7 @@ class Runner:
 
     def _submit_ready(self) -> None:
         for prepared in list(self._ready):
-            if self._stop.received or (self._running and len(self._running) >= self._at_once):
+            if self._stop.received or len(self._running) >= self._at_once():
                 return
             alone = prepared.step.verb.alone
             if alone and any(one.prepared.step.verb.alone for one in self._running.values()):
@@ -172,11 +171,13 @@ class Runner:
         self._running[reference] = _Running(prepared=prepared, started=now, reported=now)
 
     def _start_ray(self) -> None:
-        if not self._at_once:
-            start_ray()
-            self._stop.install()  # Ray replaces the signal handlers
-            cpus = int(ray.cluster_resources().get("CPU", 1))
-            self._at_once = max(_AT_ONCE[0], min(_AT_ONCE[-1], cpus))
+        start_ray()
+        self._stop.install()  # Ray replaces the signal handlers
+
+    def _at_once(self) -> int:
+        """How many steps may run now: one per CPU that the cluster has by now, since it may grow."""
+        cpus = int(ray.cluster_resources().get("CPU", 0)) if ray.is_initialized() else 0
+        return max(_AT_ONCE[0], min(_AT_ONCE[-1], cpus))
 
     def _wait(self) -> list[str]:
         """Wait a moment for running steps; returns those that completed."""

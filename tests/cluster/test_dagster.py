@@ -13,6 +13,7 @@ from tests.workflow_files import check_step, mix_step, write_workflow
 dg = pytest.importorskip("dagster", reason="no dagster; pip install -e '.[dagster]'")
 
 
+@pytest.mark.full
 def test_assets_checks_failures_and_a_part(
     tmp_path: Path, ray_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
