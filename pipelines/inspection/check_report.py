@@ -78,15 +78,18 @@ class CheckReport:
         return {"errors": errors, "warnings": warnings, "sections": sections}
 
     def as_text(self) -> str:
-        """Text for a terminal: every finding with its first details; the last line has the totals."""
+        """Text for a terminal: every finding with its first details; the last line has the totals and, as it
+        is all that a workflow shows of a failed check, the first error.
+        """
         errors, warnings = self.count(Severity.ERROR), self.count(Severity.WARNING)
         skipped = self.count(Severity.SKIPPED)
         totals = [counted(errors, "error") if errors else "no errors"]
         totals += [counted(warnings, "warning")] * bool(warnings)
         totals += [f"{counted(skipped, 'check')} skipped"] * bool(skipped)
-        return "\n".join(
-            [line for section in self.sections for line in _lines(section)] + [", ".join(totals)]
-        )
+        found = (finding for section in self.sections for finding in section.findings)
+        first = next((one for one in found if one.severity is Severity.ERROR), None)
+        last = ", ".join(totals) + (f"; {first.check}: {first.summary}" if first else "")
+        return "\n".join([line for section in self.sections for line in _lines(section)] + [last])
 
 
 def counted(number: int, noun: str) -> str:

@@ -74,6 +74,8 @@ def test_the_files_that_a_workflow_names_exist(name: str, smoke: bool) -> None:
 
 
 def test_training_waits_for_the_noisy_row_and_registration_for_no_test_score() -> None:
+    params = read_workflow(FOLDER / "paper.yaml").params
+    assert params["corpus"] == params["training-pairs"], "what is verified is what is trained on"
     found = steps("paper", smoke=False)
     assert {"import", "verify"} <= set(found["train-xs-0"].needs)
     for step in found.values():
@@ -103,9 +105,10 @@ def test_the_smoke_corpora_differ_in_their_noise_and_train_on_no_test_file(recor
     assert of_card[1]
     assert not of_card[0] & of_card[1]
     assert of_card[0] | of_card[1] == set(names)
-    of_tests, of_training = read_card(FOLDER / "smoke" / "vbdmd.yaml").pairs
-    assert of_tests.split == "test"
-    assert of_training.noisy == of_training.clean
+    (tests,) = read_card(FOLDER / "smoke" / "vbdmd.yaml").pairs
+    assert tests.split == "test"
+    (training,) = read_card(FOLDER / "smoke" / "libri_pairs.yaml").pairs
+    assert training.noisy == training.clean
 
 
 def test_the_example_of_the_readme_runs_in_its_order(tmp_path: Path) -> None:
