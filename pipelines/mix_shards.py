@@ -258,9 +258,29 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change values of the recipe",
     )
+    parser.add_argument(
+        "--train-shards",
+        type=int,
+        metavar="N",
+        help="full shards of training examples to mix, in place of the recipe's examples.train",
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first unusable source file")
     shards_arguments(parser)
     cache_argument(parser)
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe that the options name.
+
+    Raises:
+        InputError: it cannot be read, or a setting or `--train-shards` is invalid.
+    """
+    settings = list(options.settings)
+    if options.train_shards is not None:
+        if options.train_shards < 1:
+            raise InputError(f"--train-shards {options.train_shards}: must be at least 1")
+        settings.append(f"examples.train={options.train_shards * options.shard_examples}")
+    return read_recipe(options.recipe, settings)
 
 
 def _dry_run_argument(parser: argparse.ArgumentParser) -> None:
@@ -291,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cluster_argument,
 )
 def _plan(options: argparse.Namespace) -> int:
-    recipe = read_recipe(options.recipe, options.settings)
+    recipe = _recipe(options)
     manifest, out = (
         _scan(read_card(options.card), options.strict, options.cache, print),
         shards_of(options),
@@ -352,13 +372,13 @@ def _index(options: argparse.Namespace) -> int:
 def mix(options: argparse.Namespace) -> int:
     if options.dry_run:
         manifest = _scan(read_card(options.card), options.strict, options.cache, print)
-        plans = _plans(manifest, read_recipe(options.recipe, options.settings), options.splits)
+        plans = _plans(manifest, _recipe(options), options.splits)
         print(dry_run(plans, shard_examples=options.shard_examples, corpus=manifest.card))
         return 0
     out = shards_of(options)
     summary = mix_shards(
         read_card(options.card),
-        read_recipe(options.recipe, options.settings),
+        _recipe(options),
         out,
         splits=options.splits,
         workers=options.workers,
