@@ -62,7 +62,9 @@ class Cluster:
         self.gcs, self.dashboard, self.client = free_port(), free_port(), free_port()
         # Not the checkout: what jobs run must be what they came with.
         self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        self.environment |= {"RAY_AUTH_MODE": "token", **SECRETS}
+        # Jobs say `python`, as on nodes whose environment is on the path.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment |= {"RAY_AUTH_MODE": "token", "PATH": path, **SECRETS}
         self.address = f"127.0.0.1:{self.gcs}"
 
     def command(self) -> list[str]:
