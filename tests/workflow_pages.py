@@ -78,13 +78,13 @@ def large_steps() -> list[PageStep]:
     for size_at, size in enumerate(SIZES):
         for seed in SEEDS:
             number = size_at * len(SEEDS) + seed
-            states = ("done",) * 8 + ("stopped", "interrupted", "failed", "running", "running") + ("new",) * 5
+            states = [*["done"] * 8, "stopped", "interrupted", "failed", "running", "running", "invalid"]
+            states += ["new"] * 4
             at = 350 + 900 * (number // 2) + (later if number > 6 else 0)
-            why = (
-                "val_loss is NaN at step 1200; lower learning_rate, or start from another seed"
-                if states[number] == "failed"
-                else ""
-            )
+            why = {
+                "failed": "val_loss is NaN at step 1200; lower learning_rate, or start from another seed",
+                "invalid": "datasets/other.yaml: no such file or folder",
+            }.get(states[number], "")
             steps.append(
                 step(
                     f"train-{size}-{seed}",

@@ -18,6 +18,7 @@ _WIDTH, _MARGIN, _GAP, _ROW_GAP, _LANE = 1150, 2, 26, 40, 10
 _LETTER, _SMALL_LETTER = 8.9, 7.1  # pixels, on average
 _HEAD, _CHIP_HEIGHT, _CHIP_GAP, _PADDING = 44, 20, 4, 10
 _BOX_WIDTH = range(132, 350)
+_MOST_STATES = 5  # that a box counts one by one
 _WIDEST_TEXT = 470
 _LONGEST_LABEL = 18
 _MOST_LABELLED = 80  # instances of a step; of more, only marks are drawn
@@ -71,7 +72,9 @@ class Box:
         elif counts.keys() == {"done"}:
             words = "all done"
         else:
-            words = ", ".join(f"{count} {state}" for state, count in counts.items())
+            listed = [f"{count} {state}" for state, count in counts.items()]
+            rest = sum(list(counts.values())[_MOST_STATES:])  # the chips have all
+            words = ", ".join(listed[:_MOST_STATES] + ([f"{rest} other"] if rest else []))
         return f"{words} · {short_duration(took)}" if took else words
 
 
