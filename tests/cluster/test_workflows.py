@@ -134,7 +134,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_killed_at_random_moments_the_end_is_that_of_an_undisturbed_run(tmp_path: Path) -> None:
-    steps = {"one": mix_step(1), "train": train_step("one", 40), "check": check_step("one")}
+    steps = {"one": mix_step(1), "train": train_step("one", 16), "check": check_step("one")}
     folders = {name: tmp_path / name for name in ("undisturbed", "killed")}
     for folder in folders.values():
         folder.mkdir()
@@ -176,7 +176,7 @@ def environment(**variables: str) -> dict[str, str]:
 def run_process(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines.run", str(folder / "toy.yaml"), *options]
     return subprocess.run(
-        command, cwd=CHECKOUT, env=environment(**variables), capture_output=True, text=True, timeout=300
+        command, cwd=CHECKOUT, env=environment(**variables), capture_output=True, text=True, timeout=900
     )
 
 
