@@ -14,7 +14,7 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import dagster as dg
 import yaml
@@ -26,6 +26,7 @@ from pipelines.dagster_run import Launch, here, submit, summary_in
 from pipelines.workflow.references import references_in
 from pipelines.workflow.schema import WorkflowConfig, read_workflow
 from pipelines.workflow.steps import Step, steps_of
+from rwsa.command_line import parsed
 from rwsa.errors import InputError
 
 VARIABLE = "RWSA_WORKFLOW"
@@ -88,13 +89,7 @@ def definitions() -> dg.Definitions:
 
 
 def _read(words: Sequence[str]) -> WorkflowConfig:
-    parser = run.main.parser()
-
-    def error(message: str) -> NoReturn:
-        raise InputError(f"{shlex.join(words)}: {message}")
-
-    parser.error = error  # type: ignore[method-assign]
-    options = vars(parser.parse_args(list(words)))
+    options = vars(parsed(run.main.parser(), words, where=shlex.join(words)))
     for name, value in options.items():
         if value and name not in ("workflow", "smoke", "settings", "storage", "address"):
             raise InputError(

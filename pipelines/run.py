@@ -194,7 +194,7 @@ def main(options: argparse.Namespace) -> int:
         results = runner.run()
         latest = LatestResults(preparation)
         _link(latest, results.values())
-    _print_table([(name, one.result, _told(one)) for name, one in results.items()])
+    _print_table([(name, one.result, _outcome(one)) for name, one in results.items()])
     print(f"{workflow.name}: {_counted(results)} in {time.monotonic() - started:.1f} s")
     print(f"to look at  {recorder.page}")
     for line in latest.where_to_look(results.values()):
@@ -235,7 +235,7 @@ def _link(latest: LatestResults, results: Collection[StepResult]) -> None:
         _report(f"no links to the newest results: {error}")
 
 
-def _told(result: StepResult) -> str:
+def _outcome(result: StepResult) -> str:
     if not result.outputs:
         return result.why
     places = ", ".join(output.value for output in result.outputs.values())

@@ -56,6 +56,7 @@ from rwsa.training.saved_state import read_saved, verify_files
 from rwsa.training.state import published_weights
 
 CONFIGS = CHECKOUT / "pipelines" / "configs"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def train(
     started = time.monotonic()
     about_data = _data_params(config.data)
     folder = run_folder(config)
-    check_writable(folder / "model.safetensors")
+    check_writable(folder / WEIGHTS)
     tracker = Tracker(config.storage)
     all_params = {**as_mapping(config), "workers": workers, "config_hash": training_hash(config)}
     all_params |= {**about_data, **(params or {})}
@@ -124,7 +125,7 @@ def train(
                 stop=stop,
                 on_checkpoint=on_checkpoint,
             )
-        weights = folder / "model.safetensors"
+        weights = folder / WEIGHTS
         score = _publish(config, weights)
         if math.isfinite(score):
             run.log_metrics(config.max_steps, {"valid/best_score": score})
@@ -218,9 +219,14 @@ def config_paths(names: Sequence[str]) -> list[Path]:
 
 def inputs_of(options: argparse.Namespace) -> Iterator[tuple[str, StoragePath]]:
     """What a run reads, as (kind, location); see `pipelines.workflow.verbs.WorkflowVerb.reads`."""
-    paths = config_paths(options.configs)
-    yield from (("file", path) for path in paths)
-    yield from data_inputs(read_config(TrainRunConfig, paths, options.settings).data)
+    yield from (("file", path) for path in config_paths(options.configs))
+    yield from data_inputs(_config(options).data)
+
+
+def outputs_of(options: argparse.Namespace) -> dict[str, tuple[str, bool]]:
+    """What a run leaves, as output -> (value, whether it is a location)."""
+    config = absolute(_config(options))
+    return {"weights": (str(run_folder(config) / WEIGHTS), True), "name": (config.name, False)}
 
 
 def data_inputs(data: DataConfig) -> Iterator[tuple[str, StoragePath]]:
@@ -278,10 +284,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 )
 def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    overfit = [] if options.overfit is None else [f"data.overfit={options.overfit}"]
-    config = read_config(TrainRunConfig, config_paths(options.configs), [*options.settings, *overfit])
-    if options.overfit is not None:
-        config = dataclasses.replace(config, name=f"{config.name}-overfit-{options.overfit}")
+    config = _config(options)
     if options.print_config:
         print(yaml.safe_dump(as_mapping(config), sort_keys=False), end="")
         return 0
@@ -299,6 +302,14 @@ def main(options: argparse.Namespace) -> int:
         )
     print(f"best {config.best_metric} {summary.best_score:.3f} · {summary.seconds:.0f} s · {summary.weights}")
     return 0
+
+
+def _config(options: argparse.Namespace) -> TrainRunConfig:
+    overfit = [] if options.overfit is None else [f"data.overfit={options.overfit}"]
+    config = read_config(TrainRunConfig, config_paths(options.configs), [*options.settings, *overfit])
+    if options.overfit is not None:
+        config = dataclasses.replace(config, name=f"{config.name}-overfit-{options.overfit}")
+    return config
 
 
 def _report_stopping() -> None:

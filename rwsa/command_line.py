@@ -163,6 +163,20 @@ def _discard_stdout() -> None:
         os.close(nowhere)
 
 
+def parsed(parser: argparse.ArgumentParser, words: Sequence[str], *, where: str) -> argparse.Namespace:
+    """Parse a command line that this program built, without exiting.
+
+    Raises:
+        InputError: the words are invalid; it begins with `where`.
+    """
+
+    def error(message: str) -> NoReturn:
+        raise InputError(f"{where}: {message}")
+
+    parser.error = error  # type: ignore[method-assign]
+    return parser.parse_args(words)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         super().error(printable(bounded(message)))

@@ -26,13 +26,16 @@ from pipelines.core.mlflow_guard import TrackingError
 from pipelines.core.progress import duration
 from pipelines.core.ray_cluster import start_ray
 from pipelines.core.runtime_env import grace_seconds
+from pipelines.core.storage import StorageConfig, absolute_storage
 from pipelines.core.tracking import Tracker
 from pipelines.train import config_paths, data_inputs, run_key
 from pipelines.training.config import TrainRunConfig
 from rwsa.command_line import path_argument
+from rwsa.config import build
 from rwsa.errors import InputError, PreemptedError
 from rwsa.files import StoragePath, absolute_location, location
 from rwsa.lease import exclusive_lock
+from rwsa.training.config import DataConfig
 from rwsa.training.context import StopSignal
 from tune.dry_run import format_plan
 from tune.ray_tune import run_trials
@@ -85,7 +88,7 @@ def sweep(
         PreemptedError: the sweep was interrupted; the report is written, and the same call resumes.
     """
     config, values, planned, example = _prepare(config, settings)
-    files = _result_folder(config, example)
+    files = _result_folder(config, example.storage)
     tracker = Tracker(example.storage)
     key = f"sweep {files.folder}"
     params = _params(config, planned)
@@ -138,8 +141,8 @@ def _prepare(
     return config, values, planned, make_trial(config, values, point, config.seeds[0]).train
 
 
-def _result_folder(config: SweepConfig, train: TrainRunConfig) -> ResultFolder:
-    return ResultFolder(f"{train.storage.root}/sweeps/{config.name}")
+def _result_folder(config: SweepConfig, storage: StorageConfig) -> ResultFolder:
+    return ResultFolder(f"{storage.root}/sweeps/{config.name}")
 
 
 def _params(config: SweepConfig, planned: Sequence[Trial]) -> dict[str, Any]:
@@ -231,7 +234,17 @@ def inputs_of(options: argparse.Namespace) -> Iterator[tuple[str, StoragePath]]:
     yield "file", options.sweep
     yield from (("file", path) for path in config_paths(config.base))
     yield from (("corpus", location(card)) for card in config.corpora)
-    yield from data_inputs(_prepare(config, options.settings)[3].data)
+    # Of what all trials share: planning the trials may search for widths, which takes a while.
+    data = base_values(config, options.settings).get("data", {})
+    yield from data_inputs(build(DataConfig, data, where=f"{options.sweep}: data"))
+
+
+def outputs_of(options: argparse.Namespace) -> dict[str, tuple[str, bool]]:
+    """What a sweep leaves, as `pipelines.train.outputs_of`."""
+    config = _config(options)
+    values = base_values(config, options.settings).get("storage", {})
+    storage = absolute_storage(build(StorageConfig, values, where=f"{options.sweep}: storage"))
+    return {"folder": (str(_result_folder(config, storage).folder), True)}
 
 
 def _config(options: argparse.Namespace) -> SweepConfig:
@@ -295,7 +308,7 @@ def main(options: argparse.Namespace) -> int:
 def _dry_run(config: SweepConfig, settings: Sequence[str]) -> str:
     config, _, planned, example = _prepare(config, settings)
     start_ray()
-    return format_plan(config, planned, _result_folder(config, example), ray.cluster_resources())
+    return format_plan(config, planned, _result_folder(config, example.storage), ray.cluster_resources())
 
 
 if __name__ == "__main__":

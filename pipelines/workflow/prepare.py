@@ -15,7 +15,7 @@ from pipelines.workflow.records import LOG, Identity, Output, Record, State, Ste
 from pipelines.workflow.references import references_in, resolve
 from pipelines.workflow.schema import WorkflowConfig
 from pipelines.workflow.steps import Step, parse
-from pipelines.workflow.verbs import RESOURCES, inputs_of
+from pipelines.workflow.verbs import RESOURCES, inputs_of, outputs_of
 from rwsa.corpora.cards import read_card
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, absolute_location, location
@@ -84,14 +84,14 @@ class Preparation:
             InputError: an input does not exist, or an option is invalid.
         """
         folder = StepFolder(self.folder / step.name)
-        identity = self._identity(step, outputs, folder)
+        given = self._resolved(step, outputs)
+        identity = self._identity(step, given, outputs, folder)
         if force and folder.record(identity) is not None:
             identity = _next(identity)
         record = folder.record(identity)
         state, why = _state(folder, identity, record)
         name = f"{self.workflow.name}-{step.name}-{identity.digest[:6]}"
-        options = self._placed(step, self._resolved(step, outputs), folder.of(identity), name=name)
-        arguments, parsed = parse(step, options)
+        arguments, parsed = parse(step, self._placed(step, given, folder.of(identity), name=name))
         return PreparedStep(
             step=step,
             folder=folder,
@@ -100,7 +100,7 @@ class Preparation:
             state=state,
             why=why,
             command=_command(step, arguments),
-            places=self._places(step, options, parsed),
+            places=outputs_of(step.verb, parsed),
         )
 
     def command_with_stand_ins(self, step: Step, outputs: Mapping[str, str]) -> list[str] | None:
@@ -145,11 +145,14 @@ class Preparation:
         return resolved
 
     def _identity(
-        self, step: Step, outputs: Mapping[str, Mapping[str, Output]], folder: StepFolder
+        self,
+        step: Step,
+        given: Mapping[str, Any],
+        outputs: Mapping[str, Mapping[str, Output]],
+        folder: StepFolder,
     ) -> Identity:
         options = self._resolved(step, outputs, content=True)
-        placed = self._placed(step, self._resolved(step, outputs), folder.folder, name="any")
-        _, parsed = parse(step, placed)
+        _, parsed = parse(step, self._placed(step, given, folder.folder, name="any"))
         made = {output.value for left in outputs.values() for output in left.values()}
         identity = Identity(
             verb=step.verb.module,
@@ -215,21 +218,6 @@ class Preparation:
         if step.verb.storage != "none":
             placed.setdefault("storage", self.root)
         return placed
-
-    def _places(
-        self, step: Step, options: Mapping[str, Any], parsed: argparse.Namespace
-    ) -> dict[str, tuple[str, bool]]:
-        module = step.verb.module
-        if module == "pipelines.train":
-            name = str(options["set"]["name"])
-            weights = location(self.root) / "runs" / name / "model.safetensors"
-            return {"weights": (str(weights), True), "name": (name, False)}
-        if module == "tune.sweep":
-            return {"folder": (str(location(self.root) / "sweeps" / parsed.name), True)}
-        return {
-            output: (str(options.get(option, getattr(parsed, option, None) or "")), option != "name")
-            for output, option in step.verb.outputs.items()
-        }
 
 
 def _logged(step: Step, outputs: Mapping[str, Mapping[str, Output]]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -27,7 +28,6 @@ from pipelines.workflow.page_links import PageLinks
 from pipelines.workflow.prepare import Preparation, PreparedStep
 from pipelines.workflow.records import Output
 from pipelines.workflow.steps import Step
-from pipelines.workflow.verbs import VERBS
 from rwsa.errors import InputError, PreemptedError
 from rwsa.files import StoragePath, atomic_write, is_file, location, read_json, write_json
 
@@ -211,6 +211,10 @@ class WorkflowRecorder:
         write_json(self._run_record, record)
         return run
 
+    @cached_property
+    def _commit(self) -> str:
+        return commit()
+
     @property
     def _digest(self) -> str:
         """Hash of the workflow with its parameters: another one is another run."""
@@ -247,7 +251,7 @@ class WorkflowRecorder:
                 "file": str(self._file),
                 "storage": self._preparation.root,
                 "MLflow": f"{storage.tracking_uri}, experiment {storage.experiment}",
-                "commit": commit(),
+                "commit": self._commit,
             },
             source=self._source,
             scores=self._scores(),
@@ -267,7 +271,12 @@ class WorkflowRecorder:
             why = f"needs {', '.join(missing[:_NAMED_NEEDS])}{more}" if missing else ""
         module = step.verb.module
         bare = PageStep(
-            name=step.name, base=step.base, verb=_verb(step), needs=step.needs, state=known.state, why=why
+            name=step.name,
+            base=step.base,
+            verb=self._workflow.steps[step.base].verb,
+            needs=step.needs,
+            state=known.state,
+            why=why,
         )
         if not known.folder:
             return bare
@@ -314,8 +323,3 @@ class WorkflowRecorder:
                     )
                 )
         return found
-
-
-def _verb(step: Step) -> str:
-    """The name of a step's verb in a workflow file."""
-    return next(name for name, verb in VERBS.items() if verb is step.verb)

@@ -8,11 +8,12 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from pipelines.workflow.references import nearest, references_in, resolve
 from pipelines.workflow.schema import StepConfig, WorkflowConfig
 from pipelines.workflow.verbs import WorkflowVerb, verb_named
+from rwsa.command_line import parsed
 from rwsa.errors import InputError
 
 
@@ -179,12 +180,7 @@ def parse(step: Step, options: Mapping[str, Any]) -> tuple[list[str], argparse.N
     where = f"step '{step.name}'"
     parser = step.verb.parser()
     arguments = _arguments(step, options, parser, where=where)
-
-    def error(message: str) -> NoReturn:
-        raise InputError(f"{where}: {message}")
-
-    parser.error = error  # type: ignore[method-assign]
-    return arguments, parser.parse_args(arguments)
+    return arguments, parsed(parser, arguments, where=where)
 
 
 def _arguments(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
+from typing import Any
 
 from pipelines.evaluation.score_cache import ENHANCING, MIXING, SCORING
 from pipelines.workflow.references import nearest
@@ -33,7 +34,7 @@ class WorkflowVerb:
         subcommand: first argument, for a module with several.
         positional: the option of a workflow that stands for the positional arguments.
         place: option -> where below the step's own folder its value is, unless the step gives it.
-        outputs: output -> option whose value it is, or a path below the step's folder.
+        outputs: output -> option whose value it is; empty where the module's function `outputs_of` says it.
         reads: option -> kind, for options that name what the result depends on: `file`, `folder`, `card`
             (with its recordings) or `corpus` (also with the recipe of its test mixtures). A module with a
             function `inputs_of` says itself what its options lead to.
@@ -132,11 +133,31 @@ def inputs_of(verb: WorkflowVerb, options: argparse.Namespace) -> Iterator[tuple
     module = importlib.import_module(verb.module)
     if hasattr(module, "inputs_of"):
         yield from module.inputs_of(options)
-    actions = {name: action.dest for name, action in verb.parser()._option_string_actions.items()}
     for option, kind in verb.reads.items():
-        found = getattr(options, actions.get(f"--{option}", option))
+        found = _value(verb, options, option)
         for value in found if isinstance(found, list) else [] if found is None else [found]:
             yield kind, location(_without_name(str(value)))
+
+
+def outputs_of(verb: WorkflowVerb, options: argparse.Namespace) -> dict[str, tuple[str, bool]]:
+    """What a parsed command line leaves: output -> its value, and whether that is a location.
+
+    Raises:
+        InputError: a configuration that it names cannot be read.
+    """
+    module = importlib.import_module(verb.module)
+    if hasattr(module, "outputs_of"):
+        return dict(module.outputs_of(options))
+    return {
+        output: (str(_value(verb, options, option) or ""), option != "name")
+        for output, option in verb.outputs.items()
+    }
+
+
+def _value(verb: WorkflowVerb, options: argparse.Namespace, option: str) -> Any:
+    """The value of an option, or of the positional arguments that it stands for."""
+    action = verb.parser()._option_string_actions.get(f"--{option}")
+    return getattr(options, option if action is None else action.dest)
 
 
 def _without_name(text: str) -> str:

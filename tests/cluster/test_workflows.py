@@ -105,7 +105,7 @@ def test_a_failed_step_stops_only_what_needs_it(
     assert rows(capsys)["one"] == states["one"]
 
 
-def test_two_at_once_the_second_is_told(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_two_at_once_the_second_is_refused(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with exclusive_lock(done / "out" / "workflows" / "toy"):
         second = run_process(done)
         assert main([str(done / "toy.yaml"), "--status"]) == 0
