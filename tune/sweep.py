@@ -247,6 +247,11 @@ def outputs_of(options: argparse.Namespace) -> dict[str, tuple[str, bool]]:
     return {"folder": (str(_result_folder(config, storage).folder), True)}
 
 
+def runs_alone(options: argparse.Namespace) -> bool:
+    """Whether trials train in their own processes, which reserve no CPU."""
+    return _config(options).workers == 0
+
+
 def _config(options: argparse.Namespace) -> SweepConfig:
     config = read_sweep(options.sweep, smoke=options.smoke)
     if options.name:

@@ -15,7 +15,7 @@ from pipelines.workflow.records import LOG, Identity, Output, Record, State, Ste
 from pipelines.workflow.references import references_in, resolve
 from pipelines.workflow.schema import WorkflowConfig
 from pipelines.workflow.steps import Step, parse
-from pipelines.workflow.verbs import RESOURCES, inputs_of, outputs_of
+from pipelines.workflow.verbs import RESOURCES, inputs_of, outputs_of, own_cpus, runs_alone
 from rwsa.corpora.cards import read_card
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, absolute_location, location
@@ -31,6 +31,8 @@ class PreparedStep:
         state: where it stands, and `why`.
         command: to run.
         places: output -> its value, and whether that is a location.
+        cpus: that the step's own process uses.
+        alone: whether no other step may run beside it.
     """
 
     step: Step
@@ -41,6 +43,8 @@ class PreparedStep:
     why: str
     command: list[str]
     places: Mapping[str, tuple[str, bool]]
+    cpus: int
+    alone: bool
 
     @property
     def place(self) -> str:
@@ -101,6 +105,8 @@ class Preparation:
             why=why,
             command=_command(step, arguments),
             places=outputs_of(step.verb, parsed),
+            cpus=own_cpus(step.verb, parsed) if step.cpus is None else step.cpus,
+            alone=runs_alone(step.verb, parsed),
         )
 
     def command_with_stand_ins(self, step: Step, outputs: Mapping[str, str]) -> list[str] | None:

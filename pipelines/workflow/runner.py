@@ -142,8 +142,7 @@ class Runner:
         for prepared in list(self._ready):
             if self._stop.received or len(self._running) >= self._at_once():
                 return
-            alone = prepared.step.verb.alone
-            if alone and any(one.prepared.step.verb.alone for one in self._running.values()):
+            if self._running and (prepared.alone or self._one_runs_alone):
                 continue
             self._ready.remove(prepared)
             self._submit(prepared)
@@ -158,11 +157,11 @@ class Runner:
         # Ray may remove a node whose processes hold no CPU; this one stays as long as the workflow.
         this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         task = ray.remote(run_step).options(
-            num_cpus=step.cpus,
+            num_cpus=prepared.cpus,
             num_gpus=step.gpus,
             max_retries=_RETRIES,
             name=step.name,
-            scheduling_strategy="DEFAULT" if step.cpus or step.gpus else this_node,
+            scheduling_strategy="DEFAULT" if prepared.cpus or step.gpus else this_node,
         )
         folder = "" if Path.cwd() == CHECKOUT else str(Path.cwd())
         variables = _environment() | self._recorder.begin(prepared)
@@ -173,6 +172,10 @@ class Runner:
     def _start_ray(self) -> None:
         start_ray()
         self._stop.install()  # Ray replaces the signal handlers
+
+    @property
+    def _one_runs_alone(self) -> bool:
+        return any(one.prepared.alone for one in self._running.values())
 
     def _at_once(self) -> int:
         """How many steps may run now: one per CPU that the cluster has by now, since it may grow."""

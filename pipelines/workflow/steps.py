@@ -28,7 +28,7 @@ class Step:
         verb: what it does.
         options: as in the file, with references.
         needs: names of the steps that must be complete first, sorted.
-        cpus, gpus: that its own process uses.
+        cpus, gpus: that its own process uses; `cpus` None as its command needs.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Step:
     verb: WorkflowVerb
     options: Mapping[str, Any]
     needs: tuple[str, ...]
-    cpus: int
+    cpus: int | None
     gpus: int
 
 
@@ -60,7 +60,7 @@ def steps_of(workflow: WorkflowConfig) -> dict[str, Step]:
                 verb=verb,
                 options=config.options,
                 needs=tuple(sorted(_needs(base, config, variables, bases))),
-                cpus=verb.cpus if config.cpus is None else config.cpus,
+                cpus=config.cpus,
                 gpus=config.gpus,
             )
     ordered = {name: steps[name] for name in _order(steps)}

@@ -40,10 +40,8 @@ class WorkflowVerb:
             function `inputs_of` says itself what its options lead to.
         code: modules and packages that decide the result.
         storage: `all` for `--storage` and `--set storage.…`, `root` for `--storage` alone, or `none`.
-        cpus: of the step's own process; 0 if its work is in Ray tasks or workers of their own.
+        cpus: of the step's own process; 0 if Ray tasks or workers do its work (but see `own_cpus`).
         dry_run: whether it has an option `--dry-run`, which estimates what it takes.
-        alone: one such step runs at a time, since each takes CPUs one by one and two could wait for each
-            other.
         reads_mlflow: whether it reads there what the steps in its `needs` logged, so that it rests on their
             outputs without a reference to one.
     """
@@ -59,7 +57,6 @@ class WorkflowVerb:
     storage: str = "all"
     cpus: int = 0
     dry_run: bool = False
-    alone: bool = False
     reads_mlflow: bool = False
 
     def parser(self) -> argparse.ArgumentParser:
@@ -97,7 +94,7 @@ VERBS: Mapping[str, WorkflowVerb] = MappingProxyType(
         ),
         "sweep": WorkflowVerb(
             module="tune.sweep", positional="sweep", outputs={"folder": ""}, code=(TRAINING, SCORING),
-            dry_run=True, alone=True,
+            dry_run=True,
         ),
         "evaluate": WorkflowVerb(
             module="pipelines.evaluate", place={"json": "scores.json"}, outputs={"scores": "json"},
@@ -152,6 +149,19 @@ def outputs_of(verb: WorkflowVerb, options: argparse.Namespace) -> dict[str, tup
         output: (str(_value(verb, options, option) or ""), option != "name")
         for output, option in verb.outputs.items()
     }
+
+
+def own_cpus(verb: WorkflowVerb, options: argparse.Namespace) -> int:
+    """The CPUs of the step's own process, which does all of the work with `--workers 0`."""
+    if getattr(options, "workers", None) == 0:
+        return max(verb.cpus, getattr(options, "cpus_per_worker", 1))
+    return verb.cpus
+
+
+def runs_alone(verb: WorkflowVerb, options: argparse.Namespace) -> bool:
+    """Whether no other step may run beside it, as its module's function `runs_alone` says."""
+    module = importlib.import_module(verb.module)
+    return hasattr(module, "runs_alone") and bool(module.runs_alone(options))
 
 
 def _value(verb: WorkflowVerb, options: argparse.Namespace, option: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipelines.run import select
 from pipelines.workflow.prepare import Preparation
 from pipelines.workflow.schema import read_workflow
 from pipelines.workflow.steps import parse, steps_of
+from pipelines.workflow.verbs import VERBS, own_cpus, runs_alone
 from rwsa.errors import InputError
 
 MIX = {"verb": "mix", "options": {"card": "card.yaml", "recipe": "recipe.yaml"}}
@@ -168,3 +170,15 @@ def test_identity_follows_what_a_step_reads(tmp_path: Path) -> None:
     assert digest() not in (first, second)
     with pytest.raises(InputError, match=r"step 'mix': nowhere.yaml: no such file"):
         digest(recipe="nowhere.yaml")
+
+
+def test_what_computes_without_ray_takes_cpus_or_runs_alone() -> None:
+    train, sweep = VERBS["train"], VERBS["sweep"]
+    words = ["base", "--cpus-per-worker", "3", "--workers"]
+    assert [own_cpus(train, train.parser().parse_args([*words, count])) for count in ("0", "2")] == [3, 0]
+    assert own_cpus(VERBS["mix"], argparse.Namespace(workers=0)) == 1
+    assert own_cpus(VERBS["mix"], argparse.Namespace(workers=None)) == 0
+    for name, alone in (("demo", True), ("sharing", False)):
+        options = sweep.parser().parse_args([f"tune/ablations/{name}.yaml"])
+        assert (runs_alone(sweep, options), own_cpus(sweep, options)) == (alone, 0)
+    assert not runs_alone(train, train.parser().parse_args([*words, "0"]))
