@@ -159,12 +159,11 @@ def _bimamba(layer: BiMamba, inputs: tuple[Tensor, SequenceAxis], output: Tensor
         inner, states = mixer.A_log.shape
         counted = mixer.x_proj.weight.numel() + mixer.out_proj.weight.numel()
         uncounted = mixer.in_proj.weight.numel() + mixer.dt_proj.weight.numel()
-        surplus = positions // x_BTFC.shape[axis] * (mixer.conv.kernel_size[0] - 1)
+        total += _causal(mixer.conv, positions, length=x_BTFC.shape[axis])
         total += Cost(
-            convolutions=positions * mixer.conv.weight.numel(),
             projections=positions * (counted + uncounted),
             scans=positions * inner * (4 * states + 3),
-            published=positions * counted + (positions + surplus) * mixer.conv.weight.numel(),
+            published=positions * counted,
         )
     return total
 
@@ -179,14 +178,20 @@ def _bimlstm(layer: BiMLSTM, inputs: tuple[Tensor, SequenceAxis], output: Tensor
         inner, width = block.skip.numel(), block.skip.numel() // block.heads
         linear = sum(x.weight.numel() for x in (block.up, block.down, block.input_gate, block.forget_gate))
         by_blocks = sum(x.weight.numel() for x in (block.query, block.key, block.value))
-        surplus = positions // x_BTFC.shape[axis] * (block.conv.kernel_size[0] - 1)
+        total += _causal(block.conv, positions, length=x_BTFC.shape[axis])
         total += Cost(
-            convolutions=positions * block.conv.weight.numel(),
             projections=positions * (linear + by_blocks),
             scans=positions * inner * (3 * width + 7),
-            published=positions * linear + (positions + surplus) * block.conv.weight.numel(),
+            published=positions * linear,
         )
     return total
+
+
+def _causal(conv: nn.Conv1d, positions: int, *, length: int) -> Cost:
+    """A causal depthwise convolution of sequences; thop's count includes padding at their end."""
+    surplus = positions // length * (conv.kernel_size[0] - 1)
+    weights = conv.weight.numel()
+    return Cost(convolutions=positions * weights, published=(positions + surplus) * weights)
 
 
 def _bilstm(layer: BiLSTM, inputs: tuple[Tensor, SequenceAxis], output: Tensor) -> Cost:

@@ -48,17 +48,7 @@ BASELINE = ModelConfig(
 )
 # Positions (frames × bins) and level of every stage; the last two have no attention.
 MIXERS = [
-    ModelConfig(
-        architecture="mambattention",
-        channels=8,
-        blocks=2,
-        sharing="off",
-        heads=2,
-        expand=2,
-        segment_frames=7,
-        spectral=SpectralConfig(n_fft=32),
-        **values,
-    )
+    dataclasses.replace(BASELINE, sharing="off", d_state=ModelConfig().d_state, **values)
     for values in (
         {"mixer": "mlstm"},
         {"mixer": "lstm"},

@@ -25,7 +25,7 @@ from rwsa.models.conformer import Conformer
 from rwsa.models.lstm import BiLSTM
 from rwsa.models.mlstm import BiMLSTM, MLSTMBlock
 from rwsa.stft import SpectralConfig
-from tests.tensors import normal, parameters
+from tests.tensors import normal, parameters, torch_attention
 
 MIXERS: tuple[Mixer, ...] = get_args(Mixer)
 UNET = ModelConfig(channels=8, blocks=1, heads=2, middle_heads=2, spectral=SpectralConfig(n_fft=30))
@@ -179,16 +179,7 @@ class TestConformer:
     @pytest.mark.parametrize("axis", SequenceAxis)
     def test_across_the_batch_is_torchs_attention_with_sequences_first(self, axis: SequenceAxis) -> None:
         ours = Conformer(8, 2, across_batch=True).attention
-        theirs = nn.MultiheadAttention(8, 2)  # positions first
-        nn.init.normal_(ours.qkv.bias)
-        theirs.load_state_dict(
-            {
-                "in_proj_weight": ours.qkv.weight,
-                "in_proj_bias": ours.qkv.bias,
-                "out_proj.weight": ours.out.weight,
-                "out_proj.bias": ours.out.bias,
-            }
-        )
+        theirs = torch_attention(ours, batch_first=False)  # positions first
         x = normal(3, 4, 6, 8)
         rows = x.transpose(1, 2) if axis is SequenceAxis.TIME else x
         sequences = ours.norm(rows).flatten(0, 1)

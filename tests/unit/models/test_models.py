@@ -26,7 +26,7 @@ from rwsa.models.attention import AxialAttention
 from rwsa.models.config import Sharing, size
 from rwsa.models.layers import DeformableConv, DenseBlock, FrequencyUpsample
 from rwsa.models.mamba import BiMamba, MambaMixer
-from tests.tensors import normal, parameters
+from tests.tensors import normal, parameters, torch_attention
 
 TINY = ModelConfig(channels=8, blocks=1, segment_frames=32, d_state=4, expand=2, heads=2, middle_heads=2)
 SHARINGS: tuple[Sharing, ...] = ("resolution", "block", "none", "off")
@@ -298,16 +298,8 @@ class TestSequenceLayers:
         torch.testing.assert_close(along_time[:, :, 2:3], layer(x[:, :, 2:3], SequenceAxis.TIME))
 
     def test_attention_is_torchs_own(self) -> None:
-        ours, theirs = AxialAttention(8, 2), nn.MultiheadAttention(8, 2, batch_first=True)
-        nn.init.normal_(ours.qkv.bias)
-        theirs.load_state_dict(
-            {
-                "in_proj_weight": ours.qkv.weight,
-                "in_proj_bias": ours.qkv.bias,
-                "out_proj.weight": ours.out.weight,
-                "out_proj.bias": ours.out.bias,
-            }
-        )
+        ours = AxialAttention(8, 2)
+        theirs = torch_attention(ours, batch_first=True)
         x = normal(3, 4, 6, 8)
         rows = ours.norm(x).flatten(0, 1)
         expected = theirs(rows, rows, rows, need_weights=False)[0].unflatten(0, (3, 4))
