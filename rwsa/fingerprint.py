@@ -74,8 +74,8 @@ def current_fingerprint(
 ) -> str:
     """`code_fingerprint` without regard to `SAME_NUMBERS`."""
     digest = hashlib.sha256()
-    for name, tree in sorted(_reached(modules, within).items()):
-        digest.update(f"{name} {_plain(tree)}\n".encode())
+    for name, text in sorted(_reached(modules, within).items()):
+        digest.update(f"{name} {text}\n".encode())
     for package in packages:
         digest.update(f"{package} {installed_version(package) or 'missing'}\n".encode())
     return digest.hexdigest()
@@ -94,20 +94,24 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def _reached(modules: Sequence[str], within: Sequence[str]) -> dict[str, ast.Module]:
-    trees: dict[str, ast.Module] = {}
+def _reached(modules: Sequence[str], within: Sequence[str]) -> dict[str, str]:
+    """Module -> its syntax tree as text."""
+    texts: dict[str, str] = {}
     waiting = [found for name in modules for found in (name, *_submodules(name))]
     while waiting:
         name = waiting.pop()
         path = _path(name)
-        if name not in trees and path is not None:
-            trees[name] = ast.parse(path.read_bytes(), str(path))
-            waiting += [
-                found
-                for found in _imports(trees[name])
-                if _is_in(found, within) and not _is_in(found, _NEUTRAL)
-            ]
-    return trees
+        if name not in texts and path is not None:
+            texts[name], imports = _parsed(path, path.read_bytes())
+            waiting += [found for found in imports if _is_in(found, within) and not _is_in(found, _NEUTRAL)]
+    return texts
+
+
+@cache
+def _parsed(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
+    """A module's syntax tree as text, and its imports; fingerprints share most modules."""
+    tree = ast.parse(content, str(path))
+    return str(_plain(tree)), tuple(_imports(tree))
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:

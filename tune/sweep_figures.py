@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipelines.evaluation.metric_labels import heading
-from pipelines.media.figures import GREY, VERMILION, series_style, themed_svg
+from pipelines.media.colours import GREY, VERMILION
+from pipelines.media.figures import series_style, themed_svg
 from tune.axis_tables import OverSeeds
 from tune.search_space import point_label
 from tune.sweep_config import SweepConfig

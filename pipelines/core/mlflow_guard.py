@@ -23,7 +23,6 @@ from urllib.parse import quote, urlsplit
 from urllib.request import urlopen
 
 import mlflow
-from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store import db_migrations
@@ -108,6 +107,9 @@ def _has_tables(file: Path) -> bool:
 @functools.cache
 def _newest_tables() -> set[str]:
     """The version of the tables of this MLflow."""
+    # Imported here: it takes most of a second, and a process that opens no database needs none.
+    from alembic.script import ScriptDirectory
+
     return set(ScriptDirectory(db_migrations.__path__[0]).get_heads())
 
 

@@ -17,10 +17,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pipelines.media.colours import COLOURS
+
 WIDTH_INCHES: Final = 12.0
-# Distinct for colour-blind readers (Okabe and Ito), and visible on black and on white.
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#777777"
-COLOURS: Final = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P")
 # Perceptually uniform, and ordered in greyscale too.
 COLOUR_MAP: Final = "magma"

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, environments
 from pipelines.media.audio import common_gain, flac
-from pipelines.media.figures import COLOURS, themed_svg
+from pipelines.media.colours import COLOURS
+from pipelines.media.figures import themed_svg
 from pipelines.media.spectrograms import draw_spectrograms
 from pipelines.reports.page import ReportFigure, data_uri, fill_template
 from pipelines.reports.score_table import MISSING

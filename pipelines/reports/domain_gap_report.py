@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from pipelines.media.figures import COLOUR_MAP, COLOURS, themed_svg
+from pipelines.media.colours import COLOURS
+from pipelines.media.figures import COLOUR_MAP, themed_svg
 from pipelines.reports.page import ReportFigure, fill_template
 from pipelines.studies.gap_results import NAMES, OVERALL, GapResults, units_for
 from rwsa.acoustics import GROUPS, MODULATION_HZ, SPECTRUM_HZ

@@ -18,7 +18,8 @@ from pipelines.evaluation.clip_scores import NOISY
 from pipelines.evaluation.corpus_statistics import BAND_DB, CorpusStatistics, clip_values, mean
 from pipelines.evaluation.metric_labels import column_groups, heading
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
-from pipelines.media.figures import COLOURS, GREY, MARKERS, series_style, themed_svg
+from pipelines.media.colours import COLOURS, GREY
+from pipelines.media.figures import MARKERS, series_style, themed_svg
 from pipelines.reports.page import ReportFigure
 from pipelines.reports.score_table import StatisticsByCorpus
 from rwsa.statistics import Interval

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from pipelines.evaluation.clip_scores import NOISY
 from pipelines.evaluation.corpus_statistics import BAND_DB, clip_values
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
-from pipelines.media.figures import GREY, series_style, themed_svg
+from pipelines.media.colours import GREY
+from pipelines.media.figures import series_style, themed_svg
 from pipelines.reports.page import ReportFigure
 
 _MIN_CLIPS_PER_BAND = 3

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipelines.evaluation.metric_labels import heading
-from pipelines.media.figures import BLUE, COLOURS, VERMILION, themed_svg
+from pipelines.media.colours import BLUE, COLOURS, VERMILION
+from pipelines.media.figures import themed_svg
 from pipelines.reports.page import ReportFigure, fill_template
 from pipelines.reports.score_table import format_score, signed_score
 from pipelines.studies.reference_conditions import (

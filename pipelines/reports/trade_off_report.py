@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from pipelines.core.storage import StorageConfig
 from pipelines.evaluation.metric_labels import heading, label
-from pipelines.media.figures import BLUE, GREY, VERMILION, themed_svg
+from pipelines.media.colours import BLUE, GREY, VERMILION
+from pipelines.media.figures import themed_svg
 from pipelines.reports.page import ReportFigure, fill_template
 from pipelines.reports.score_table import format_score
 from pipelines.studies.trade_off_scores import TradeOffPanel, TradeOffPoint

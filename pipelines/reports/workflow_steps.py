@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from pipelines.media.figures import BLUE, COLOURS, GREY, VERMILION
+from pipelines.media.colours import BLUE, COLOURS, GREY, VERMILION
 
 
 @dataclass(frozen=True, kw_only=True)

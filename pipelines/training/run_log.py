@@ -11,8 +11,6 @@ from typing import Self
 from pipelines.core.progress import duration
 from pipelines.core.tracking import TrackedRun
 from pipelines.media.audio import common_gain, flac
-from pipelines.media.figures import new_figure, png
-from pipelines.media.spectrograms import draw_spectrograms
 from pipelines.training.config import TrainRunConfig
 from pipelines.training.machine import machine_and_versions
 from pipelines.training.system_metrics import SystemMetrics
@@ -63,6 +61,10 @@ class RunLog:
 
     def log_audio(self, step: int, samples: Sequence[AudioSample]) -> None:
         """Log noisy, enhanced and clean clips as FLAC, and their spectrograms side by side."""
+        # Imported here: the drawing library takes a second, and most processes that import this draw nothing.
+        from pipelines.media.figures import new_figure, png
+        from pipelines.media.spectrograms import draw_spectrograms
+
         for sample in samples:
             signals = {"noisy": sample.noisy, "enhanced": sample.enhanced, "clean": sample.clean}
             figure = new_figure(height_inches=3.3)
