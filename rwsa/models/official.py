@@ -15,13 +15,11 @@ from torch import Tensor
 from rwsa.config import build
 from rwsa.errors import InputError
 from rwsa.models.config import ModelConfig
-from rwsa.models.official_baselines import is_baseline, read_baseline
+from rwsa.models.official_baselines import COMMON_PREFIXES, is_baseline, read_baseline
 
 # Prefixes of the authors' names to prefixes of ours.
 _PREFIXES = {
-    "dense_encoder.dense_conv_1.": "encoder.widen.",
-    "dense_encoder.dense_block.dense_block.": "encoder.dense.layers.",
-    "dense_encoder.dense_conv_2.": "encoder.halve.",
+    **COMMON_PREFIXES,
     "patch_embed_encoder_level1.": "down_stages.0.patch_embed.",
     "patch_embed_encoder_level2.": "down_stages.1.patch_embed.",
     "patch_embed_decoder_level1.": "up_stages.0.patch_embed.",
@@ -46,21 +44,16 @@ _PREFIXES = {
     "pha_patch_embed_refinement.": "phase_refinement.stage.patch_embed.",
     "pha_refinement.": "phase_refinement.stage.blocks.",
     "pha_output.0.": "phase_refinement.out.",
-    "mask_decoder.dense_block.dense_block.": "magnitude_decoder.dense.layers.",
     "mask_decoder.mask_conv.0.": "magnitude_decoder.upsample.expand.",
     "mask_decoder.mask_conv.2.": "magnitude_decoder.upsample.smooth.",
     "mask_decoder.mask_conv.3.": "magnitude_decoder.to_mask.0.",
     "mask_decoder.mask_conv.4.": "magnitude_decoder.to_mask.1.",
     "mask_decoder.mask_conv.5.": "magnitude_decoder.to_mask.2.",
     "mask_decoder.mask_conv.6.": "magnitude_decoder.to_mask.3.",
-    "mask_decoder.lsigmoid.": "magnitude_decoder.",
-    "phase_decoder.dense_block.dense_block.": "phase_decoder.dense.layers.",
     "phase_decoder.phase_conv.0.": "phase_decoder.upsample.expand.",
     "phase_decoder.phase_conv.2.": "phase_decoder.upsample.smooth.",
     "phase_decoder.phase_conv.3.": "phase_decoder.norm_act.0.",
     "phase_decoder.phase_conv.4.": "phase_decoder.norm_act.1.",
-    "phase_decoder.phase_conv_r.": "phase_decoder.real.",
-    "phase_decoder.phase_conv_i.": "phase_decoder.imaginary.",
 }
 # Parts of the authors' names to parts of ours, replaced in this order.
 _PARTS = {

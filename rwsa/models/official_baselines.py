@@ -20,23 +20,27 @@ from rwsa.models.config import ModelConfig
 # The first part of the names of each network's blocks, and its mixer.
 _MIXERS = {"TSMamba": "mamba", "TSConformer": "conformer", "TSxLSTM": "mlstm", "TSLSTM": "lstm"}
 _LATER_MPSENET = "TSTransformer."
-_PREFIXES = {
+# Prefixes of the authors' names to prefixes of ours, of encoder and decoders, in all published formats.
+COMMON_PREFIXES = {
     "dense_encoder.dense_conv_1.": "encoder.widen.",
     "dense_encoder.dense_block.dense_block.": "encoder.dense.layers.",
     "dense_encoder.dense_conv_2.": "encoder.halve.",
     "mask_decoder.dense_block.dense_block.": "magnitude_decoder.dense.layers.",
+    "mask_decoder.lsigmoid.": "magnitude_decoder.",
+    "phase_decoder.dense_block.dense_block.": "phase_decoder.dense.layers.",
+    "phase_decoder.phase_conv_r.": "phase_decoder.real.",
+    "phase_decoder.phase_conv_i.": "phase_decoder.imaginary.",
+}
+_PREFIXES = {
+    **COMMON_PREFIXES,
     "mask_decoder.mask_conv.0.": "magnitude_decoder.upsample.",
     "mask_decoder.mask_conv.1.": "magnitude_decoder.to_mask.0.",
     "mask_decoder.mask_conv.2.": "magnitude_decoder.to_mask.1.",
     "mask_decoder.mask_conv.3.": "magnitude_decoder.to_mask.2.",
     "mask_decoder.mask_conv.4.": "magnitude_decoder.to_mask.3.",
-    "mask_decoder.lsigmoid.": "magnitude_decoder.",
-    "phase_decoder.dense_block.dense_block.": "phase_decoder.dense.layers.",
     "phase_decoder.phase_conv.0.": "phase_decoder.upsample.",
     "phase_decoder.phase_conv.1.": "phase_decoder.norm_act.0.",
     "phase_decoder.phase_conv.2.": "phase_decoder.norm_act.1.",
-    "phase_decoder.phase_conv_r.": "phase_decoder.real.",
-    "phase_decoder.phase_conv_i.": "phase_decoder.imaginary.",
 }
 # Names within a mixer, theirs to ours, by mixer; a part is replaced at the start of the rest of the name.
 _PARTS = {
