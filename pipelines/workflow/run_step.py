@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipelines.core.runtime_env import CHECKOUT, grace_seconds
 from rwsa.command_line import TRY_AGAIN
-from rwsa.files import atomic_write, is_remote, location
+from rwsa.files import StoragePath, atomic_write, is_remote, location
 from rwsa.process import THREAD_VARIABLES
 
 # In addition to the step's own grace; writing its log to a store may take a while.
@@ -81,8 +81,15 @@ def run_step(command: Sequence[str], environment: Mapping[str, str], log: str, f
                 status, stopped = _wait(process, path, log)
             if stopped or not (status < 0 or status == TRY_AGAIN):
                 break
-        line = last_line(path.read_bytes()[-_TAIL_BYTES:])
+        line = last_line_of(path)
     return StepOutcome(status=status, seconds=time.monotonic() - started, last_line=line, stopped=stopped)
+
+
+def last_line_of(log: StoragePath) -> str:
+    """The last line of a log, of which only the end is read."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        return last_line(file.read())
 
 
 def last_line(output: bytes) -> str:
@@ -93,15 +100,15 @@ def last_line(output: bytes) -> str:
 
 def _wait(process: subprocess.Popen[bytes], path: Path, log: str) -> tuple[int, bool]:
     """Exit status of a process, and whether it was asked to stop."""
-    uploaded = time.monotonic()
+    uploaded, size = time.monotonic(), 0
     try:
         while True:
             try:
                 return process.wait(_POLL_SECONDS), False
             except subprocess.TimeoutExpired:
-                if time.monotonic() - uploaded > _UPLOAD_SECONDS:
+                if time.monotonic() - uploaded > _UPLOAD_SECONDS and (now := path.stat().st_size) != size:
                     _upload(path, log)
-                    uploaded = time.monotonic()
+                    uploaded, size = time.monotonic(), now
     except KeyboardInterrupt:  # with which Ray cancels a task
         process.terminate()
         try:

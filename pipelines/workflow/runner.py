@@ -23,7 +23,7 @@ from pipelines.training.launch import LOCAL_RAY
 from pipelines.workflow.prepare import Preparation, PreparedStep
 from pipelines.workflow.recorder import WorkflowRecorder
 from pipelines.workflow.records import Output, Record
-from pipelines.workflow.run_step import StepOutcome, last_line, run_step
+from pipelines.workflow.run_step import StepOutcome, last_line_of, run_step
 from pipelines.workflow.steps import Step
 from rwsa.errors import InputError
 from rwsa.files import is_file, location
@@ -269,7 +269,7 @@ def _ended(outcome: StepOutcome) -> str:
 
 def _progress(running: _Running) -> str:
     path = location(running.prepared.log)
-    line = last_line(path.read_bytes()[-4000:]) if is_file(path) else "waits for the cluster"
+    line = last_line_of(path) if is_file(path) else "waits for the cluster"
     elapsed = duration(time.monotonic() - running.started)
     return f"{running.prepared.step.name}: {elapsed}: {line}"
 
