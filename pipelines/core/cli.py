@@ -42,16 +42,21 @@ def verb(
 
 @contextmanager
 def at_address(address: str | None) -> Iterator[None]:
-    """Set `RAY_ADDRESS` for this process and its children; None changes nothing."""
+    """Set `RAY_ADDRESS` for this process and its children; None changes nothing.
+
+    Neither does `auto` where the variable is set, as in Ray: in a job it names the job's own cluster, and a
+    search of this machine could find another one.
+    """
     before = os.environ.get(ADDRESS)
-    if address is not None:
-        os.environ[ADDRESS] = address
+    if address is None or (address == "auto" and before):
+        yield
+        return
+    os.environ[ADDRESS] = address
     try:
         yield
     finally:
-        if address is not None:
-            os.environ.pop(ADDRESS)
-            os.environ.update({} if before is None else {ADDRESS: before})
+        os.environ.pop(ADDRESS)
+        os.environ.update({} if before is None else {ADDRESS: before})
 
 
 def as_location(text: str) -> StoragePath:
@@ -66,8 +71,8 @@ def cluster_argument(parser: argparse.ArgumentParser) -> None:
     """`--address`; `verb` applies it."""
     parser.add_argument(
         "--address",
-        help="Ray cluster to use: auto, HOST:PORT or ray://HOST:PORT (default: RAY_ADDRESS if set, else a new"
-        " Ray on this machine)",
+        help="Ray cluster to use: HOST:PORT, ray://HOST:PORT, or auto: RAY_ADDRESS if set, else the one that"
+        " runs on this machine (default: RAY_ADDRESS if set, else a new Ray on this machine)",
     )
 
 

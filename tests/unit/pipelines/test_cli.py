@@ -74,9 +74,11 @@ def test_the_address_holds_for_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ADDRESS, "before:1")
     with at_address(None):
         assert os.environ[ADDRESS] == "before:1"
-    with at_address("auto"):
-        assert os.environ[ADDRESS] == "auto"
+    with at_address("there:2"):
+        assert os.environ[ADDRESS] == "there:2"
     assert os.environ[ADDRESS] == "before:1"
+    with at_address("auto"):  # as the driver of a job, whose cluster the variable names
+        assert os.environ[ADDRESS] == "before:1"
     monkeypatch.delenv(ADDRESS)
     with at_address("auto"):
         assert os.environ[ADDRESS] == "auto"
@@ -92,8 +94,8 @@ def test_an_address_given_as_an_option_holds_while_the_verb_runs(monkeypatch: py
         seen.append(os.environ[ADDRESS])
         return 0
 
-    assert main(["--address", "auto"]) == main([]) == 0
-    assert seen == ["auto", "before:1"]
+    assert main(["--address", "there:2"]) == main([]) == 0
+    assert seen == ["there:2", "before:1"]
     assert os.environ[ADDRESS] == "before:1"
 
 
