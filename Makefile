@@ -62,6 +62,7 @@ bench: export OMP_WAIT_POLICY = PASSIVE
 bench: .venv
 	$(BIN)/python -m tests.benchmarks.bench_scan
 	$(BIN)/python -m tests.benchmarks.bench_model
+	$(BIN)/python -m tests.benchmarks.bench_profile
 	$(BIN)/python -m tests.benchmarks.bench_enhance
 	$(BIN)/python -m tests.benchmarks.bench_scoring
 	$(BIN)/python -m tests.benchmarks.bench_reading

@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -79,15 +79,30 @@ class Cost:
 _Rule = Callable[[Any, tuple[Any, ...], Tensor], Cost]
 
 
+class LayerCall(NamedTuple):
+    """One call of a layer, and the elements that it must read and write: input, output and weights."""
+
+    layer: nn.Module
+    cost: Cost
+    read: int
+    written: int
+    weights: int
+
+
 def cost(model: Network, frames: int | None = None) -> Cost:
     """The cost of one clip of `frames` frames, by default of the model's segment length."""
+    return sum((call.cost for call in layer_calls(model, frames)), Cost())
+
+
+def layer_calls(model: Network, frames: int | None = None) -> list[LayerCall]:
+    """The calls of all counted layers in a pass of one clip, in order; arguments as of `cost`."""
     shape = (1, model.config.spectral.bins, frames or model.config.segment_frames)
     meta_model = copy.deepcopy(model).to("meta").eval()
     rules: dict[type[nn.Module], _Rule] = {
         **_RULES,
         AxialAttention: partial(_attention, places=_places(meta_model)),
     }
-    calls: list[Cost] = []
+    calls: list[LayerCall] = []
     for layer in meta_model.modules():
         if rule := rules.get(type(layer)):
             layer.register_forward_hook(partial(_record, calls, rule))
@@ -95,13 +110,15 @@ def cost(model: Network, frames: int | None = None) -> Cost:
             layer.forward = _skip  # type: ignore[assignment]
     with torch.no_grad():
         meta_model(torch.empty(shape, device="meta"), torch.empty(shape, device="meta"))
-    return sum(calls, Cost())
+    return calls
 
 
 def _record(
-    calls: list[Cost], rule: _Rule, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor
+    calls: list[LayerCall], rule: _Rule, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor
 ) -> None:
-    calls.append(rule(layer, inputs, output))
+    read = sum(x.numel() for x in inputs if isinstance(x, Tensor))
+    weights = sum(weight.numel() for weight in layer.parameters())
+    calls.append(LayerCall(layer, rule(layer, inputs, output), read, output.numel(), weights))
 
 
 def _skip(x: Tensor, *_: SequenceAxis | Tensor | None) -> Tensor:
