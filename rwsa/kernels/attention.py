@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rwsa.kernels import attention_loops as loops
-from rwsa.kernels.dispatch import has_cpu_kernel
+from rwsa.kernels.dispatch import has_cpu_kernel, runs_directly
 from rwsa.kernels.layout import SequenceAxis, as_sequences, flat
 from rwsa.kernels.threads import run_in_parts
 
@@ -47,12 +47,11 @@ def attend_reference(qkv_BTF3C: Tensor, heads: int, axis: SequenceAxis) -> Tenso
 
 def _attend_compiled(qkv_BTF3C: Tensor, heads: int, axis: SequenceAxis) -> Tensor:
     qkv = as_sequences(qkv_BTF3C.float().contiguous(), axis)
-    y, _, _ = _attention(qkv, heads)
+    y, _, _ = (_attend if runs_directly(qkv) else _attention)(qkv, heads)
     return y.view(*qkv_BTF3C.shape[:-1], -1).to(qkv_BTF3C.dtype)
 
 
-@torch.library.custom_op("rwsa::attention_cpu", mutates_args=())
-def _attention(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def _attend(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """y, and each query's peak score and normalizer, shaped as in `attention_loops.attention_forward`."""
     outer, length, inner, triple = qkv.shape
     y = qkv.new_empty(outer, length, inner, triple // 3)
@@ -61,6 +60,9 @@ def _attention(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     forward: Callable[..., None] = loops.attention_forward
     run_in_parts(outer * inner, lambda _, *span: forward(flat(qkv), _shape(qkv, heads), *arrays, *span))
     return y, peaks, normalizers
+
+
+_attention = torch.library.custom_op("rwsa::attention_cpu", _attend, mutates_args=())
 
 
 @_attention.register_fake

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rwsa.kernels import deformable_loops as loops
-from rwsa.kernels.dispatch import has_cpu_kernel
+from rwsa.kernels.dispatch import has_cpu_kernel, runs_directly
 from rwsa.kernels.layout import flat, padded_size, zero_padded
 from rwsa.kernels.simd import LANES
 from rwsa.kernels.threads import run_in_parts
@@ -35,7 +35,9 @@ def deform_conv(x_BCTF: Tensor, offset_BKTF: Tensor, weight_C9: Tensor) -> Tenso
     """
     if has_cpu_kernel(x_BCTF):
         x, offsets = (_channels_last(t.float()) for t in (x_BCTF, offset_BKTF))
-        return _deform(x, offsets, weight_C9.float()).permute(0, 3, 1, 2).to(x_BCTF.dtype)
+        weight = weight_C9.float()
+        deform = _convolve if runs_directly(x, offsets, weight) else _deform
+        return deform(x, offsets, weight).permute(0, 3, 1, 2).to(x_BCTF.dtype)
     return deform_conv_reference(x_BCTF, offset_BKTF, weight_C9)
 
 
@@ -65,8 +67,7 @@ def _channels_last(x_BCTF: Tensor) -> Tensor:
     return x_BCTF.permute(0, 2, 3, 1).contiguous()
 
 
-@torch.library.custom_op("rwsa::deform_cpu", mutates_args=())
-def _deform(x_BTFC: Tensor, offset_BTFK: Tensor, weight_C9: Tensor) -> Tensor:
+def _convolve(x_BTFC: Tensor, offset_BTFK: Tensor, weight_C9: Tensor) -> Tensor:
     batch, *shape = x_BTFC.shape
     out = torch.empty_like(x_BTFC)
     arrays = (
@@ -77,6 +78,9 @@ def _deform(x_BTFC: Tensor, offset_BTFK: Tensor, weight_C9: Tensor) -> Tensor:
     forward: Callable[..., None] = loops.deform_forward
     run_in_parts(batch * shape[0], lambda _, *span: forward(*arrays, tuple(shape), flat(out), *span))
     return out
+
+
+_deform = torch.library.custom_op("rwsa::deform_cpu", _convolve, mutates_args=())
 
 
 @_deform.register_fake
