@@ -78,6 +78,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     enhance.add_argument(
         "--batch-size", type=int, default=4, metavar="N", help="segments enhanced at once (default: 4)"
     )
+    enhance.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes (default: one per core, fewer for less than a minute of audio each); outputs are the"
+        " same for any number",
+    )
     enhance.add_argument("--strict", action="store_true", help="stop at the first unreadable file")
     score = verbs.add_parser("score", help="score enhanced files against clean files of the same names")
     score.set_defaults(verb=_score)
@@ -176,6 +183,7 @@ def _enhance_files(arguments: argparse.Namespace) -> int:
             crossfade=arguments.crossfade,
             batch_size=arguments.batch_size,
             strict=arguments.strict,
+            workers=arguments.workers,
         )
     for failure in failures:
         report(f"skipped: {failure}")

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import errno
-import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from operator import itemgetter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
+import torch
 from tqdm import tqdm
 
-from rwsa.audio import REMEDY, AudioInfo, read_blocks, read_info, write_blocks
+from rwsa.audio import REMEDY
 from rwsa.audio_folders import find_audio
 from rwsa.constants import DEFAULT_CROSSFADE
-from rwsa.enhancement.recordings import Piece, enhance_recordings
+from rwsa.enhancement.file_group import AudioFile, enhance_group
 from rwsa.errors import InputError
 from rwsa.files import WRITE_REMEDY
 from rwsa.models import Network
 from rwsa.names import shown
 
-# Encodings that the output takes over from its input; others get the format's default. They have less than 16
-# bits, or packets of fixed length, which make an output longer than its input.
-_PRESERVED_SUBTYPES = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"}
 _STREAM_REMEDIES = {
     REMEDY: "pipe in one complete audio file",
     WRITE_REMEDY: "set TMPDIR to a folder with space",
 }
-# Then no other file could be written either.
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+# A group of files is of at least so much audio, or so many files; workers take one group after another.
+_GROUP_SECONDS, _GROUP_FILES = 20.0, 100
+# A further worker takes a few seconds to start.
+_SECONDS_PER_WORKER = 60.0
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
 
 
@@ -44,11 +41,17 @@ def enhance_files(
     crossfade: float = DEFAULT_CROSSFADE,
     batch_size: int = 4,
     strict: bool = False,
+    workers: int | None = 1,
 ) -> list[str]:
     """Enhance all audio files of `inputs`, files or folders, into the folder `out`.
 
     Outputs have the name, format, rate, channels and length of their inputs. Memory use does not grow with
     the length or number of files, and short files share batches.
+
+    Args:
+        workers: processes that enhance at the same time, each with its share of torch's threads; outputs are
+            the same for any number. None chooses it from the number of threads and the amount of audio. With
+            more than one, a script needs `if __name__ == "__main__":`.
 
     Returns:
         One error message per skipped file.
@@ -59,12 +62,12 @@ def enhance_files(
             `strict` also the first bad file.
     """
     unlisted: dict[Path, str] = {}
-    files = [_File(source, target) for source, target in _targets(inputs, out, unlisted).items()]
+    files = [AudioFile(source, target) for source, target in _targets(inputs, out, unlisted).items()]
     failures = [f"{shown(folder)}: {reason}" for folder, reason in unlisted.items()]
     if strict and failures:
         raise InputError(failures[0])
     _make_writable(out)
-    for error in _failures(files, model, crossfade, batch_size):
+    for error in _failures(files, model, crossfade, batch_size, workers):
         if strict:
             raise error
         failures.append(str(error))
@@ -90,11 +93,11 @@ def enhance_stream(
     """
     try:
         with tempfile.TemporaryDirectory(prefix="rwsa-") as folder:
-            file = _File(Path(folder, "stdin"), Path(folder, "stdout"))
+            file = AudioFile(Path(folder, "stdin"), Path(folder, "stdout"))
             with file.source.open("wb") as spooled:
                 shutil.copyfileobj(source, spooled)
             try:
-                for error in _failures([file], model, crossfade, batch_size):
+                for error in _failures([file], model, crossfade, batch_size, workers=1):
                     raise error
             except InputError as error:
                 message = str(error).replace(f"{folder}/", "")
@@ -111,73 +114,52 @@ def enhance_stream(
         ) from error
 
 
-class _File:
-    """An audio file as a `Recording`, with the path of its output."""
-
-    def __init__(self, source: Path, target: Path) -> None:
-        self.source, self.target = source, target
-        self.abandoned = False
-
-    @property
-    def info(self) -> AudioInfo:
-        return read_info(self.source)
-
-    @property
-    def seconds(self) -> float:
-        """Duration by the header; 0 if unreadable."""
-        try:
-            return self.info.seconds
-        except InputError:
-            return 0.0
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        for block in read_blocks(self.source):
-            if self.abandoned:
-                raise InputError(f"{shown(self.source)}: abandoned")
-            yield block
-
-    def write(self, pieces: Iterable[Piece | InputError], bar: tqdm[Any]) -> None:
-        """Write the enhanced file.
-
-        Raises:
-            InputError: one is in `pieces`, or the target cannot be written.
-        """
-        info = self.info
-        subtype = info.subtype if info.subtype in _PRESERVED_SUBTYPES else None
-        blocks = _with_progress(pieces, info.sample_rate_hz, bar)
-        write_blocks(self.target, blocks, info.sample_rate_hz, format=info.format, subtype=subtype)
-
-
 def _failures(
-    files: Sequence[_File], model: Network, crossfade: float, batch_size: int
+    files: Sequence[AudioFile], model: Network, crossfade: float, batch_size: int, workers: int | None
 ) -> Iterator[InputError]:
-    """Enhance all files; yields the error of each failed file.
+    """Enhance all files; yields the error of each failed file, in their order.
 
     Raises:
-        InputError: the disk is full.
+        InputError: the disk is full, or an argument is out of range.
     """
-    pieces = enhance_recordings(files, model, ("model",), crossfade=crossfade, batch_size=batch_size)
-    total = sum(file.seconds for file in files)
-    with tqdm(total=total, desc="enhancing", bar_format=_BAR, disable=None) as bar:
-        for file, own in itertools.groupby(pieces, key=itemgetter(0)):
-            try:
-                file.write((piece for _, piece in own), bar)
-            except InputError as error:
-                if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_SPACE:
-                    raise
-                # Do not enhance its remaining segments.
-                file.abandoned = True
-                yield error
+    seconds = [file.seconds for file in files]
+    groups = _groups(files, seconds)
+    count = _worker_count(workers, len(groups), sum(seconds), next(model.parameters()).device)
+    with tqdm(total=sum(seconds), desc="enhancing", bar_format=_BAR, disable=None) as bar:
+        if count > 1:
+            from rwsa.enhancement.workers import enhance_in_workers
+
+            errors = enhance_in_workers(groups, model, crossfade, batch_size, bar.update, workers=count)
+            with closing(errors):
+                yield from errors
+        else:
+            for group in groups:
+                yield from enhance_group(group, model, crossfade, batch_size, bar.update)
 
 
-def _with_progress(
-    pieces: Iterable[Piece | InputError], sample_rate_hz: int, bar: tqdm[Any]
-) -> Iterator[np.ndarray]:
-    for piece in pieces:
-        if isinstance(piece, InputError):
-            raise piece
-        yield piece.wav[0]
-        bar.update(piece.wav.shape[-1] / sample_rate_hz)
+def _groups(files: Sequence[AudioFile], seconds: Sequence[float]) -> list[list[AudioFile]]:
+    """Consecutive files that share batches, the same for any number of workers, and so are the outputs."""
+    groups: list[list[AudioFile]] = []
+    lasting = _GROUP_SECONDS
+    for file, duration in zip(files, seconds, strict=True):
+        if lasting >= _GROUP_SECONDS or len(groups[-1]) >= _GROUP_FILES:
+            groups.append([])
+            lasting = 0.0
+        groups[-1].append(file)
+        lasting += duration
+    return groups
+
+
+def _worker_count(workers: int | None, groups: int, seconds: float, device: torch.device) -> int:
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers is {workers}; at least 1 process is needed")
+    if device.type != "cpu":
+        if workers not in (None, 1):
+            raise InputError(f"--workers is {workers}, but only one process can use the device {device}")
+        return 1
+    if workers is None:
+        workers = min(torch.get_num_threads(), int(seconds / _SECONDS_PER_WORKER))
+    return max(1, min(workers, groups))
 
 
 def _targets(inputs: Sequence[Path], out: Path, unlisted: dict[Path, str]) -> dict[Path, Path]:
