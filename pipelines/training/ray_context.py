@@ -95,7 +95,10 @@ class RayContext:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self.logger: TrainLogger | None = None
-        self._coordinator, self._stop_request = coordinator, coordinator.wait_for_stop.remote()
+        self._coordinator = coordinator
+        # A call that waits takes one of the actor's 1,000 places, even when its caller was killed. One rank is
+        # enough, since the training loop tells the others.
+        self._stop_request = coordinator.wait_for_stop.remote() if self.rank == 0 else None
         for handler in logging.getLogger().handlers:
             handler.addFilter(_is_not_ray_info)
 
@@ -106,6 +109,8 @@ class RayContext:
         ray.train.report({**metrics, "step": step})
 
     def should_stop(self) -> bool:
+        if self._stop_request is None:
+            return False
         requested, _ = ray.wait([self._stop_request], timeout=0)
         return bool(requested)
 
