@@ -96,7 +96,7 @@ class RayContext:
         self.device = ray.train.torch.get_device()
         self.logger: TrainLogger | None = None
         self._coordinator = coordinator
-        # A waiting call takes one of the 1,000 places of the actor, even if its caller was killed. One rank is
+        # A waiting call takes one of the actor's 1,000 places, also after its caller was killed. One rank is
         # enough, since the training loop tells the others.
         self._stop_request = coordinator.wait_for_stop.remote() if self.rank == 0 else None
         for handler in logging.getLogger().handlers:
