@@ -163,7 +163,9 @@ def _trial_values(
                     f"{where}: match.parameters_of names '{match.parameters_of}'; choose of"
                     f" {', '.join(named)}"
                 )
-            reference = _with_point(sweep, base, point | {name: match.parameters_of})
+            if unknown := sorted(match.at.keys() - point.keys() | {name} & match.at.keys()):
+                raise InputError(f"{where}: match.at names '{unknown[0]}'; choose of the other axes")
+            reference = _with_point(sweep, base, point | match.at | {name: match.parameters_of})
             model, target = (build(TrainRunConfig, each, where=where).model for each in (merged, reference))
             matched = match_capacity(model, count_parameters(target), within=match.within)
             merged = merge(merged, {"model": as_mapping(matched)})

@@ -6,7 +6,7 @@ import dataclasses
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from rwsa.config import config
 from rwsa.errors import InputError
@@ -18,6 +18,10 @@ Sharing = Literal["resolution", "blend", "block", "none", "off"]
 Phase = Literal["absolute", "residual"]
 ConformerAttention = Literal["sequence", "batch"]
 Positive = Annotated[int, Field(gt=0, le=512)]
+# Whole numbers stay integers, so that hashes of earlier configurations stay valid.
+Multiple = Annotated[
+    float, Field(gt=0, le=512), AfterValidator(lambda value: int(value) if value == int(value) else value)
+]
 # Keys that each mixer reads.
 _KEYS_OF_MIXERS = MappingProxyType(
     {
@@ -61,7 +65,8 @@ class ModelConfig:
         d_state: states of Mamba-1.
         d_conv: width of the causal convolution of Mamba-1 and mLSTM.
         expand: the mixer's inner width as a multiple of the stage's: of Mamba-1 and mLSTM, the Conformer's
-            feed-forward and pointwise layers, an LSTM's units in each direction.
+            feed-forward and pointwise layers, an LSTM's units in each direction. Of the last two it may be a
+            fraction that gives whole (the Conformer: even) widths.
         spectral: STFT parameters.
         segment_frames: segment length in training and enhancement; instance norm and attention depend on it.
     """
@@ -78,7 +83,7 @@ class ModelConfig:
     middle_heads: Positive = 8
     d_state: Positive = 16
     d_conv: Positive = 4
-    expand: Positive = 4
+    expand: Multiple = 4
     spectral: SpectralConfig = SpectralConfig()
     segment_frames: Annotated[int, Field(gt=0, le=65_536)] = 256
 
@@ -102,7 +107,7 @@ class ModelConfig:
 
     @model_serializer(mode="wrap")
     def _stored(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
+        values: dict[str, Any] = handler(self) | {"expand": self.expand}  # not 4.0
         return {name: value for name, value in values.items() if _LATER_KEYS.get(name) != value}
 
     def __post_init__(self) -> None:
@@ -122,8 +127,16 @@ class ModelConfig:
                 )
         if self.mixer == "none" and self.sharing == "off":
             raise ValueError("mixer 'none' with sharing 'off' leaves nothing along time and frequency")
-        if self.mixer == "conformer" and self.expand % 2:
-            raise ValueError(f"expand is {self.expand}; it must be even, for the Conformer's gated halves")
+        if self.mixer in ("mamba", "mlstm") and self.expand != int(self.expand):
+            raise ValueError(f"expand is {self.expand}; it must be whole for the mixer '{self.mixer}'")
+        inner = self.channels * self.expand  # deeper levels have multiples of it
+        if self.mixer == "lstm" and inner != int(inner):
+            raise ValueError(f"{self.channels} channels times expand {self.expand} must be whole, for LSTM")
+        if self.mixer == "conformer" and inner % 2:
+            raise ValueError(
+                f"{self.channels} channels times expand {self.expand} must be even, for the Conformer's gated"
+                " halves"
+            )
         if self.mixer == "mlstm":
             self._check_mlstm()
 

@@ -27,7 +27,7 @@ class Conformer(nn.Module):
             where it should attend over time, and each frequency over their frames.
     """
 
-    def __init__(self, channels: int, heads: int, *, expand: int = 4, across_batch: bool = False) -> None:
+    def __init__(self, channels: int, heads: int, *, expand: float = 4, across_batch: bool = False) -> None:
         super().__init__()
         self.first = _FeedForward(channels, expand)
         self.attention = _Attention(channels, heads, across_batch=across_batch)
@@ -43,11 +43,12 @@ class Conformer(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    def __init__(self, channels: int, expand: int) -> None:
+    def __init__(self, channels: int, expand: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.widen = nn.Linear(channels, expand * channels)
-        self.narrow = nn.Linear(expand * channels, channels)
+        inner = round(expand * channels)
+        self.widen = nn.Linear(channels, inner)
+        self.narrow = nn.Linear(inner, channels)
 
     def forward(self, x_BTFC: Tensor, dropout: ClipGenerators | None) -> Tensor:
         hidden = drop(F.silu(self.widen(self.norm(x_BTFC))), _DROPOUT, dropout)
@@ -105,9 +106,9 @@ def _attend_with_dropout(
 class _Convolution(nn.Module):
     """Gated pointwise layer, centred depthwise convolution, batch norm, SiLU, pointwise layer."""
 
-    def __init__(self, channels: int, expand: int) -> None:
+    def __init__(self, channels: int, expand: float) -> None:
         super().__init__()
-        inner = expand * channels // 2
+        inner = round(expand * channels) // 2
         self.norm = nn.LayerNorm(channels)
         self.widen = nn.Linear(channels, 2 * inner)
         self.depthwise = nn.Conv1d(inner, inner, _KERNEL, groups=inner)

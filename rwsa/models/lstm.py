@@ -16,10 +16,11 @@ from rwsa.kernels.layout import SequenceAxis
 class BiLSTM(nn.Module):
     """x → Linear[forward, backward], each direction one LSTM layer of `expand`·C units."""
 
-    def __init__(self, channels: int, *, expand: int = 1) -> None:
+    def __init__(self, channels: int, *, expand: float = 1) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(channels, expand * channels, batch_first=True, bidirectional=True)
-        self.merge = nn.Linear(2 * expand * channels, channels)
+        units = round(expand * channels)
+        self.lstm = nn.LSTM(channels, units, batch_first=True, bidirectional=True)
+        self.merge = nn.Linear(2 * units, channels)
 
     def forward(self, x_BTFC: Tensor, axis: SequenceAxis) -> Tensor:
         rows = x_BTFC.transpose(1, 2) if axis is SequenceAxis.TIME else x_BTFC

@@ -22,12 +22,12 @@ def build_mixer(channels: int, heads: int, config: ModelConfig) -> Mixer | None:
     """The mixer of a stage of this width; None for `none`."""
     match config.mixer:
         case "mamba":
-            return BiMamba(channels, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
+            return BiMamba(channels, d_state=config.d_state, d_conv=config.d_conv, expand=int(config.expand))
         case "conformer":
             across = config.conformer_attention == "batch"
             return Conformer(channels, heads, expand=config.expand, across_batch=across)
         case "mlstm":
-            return BiMLSTM(channels, heads, d_conv=config.d_conv, expand=config.expand)
+            return BiMLSTM(channels, heads, d_conv=config.d_conv, expand=int(config.expand))
         case "lstm":
             return BiLSTM(channels, expand=config.expand)
         case "none":

@@ -89,7 +89,7 @@ def _described(
 
 def _fewest_weights(config: ModelConfig) -> int:
     """The largest weights of one stage's blocks at width C; a model has more."""
-    channels, inner = config.channels, config.expand * config.channels
+    channels, inner = config.channels, round(config.expand * config.channels)
     match config.mixer:
         case "mamba":
             of_axis = 2 * inner * (3 * channels + 3 * config.d_state + config.d_conv)

@@ -228,7 +228,9 @@ class TestConformer:
         ({"mixer": "lstm", "d_state": 8}, "mixer 'lstm' has no d_state; leave it out, or set it to 16"),
         ({"mixer": "none", "expand": 2}, "mixer 'none' has no expand; leave it out, or set it to 4"),
         ({"conformer_attention": "batch"}, "mixer 'mamba' has no conformer_attention; leave it out"),
-        ({"mixer": "conformer", "expand": 3}, "expand is 3; it must be even, for the Conformer"),
+        ({"mixer": "conformer", "expand": 1.0625}, "16 channels times expand 1.0625 must be even, for the"),
+        ({"mixer": "lstm", "expand": 1.1}, "16 channels times expand 1.1 must be whole, for LSTM"),
+        ({"expand": 1.5}, "expand is 1.5; it must be whole for the mixer 'mamba'"),
         ({"mixer": "mlstm", "heads": 8, "expand": 1}, "width 16 times expand 1 must divide by 4 times 8"),
     ],
 )

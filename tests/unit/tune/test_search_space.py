@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,30 @@ def test_widths_are_searched_to_match_the_number_of_parameters() -> None:
     named["own"]["match"] = {"parameters_of": "shared", "within": 1e-9}
     with pytest.raises(InputError, match="no widths give 93,512 parameters"):
         expand(sweep_of(axes={"network": {"named": named}}))
+
+
+def test_the_target_may_be_counted_at_another_value_of_another_axis() -> None:
+    match = {"parameters_of": "mamba", "at": {"model.sharing": "resolution"}, "within": 0.1}
+    named = {
+        "mamba": {"match": match},
+        "lstm": {"model": {"mixer": "lstm", "expand": 1, "d_state": 16}, "match": match},
+    }
+    axes: dict[str, Any] = {"mixer": {"named": named}, "model.sharing": {"values": ["resolution", "none"]}}
+    counts = [count_parameters(trial.train.model) for trial in expand(sweep_of(axes=axes, seeds=[0]))]
+    assert counts[0] == 93_512
+    assert counts == pytest.approx([counts[0]] * 4, rel=0.1)
+    match["at"] = {"model.share": "resolution"}
+    with pytest.raises(InputError, match=r"match\.at names 'model\.share'; choose of the other axes"):
+        expand(sweep_of(axes=axes))
+
+
+@pytest.mark.parametrize("name", ["capacity", "depth", "mixer"])
+def test_networks_that_are_matched_have_equally_many_parameters(name: str) -> None:
+    path = next(path for path in ABLATIONS if path.stem == name)
+    sweep = dataclasses.replace(read_sweep(path), seeds=(0,))
+    counts = {tuple(trial.point.values()): count_parameters(trial.train.model) for trial in expand(sweep)}
+    counts.pop(("own",), None)
+    assert counts == pytest.approx(dict.fromkeys(counts, 1_024_360), rel=0.02)
 
 
 def test_the_name_changes_with_the_training_configuration_only() -> None:
