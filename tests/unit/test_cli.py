@@ -185,6 +185,19 @@ def test_info_and_help_import_no_torch() -> None:
         assert modules_after(program).isdisjoint({"torch", "numba", "scipy", "audiomentations", "pydantic"})
 
 
+def test_attention_and_deformable_convolution_import_no_compiler_without_gradients() -> None:
+    program = """
+import torch
+from rwsa.kernels.attention import attend
+from rwsa.kernels.deformable import deform_conv
+from rwsa.kernels.layout import SequenceAxis
+with torch.inference_mode():
+    attend(torch.ones(1, 2, 2, 24), 2, SequenceAxis.TIME)
+    deform_conv(torch.ones(1, 8, 2, 2), torch.zeros(1, 18, 2, 2), torch.ones(8, 9))
+"""
+    assert modules_after(program).isdisjoint({"torch._dynamo", "torch._inductor", "pandas", "matplotlib"})
+
+
 def test_info_shows_the_costs_of_the_sizes_as_built() -> None:
     assert list(SIZE_ROWS) == list(SIZES)
     with torch.device("meta"):
