@@ -1,7 +1,8 @@
 """Generator weights of the paper's baselines, in the formats that their authors publish.
 
-SEMamba (`TSMamba`), MP-SENet's Conformer version (`TSConformer`) and xLSTM-SENet (`TSxLSTM`) have the names
-of their repositories; of LSTM-SENet no code was published, and `TSLSTM` is a name of this project's own.
+MambAttention (`TFMambAttention`, source: models/generator.py of NikolaiKyhne/MambAttention, 324d4c6), SEMamba
+(`TSMamba`), MP-SENet's Conformer version (`TSConformer`) and xLSTM-SENet (`TSxLSTM`) have the names of their
+repositories; of LSTM-SENet no code was published, and `TSLSTM` is a name of this project's own.
 MP-SENet's later Transformer version is another network.
 """
 
@@ -18,7 +19,13 @@ from rwsa.errors import InputError
 from rwsa.models.config import ModelConfig
 
 # The first part of the names of each network's blocks, and its mixer.
-_MIXERS = {"TSMamba": "mamba", "TSConformer": "conformer", "TSxLSTM": "mlstm", "TSLSTM": "lstm"}
+_MIXERS = {
+    "TFMambAttention": "mamba",
+    "TSMamba": "mamba",
+    "TSConformer": "conformer",
+    "TSxLSTM": "mlstm",
+    "TSLSTM": "lstm",
+}
 _LATER_MPSENET = "TSTransformer."
 # Prefixes of the authors' names to prefixes of ours, of encoder and decoders, in all published formats.
 COMMON_PREFIXES = {
@@ -87,6 +94,9 @@ _PARTS = {
     },
     "lstm": {"weight_": "lstm.weight_", "bias_": "lstm.bias_"},
 }
+# Names of MambAttention's attention, which time and frequency share.
+_ATTENTION = {"attn.in_proj_": "qkv.", "attn.out_proj.": "out.", "layernorm.": "norm."}
+_MAMBATTENTION_HEADS = 8
 # A batch norm's count of batches, which with a constant momentum has no effect.
 _UNUSED = ".num_batches_tracked"
 
@@ -142,6 +152,11 @@ def _rename(theirs: str, family: str, where: str) -> str:
     if match := re.fullmatch(rf"{family}\.(\d+)\.(t|f)linear\.(weight|bias)", theirs):
         number, axis, kind = match.groups()
         return f"{_mixer_name(number, axis, mixer)}.merge.{kind}"
+    if match := re.fullmatch(rf"{family}\.(\d+)\.attention\.(.+)", theirs):
+        number, rest = match.groups()
+        for part, ours in _ATTENTION.items():
+            if rest.startswith(part):
+                return f"blocks.{number}.time_attention.{ours}{rest.removeprefix(part)}"
     raise InputError(f"{where}: '{theirs}' is not a name of the published format of its network")
 
 
@@ -179,6 +194,8 @@ def _values(weights: Mapping[str, Tensor], family: str, where: str) -> dict[str,
                 sizes = {"expand": weights[f"{first}lstm.weight_hh_l0"].shape[-1] // channels}
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{where}: lacks a tensor of the published format, or its shape ({error})") from None
+    if "blocks.0.time_attention.qkv.weight" in weights:
+        sizes |= {"sharing": "block", "heads": _MAMBATTENTION_HEADS}
     return {
         "architecture": "mambattention",
         "mixer": mixer,

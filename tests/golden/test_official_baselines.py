@@ -25,6 +25,7 @@ from rwsa.losses import phase_losses
 from rwsa.models import MambAttention, load_model
 from rwsa.models.batch_norm import GlobalBatchNorm
 from rwsa.stft import complex_parts, istft, stft
+from tests.tensors import normal
 
 # Each network and the first part of the names of its blocks.
 BLOCKS = {
@@ -152,6 +153,35 @@ def test_mpsenets_batch_statistics_in_training(baselines: Path) -> None:
     norms = [module for module in model.modules() if isinstance(module, GlobalBatchNorm)]
     found = [buffer.sum().item() for norm in norms for buffer in norm.buffers()]
     assert found == pytest.approx(list(trained["running_mean_after"].values()), rel=1e-5)
+
+
+def test_mambattention_is_semamba_with_an_attention_before_each_mixer(
+    baselines: Path, tmp_path: Path
+) -> None:
+    """No results of its code are stored: SEMamba's blocks, and torch's attention with the stored names."""
+    semamba = torch.load(baselines / "semamba_random.pth", weights_only=True)["generator"]
+    state = {name.replace("TSMamba.", "TFMambAttention."): tensor for name, tensor in semamba.items()}
+    attention, norm = torch.nn.MultiheadAttention(16, 8, batch_first=True), torch.nn.LayerNorm(16)
+    for prefix, module in (("attn", attention), ("layernorm", norm)):
+        for name, tensor in module.state_dict().items():
+            drawn = tensor + 0.3 * normal(*tensor.shape)
+            state[f"TFMambAttention.0.attention.{prefix}.{name}"] = drawn
+            module.state_dict()[name].copy_(drawn)
+    torch.save({"generator": state}, tmp_path / "m.pth")
+    model = load_model(tmp_path / "m.pth")
+    assert isinstance(model, MambAttention)
+    assert (model.config.sharing, model.config.heads) == ("block", 8)
+    along_time, along_frequency = network(baselines, "semamba").blocks[0].mixers
+    x_BTFC = normal(2, 7, 5, 16)
+
+    def attended(rows: Tensor) -> Tensor:
+        sequences = norm(rows.flatten(0, 1))
+        return rows + attention(sequences, sequences, sequences)[0].view_as(rows)
+
+    expected = attended(x_BTFC.transpose(1, 2)).transpose(1, 2)
+    expected = attended(expected + along_time(expected, SequenceAxis.TIME))
+    expected = expected + along_frequency(expected, SequenceAxis.FREQUENCY)
+    torch.testing.assert_close(model.blocks[0](x_BTFC), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_mpsenets_later_version_is_named(baselines: Path) -> None:
