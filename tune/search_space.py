@@ -19,6 +19,7 @@ from rwsa.errors import InputError
 from rwsa.training.config import training_hash
 from rwsa.variables import path_fields, replace_variables
 from tune.capacity_matching import CapacityMatch, count_parameters, match_capacity
+from tune.core_budget import with_core_budget
 from tune.sweep_config import SweepAxis, SweepConfig
 
 # Axis name → value.
@@ -141,6 +142,8 @@ def make_trial(sweep: SweepConfig, values: dict[str, Any], point: SearchPoint, s
     label = "-".join(f"{name.rpartition('.')[2]}_{value}" for name, value in point.items())
     where = f"{sweep.name}, {label}"
     train = build(TrainRunConfig, _trial_values(sweep, values, point, seed, where), where=where)
+    if sweep.core_minutes is not None and sweep.core_seconds:
+        train = with_core_budget(train, sweep.core_minutes, sweep.core_seconds)
     # The hash leaves out where results are stored, and what has no influence on them.
     hashed = training_hash(dataclasses.replace(train, storage=StorageConfig()))
     name = f"{sweep.name}-{label}-seed_{seed}-{hashed[:6]}"

@@ -37,6 +37,7 @@ from rwsa.files import StoragePath, absolute_location, location
 from rwsa.lease import exclusive_lock
 from rwsa.training.config import DataConfig
 from rwsa.training.context import StopSignal
+from tune.core_budget import measure_core_seconds
 from tune.dry_run import format_plan
 from tune.ray_tune import run_trials
 from tune.report import log_report
@@ -96,6 +97,8 @@ def sweep(
         exclusive_lock(files.folder),
         tracker.run(config.name, key=key, params=params, tags=_TAGS) as run,
     ):
+        if config.core_minutes is not None:
+            files.save_core_seconds(config.core_seconds)
         if retry_failed:
             for name in [trial.name for trial in planned] or files.trial_names():
                 result = files.result(name)
@@ -112,7 +115,7 @@ def sweep(
             # Besides Ctrl-C, Ray Tune stops on SIGUSR1.
             stop.add_callback(lambda: signal.raise_signal(signal.SIGUSR1))
         started = time.monotonic()
-        ended_by = run_trials(context, planned, max_steps=example.max_steps)
+        ended_by = run_trials(context, planned, max_steps=context.scheduled_step(example, example.max_steps))
         seconds = time.monotonic() - started
         results = _results(context, planned)
         report = make_report(config, results, preregistered_rule=rule)
@@ -131,10 +134,19 @@ def sweep(
 def _prepare(
     config: SweepConfig, settings: Sequence[str]
 ) -> tuple[SweepConfig, dict[str, Any], list[Trial], TrainRunConfig]:
-    """The sweep with absolute card paths, its `base_values`, its planned trials, and one trial's training."""
+    """The sweep with absolute card paths, its `base_values`, its planned trials, and one trial's training.
+
+    With `core_minutes`, steps are timed that no earlier start has timed.
+    """
     values = base_values(config, settings)
     config = dataclasses.replace(config, corpora=tuple(absolute_location(card) for card in config.corpora))
     planned = plan_trials(config, values)
+    if config.core_minutes is not None:
+        known = _result_folder(config, planned[0].train.storage).core_seconds()
+        trains = [trial.train for trial in planned]
+        seconds = measure_core_seconds(trains, known, threads=config.cpus_per_worker)
+        config = dataclasses.replace(config, core_seconds=seconds)
+        planned = plan_trials(config, values)
     if planned:
         return config, values, planned, planned[0].train
     point = {name: axis.range[0] if axis.range else axis.choices[0] for name, axis in config.axes.items()}

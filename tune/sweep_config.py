@@ -144,6 +144,10 @@ class SweepConfig:
             `true`, `concurrent_trials` is required: a cluster that adds nodes on demand may have none yet.
         concurrent_trials: limit of trials at once; by default as many as the cluster has room for.
         budget_hours: time limit of one start of the sweep; the next start has as many hours again.
+        core_minutes: equal compute for every trial: each trains for as many steps as take so many minutes of
+            one core, measured when the sweep first starts. Intervals and warm-up keep their share of
+            `max_steps`, of which the scheduler's steps are shares too.
+        core_seconds: core-seconds per step, from `tune.core_budget`; the sweep's folder keeps them.
         max_failures: retries of a trial whose process or node is lost.
     """
 
@@ -164,9 +168,15 @@ class SweepConfig:
     gpu: bool | None = None
     concurrent_trials: Positive | None = None
     budget_hours: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    core_minutes: Annotated[float, Field(gt=0, le=10**9)] | None = None
+    core_seconds: dict[str, Annotated[float, Field(gt=0)]] = field(default_factory=dict)
     max_failures: Annotated[int, Field(ge=0, le=10**6)] = 2
 
     def __post_init__(self) -> None:
+        if self.core_minutes is not None and self.search.kind == "optuna":
+            raise ValueError(
+                "core_minutes needs points that are known in advance; set another search.kind than optuna"
+            )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)}: one is listed twice")
         kinds = {name for name, axis in self.axes.items() if axis.range is not None}

@@ -26,6 +26,7 @@ from pipelines.evaluation.clip_scores import NOISY
 from pipelines.evaluation.results import CorpusScores
 from pipelines.evaluation.systems import ENHANCED, Model
 from pipelines.train import TrainSummary, train
+from pipelines.training.config import TrainRunConfig
 from pipelines.training.launch import checkpoints_of
 from rwsa.config import build, config
 from rwsa.errors import DivergedError, InputError, UnreachableError
@@ -76,6 +77,12 @@ class TrialContext:
         """Result of a trial; None if it has not ended or was evaluated with other settings."""
         return if_current(self.files.result(trial), self.evaluation_settings)
 
+    def scheduled_step(self, train: TrainRunConfig, step: int) -> int:
+        """A step of a trial as the scheduler counts it: with `core_minutes`, by its share of the budget."""
+        if self.sweep.core_minutes is None:
+            return step
+        return math.ceil(step * self.values["max_steps"] / train.max_steps)
+
     def trial(self, settings: Mapping[str, Any]) -> Trial:
         """The trial of one entry in Ray Tune's parameter space: `point`, `seed` and, if known, `name`."""
         trial = make_trial(self.sweep, self.values, settings["point"], settings["seed"])
@@ -98,7 +105,7 @@ def run_trial(settings: dict[str, Any], context: Mapping[str, Any]) -> None:
         # After an exchange the settings are the donor's, including its name.
         trial_settings = {**trial_settings, "name": ray.tune.get_context().get_trial_name()}
     trial, files = shared.trial(trial_settings), shared.files
-    reporter = _ScoreReporter(trial, files, shared.sweep.metric, population=population)
+    reporter = _ScoreReporter(trial, shared, population=population)
     if population:
         _load_donor_checkpoint(trial)
     else:
@@ -135,22 +142,22 @@ def unfinished_result(trial: Trial, files: ResultFolder, status: Any, reason: st
 class _ScoreReporter:
     """Callback after each checkpoint: saves its validation score and reports it to Ray Tune."""
 
-    def __init__(self, trial: Trial, files: ResultFolder, metric: str, *, population: bool) -> None:
-        self._trial, self._files, self._metric, self._population = trial, files, metric, population
-        self._since = time.monotonic()
+    def __init__(self, trial: Trial, context: TrialContext, *, population: bool) -> None:
+        self._trial, self._context, self._population = trial, context, population
+        self._files, self._since = context.files, time.monotonic()
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
-        score = values.get(f"valid_{self._metric}")
+        score = values.get(f"valid_{self._context.sweep.metric}")
         if score is None:  # a checkpoint saved on SIGTERM, without validation
             return
         self._save(step, score)
         if not self._population:
-            ray.tune.report({STEP: step, SCORE: score})
+            ray.tune.report(self._reported(step, score))
             return
         with tempfile.TemporaryDirectory(prefix="rwsa-member-") as folder:
             copied = self._copy_checkpoint(step, Path(folder))
             checkpoint = ray.tune.Checkpoint.from_directory(folder) if copied else None
-            ray.tune.report({STEP: step, SCORE: score}, checkpoint=checkpoint)
+            ray.tune.report(self._reported(step, score), checkpoint=checkpoint)
 
     def report_earlier_scores(self) -> None:
         """Report scores from before an interruption to the scheduler and the search algorithm.
@@ -164,7 +171,10 @@ class _ScoreReporter:
             if about["step"] > reported and about.get("score") is not None:
                 self._save(about["step"], about["score"])
         for step, score in self._files.progress(self._trial.name).reports:
-            ray.tune.report({STEP: step, SCORE: score})
+            ray.tune.report(self._reported(step, score))
+
+    def _reported(self, step: int, score: float) -> dict[str, float]:
+        return {STEP: self._context.scheduled_step(self._trial.train, step), SCORE: score}
 
     def _copy_checkpoint(self, step: int, folder: Path) -> bool:
         """Copy the checkpoint of a step; False if workers, far ahead, have already deleted it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -120,7 +120,7 @@ class ResultFolder:
     """Files of one sweep.
 
     `trials/NAME.json` is the result of a trial that has ended, `trials/NAME.progress.json` the progress of
-    every started trial, `rule.json` the preregistered rule.
+    every started trial, `rule.json` the preregistered rule, `core_seconds.json` how long steps take.
     """
 
     def __init__(self, folder: str | StoragePath) -> None:
@@ -133,6 +133,15 @@ class ResultFolder:
         if not is_file(path):
             write_json(path, rule)
         return str(read_json(path))
+
+    def core_seconds(self) -> dict[str, float]:
+        """What `save_core_seconds` saved; empty if it has not."""
+        path = self.folder / "core_seconds.json"
+        return dict(read_json(path)) if is_file(path) else {}
+
+    def save_core_seconds(self, seconds: Mapping[str, float]) -> None:
+        """Save core-seconds per step by `tune.core_budget.work_key`; trials keep their number of steps."""
+        write_json(self.folder / "core_seconds.json", dict(seconds))
 
     def result(self, name: str) -> TrialResult | None:
         """Result of a trial; None if it has not ended.

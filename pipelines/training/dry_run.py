@@ -8,11 +8,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import psutil
 import torch
 
 from pipelines.core.progress import duration
@@ -32,6 +34,8 @@ from rwsa.training.validation import Validation
 
 _TIMED_STEPS = 3
 _TIMED_CLIPS = 2
+# `core_seconds_per_step` ends after so many steps or seconds, but not before _TIMED_STEPS.
+_MOST_STEPS, _ENOUGH_SECONDS = 24, 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,38 @@ def training_seconds(config: TrainRunConfig, *, workers: int, threads: int) -> f
         InputError: what training would raise at its start.
     """
     return _total_seconds(config, _measure_run(config, workers=workers, threads=threads), max(workers, 1))
+
+
+def core_seconds_per_step(config: TrainRunConfig, *, threads: int) -> float:
+    """CPU time of a step in one process, with that of its threads and of its processes for mixing and PESQ.
+
+    Raises:
+        InputError: what training would raise at its start.
+    """
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory(prefix="rwsa-dry-run-") as folder:
+        context = LocalContext(Path(folder))
+        data = TrainData(config.data, seed=config.seed, segment_samples=config.model.segment_samples)
+        state = TrainState(config, context.device)
+        with _steps(config, context, state, data) as (run_step, _):
+            run_step()  # includes compilation
+            before, started = _core_seconds(), time.perf_counter()
+            for count in range(1, _MOST_STEPS + 1):
+                run_step()
+                if count >= _TIMED_STEPS and time.perf_counter() - started >= _ENOUGH_SECONDS:
+                    break
+            return (_core_seconds() - before) / count
+
+
+def _core_seconds() -> float:
+    """CPU time of this process and of its children that run."""
+    this = psutil.Process()
+    total = 0.0
+    for process in (this, *this.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def dry_run(config: TrainRunConfig, *, workers: int, threads: int) -> str:
@@ -116,14 +152,10 @@ def _measure(
     validation: Validation,
     folder: Path,
 ) -> _Measured:
-    segments = data.segments(state.cursor, global_batch_size=config.global_batch_size, rank=0, world_size=1)
-    with ExitStack() as stack:
-        stack.enter_context(closing(segments))
-        adversary = None if state.discriminator is None else stack.enter_context(Adversary(state, context))
-        step = TrainStep(state, context, adversary)
-        first, _ = _timed_step(step, state, segments)  # includes compilation
-        rest = [_timed_step(step, state, segments) for _ in range(_TIMED_STEPS)]
-        pending = {} if adversary is None else adversary.pending()
+    with _steps(config, context, state, data) as (run_step, pending_pair):
+        first, _ = run_step()  # includes compilation
+        rest = [run_step() for _ in range(_TIMED_STEPS)]
+        pending = pending_pair()
     before_save = time.perf_counter()
     state.save(folder, order_identity=data.identity(), pending=pending)
     before_clips = time.perf_counter()
@@ -136,6 +168,19 @@ def _measure(
         peak_bytes=_peak_bytes(context.device),
         losses=(first, rest[-1][0]),
     )
+
+
+@contextmanager
+def _steps(
+    config: TrainRunConfig, context: LocalContext, state: TrainState, data: TrainData
+) -> Iterator[tuple[Callable[[], tuple[float, float]], Callable[[], dict[str, torch.Tensor]]]]:
+    """`_timed_step` of a run, and its discriminator's pending pair."""
+    segments = data.segments(state.cursor, global_batch_size=config.global_batch_size, rank=0, world_size=1)
+    with ExitStack() as stack:
+        stack.enter_context(closing(segments))
+        adversary = None if state.discriminator is None else stack.enter_context(Adversary(state, context))
+        step = TrainStep(state, context, adversary)
+        yield partial(_timed_step, step, state, segments), dict if adversary is None else adversary.pending
 
 
 def _timed_step(step: TrainStep, state: TrainState, segments: Iterator[SegmentBatch]) -> tuple[float, float]:

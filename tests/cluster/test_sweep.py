@@ -113,6 +113,24 @@ def test_asha_stops_bad_trials_and_a_second_start_stops_them_again(data: Path) -
     assert reproducible(sweep(config).results) == reproducible(summary.results)
 
 
+def test_trials_of_equal_compute_are_timed_once(data: Path) -> None:
+    config = sweep_config(
+        data,
+        "equal",
+        axes={"model.blocks": {"values": [1, 4]}},
+        scheduler={"kind": "asha", "grace_steps": 2, "reduction_factor": 2},
+        core_minutes=0.02,
+        set={"max_steps": 2},
+    )
+    summary = sweep(config)
+    one_block, four_blocks = (row.reports[-1][0] for row in summary.results)
+    assert one_block > four_blocks
+    saved = ResultFolder(data / "sweeps" / "equal").core_seconds()
+    assert len(saved) == 2
+    assert sweep(config).results == summary.results
+    assert ResultFolder(data / "sweeps" / "equal").core_seconds() == saved
+
+
 @pytest.mark.full
 def test_optuna_chooses_points_and_a_second_start_reuses_them(data: Path) -> None:
     config = sweep_config(

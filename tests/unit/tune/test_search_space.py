@@ -12,6 +12,7 @@ import pytest
 from rwsa.config import build
 from rwsa.errors import InputError
 from tune.capacity_matching import count_parameters
+from tune.core_budget import work_key
 from tune.search_space import Trial, base_values, make_trial, plan_trials, search_points
 from tune.sweep_config import SweepConfig, read_sweep
 
@@ -115,6 +116,24 @@ def test_networks_that_are_matched_have_equally_many_parameters(name: str) -> No
     counts = {tuple(trial.point.values()): count_parameters(trial.train.model) for trial in expand(sweep)}
     counts.pop(("own",), None)
     assert counts == pytest.approx(dict.fromkeys(counts, 1_024_360), rel=0.02)
+
+
+def test_trials_of_equal_compute_differ_in_steps() -> None:
+    sizes = {"small": {}, "large": {"model": {"blocks": 2}}}
+    warm = {"warmup_steps": 10}
+    sweep = sweep_of(axes={"size": {"named": sizes}}, seeds=[0], set={"optimiser": warm}, core_minutes=2)
+    settings = ["data.shards=shards", "max_steps=100", "checkpoint_every_steps=20"]
+    unmeasured = expand(sweep, settings)
+    assert {trial.train.max_steps for trial in unmeasured} == {100}
+    seconds = {work_key(trial.train): cost for trial, cost in zip(unmeasured, (0.6, 2.4), strict=True)}
+    small, large = expand(dataclasses.replace(sweep, core_seconds=seconds), settings)
+    found = [
+        (one.train.max_steps, one.train.checkpoint_every_steps, one.train.optimiser.warmup_steps)
+        for one in (small, large)
+    ]
+    assert found == [(200, 40, 20), (50, 10, 5)]
+    with pytest.raises(InputError, match="known in advance"):
+        sweep_of(core_minutes=2, search={"kind": "optuna", "trials": 2}, seeds=[0])
 
 
 def test_the_name_changes_with_the_training_configuration_only() -> None:
