@@ -31,7 +31,7 @@ from pipelines.core.tracking import Tracker
 from pipelines.train import config_paths, data_inputs, run_key
 from pipelines.training.config import TrainRunConfig
 from rwsa.command_line import path_argument
-from rwsa.config import build
+from rwsa.config import as_mapping, build
 from rwsa.errors import InputError, PreemptedError
 from rwsa.files import StoragePath, absolute_location, location
 from rwsa.lease import exclusive_lock
@@ -266,15 +266,13 @@ def runs_alone(options: argparse.Namespace) -> bool:
 
 def _config(options: argparse.Namespace) -> SweepConfig:
     config = read_sweep(options.sweep, smoke=options.smoke)
-    if options.name:
-        config = dataclasses.replace(config, name=options.name)
-    if options.corpora:
-        config = dataclasses.replace(config, corpora=tuple(options.corpora))
+    given = ("name", "base", "corpora", "core_minutes")
+    changes = {key: value for key in given if (value := getattr(options, key)) is not None}
     if options.gpu_trials is not None:
         if options.gpu_trials < 1 or not config.workers:
             raise InputError("--gpu-trials: requires a number above 0, and a sweep whose `workers` is not 0")
-        config = dataclasses.replace(config, gpu=True, concurrent_trials=options.gpu_trials)
-    return config
+        changes |= {"gpu": True, "concurrent_trials": options.gpu_trials}
+    return build(SweepConfig, as_mapping(config) | changes, where=str(options.sweep)) if changes else config
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -289,6 +287,18 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="name of the sweep's folder and run (default: the one in the file)")
     parser.add_argument("--corpora", nargs="+", metavar="CARD", help="evaluate on these corpus cards instead")
+    parser.add_argument(
+        "--base",
+        nargs="+",
+        metavar="CONFIG",
+        help="training configurations instead of the file's: the same question about another network",
+    )
+    parser.add_argument(
+        "--core-minutes",
+        type=float,
+        metavar="MINUTES",
+        help="equal compute: each trial trains for as many steps as take so many minutes of one core",
+    )
     parser.add_argument(
         "--gpu-trials",
         type=int,

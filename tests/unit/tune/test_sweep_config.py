@@ -10,7 +10,8 @@ import yaml
 
 from rwsa.config import merge
 from rwsa.errors import InputError
-from tune.sweep_config import read_sweep
+from tune.sweep import _config, main
+from tune.sweep_config import SweepConfig, read_sweep
 
 ABLATIONS = sorted((Path(__file__).parents[3] / "tune" / "ablations").glob("*.yaml"))
 PLAIN = {
@@ -91,3 +92,17 @@ def test_a_smoke_scale_that_is_no_mapping_is_refused(tmp_path: Path, value: str)
     path.write_text(f"name: plain\nsmoke: {value}\n")
     with pytest.raises(InputError, match=r"plain\.yaml: smoke must be a mapping"):
         read_sweep(path, smoke=True)
+
+
+def test_options_replace_what_the_file_says(tmp_path: Path) -> None:
+    def config(*words: str) -> SweepConfig:
+        return _config(main.parser().parse_args([str(write(tmp_path, {})), *words]))
+
+    assert config() == read_sweep(write(tmp_path, {}))
+    found = config("--base", "base", "xs", "--core-minutes", "2.5", "--name", "other", "--corpora", "a.yaml")
+    assert (found.base, found.core_minutes) == (("base", "xs"), 2.5)
+    assert (found.name, found.corpora) == ("other", ("a.yaml",))
+    with pytest.raises(InputError, match="'core_minutes' is 0"):
+        config("--core-minutes", "0")
+    with pytest.raises(InputError, match="'name' is"):
+        config("--name", "a/b")
