@@ -38,7 +38,7 @@ def test_a_later_configuration_overrides_an_earlier_one() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("data", ["vb_demandex", "dns2020", "starter", "online"])
+@pytest.mark.parametrize("data", ["vb_demandex", "dns2020", "starter", "online", "varied"])
 def test_every_size_combines_with_every_corpus_and_smoke(size: str, data: str) -> None:
     config = read_config(TrainRunConfig, config_paths(["base", size, data, "smoke"]), ["name=x"])
     assert config.model == SIZES[size]
@@ -66,10 +66,17 @@ def test_cpu_is_xs_with_residual_phase_and_shorter_segments() -> None:
     assert config.max_steps == 560
 
 
+def test_long_changes_training_only() -> None:
+    config = read_config(TrainRunConfig, config_paths(["base", "nano", "long"]), REQUIRED)
+    assert config.model == SIZES["nano"]
+    assert (config.loss_weights.metric, config.average_decay) == (0, 0.998)
+    assert config.checkpoint_every_steps < config.max_steps
+
+
 def test_every_configuration_is_tested() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
         *SIZES, *(f"{size}_published" for size in OWN_RECIPES),
-        "base", "cpu", "demo", "online", "smoke", "vb_demandex", "dns2020", "starter"
+        "base", "cpu", "demo", "long", "online", "varied", "smoke", "vb_demandex", "dns2020", "starter"
     }  # fmt: skip
 
 
