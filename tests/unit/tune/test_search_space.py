@@ -109,7 +109,9 @@ def test_the_target_may_be_counted_at_another_value_of_another_axis() -> None:
         expand(sweep_of(axes=axes))
 
 
-@pytest.mark.parametrize("name", ["capacity", "depth", "mixer"])
+@pytest.mark.parametrize(
+    "name", ["capacity", *(pytest.param(one, marks=pytest.mark.full) for one in ("depth", "mixer"))]
+)
 def test_networks_that_are_matched_have_equally_many_parameters(name: str) -> None:
     path = next(path for path in ABLATIONS if path.stem == name)
     sweep = dataclasses.replace(read_sweep(path), seeds=(0,))
