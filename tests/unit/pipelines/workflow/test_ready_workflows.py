@@ -22,7 +22,7 @@ PLANS = {
     "demo": ({"mix": 1, "page": 1, "train": 1, "evaluate": 1, "sweep": 1},) * 2,
     "starter": ({"fetch": 1, "mix": 1, "page": 1, "train": 1, "evaluate": 1},) * 2,
     "paper": (
-        {"import": 1, "verify": 1, "train": 12, "evaluate": 1, "register": 4, "register-best": 1},
+        {"import": 1, "verify": 1, "train": 24, "evaluate": 1, "register": 8, "register-best": 1},
         {"import": 1, "verify": 1, "train": 2, "evaluate": 1, "register": 1, "register-best": 1},
     ),
     "ablation": ({"mix": 1, "sweep": 1, "domain-gap": 1, "trade-off": 1},) * 2,
