@@ -28,28 +28,29 @@ RWSA_DATA ?= ../shared/data
 demo: .venv/.app
 	$(BIN)/python -m pipelines.run pipelines/workflows/$(if $(wildcard $(RWSA_DATA)/libri),demo,starter).yaml
 
-# Two runs of pytest side by side: tests of the cluster, two at a time, wait more than they compute, and the others, at
-# a lower priority, take what they leave. Both go on if one fails, and one summary ends them (tests/README.md). Here
-# make runs them, since a shell starts background processes that ignore Ctrl-C.
+# Two runs of pytest side by side: tests of the cluster, one at a time, wait more than they compute, and the others, at
+# a lower priority, take what they leave (in `test-all` on one process, since there the first take as long). Both go on
+# if one fails, and one summary ends them (tests/README.md). Here make runs them, since a shell starts background
+# processes that ignore Ctrl-C.
 define pytest_twice
 @mkdir -p outputs/tests && rm -f outputs/tests/make-$@.jsonl; failed=0; \
 $(MAKE) --no-print-directory --jobs=2 --keep-going .run-others .run-cluster \
-  SUITE=$@ OTHERS="$(1)" CLUSTER="$(2)" OPTIONS="$(3)" || failed=1; \
+  SUITE=$@ OTHERS="$(1)" CLUSTER="$(2)" OPTIONS="$(4)" PROCESSES=$(3) || failed=1; \
 $(BIN)/python -m tests.suite_times make-$@; exit $$failed
 endef
 
-RUN = $(BIN)/pytest -q --times outputs/tests/make-$(SUITE).jsonl -n 2 --dist loadfile --no-loadscope-reorder
+RUN = $(BIN)/pytest -q --times outputs/tests/make-$(SUITE).jsonl
 .PHONY: .run-others .run-cluster
 .run-others:
-	@nice -n 5 $(RUN) $(OPTIONS) -m "$(OTHERS)"
+	@nice -n 5 $(RUN) -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(OPTIONS) -m "$(OTHERS)"
 .run-cluster:
 	@$(RUN) -m "$(CLUSTER)" tests/cluster
 
 test: .venv
-	$(call pytest_twice,not cluster and not full,cluster and not full)
+	$(call pytest_twice,not cluster and not full,cluster and not full,2)
 
 test-all: .venv
-	$(call pytest_twice,not cluster,cluster,--inputs 200)
+	$(call pytest_twice,not cluster,cluster,1,--inputs 200)
 
 lint: .venv
 	$(BIN)/ruff check .
@@ -62,7 +63,6 @@ bench: export OMP_WAIT_POLICY = PASSIVE
 bench: .venv
 	$(BIN)/python -m tests.benchmarks.bench_scan
 	$(BIN)/python -m tests.benchmarks.bench_model
-	$(BIN)/python -m tests.benchmarks.bench_profile
 	$(BIN)/python -m tests.benchmarks.bench_enhance
 	$(BIN)/python -m tests.benchmarks.bench_scoring
 	$(BIN)/python -m tests.benchmarks.bench_reading
