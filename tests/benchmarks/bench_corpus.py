@@ -6,8 +6,6 @@ python -m tests.benchmarks.bench_corpus
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from rwsa.audio_facts import audio_facts
 from rwsa.config import build
 from rwsa.corpora import CorpusCard, scan
 from rwsa.file_cache import FileCache
+from tests.benchmarks.timing import cpu_seconds
 
 FILES, RATE_HZ, SECONDS_OF_FACTS = 10_000, 16_000, 600
 
@@ -35,11 +34,11 @@ def main() -> None:
             ("scan, filling a cache", lambda: scan(card, cache=cache)),
             ("scan, from the cache", lambda: scan(card, cache=cache)),
         ):
-            print(f"{name}: {1e6 * _cpu_seconds(work) / FILES:.0f} µs of CPU per file")
+            print(f"{name}: {1e6 * cpu_seconds(work) / FILES:.0f} µs of CPU per file")
         long = root / "long.flac"
         rng = np.random.default_rng(0)
         soundfile.write(long, rng.normal(scale=0.1, size=SECONDS_OF_FACTS * RATE_HZ), RATE_HZ)
-        facts, floor = _cpu_seconds(lambda: audio_facts(long)), _cpu_seconds(lambda: list(read_blocks(long)))
+        facts, floor = cpu_seconds(lambda: audio_facts(long)), cpu_seconds(lambda: list(read_blocks(long)))
         print(
             f"audio facts: {SECONDS_OF_FACTS / facts:.0f} times real time on one core, {facts / floor:.2f} of"
             " the time of decoding alone"
@@ -64,12 +63,6 @@ def _corpus(root: Path) -> CorpusCard:
 def _open(path: Path) -> None:
     with soundfile.SoundFile(path) as file:
         file.seek(0)
-
-
-def _cpu_seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from rwsa.models.layers import DeformableConv
 from rwsa.models.mamba import BiMamba
 from rwsa.stft import stft
 from rwsa.training.optimiser import OptimiserConfig, adamw, clip
+from tests.benchmarks.timing import cpu_seconds
 
 PHASES = ("forward", "loss", "backward", "optimiser")
 # The first pattern found in an operation's name decides; `Python` is what the profiler does not see.
@@ -156,7 +157,7 @@ class Step:
         """CPU seconds of each phase, the least of several runs after one that warms up."""
         runs = []
         for _ in range(RUNS + 1):
-            runs.append({phase: _cpu_seconds(lambda phase=phase: self.run(phase)) for phase in PHASES})  # type: ignore[misc]
+            runs.append({phase: cpu_seconds(lambda phase=phase: self.run(phase)) for phase in PHASES})  # type: ignore[misc]
         return {phase: min(run[phase] for run in runs[1:]) for phase in PHASES}
 
     def shares(self) -> dict[str, Counter[str]]:
@@ -217,14 +218,7 @@ def _copy_rate(elements: int = 1 << 25) -> float:
 
 
 def _least(work: Callable[[], object]) -> float:
-    return min(_cpu_seconds(work) for _ in range(RUNS))
-
-
-def _cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU seconds, which other programs on the machine lengthen less than the clock's."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    return min(cpu_seconds(work) for _ in range(RUNS))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from rwsa.shards.index import (
 from rwsa.shards.sampling import Cursor, Order, SampleRef, batches
 from rwsa.training.config import DataConfig
 from rwsa.training.data import TrainData
+from tests.benchmarks.timing import cpu_seconds
 from tests.object_store import environment, served
 
 RATE_HZ, EXAMPLES, SHARD_EXAMPLES, RUNS = 16_000, 256, 64, 5
@@ -65,7 +66,7 @@ def _compare(index: ShardIndex, plans: Sequence[MixPlan]) -> None:
             "shards": lambda: _read(reader, refs),
             "source files": lambda: _mix(plans, refs),
         }
-        seconds = {name: _cpu_seconds(work) for name, work in works.items()}
+        seconds = {name: _least_cpu_seconds(work) for name, work in works.items()}
     floor, shards, sources = (seconds[name] for name in works)
     for name, value in seconds.items():
         print(f"{name}: {1e3 * value / EXAMPLES:.2f} ms of CPU per example of 4 s")
@@ -214,15 +215,10 @@ def _clips(folder: Path, kind: str, count: int, seconds: int, rate_hz: int) -> I
         )
 
 
-def _cpu_seconds(work: Callable[[], None]) -> float:
+def _least_cpu_seconds(work: Callable[[], None]) -> float:
     """The least CPU time of several runs after a warm-up run."""
     work()
-    taken = []
-    for _ in range(RUNS):
-        started = time.process_time()
-        work()
-        taken.append(time.process_time() - started)
-    return min(taken)
+    return min(cpu_seconds(work) for _ in range(RUNS))
 
 
 if __name__ == "__main__":

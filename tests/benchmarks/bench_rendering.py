@@ -31,7 +31,7 @@ from rwsa.mixing import render_example
 from rwsa.mixing.plans import MixPlan, SourceRange
 from rwsa.mixing.recipes import Recipe
 from rwsa.shards.tars import _encode_flac
-from tests.benchmarks.timing import seconds
+from tests.benchmarks.timing import cpu_seconds, seconds
 
 RATE_HZ, SECONDS, SHARD_EXAMPLES, RUNS = 16_000, 4.0, 64, 5
 FLOOR_EXAMPLES, PLAN_ROWS, WORKERS, HOURS = 128, 20_000, 2, (1, 10)
@@ -142,19 +142,13 @@ def _against_floor(plan: Callable[[str, int], ShardJobs]) -> None:
     for _ in range(RUNS):
         for path in Path(jobs.folder).glob("train-*.*"):
             path.unlink()
-        rendering.append(_cpu_seconds(lambda: list(map(functools.partial(_make, jobs), range(len(jobs))))))
-        floor.append(_cpu_seconds(lambda: _decode_and_encode(plans, pairs)))
+        rendering.append(cpu_seconds(lambda: list(map(functools.partial(_make, jobs), range(len(jobs))))))
+        floor.append(cpu_seconds(lambda: _decode_and_encode(plans, pairs)))
     # The minimum, since all else is other load of the machine.
     hours = FLOOR_EXAMPLES * SECONDS / 3600
     speeds = [hours / min(times) * 60 for times in (rendering, floor)]
     print(f"rendering in one process: {speeds[0]:.2f} h/min", end="; ")
     print(f"decoding and encoding alone {speeds[1]:.2f} h/min; ratio {speeds[0] / speeds[1]:.3f} (CPU time)")
-
-
-def _cpu_seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 def _int16(wav: np.ndarray) -> np.ndarray:
