@@ -22,6 +22,7 @@ from rwsa.audio import AudioInfo, Resampler
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.enhancement.overlap_add import OverlapAdd, split_blocks
 from rwsa.errors import InputError
+from rwsa.kernels.dispatch import float32_products
 from rwsa.models import Network
 from rwsa.stft import istft, stft
 
@@ -216,7 +217,7 @@ def _enhance_batch(
         return
     device = next(model.parameters()).device
     batch = torch.from_numpy(np.stack([segment.wav[channel] for segment, channel in rows]))
-    with torch.inference_mode():
+    with torch.inference_mode(), float32_products(device, tf32=False):
         spectral, length = model.config.spectral, batch.shape[1]
         mag, pha = stft(batch.to(device), spectral)
         enhanced_mag, enhanced_pha = model(mag, pha)

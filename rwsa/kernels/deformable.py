@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rwsa.kernels import deformable_loops as loops
-from rwsa.kernels.dispatch import has_cpu_kernel, runs_directly
+from rwsa.kernels.dispatch import has_cpu_kernel, runs_directly, without_autocast
 from rwsa.kernels.layout import flat, padded_size, zero_padded
 from rwsa.kernels.simd import LANES
 from rwsa.kernels.threads import run_in_parts
@@ -42,11 +42,18 @@ def deform_conv(x_BCTF: Tensor, offset_BKTF: Tensor, weight_C9: Tensor) -> Tenso
 
 
 def deform_conv_reference(x_BCTF: Tensor, offset_BKTF: Tensor, weight_C9: Tensor) -> Tensor:
-    """`deform_conv` on any device and in any dtype; materializes nine copies of x."""
+    """`deform_conv` on any device and in any dtype; materializes nine copies of x.
+
+    Positions and interpolation are at least float32, also under autocast: bfloat16 resolves position 255
+    only to 1. The sum over taps is in x's dtype, as a convolution's.
+    """
     batch, channels, frames, bins = x_BCTF.shape
-    grid = _sampling_grid(offset_BKTF, frames, bins)
-    taps = F.grid_sample(x_BCTF, grid, padding_mode="zeros", align_corners=False)
-    return torch.einsum("bctkf,ck->bctf", taps.view(batch, channels, frames, 9, bins), weight_C9)
+    precise = torch.promote_types(x_BCTF.dtype, torch.float32)
+    with without_autocast(x_BCTF.device):
+        grid = _sampling_grid(offset_BKTF.to(precise), frames, bins)
+        taps = F.grid_sample(x_BCTF.to(precise), grid, padding_mode="zeros", align_corners=False)
+        taps = taps.to(x_BCTF.dtype).view(batch, channels, frames, 9, bins)
+        return torch.einsum("bctkf,ck->bctf", taps, weight_C9.to(x_BCTF.dtype))
 
 
 def _sampling_grid(offset_BKTF: Tensor, frames: int, bins: int) -> Tensor:

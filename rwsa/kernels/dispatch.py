@@ -1,6 +1,9 @@
-"""Whether an operation runs compiled, and whether it saves intermediate values for gradients."""
+"""Whether an operation runs compiled and saves values for gradients, and how precisely it multiplies."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -23,3 +26,29 @@ def runs_directly(*tensors: Tensor | None) -> bool:
     than enhancing a short file.
     """
     return not needs_gradients(*tensors) and not torch.compiler.is_compiling()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Operations inside keep the dtypes of their inputs."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()  # such as on `meta`
+    return torch.autocast(device.type, enabled=False)
+
+
+@contextmanager
+def float32_products(device: torch.device, *, tf32: bool) -> Iterator[None]:
+    """Convolutions and matrix products of float32 inside are in float32, or in TensorFloat-32 if `tf32`.
+
+    TensorFloat-32 (NVIDIA GPUs since 2020) rounds factors to 10 bits. torch's own default is TF32 for
+    convolutions and float32 for matrix products. No effect on other devices.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before

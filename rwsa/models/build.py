@@ -27,7 +27,7 @@ def build_model(config: ModelConfig | str, *, seed: int = 0) -> Network:
     """
     config = size(config) if isinstance(config, str) else config
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not those of GPUs
         match config.architecture:
             case "rwsa":
                 return RWSAMambaUNet(config)

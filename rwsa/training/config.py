@@ -116,7 +116,10 @@ class TrainConfig:
         keep_checkpoints: number of newest checkpoints to keep, in addition to the best.
         accumulate: gradient accumulation: parts of each worker's segments. The step stays the same, except
             that the discriminator's spectral norms get one power iteration per part.
-        precision: of the network's forward pass (autocast); losses are always float32.
+        precision: of the network's forward pass; losses are always float32. `float32` is exact to float32 on
+            every device; `tf32` lets NVIDIA GPUs round the factors of convolutions and matrix products to 10
+            bits (TensorFloat-32; elsewhere it is float32); `bfloat16` and `float16` are autocast, and what
+            autocast leaves in float32 is multiplied in TF32.
         compile_backend: of `torch.compile`, such as `inductor`; default: no compilation.
         average_decay: decay of an exponential moving average (EMA) of the weights, which is validated and
             published; default: no average (the paper).
@@ -143,7 +146,7 @@ class TrainConfig:
     audio_clips: NotNegative = 2
     keep_checkpoints: Positive = 2
     accumulate: SegmentCount = 1
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
     compile_backend: str | None = None
     average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     remix: RemixConfig | None = None

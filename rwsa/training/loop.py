@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rwsa.errors import DivergedError, InputError, PreemptedError
+from rwsa.kernels.dispatch import float32_products
 from rwsa.models.unet import RWSAMambaUNet
 from rwsa.training import hang, ranks
 from rwsa.training.adversary import Adversary
@@ -56,6 +57,7 @@ def _fit(config: TrainConfig, context: WorkerContext, watch: HangWatch) -> Train
     with ExitStack() as stack:
         stack.enter_context(closing(segments))
         stack.enter_context(explain_out_of_memory())
+        stack.enter_context(float32_products(context.device, tf32=config.precision != "float32"))
         adversary = None if state.discriminator is None else stack.enter_context(Adversary(state, context))
         _Run(config, context, watch, state, adversary, data.identity()).train(segments)
     return state

@@ -76,7 +76,7 @@ class TrainState:
         self.discriminator: MetricDiscriminator | None = None
         if config.loss_weights.metric > 0:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
+                torch.default_generator.manual_seed(config.seed)  # not those of GPUs
                 self.discriminator = MetricDiscriminator().to(device)
         self.generator_optimiser = adamw(self.generator, config.optimiser)
         self.discriminator_optimiser = (

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rwsa.kernels.attention import attend, attend_reference
 from rwsa.kernels.deformable import deform_conv, deform_conv_reference
-from rwsa.kernels.dispatch import has_cpu_kernel
+from rwsa.kernels.dispatch import float32_products, has_cpu_kernel
 from rwsa.kernels.layout import SequenceAxis
 from rwsa.kernels.mixer import MixerWeights, mix, mix_reference
 from rwsa.kernels.scan import use_backend
@@ -49,6 +51,36 @@ def assert_agree(
 def test_attention(axis: SequenceAxis, shape: tuple[int, ...], channels: int, heads: int) -> None:
     qkv = 1.5 * normal(*shape, 3 * channels)
     assert_agree(lambda x: attend(x, heads, axis), lambda x: attend_reference(x, heads, axis), [qkv])
+
+
+@pytest.mark.parametrize("axis", SequenceAxis)
+def test_attention_of_padded_heads_is_the_same(axis: SequenceAxis) -> None:
+    for heads in (1, 2, 3, 4):  # of 36, 18, 12 and 9 channels
+        qkv = normal(2, 5, 7, 3 * 36).float()
+        plain, padded = (
+            outcome(lambda x, pad=pad, heads=heads: attend_reference(x, heads, axis, pad=pad), [qkv], dtype)
+            for pad, dtype in ((False, torch.float64), (True, torch.float32))
+        )
+        for found, true in zip(padded, plain, strict=True):
+            assert (found - true).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "widths"), [(torch.float32, (4, 8, 12)), (torch.bfloat16, (8, 8, 16))])
+def test_heads_are_padded_to_16_bytes(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, widths: tuple[int, ...]
+) -> None:
+    """Otherwise torch's fast attention is refused on GPUs."""
+    seen, attention = [], F.scaled_dot_product_attention
+
+    def noted(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        seen.append(q.shape[-1])
+        return attention(q, k, v, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
+    for width in (4, 6, 12):
+        y = attend(torch.zeros(1, 3, 2, 3 * 2 * width, dtype=dtype, device="meta"), 2, SequenceAxis.TIME)
+        assert (y.shape, y.dtype) == ((1, 3, 2, 2 * width), dtype)
+    assert tuple(seen) == widths
 
 
 def test_attention_is_stable_for_large_scores() -> None:
@@ -160,3 +192,11 @@ def test_the_output_has_the_dtype_of_the_input() -> None:
         rtol=0,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_products_of_float32_on_gpus_are_rounded_only_if_asked_for(tf32: bool) -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with float32_products(torch.device("cuda"), tf32=tf32):
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (tf32, tf32)
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before

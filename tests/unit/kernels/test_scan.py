@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -182,11 +183,21 @@ def test_an_unavailable_backend_is_refused(backend: str, device: str, message: s
 def channel_first_kernel(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor | None
 ) -> Tensor:
-    """A stand-in for mamba-ssm's kernel, with contiguous `[batch, channel, length]`."""
+    """A stand-in for mamba-ssm's kernel, with its checks of layout and dtypes."""
     assert all(x.is_contiguous() and x.dim() == 3 for x in (u, delta, B, C))
+    assert {x.dtype for x in (delta, B, C, *(() if z is None else (z,)))} == {u.dtype}
+    assert A.dtype is D.dtype is torch.float32
     last = [x.transpose(1, 2) for x in (u, delta)], [x.transpose(1, 2) for x in (B, C)]
     gate = None if z is None else z.transpose(1, 2)
     return selective_scan(*last[0], A, *last[1], D, gate, backend="reference").transpose(1, 2)
+
+
+def stand_in_for_mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
+    interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
+    interface.selective_scan_fn = channel_first_kernel  # type: ignore[attr-defined]
+    for name in ("selective_scan_cuda", "mamba_ssm", "mamba_ssm.ops"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, interface.__name__, interface)
 
 
 @pytest.mark.parametrize("gate", [False, True])
@@ -194,14 +205,38 @@ def channel_first_kernel(
 def test_mamba_ssm_receives_its_own_layout(
     monkeypatch: pytest.MonkeyPatch, reverse: bool, gate: bool
 ) -> None:
-    interface = ModuleType("mamba_ssm.ops.selective_scan_interface")
-    interface.selective_scan_fn = channel_first_kernel  # type: ignore[attr-defined]
-    for name in ("mamba_ssm", "mamba_ssm.ops"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    monkeypatch.setitem(sys.modules, interface.__name__, interface)
+    stand_in_for_mamba_ssm(monkeypatch)
     inputs = lying_across(draw(2, 3, length=7, channels=5, gate=gate)).tensors
     y = selective_scan_mamba_ssm(*(inputs.get(name) for name in NAMES), reverse)  # type: ignore[arg-type]
     torch.testing.assert_close(y, selective_scan(**inputs, reverse=reverse, backend="reference"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mamba_ssm_receives_one_dtype_under_autocast(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    stand_in_for_mamba_ssm(monkeypatch)
+    inputs = draw(2, 3, length=7, channels=5).tensors
+    half = {name: x.to(dtype) if name in "uBCz" else x for name, x in inputs.items()}
+    leaves = {name: x.clone().requires_grad_() for name, x in half.items()}
+    y = selective_scan_mamba_ssm(*(leaves[name] for name in NAMES), False)  # type: ignore[arg-type]
+    expected = selective_scan(**{name: x.float() for name, x in half.items()}, backend="reference")
+    assert y.dtype is dtype
+    torch.testing.assert_close(y, expected.to(dtype))
+    gradients = torch.autograd.grad(y.sum(), list(leaves.values()))
+    assert [g.dtype for g in gradients] == [x.dtype for x in half.values()]
+
+
+def test_mamba_ssm_that_cannot_be_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "selective_scan_cuda.py").write_text(
+        "raise ImportError('selective_scan_cuda.so: undefined symbol: _ZN3c104cuda')"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    tensors = draw(1, length=2, channels=4).tensors
+    with pytest.raises(InputError, match=r"cannot be imported \(.*undefined symbol.*; build it"):
+        selective_scan_mamba_ssm(*(tensors[name] for name in NAMES), False)  # type: ignore[arg-type]
 
 
 def test_mamba_ssm_kernel_agrees_with_the_reference() -> None:

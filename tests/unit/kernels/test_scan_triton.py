@@ -120,6 +120,19 @@ def test_without_a_compiler_for_its_launcher_it_is_unavailable(monkeypatch: pyte
     assert choose_backend(CUDA) == "reference"
 
 
+def test_on_a_gpu_the_plain_loop_runs_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 170,000 kernels and more than 100 GB for a step of xs."""
+    monkeypatch.setattr(scan, "_INSTALLED", {"triton"})
+    monkeypatch.setattr(scan, "_CAN_BUILD", False)
+    with pytest.raises(
+        InputError, match=r"no fast scan for this GPU: triton: .* gcc.* mamba_ssm: .*rwsa\[cuda\]"
+    ):
+        scan.resolve_backend(CUDA)
+    assert scan.resolve_backend(CUDA, "reference") == "reference"
+    with scan.use_backend("reference"):
+        assert scan.resolve_backend(CUDA) == "reference"
+
+
 @pytest.mark.parametrize(
     ("installed", "chosen"),
     [

@@ -69,6 +69,12 @@ class TestParameters:
         assert all(torch.equal(one[name], two[name]) for name in one)
         assert not torch.equal(one["encoder.widen.0.weight"], other["encoder.widen.0.weight"])
 
+    def test_the_generators_of_gpus_are_not_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seeded: list[int] = []
+        monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+        build_model(TINY, seed=5)
+        assert seeded == []
+
 
 def attentions(model: RWSAMambaUNet) -> Iterator[tuple[AxialAttention, ...]]:
     """(encoder time, encoder frequency, decoder time, decoder frequency) of each shared level's blocks."""
