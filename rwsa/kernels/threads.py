@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+import numpy as np
 import torch
+from torch import Tensor
 
 # Partial sums are formed over this many parts whatever the number of threads, so that bits are reproducible.
 PARTS = 16
@@ -28,6 +31,17 @@ def run_in_parts(size: int, work: Callable[[int, int, int], None]) -> None:
     take_parts()
     for future in futures:
         future.result()
+
+
+def buffer(size: int) -> np.ndarray:
+    """`size` floats that belong to this thread until its next call, with any values, aligned for vectors."""
+    held: Tensor | None = getattr(_of_thread, "buffer", None)
+    if held is None or held.numel() < size:
+        held = _of_thread.buffer = torch.empty(size)
+    return held[:size].numpy()
+
+
+_of_thread = threading.local()
 
 
 @cache

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rwsa.kernels.layout import SequenceAxis
-from rwsa.kernels.mixer import NORM_EPSILON, MixerWeights, mix
+from rwsa.kernels.mixer import NORM_EPSILON, MixerWeights, mix, mix_both
 
 
 class MambaMixer(nn.Module):
@@ -41,8 +41,12 @@ class MambaMixer(nn.Module):
 
     def forward(self, x_BTFC: Tensor, norm: Tensor, axis: SequenceAxis) -> Tensor:
         """x + Mamba(RMSNorm(x)), where `norm` is the norm's weight."""
+        return mix(x_BTFC, self.weights(norm), axis, reverse=self.reverse)
+
+    def weights(self, norm: Tensor) -> MixerWeights:
+        """The mixer's weights with those of its norm."""
         assert self.conv.bias is not None
-        weights = MixerWeights(
+        return MixerWeights(
             norm=norm,
             in_proj=self.in_proj.weight,
             conv=self.conv.weight,
@@ -54,11 +58,10 @@ class MambaMixer(nn.Module):
             D=self.D,
             out_proj=self.out_proj.weight,
         )
-        return mix(x_BTFC, weights, axis, reverse=self.reverse)
 
 
 class BiMamba(nn.Module):
-    """x → Linear[forward, backward], each direction Mamba(RMSNorm(x)) + x; then 2C → C."""
+    """x + Linear[forward, backward], from 2C to C; each direction is x + Mamba(RMSNorm(x))."""
 
     def __init__(self, channels: int, *, d_state: int = 16, d_conv: int = 4, expand: int = 4) -> None:
         super().__init__()
@@ -68,7 +71,12 @@ class BiMamba(nn.Module):
         self.merge = nn.Linear(2 * channels, channels)
 
     def forward(self, x_BTFC: Tensor, axis: SequenceAxis) -> Tensor:
-        directions = [
-            mixer(x_BTFC, norm.weight, axis) for norm, mixer in zip(self.norms, self.mixers, strict=True)
-        ]
-        return self.merge(torch.cat(directions, dim=-1))
+        forward, backward = zip(self.norms, self.mixers, strict=True)
+        directions = self._weights(*forward), self._weights(*backward)
+        return mix_both(x_BTFC, directions, self.merge.weight, self.merge.bias, axis)
+
+    @staticmethod
+    def _weights(norm: nn.Module, mixer: nn.Module) -> MixerWeights:
+        assert isinstance(norm, nn.RMSNorm)
+        assert isinstance(mixer, MambaMixer)
+        return mixer.weights(norm.weight)

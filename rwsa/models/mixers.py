@@ -35,7 +35,9 @@ def build_mixer(channels: int, heads: int, config: ModelConfig) -> Mixer | None:
 
 
 def mix_along(axis: SequenceAxis, mixer: Mixer, x_BTFC: Tensor, dropout: ClipGenerators | None) -> Tensor:
-    """The mixer's output `[B, T, F, C]`, before the block's residual; only the Conformer has dropout."""
+    """x + mixer(x), `[B, T, F, C]`; a BiMamba includes the residual, and only the Conformer has dropout."""
+    if isinstance(mixer, BiMamba):
+        return mixer(x_BTFC, axis)
     if isinstance(mixer, Conformer):
-        return mixer(x_BTFC, axis, dropout)
-    return mixer(x_BTFC, axis)
+        return x_BTFC + mixer(x_BTFC, axis, dropout)
+    return x_BTFC + mixer(x_BTFC, axis)

@@ -81,7 +81,7 @@ class AxialBlock(nn.Module):
             if attention is not None:
                 x = x + attention(x, axis)
             if mixer is not None:
-                x = x + mix_along(axis, mixer, x, dropout)
+                x = mix_along(axis, mixer, x, dropout)
         return x
 
 
