@@ -304,6 +304,17 @@ def inverse_root(typing_context: Any, vector: Any) -> Any:
 
 
 @intrinsic
+def where_positive(typing_context: Any, x: Any, a: Any, b: Any) -> Any:
+    """Elementwise a where x > 0, else b."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        x, a, b = arguments
+        return builder.select(builder.fcmp_ordered(">", x, ir.Constant(_FLOATS, [0.0] * LANES)), a, b)
+
+    return VECTOR(VECTOR, VECTOR, VECTOR), generate
+
+
+@intrinsic
 def _add_to_exponent(typing_context: Any, mantissa: Any, shifted: Any) -> Any:
     """mantissa · 2^n, where n is in the low bits of `shifted`."""
 

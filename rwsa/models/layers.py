@@ -15,11 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rwsa.kernels.deformable import deform_conv
+from rwsa.kernels.dense import DenseLayer, dense_block, has_dense_kernel
 
 
 def norm_act(channels: int) -> tuple[nn.Module, nn.Module]:
     """Affine instance norm and a PReLU with one slope per channel."""
     return nn.InstanceNorm2d(channels, affine=True), nn.PReLU(channels)
+
+
+def _dense_layer(layer: nn.Module) -> DenseLayer:
+    return DenseLayer(*(parameter for part in layer.children() for parameter in part.parameters()))
 
 
 class DenseBlock(nn.Module):
@@ -36,6 +41,8 @@ class DenseBlock(nn.Module):
         )
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
+        if has_dense_kernel(x_BCTF):
+            return dense_block(x_BCTF, [_dense_layer(layer) for layer in self.layers])
         features = new = x_BCTF
         for layer in self.layers:
             new = layer(features)

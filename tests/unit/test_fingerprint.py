@@ -97,7 +97,7 @@ def test_a_docstring_of_a_real_metric_does_not_count_and_its_arithmetic_does(
         (SCORING, 15, {"rwsa.metrics", "rwsa.metrics.snr", "rwsa.metrics.composite"}),
         (
             ENHANCING,
-            45,
+            51,
             {
                 "rwsa.models.unet",
                 "rwsa.kernels.scan_loops",

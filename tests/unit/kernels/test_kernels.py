@@ -13,11 +13,17 @@ from torch.nn import functional as F
 
 from rwsa.kernels.attention import attend, attend_reference
 from rwsa.kernels.deformable import deform_conv, deform_conv_reference
+<<<<<<< HEAD
 from rwsa.kernels.dispatch import float32_products, has_cpu_kernel
+=======
+from rwsa.kernels.dense import has_dense_kernel
+from rwsa.kernels.dispatch import has_cpu_kernel
+>>>>>>> 45ca2ce (Dense blocks of up to 32 channels run as one compiled operator on CPUs)
 from rwsa.kernels.layout import SequenceAxis
 from rwsa.kernels.mixer import MixerWeights, mix_both, mix_both_reference
 from rwsa.kernels.scan import use_backend
 from rwsa.kernels.threads import buffer
+from rwsa.models.layers import DenseBlock
 
 Operation = Callable[..., Tensor]
 
@@ -100,6 +106,31 @@ def test_deformable_convolution(shape: tuple[int, ...]) -> None:
         normal(batch, 18, frames, bins, seed=1).clamp(-1, 1) + 0.01
     )  # off the grid, where it is not differentiable
     assert_agree(deform_conv, deform_conv_reference, [normal(*shape), offset, normal(channels, 9, seed=2)])
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 8, 11, 19), (1, 12, 9, 16), (2, 16, 5, 33), (1, 24, 17, 7), (1, 4, 2, 3)]
+)
+def test_dense_block(shape: tuple[int, ...]) -> None:
+    block = DenseBlock(shape[1])
+    names = [name for name, _ in block.named_parameters() if not name.endswith("0.bias")]
+    parameters = [
+        block.get_parameter(name).detach().double() + 0.1 * normal(*block.get_parameter(name).shape, seed=n)
+        for n, name in enumerate(names)
+    ]
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        of_dtype = block.to(x.dtype)
+        return torch.func.functional_call(of_dtype, dict(zip(names, values, strict=True)), (x,))
+
+    assert has_dense_kernel(torch.empty(shape))
+    assert not has_dense_kernel(torch.empty(shape).double())
+    assert_agree(run, run, [normal(*shape), *parameters], tolerance=3e-5)
+
+
+def test_wide_dense_blocks_are_torchs() -> None:
+    assert not has_dense_kernel(torch.empty(1, 64, 4, 4))
+    assert not has_dense_kernel(torch.empty(1, 8, 1, 1))
 
 
 def mixer_weights(channels: int, inner: int, rank: int, states: int, taps: int) -> MixerWeights:

@@ -161,6 +161,7 @@ class TestActual:
         monkeypatch.setattr(BiLSTM, "forward", plain_bilstm)
         monkeypatch.setattr("rwsa.models.conformer.attend", attend_by_products)
         monkeypatch.setattr(DeformableConv, "forward", lambda self, x, offset: x)
+        monkeypatch.setattr("rwsa.models.layers.has_dense_kernel", lambda x: False)
         spectrum = torch.rand(1, config.spectral.bins, config.segment_frames)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(spectrum, spectrum)
