@@ -82,6 +82,8 @@ def _run_layers(x: Tensor, tensors: list[Tensor], save: bool) -> tuple[Tensor, T
         _normalise(layer, statistics[number], shape, convolved, _Planes(planes, starts[number + 1]))
     out = torch.empty_like(x)
     from_planes(planes, starts[-1], shape, out)
+    if not np.isfinite(statistics).all():
+        out.fill_(torch.nan)  # the loops' arithmetic may drop what is not finite
     if not save:
         return out, x.new_empty(0), x.new_empty(0)
     return out, torch.from_numpy(values), torch.from_numpy(statistics)
@@ -174,9 +176,10 @@ def _sources(planes: np.ndarray, starts: np.ndarray, layer: int) -> Sources:
 def _merged(moments_BTC2: np.ndarray, bins: int) -> np.ndarray:
     """Mean and inverse deviation `[2, B, C]`, from `convolve`'s moments of rows of `bins`."""
     means, squares = np.moveaxis(moments_BTC2.astype(np.float64), -1, 0)
-    mean = means.mean(axis=1)
-    variance = squares.mean(axis=1) / bins + means.var(axis=1)
-    return np.stack((mean, 1 / np.sqrt(variance + NORM_EPSILON)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = means.mean(axis=1)
+        variance = squares.mean(axis=1) / bins + means.var(axis=1)
+        return np.stack((mean, 1 / np.sqrt(variance + NORM_EPSILON)))
 
 
 def _interleaved(*values: np.ndarray) -> np.ndarray:

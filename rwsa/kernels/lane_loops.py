@@ -4,8 +4,6 @@ So nothing is summed across lanes but the gradients of weights, and narrow chann
 A chunk is some steps of LANES sequences: a flat float32 buffer `[steps, stride, LANES]`. Its number of steps
 is a multiple of four; its stride is odd, which spreads a column over the cache's sets.
 
-Numba caches compiled functions per defining file: after a change here, touch `mixer_loops*.py`.
-
 Legend: a sequence is one (outer, inner) pair of `[outer, length, inner, channels]`.
 """
 

@@ -294,8 +294,13 @@ def _packed(weights: MixerWeights, merge_half: Tensor, sizes: loops.Sizes) -> lo
         dt_bias=_padded(weights.dt_bias, inner),
         A2=_padded(weights.A.detach() * float(LOG2_E), inner, states),
         D=_padded(weights.D, inner),
-        out=_padded(merge_half.detach() @ weights.out_proj.detach(), channels, inner),
+        out=_padded(_matmul(merge_half, weights.out_proj), channels, inner),
     )
+
+
+def _matmul(x: Tensor, y: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return x.detach() @ y.detach()
 
 
 def _padded(weight: Tensor, *shape: int) -> np.ndarray:
@@ -358,8 +363,8 @@ def _unpacked(
         dt_bias=_of_lanes(sums.dt_bias)[:inner],
         A=_of_lanes(sums.A2).view(-1, sizes.states)[:inner, :states],
         D=_of_lanes(sums.D)[:inner],
-        out_proj=merge_half.detach().t() @ dout,
+        out_proj=_matmul(merge_half.t(), dout),
     )
     # .contiguous() would keep the strides of a single column, and DDP expects those of the parameter.
     contiguous = MixerWeights(*(g.clone(memory_format=torch.contiguous_format) for g in shaped))
-    return contiguous, dout @ weights.out_proj.detach().t()
+    return contiguous, _matmul(dout, weights.out_proj.t())

@@ -4,8 +4,6 @@ A group is LANES sequences, in chunks of steps (`rwsa.kernels.lane_loops`) whose
 so that no value as wide as the inner channels reaches main memory. The reverse direction gathers and
 scatters every sequence from its end, and adds to the output of the other one.
 
-Numba caches compiled functions per defining file: after a change here, touch `mixer_loops_backward.py`.
-
 Legend: C channels, D inner channels, N states, R rank of the step (C and D padded to multiples of four, N and
 R to even numbers), K steps of a chunk, H steps before it that its convolution reads.
 """

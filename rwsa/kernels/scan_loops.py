@@ -6,7 +6,6 @@ channel]` without copies. Arrays are flat (contiguous float32 `[size]`). Channel
 time over the whole sequence, so that a group's states stay in the L1 cache.
 
 The loops release the GIL and start no threads; `rwsa.kernels.threads` distributes ranges of sequences.
-Numba caches compiled functions per defining file: after a change here, touch `mixer_loops*.py`.
 
 Legend: S sequences, T length, D channels (a multiple of LANES), G groups of LANES channels, N states,
 K steps between saved states.

@@ -1,36 +1,61 @@
 """A vector of 16 float32 for numba, with loads, stores and arithmetic.
 
 Numba vectorizes simple loops itself, but scan and attention loops carry sums through memory, access many
-arrays and run over few channels; its code for them is several times slower. Numba caches compiled functions
-per defining file: after a change here, touch the files that use it (`*_loops*.py`).
+arrays and run over few channels; its code for them is several times slower.
 
 LLVM maps one vector to two AVX2 registers, one AVX-512 register or four NEON registers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import operator
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.core import cgutils
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+_config: Any = config  # its variables have no types
 LANES = 16
 _FLOATS, _INTS = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(ir.IntType(32), LANES)
 # All but reassociation, which would remove the rounding step of `exp2`.
 FAST_MATH = {"nnan", "ninf", "nsz", "arcp", "contract", "afn"}
 
 
+def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Numba's `njit`, whose cache belongs to the present sources of all kernels.
+
+    Numba notices a change of the file that defines a function, but not of the files whose functions it calls.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        folder, _config.CACHE_DIR = _config.CACHE_DIR, str(_cache_folder())
+        try:
+            return njit(**options)(function)
+        finally:
+            _config.CACHE_DIR = folder
+
+    return decorate
+
+
+@cache
+def _cache_folder() -> Path:
+    here = Path(__file__).parent
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py"))))
+    return Path(_config.CACHE_DIR or here / "__pycache__") / sources.hexdigest()[:16]
+
+
 # `kernel` for functions called from Python; `part_of_kernel` for those called only by kernels, without
 # wrappers.
 kernel = partial(
-    njit,
+    _compiled,
     nogil=True,
     fastmath=FAST_MATH,
     boundscheck=False,

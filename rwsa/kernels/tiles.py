@@ -1,7 +1,6 @@
 """A tile: several vectors of 16 float32 in registers, for the inner loops of convolutions.
 
 Its number of vectors is that of the elements of a tuple argument, so that a loop is compiled once per size.
-Numba caches compiled functions per defining file: after a change here, touch the files that use it.
 """
 
 from __future__ import annotations

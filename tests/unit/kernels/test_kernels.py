@@ -128,6 +128,18 @@ def test_dense_block(shape: tuple[int, ...]) -> None:
     assert_agree(run, run, [normal(*shape), *parameters], tolerance=3e-5)
 
 
+def test_what_is_not_finite_is_not_hidden() -> None:
+    x = normal(1, 8, 9, 33).float()
+    x[0, 3, 4, 5] = torch.inf
+    weights = [w.float() for w in both_mixers((8, 16, 1, 4, 4))]
+    directions = MixerWeights(*weights[2:12]), MixerWeights(*weights[12:])
+    mixed = mix_both(x.permute(0, 2, 3, 1), directions, weights[0], weights[1], SequenceAxis.TIME)
+    with torch.inference_mode():
+        assert not DenseBlock(8)(x).isfinite().all()
+    assert not DenseBlock(8)(x).isfinite().all()
+    assert not mixed.isfinite().all()
+
+
 def test_wide_dense_blocks_are_torchs() -> None:
     assert not has_dense_kernel(torch.empty(1, 64, 4, 4))
     assert not has_dense_kernel(torch.empty(1, 8, 1, 1))
