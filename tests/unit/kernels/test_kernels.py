@@ -13,12 +13,8 @@ from torch.nn import functional as F
 
 from rwsa.kernels.attention import attend, attend_reference
 from rwsa.kernels.deformable import deform_conv, deform_conv_reference
-<<<<<<< HEAD
-from rwsa.kernels.dispatch import float32_products, has_cpu_kernel
-=======
 from rwsa.kernels.dense import has_dense_kernel
-from rwsa.kernels.dispatch import has_cpu_kernel
->>>>>>> 45ca2ce (Dense blocks of up to 32 channels run as one compiled operator on CPUs)
+from rwsa.kernels.dispatch import float32_products, has_cpu_kernel
 from rwsa.kernels.layout import SequenceAxis
 from rwsa.kernels.mixer import MixerWeights, mix_both, mix_both_reference
 from rwsa.kernels.scan import use_backend
