@@ -18,11 +18,12 @@ from pipelines.core.cli import as_location, mlflow_argument, storage_arguments, 
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.inspection.dataset_facts import DatasetFacts, SplitFacts, read_dataset_facts
+from pipelines.inspection.run_datasets import shard_datasets
 from pipelines.mixing.plan_table import planned_recipe
 from pipelines.reports.dataset_report import DatasetSample, dataset_html
 from rwsa.command_line import path_argument
 from rwsa.errors import InputError
-from rwsa.files import atomic_write
+from rwsa.files import absolute_location, atomic_write
 from rwsa.lease import locked
 from rwsa.mixing.recipes import Recipe, read_recipe, recipe_hash
 from rwsa.shards import Example, ShardReader
@@ -64,8 +65,8 @@ def write_page(
     return facts
 
 
-def log_page(storage: StorageConfig, facts: DatasetFacts, page: Path) -> str:
-    """Log the page as an MLflow run, one per index; returns the run's id.
+def log_page(storage: StorageConfig, facts: DatasetFacts, page: Path, *, shards: Path) -> str:
+    """Log the page and the datasets as an MLflow run, one per index; returns the run's id.
 
     Training runs have the index's checksum as a parameter, too.
 
@@ -88,7 +89,10 @@ def log_page(storage: StorageConfig, facts: DatasetFacts, page: Path) -> str:
     }
     tags = {"rwsa.kind": "dataset", "rwsa.index_sha256": facts.index_sha256}
     key = f"dataset-{facts.index_sha256}"
-    with Tracker(storage).run(f"dataset {facts.folder}", key=key, params=params, tags=tags) as run:
+    with Tracker(storage).run(
+        f"dataset {' + '.join(facts.corpora) or facts.folder}", key=key, params=params, tags=tags
+    ) as run:
+        run.log_datasets(*shard_datasets(facts, absolute_location(str(shards))))
         run.log_file(page)
     return run.run_id
 
@@ -168,7 +172,7 @@ def main(options: argparse.Namespace) -> int:
     facts = write_page(options.shards, out, recipe=recipe)
     print(f"{out}: {facts.examples} examples, {facts.hours:.3f} h, index {facts.index_sha256[:12]}")
     if options.mlflow:
-        run_id = log_page(storage, facts, out)
+        run_id = log_page(storage, facts, out, shards=options.shards)
         print(f"MLflow run {run_id} in {storage.tracking_uri}")
     return 0
 

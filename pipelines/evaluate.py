@@ -17,16 +17,18 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.core.cli import as_location, cluster_argument, storage_arguments, storage_of, verb
+from pipelines.core.logged_models import size_name
 from pipelines.core.mlflow_guard import TrackingError
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
-from pipelines.evaluation.clip_scores import with_table1
+from pipelines.evaluation.clip_scores import NOISY, with_table1
 from pipelines.evaluation.clips import EvaluationSet, read_sets
 from pipelines.evaluation.corpus_statistics import corpus_statistics
 from pipelines.evaluation.results import EvaluationSummary
 from pipelines.evaluation.score_cache import SCORES, ScoreCache, digest
 from pipelines.evaluation.set_scorer import SetScorer
-from pipelines.evaluation.systems import System, read_systems, read_trained_on
+from pipelines.evaluation.systems import ENHANCED, Model, System, read_systems, read_trained_on
+from pipelines.reports.evaluation_entities import logged_models, point_aliases
 from pipelines.reports.evaluation_log import finished_run, log_evaluation, select_samples
 from pipelines.reports.evaluation_report import TEMPLATE
 from pipelines.reports.page import template_hash
@@ -42,6 +44,7 @@ from rwsa.metrics import TABLE1_METRICS, check_metrics
 __all__ = ["EvaluationSummary", "evaluate"]
 
 _BOOTSTRAP_SEED = 20251001
+_NAMES_SHOWN = 4
 # What `code_fingerprint` covers of an evaluation's run: statistics and reports of the scores.
 LOGGING = (
     ("pipelines.evaluate", "pipelines.reports.evaluation_log"),
@@ -86,7 +89,7 @@ def evaluate(
         metrics: names from `rwsa.metrics.METRICS` to add to Table 1's, which are always scored: the
             published-row test and comparisons of evaluations need them.
         examples: clips per corpus, for quick runs; see `pipelines.evaluation.clips.read_sets`.
-        name: of the run; `evaluate-` and the systems' names by default.
+        name: of the run; by default see `run_name`.
         parent: id of the MLflow run to nest this one under.
         json_path: file to write `EvaluationSummary.as_json` to.
         workers: CPUs to use; as many as Ray has by default.
@@ -110,7 +113,7 @@ def evaluate(
     sets = read_sets(corpora, examples=examples, strict=strict, cache=files)
     cards = {one.name: card for one, card in zip(sets, corpora, strict=True)}
     domains = read_trained_on(trained_on, systems, cards)
-    name = name or _run_name(systems)
+    name = name or run_name(systems, list(cards))
     tracker = Tracker(storage)
     scorer = SetScorer(
         systems,
@@ -140,8 +143,16 @@ def evaluate(
             samples = select_samples(scorer, summary, sets, audio_clips)
             statistics = statistics_of(summary)
             run_id = log_evaluation(
-                tracker, summary, statistics, samples, key=key, parent=parent, examples=examples
+                tracker,
+                summary,
+                statistics,
+                samples,
+                key=key,
+                parent=parent,
+                examples=examples,
+                models=logged_models(tracker, summary),
             )
+            point_aliases(tracker, summary)
             summary = dataclasses.replace(summary, run_id=run_id)
     except TrackingError:
         report(format_table(summary, statistics_of(summary)))
@@ -161,9 +172,17 @@ def statistics_of(summary: EvaluationSummary) -> StatisticsByCorpus:
     }
 
 
-def _run_name(systems: Sequence[System]) -> str:
-    names = dict.fromkeys(system.configuration for system in systems)
-    return f"evaluate-{'-'.join(names) or 'noisy'}"
+def run_name(systems: Sequence[System], corpora: Sequence[str]) -> str:
+    """`evaluate xs, s on 3 corpora`; a single model without a name is called by its size."""
+    names = list(dict.fromkeys(_shown_name(system) for system in systems)) or [NOISY]
+    shown = ", ".join(names) if len(names) <= _NAMES_SHOWN else f"{len(names)} systems"
+    return f"evaluate {shown} on {corpora[0] if len(corpora) == 1 else f'{len(corpora)} corpora'}"
+
+
+def _shown_name(system: System) -> str:
+    if isinstance(system, Model) and system.configuration == ENHANCED:
+        return size_name(system.config)
+    return system.configuration
 
 
 def _key(

@@ -12,30 +12,37 @@ loads it as a function of recordings; `mlflow models serve` serves it over HTTP.
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import shlex
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 from pipelines.core.cli import as_location, storage_arguments, storage_of, verb
-from pipelines.core.lineage import WEIGHTS_TAG, described, lineage_of
+from pipelines.core.lineage import described, lineage_of
+from pipelines.core.logged_models import (
+    MODEL_FOLDER,
+    WEIGHTS_TAG,
+    LoggedFiles,
+    find_model,
+    log_model,
+    model_params,
+)
 from pipelines.core.model_registry import (
     RegisteredVersion,
     check_model_name,
     existing_version,
     point_alias,
     register_model,
+    write_model,
 )
 from pipelines.core.step_records import step_context
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker, commit
+from pipelines.reports.evaluation_entities import point_best_aliases
 from pipelines.training.best_weights import best_weights
 from rwsa.config import as_mapping
 from rwsa.errors import InputError
-from rwsa.files import StoragePath, absolute_location, local_copy, location, sha256_of
-from rwsa.models import SIZES, load_model, save_model
+from rwsa.files import StoragePath, absolute_location, location, sha256_of
+from rwsa.models import SIZES, load_model
 
 ALIAS = "newest"
 
@@ -43,9 +50,10 @@ ALIAS = "newest"
 def register(
     weights: StoragePath, *, storage: StorageConfig, name: str | None = None, alias: str = ALIAS
 ) -> RegisteredVersion:
-    """Log weights as a model of a new run, and register it.
+    """Register the logged model of these weights; without one, log it as a model of a new run first.
 
-    Tags and description of the version lead to the run that trained the weights, if MLflow has it in the same
+    The aliases `best-in-domain` and `best-out-of-domain` move to the versions with the best scores. Tags and
+    description of the version lead to the run that trained the weights, if MLflow has it in the same
     experiment, and to its shards, corpora, recipe and commit.
 
     Args:
@@ -69,6 +77,7 @@ def register(
     tracker = Tracker(storage)
     if (version := existing_version(tracker.client, name, sha256)) is not None:
         _record(tracker, name, version)
+        point_best_aliases(tracker.client, name)
         return point_alias(tracker.client, name=name, alias=alias, version=version)
     folder = location(absolute_location(str(weights))).parent
     lineage = lineage_of(tracker, sha256, folder=folder)
@@ -76,17 +85,22 @@ def register(
     params = {"weights": str(weights), WEIGHTS_TAG: sha256, "model": as_mapping(model.config), **lineage}
     with (
         tracker.run(f"register {name}", params=params, tags={"rwsa.kind": "model"}) as run,
-        tempfile.TemporaryDirectory(prefix="rwsa-weights-") as temporary,
-        ExitStack() as files,
+        tempfile.TemporaryDirectory(prefix="rwsa-model-") as temporary,
     ):
-        weights = files.enter_context(local_copy(weights))
-        if weights.suffix != ".safetensors":
-            weights = Path(temporary) / f"{weights.stem}.safetensors"
-            save_model(weights, model)
+        files = Path(temporary) / MODEL_FOLDER
+        write_model(files, weights)
+        logged = find_model(run.client, tracker.experiment_id, sha256)
+        if logged is None:
+            about = LoggedFiles(
+                name=weights.stem, sha256=sha256, tags=tags, params=model_params(model.config)
+            )
+            logged = log_model(run.client, tracker.experiment_id, about, files, run_id=run.run_id)
+        else:
+            run.use_model(logged.model_id)
         registered = register_model(
             run.client,
-            run.run_id,
-            weights,
+            logged,
+            logged.source_run_id or run.run_id,
             name=name,
             alias=alias,
             tags=tags,
@@ -94,6 +108,7 @@ def register(
         )
         run.tag(rwsa__model=registered.name, rwsa__model_version=registered.version)
     _record(tracker, name, registered.version)
+    point_best_aliases(tracker.client, name)
     return registered
 
 
@@ -103,12 +118,6 @@ def _record(tracker: Tracker, name: str, version: str) -> None:
         tags = tracker.client.get_model_version(name, version).tags
         uri = tracker.storage.tracking_uri
         step.record_model(name, version, tags, experiment_id=tracker.experiment_id, uri=uri)
-
-
-def _quieten() -> None:
-    """Silence MLflow's progress bar for a single file, and its note that it validates the example."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +137,6 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 @verb("pipelines.register", __doc__, _arguments, storage_arguments)
 def main(options: argparse.Namespace) -> int:
     """Command line; returns the exit status."""
-    _quieten()
     storage = storage_of(options)
     weights = options.weights[0]
     if len(options.weights) > 1:

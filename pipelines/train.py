@@ -23,10 +23,13 @@ from typing import Any
 import yaml
 
 from pipelines.core.cli import cluster_argument, storage_arguments, verb
-from pipelines.core.lineage import TRAINING_KIND, WEIGHTS_TAG, training_key
+from pipelines.core.datasets import LoggedDataset
+from pipelines.core.lineage import TRAINING_KIND, training_key
+from pipelines.core.logged_models import WEIGHTS_TAG, LoggedFiles, model_params, size_name
 from pipelines.core.runtime_env import CHECKOUT, grace_seconds
 from pipelines.core.storage import absolute_storage
-from pipelines.core.tracking import Tracker
+from pipelines.core.tracking import TrackedRun, Tracker, commit
+from pipelines.inspection.run_datasets import training_datasets
 from pipelines.training.config import TrainRunConfig
 from pipelines.training.dry_run import dry_run
 from pipelines.training.launch import (
@@ -104,17 +107,24 @@ def train(
     config, stop = absolute(config), stop or StopSignal()
     started = time.monotonic()
     about_data = _data_params(config.data)
+    alone = parent is None  # several trials of a sweep share a machine, whose load says nothing about one
+    name = config.name if parent else run_name(config, about_data.get("corpora", ""))
     folder = run_folder(config)
     check_writable(folder / WEIGHTS)
+    datasets = training_datasets(config.data)
     tracker = Tracker(config.storage)
     all_params = {**as_mapping(config), "workers": workers, "config_hash": training_hash(config)}
     all_params |= {**about_data, **(params or {})}
+    all_tags = {"rwsa.kind": TRAINING_KIND, "rwsa.name": config.name, **(tags or {})}
     with (
         exclusive_lock(folder, wait_seconds=wait_seconds),
-        tracker.run(config.name, key=run_key(config), parent=parent, params=all_params, tags=tags) as run,
+        tracker.run(name, key=run_key(config), parent=parent, params=all_params, tags=all_tags) as run,
     ):
+        run.log_datasets(*datasets)
         if workers == 0:
-            train_in_process(config, run, threads=cpus_per_worker, stop=stop, on_checkpoint=on_checkpoint)
+            train_in_process(
+                config, run, threads=cpus_per_worker, stop=stop, on_checkpoint=on_checkpoint, alone=alone
+            )
         else:
             train_on_ray(
                 config,
@@ -124,16 +134,55 @@ def train(
                 gpu=gpu,
                 stop=stop,
                 on_checkpoint=on_checkpoint,
+                alone=alone,
             )
         weights = folder / WEIGHTS
         score = _publish(config, weights)
-        if math.isfinite(score):
-            run.log_metrics(config.max_steps, {"valid/best_score": score})
-        run.tag(**{"rwsa.kind": TRAINING_KIND, WEIGHTS_TAG: sha256_of(weights)})
+        best = {"valid/best_score": score} if math.isfinite(score) else {}
+        if best:
+            run.log_metrics(config.max_steps, best)
+        sha256 = sha256_of(weights)
+        run.tag(**all_tags, **{WEIGHTS_TAG: sha256})
         run.log_contents({weights.name: weights.read_bytes()})
+        _log_model(run, config, weights, sha256, best, datasets[-1])
     return TrainSummary(
         weights=weights, best_score=score, seconds=time.monotonic() - started, run_id=run.run_id
     )
+
+
+def _log_model(
+    run: TrackedRun,
+    config: TrainRunConfig,
+    weights: StoragePath,
+    sha256: str,
+    metrics: Mapping[str, float],
+    validated_on: LoggedDataset,
+) -> None:
+    """Log the published weights as MLflow's model of this run, with their validation score."""
+    # Imported here: it takes a second, and most processes that import this train nothing.
+    from pipelines.core.model_registry import write_model
+
+    model = LoggedFiles(
+        name=config.name,
+        sha256=sha256,
+        step=config.max_steps,
+        tags={"commit": commit(), "size": size_name(config.model)},
+        params=model_params(config.model),
+        metrics=metrics,
+        dataset=(validated_on.name, validated_on.digest),
+        timestamp_ms=int(time.time() * 1000),
+    )
+    try:
+        run.log_model(model, lambda folder: write_model(folder, weights, check=False))
+    except InputError as error:  # the weights are published all the same
+        print(f"MLflow gets no model of this run: {error}", flush=True)
+
+
+def run_name(config: TrainRunConfig, corpora: str) -> str:
+    """`train nano on libri-esc50`, and the run's own name unless the size is its name."""
+    size, named = size_name(config.model), config.name
+    which = "" if named == size else f" ({named})"
+    return f"train {size} on {corpora.replace(', ', ' + ') or 'unnamed data'}{which}"
 
 
 def run_key(config: TrainRunConfig) -> str:

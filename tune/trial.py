@@ -20,6 +20,7 @@ import ray
 import ray.tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines.core.lineage import TRIAL_KIND
 from pipelines.core.tracking import TrackedRun
 from pipelines.evaluate import evaluate
 from pipelines.evaluation.clip_scores import NOISY
@@ -232,7 +233,7 @@ def _train_and_evaluate(context: TrialContext, trial: Trial, reporter: _ScoreRep
         [Path(card) for card in sweep.corpora],
         storage=trial.train.storage,
         examples=sweep.examples,
-        name=f"{trial.name} evaluated",
+        name=f"evaluate {trial.name}",
         parent=trained.run_id,
         device="cuda" if ray.cluster_resources().get("GPU") else "cpu",
         audio_clips=sweep.audio_clips,
@@ -273,7 +274,7 @@ def _train(sweep: SweepConfig, trial: Trial, reporter: _ScoreReporter, parent: s
         "cpus_per_worker": sweep.cpus_per_worker,
         "parent": parent,
         "params": {axis_name(name): value for name, value in trial.point.items()},
-        "tags": {"rwsa.kind": "trial", "rwsa.sweep": sweep.name},
+        "tags": {"rwsa.kind": TRIAL_KIND, "rwsa.sweep": sweep.name},
         "on_checkpoint": reporter,
         # A killed driver's trials end a little later than the driver; Optuna may choose a point twice.
         "wait_seconds": 60.0 if sweep.search.kind != "optuna" else math.inf,

@@ -8,12 +8,13 @@ from urllib.parse import quote
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from pipelines.core.logged_models import WEIGHTS_TAG
 from pipelines.core.mlflow_guard import TrackingError, searchable
 from pipelines.core.step_records import step_context
 from pipelines.core.tracking import Tracker
 from rwsa.files import StoragePath
 
-TRAINING_KIND, WEIGHTS_TAG = "training", "weights_sha256"
+TRAINING_KIND, TRIAL_KIND = "training", "trial"
 # Parameters of a training run that say what it was trained on.
 _DATA = ("index_sha256", "corpora", "recipe_hashes")
 _SHARDS, _CARD, _RECIPE = "data.shards", "data.mix.card", "data.mix.recipe"
@@ -72,7 +73,10 @@ def run_path(experiment_id: str, run_id: str) -> str:
 
 def _training_run(tracker: Tracker, sha256: str, key: str) -> Run | None:
     for wanted in (
-        f"tags.`{WEIGHTS_TAG}` = '{sha256}' AND tags.`rwsa.kind` = '{TRAINING_KIND}'",
+        *(
+            f"tags.`{WEIGHTS_TAG}` = '{sha256}' AND tags.`rwsa.kind` = '{kind}'"
+            for kind in (TRAINING_KIND, TRIAL_KIND)
+        ),
         f"tags.`rwsa.key` = '{key}'",
     ):
         runs = tracker.client.search_runs(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import logging
+import os
 import re
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient, pyfunc
-from mlflow.entities import LoggedModelOutput
-from mlflow.models import Model, ModelSignature
+from mlflow.entities import LoggedModel
+from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from packaging.requirements import Requirement
 
 from pipelines.core import served_model
@@ -23,7 +27,11 @@ from pipelines.core.mlflow_guard import TrackingError, mlflow_errors
 from pipelines.core.served_model import SAMPLE_RATE_HZ, WAV, WEIGHTS
 from rwsa import constants
 from rwsa.errors import InputError
+from rwsa.files import StoragePath, local_copy
+from rwsa.models import load_model, save_model
 
+# Tag of a version: MLflow's databases do not store of which logged model it is.
+MODEL_ID_TAG = "model_id"
 _EXAMPLE_SAMPLES = 1_600
 
 
@@ -46,61 +54,52 @@ class RegisteredVersion:
 
 def register_model(
     client: MlflowClient,
+    model: LoggedModel,
     run_id: str,
-    weights: Path,
     *,
     name: str,
     alias: str,
     tags: dict[str, str],
     description: str = "",
 ) -> RegisteredVersion:
-    """Log weights as a model of a run, and register it as a new version.
+    """Register a logged model as a new version.
 
     Args:
         client: MLflow client.
-        run_id: run that the model belongs to.
-        weights: safetensors that `rwsa.load_model` reads.
+        model: with its files.
+        run_id: run that the version names.
         name: registered model, created if missing.
         alias: alias that moves to the new version.
-        tags: tags of the model and of its version.
+        tags: of the version.
         description: of the version, in Markdown.
 
     Raises:
         InputError: the registry refuses the name or alias.
     """
     check_model_name(name, alias)
-    run = client.get_run(run_id)
-    model = client.create_logged_model(
-        run.info.experiment_id,
-        name=re.sub(r"[^\w -]", "_", weights.stem),
-        source_run_id=run_id,
-        tags=tags,
-        model_type="enhancement",
-    )
-    try:
-        with tempfile.TemporaryDirectory(prefix="rwsa-model-") as folder:
-            path = Path(folder) / "model"
-            write_model(path, weights, Model(run_id=run_id, model_id=model.model_id))
-            client.log_model_artifacts(model.model_id, str(path))
-    except BaseException:
-        with suppress(TrackingError):  # the first error is the one to raise
-            client.finalize_logged_model(model.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     try:
         _make_registered_model(client, name)
         version = client.create_model_version(
             name,
             model.artifact_location,
             run_id=run_id,
-            tags=tags,
+            tags={**tags, MODEL_ID_TAG: model.model_id},
             description=description,
             model_id=model.model_id,
         ).version
+        _link(client, model.model_id, name, str(version))
     except TrackingError as error:
         raise TrackingError(f"--name {name}: {error}", error.code) from error
     return point_alias(client, name=name, alias=alias, version=str(version))
+
+
+def _link(client: MlflowClient, model_id: str, name: str, version: str) -> None:
+    """Link the logged model to a version, as MLflow's table of models shows it."""
+    tags = client.get_logged_model(model_id).tags
+    versions = json.loads(tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    if not any((one["name"], str(one["version"])) == (name, version) for one in versions):
+        versions.append({"name": name, "version": version})
+        client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(versions)})
 
 
 def existing_version(client: MlflowClient, name: str, sha256: str) -> str | None:
@@ -143,14 +142,29 @@ def _make_registered_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def write_model(path: Path, weights: Path, about: Model | None = None) -> None:
-    """Write the model's folder, and test it on the input example.
+def write_model(path: Path, weights: StoragePath, *, check: bool = True) -> None:
+    """Write the model's folder: code, safetensors, description; nothing is pickled.
 
     Args:
         path: folder, which must not exist.
-        weights: safetensors that `rwsa.load_model` reads.
-        about: further contents of its `MLmodel` file.
+        weights: a file that `rwsa.load_model` reads; the published format is converted to safetensors.
+        check: test it on the input example.
+
+    Raises:
+        InputError: the weights cannot be read; rwsa is not installed.
     """
+    with ExitStack() as stack:
+        file = stack.enter_context(local_copy(weights))
+        if file.suffix != ".safetensors":
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rwsa-weights-"))
+            converted = Path(folder) / f"{file.stem}.safetensors"
+            save_model(converted, load_model(file))
+            file = converted
+        _write_folder(path, file, check=check)
+
+
+def _write_folder(path: Path, weights: Path, *, check: bool) -> None:
+    _quieten()
     columns = Schema([ColSpec(Array(DataType.double), WAV), ColSpec(DataType.long, SAMPLE_RATE_HZ)])
     example = _example()
     with mlflow_errors(str(path)):
@@ -161,11 +175,18 @@ def write_model(path: Path, weights: Path, about: Model | None = None) -> None:
             signature=ModelSignature(inputs=columns, outputs=columns),
             input_example=example,
             pip_requirements=requirements(),
-            mlflow_model=about,
         )
+        if not check:
+            return
         enhanced = pyfunc.load_model(str(path)).predict(example)[WAV][0]
     if len(enhanced) != _EXAMPLE_SAMPLES:
         raise RuntimeError(f"{weights}: {_EXAMPLE_SAMPLES} samples became {len(enhanced)}")
+
+
+def _quieten() -> None:
+    """Silence MLflow's progress bar for a single file, and its note that it validates the example."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
 
 def requirements() -> list[str]:

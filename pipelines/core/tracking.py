@@ -8,16 +8,18 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LoggedModelInput, Metric, Param, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from PIL import Image
 
+from pipelines.core.datasets import LoggedDataset, dataset_input
+from pipelines.core.logged_models import MODEL_FOLDER, LoggedFiles, send_model
 from pipelines.core.mlflow_guard import (
     TrackingError,
     check_reachable,
@@ -150,11 +152,40 @@ class TrackedRun:
         self.client = open_client(storage.tracking_uri)
         self._queue = RecordQueue(_unsent(storage), run_id, self._send, retry_on=(TrackingError,))
 
-    def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record metrics of a step; returns at once."""
+    def log_metrics(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        *,
+        model_id: str | None = None,
+        dataset: LoggedDataset | None = None,
+    ) -> None:
+        """Record metrics of a step; returns at once.
+
+        Args:
+            step: on MLflow's axis.
+            values: by name.
+            model_id: logged model that they belong to as well.
+            dataset: that they were measured on.
+        """
         now = int(time.time() * 1000)
-        figures = [[tracked_key(name), float(value), now, step] for name, value in values.items()]
+        about = [] if model_id is None else [model_id, *((dataset.name, dataset.digest) if dataset else ())]
+        figures = [[tracked_key(name), float(value), now, step, *about] for name, value in values.items()]
         self._queue.add({"metrics": figures})
+
+    def log_datasets(self, *datasets: LoggedDataset) -> None:
+        """Record what the run trained on or was scored on."""
+        if datasets:
+            self._queue.add({"datasets": [one.record() for one in datasets]})
+
+    def log_model(self, model: LoggedFiles, write: Callable[[Path], None]) -> None:
+        """Record a model whose files `write` leaves in a folder; see `pipelines.core.logged_models`."""
+        with self._queue.spooled({"model": model.record()}) as spooled:
+            write(spooled / MODEL_FOLDER)
+
+    def use_model(self, model_id: str) -> None:
+        """Record a logged model as an input of the run."""
+        self._queue.add({"model_input": model_id})
 
     def tag(self, **tags: str) -> None:
         """Set tags; `__` in a name stands for a dot."""
@@ -256,6 +287,12 @@ class TrackedRun:
             return self._send_metrics(records)
         if "tags" in first:
             self.client.log_batch(self.run_id, tags=[RunTag(*pair) for pair in first["tags"].items()])
+        elif "datasets" in first:
+            self.client.log_inputs(self.run_id, datasets=[dataset_input(one) for one in first["datasets"]])
+        elif "model_input" in first:
+            self.client.log_inputs(self.run_id, models=[LoggedModelInput(first["model_input"])])
+        elif "model" in first:
+            send_model(self.client, self.run_id, first["model"], spooled / MODEL_FOLDER)
         elif "artifacts" in first:
             self.client.log_artifacts(self.run_id, str(spooled), first["artifacts"])
         elif "image" in first:

@@ -54,6 +54,7 @@ class EvaluationSet:
         complete: whether `clips` are all usable ones.
         problems: unusable files.
         noisy_row: published scores of the whole test set.
+        card: path of its card.
     """
 
     name: str
@@ -62,6 +63,7 @@ class EvaluationSet:
     complete: bool
     problems: tuple[Problem, ...]
     noisy_row: Scores | None
+    card: str = ""
 
 
 def read_sets(
@@ -142,6 +144,7 @@ def _read_set(path: Path, examples: int | None, strict: bool, cache: FileCache |
         complete=len(clips) >= (len(manifest.pairs_of(SPLIT)) if card.pairs else of_clips),
         problems=manifest.problems,
         noisy_row=card.noisy_row,
+        card=str(path),
     )
 
 

@@ -32,6 +32,7 @@ class CorpusScores:
         published: the noisy row in the card, if there is one.
         extra: system -> its output files that match no clip.
         metrics: of every signal, Table 1's first.
+        card: path of its card.
     """
 
     name: str
@@ -42,6 +43,7 @@ class CorpusScores:
     published: Scores | None = None
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metrics: tuple[str, ...] = TABLE1_METRICS
+    card: str = ""
 
     @property
     def systems(self) -> tuple[str, ...]:

@@ -306,6 +306,7 @@ class SetScorer:
             published=one.noisy_row,
             extra={name: matched.extra or () for (of, name), matched in self._matched.items() if of == at},
             metrics=self._metrics,
+            card=one.card,
         )
 
     def _clip_scores(self, pending: _PendingClip) -> ClipScores:

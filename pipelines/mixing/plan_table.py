@@ -37,7 +37,7 @@ _GROUP_ROWS = 1024
 
 
 # What damaged Parquet, JSON and values raise.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     pa.ArrowException,
     AttributeError,
@@ -230,7 +230,7 @@ def planned_recipe(path: StoragePath) -> dict[str, Any]:
             recipe = json.loads(pq.read_metadata(file).metadata[_KEY])["recipe"]
         if not isinstance(recipe, dict):
             raise TypeError("its recipe is no mapping")
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: not a plan table ({_short(error)}); delete it, mix again") from error
     return recipe
 
@@ -258,7 +258,7 @@ class PlanTable:
             raise MissingPlanError(
                 f"{path}: no such plan; create it with python -m pipelines.mix_shards"
             ) from None
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise InputError(
                 f"{path}: not a plan table ({_short(error)}); delete it and mix again"
             ) from error
@@ -296,7 +296,7 @@ class PlanTable:
                 check_row(plan, number, split=self.info.split, recipe=self.info.recipe)
             if roots is not None:
                 check_paths(plans, roots)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise InputError(
                 f"{self.path}: row group {group} is unreadable ({_short(error)}); delete the plan and"
                 " mix again"

@@ -7,8 +7,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from pipelines.core.datasets import LoggedDataset
 from pipelines.core.tracking import Tracker, commit
 from pipelines.evaluation.clip_scores import NOISY, ClipAudio, ClipScores
 from pipelines.evaluation.clips import EvaluationSet, load_clip
@@ -17,6 +19,7 @@ from pipelines.evaluation.results import CHILD_KIND, KIND, CorpusScores, Evaluat
 from pipelines.evaluation.score_cache import scoring_version
 from pipelines.evaluation.set_scorer import SetScorer
 from pipelines.evaluation.systems import Model, Outputs, System
+from pipelines.reports.evaluation_entities import corpus_dataset, log_domains
 from pipelines.reports.evaluation_figures import evaluation_figures
 from pipelines.reports.evaluation_gain_figure import gain_figure, gain_limits
 from pipelines.reports.evaluation_report import ScoredSample, encode_audio, evaluation_html
@@ -76,8 +79,18 @@ def log_evaluation(
     key: str,
     parent: str | None = None,
     examples: int | None = None,
+    models: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """Log a complete evaluation; returns the id of its run."""
+    """Log a complete evaluation; returns the id of its run.
+
+    Args:
+        tracker, summary, statistics, samples: what to log, and where.
+        key: by which `finished_run` finds it.
+        parent: id of the run to nest it under.
+        examples: clips per corpus that were asked for.
+        models: system -> id of its logged model, to which its scores belong, too.
+    """
+    datasets = {corpus.name: corpus_dataset(corpus) for corpus in summary.corpora}
     tags = {
         "rwsa.kind": KIND,
         "commit": commit(),
@@ -87,10 +100,23 @@ def log_evaluation(
     }
     params = _params(summary, examples)
     with tracker.run(summary.name, parent=parent, params=params, tags=tags) as run:
+        run.log_datasets(*datasets.values())
         run.log_metrics(0, _metric_values(summary))
         for system in summary.systems:
+            model_id = models.get(system.name)
             for corpus in summary.corpora:
-                _log_child(tracker, run.run_id, summary, system, corpus, statistics[corpus.name])
+                _log_child(
+                    tracker,
+                    run.run_id,
+                    summary,
+                    system,
+                    corpus,
+                    statistics[corpus.name],
+                    model_id=model_id,
+                    dataset=datasets[corpus.name],
+                )
+            if model_id is not None:
+                log_domains(run, summary, system, model_id, datasets)
         run.log_table(SCORES_TABLE, score_columns(summary, statistics))
         with tempfile.TemporaryDirectory(prefix="rwsa-evaluation-") as folder:
             _write_artifacts(Path(folder), summary, statistics, samples, run.run_id)
@@ -163,6 +189,9 @@ def _log_child(
     system: System,
     corpus: CorpusScores,
     statistics: CorpusStatistics,
+    *,
+    model_id: str | None,
+    dataset: LoggedDataset,
 ) -> None:
     in_domain = summary.in_domain(system.configuration)
     tags = {
@@ -180,7 +209,14 @@ def _log_child(
     }
     params = {"corpus": corpus.name, "clips": len(corpus.clips), **_system_params(system)}
     with tracker.run(f"{system.name} on {corpus.name}", parent=parent, params=params, tags=tags) as run:
-        run.log_metrics(0, child_metrics(system.name, corpus, statistics))
+        run.log_datasets(dataset)
+        if model_id is not None:
+            run.use_model(model_id)
+        values = child_metrics(system.name, corpus, statistics)
+        # Of a model's scores, MLflow's table of models has room for means and gains.
+        of_model = {name: values[name] for name in values if name.removeprefix("gain.") in corpus.metrics}
+        run.log_metrics(0, {name: values[name] for name in values.keys() - of_model.keys()})
+        run.log_metrics(0, of_model, model_id=model_id, dataset=dataset)
         run.log_table(CLIPS_TABLE, clip_columns(system.name, corpus))
 
 

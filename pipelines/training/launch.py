@@ -53,14 +53,15 @@ def train_in_process(
     threads: int,
     stop: StopSignal,
     on_checkpoint: OnCheckpoint | None = None,
+    alone: bool = True,
 ) -> None:
-    """Train in this process.
+    """Train in this process; `alone` says whether the machine's load is this run's.
 
     Raises:
         InputError, DivergedError, PreemptedError: see `rwsa.training.loop.fit`.
     """
     torch.set_num_threads(threads)
-    with RunLog(config, run, commit()) as log:
+    with RunLog(config, run, commit(), machine=alone) as log:
         context = LocalContext(
             run_folder(config), log, keep=config.keep_checkpoints, stop=stop, on_checkpoint=on_checkpoint
         )
@@ -76,12 +77,14 @@ def train_on_ray(
     gpu: bool | None,
     stop: StopSignal,
     on_checkpoint: OnCheckpoint | None = None,
+    alone: bool = True,
 ) -> None:
     """Train on Ray Train, which restarts lost workers up to `config.max_failures` times.
 
     Args:
         gpu: whether each worker gets a GPU; default: if the cluster has one now.
         on_checkpoint: called in this thread.
+        alone: whether the machine's load is this run's.
 
     Raises:
         InputError, DivergedError, PreemptedError: see `rwsa.training.loop.fit`; also InputError if Ray
@@ -117,6 +120,7 @@ def train_on_ray(
             "run_id": run.run_id,
             "commit": commit(),
             "threads": threads,
+            "alone": alone,
             "lease": lease_ticket(run_folder(config)),
             "coordinator": coordinator,
         },
@@ -290,5 +294,7 @@ def _train(settings: dict[str, Any], context: Any) -> None:
         if context.rank == 0:
             run = TrackedRun(config.storage, settings["run_id"])
             stack.callback(run.close, status=None)
-            context.logger = stack.enter_context(RunLog(config, run, settings["commit"]))
+            context.logger = stack.enter_context(
+                RunLog(config, run, settings["commit"], machine=settings["alone"])
+            )
         fit(config, context)

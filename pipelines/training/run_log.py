@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pipelines.core.progress import duration
 from pipelines.core.tracking import TrackedRun
@@ -15,6 +16,7 @@ from pipelines.training.config import TrainRunConfig
 from pipelines.training.machine import machine_and_versions
 from pipelines.training.system_metrics import SystemMetrics
 from rwsa.config import as_mapping
+from rwsa.files import is_remote, location
 from rwsa.training.context import AudioSample
 
 # Printed on the console only.
@@ -48,10 +50,19 @@ def tracked_name(name: str) -> str:
 class RunLog:
     """A `rwsa.training.context.TrainLogger`. Use as a context manager, which records system metrics."""
 
-    def __init__(self, config: TrainRunConfig, run: TrackedRun, commit: str) -> None:
-        """`commit` comes from the driver: workers may run a copy of the checkout."""
+    def __init__(self, config: TrainRunConfig, run: TrackedRun, commit: str, *, machine: bool = True) -> None:
+        """Prepare the log.
+
+        Args:
+            config: of the run.
+            run: in MLflow.
+            commit: from the driver, since workers may run a copy of the checkout.
+            machine: record system metrics; False where other runs share the machine.
+        """
         self._config, self._run, self._commit = config, run, commit
-        self._system_metrics = SystemMetrics(run.log_metrics)
+        remote = is_remote(location(config.data.shards or config.storage.root))
+        system = SystemMetrics(run.log_metrics, network=remote or is_remote(location(config.storage.root)))
+        self._system_metrics: AbstractContextManager[Any] = system if machine else nullcontext()
 
     def log_metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Print a line and log the metrics of a step."""

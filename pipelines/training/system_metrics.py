@@ -16,7 +16,6 @@ from typing import Self
 import torch
 from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
@@ -26,13 +25,18 @@ from rwsa.errors import InputError
 class SystemMetrics:
     """Calls `log` with this machine's metrics every few seconds, from a thread. Use as a context manager.
 
-    Their step is the Unix time in seconds, so that a resumed run continues the series.
+    These are the load of CPUs, memory and GPUs, and the network's where data or results are in a store. Their
+    step is the Unix time in seconds, so that a resumed run continues the series.
     """
 
     def __init__(
-        self, log: Callable[[int, Mapping[str, float]], None], *, every_seconds: float = 10.0
+        self,
+        log: Callable[[int, Mapping[str, float]], None],
+        *,
+        network: bool = False,
+        every_seconds: float = 10.0,
     ) -> None:
-        self._log, self._every = log, every_seconds
+        self._log, self._network, self._every = log, network, every_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="rwsa-system-metrics", daemon=True)
 
@@ -47,7 +51,9 @@ class SystemMetrics:
         self._thread.join()
 
     def _watch(self) -> None:
-        monitors: Sequence[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        monitors: Sequence[BaseMetricsMonitor] = [CPUMonitor()]
+        if self._network:
+            monitors = [*monitors, NetworkMonitor()]
         if torch.cuda.is_available():
             with suppress(ImportError, RuntimeError):  # a driver without NVIDIA's management library
                 monitors = [*monitors, GPUMonitor()]

@@ -13,13 +13,17 @@ import pandas as pd
 import pytest
 
 import rwsa
+from pipelines.core.logged_models import LoggedFiles
+from pipelines.core.model_registry import write_model
 from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.evaluate import statistics_of
 from pipelines.evaluation.results import EvaluationSummary
 from pipelines.register import register
+from pipelines.reports.evaluation_entities import corpus_dataset, logged_models, point_aliases
 from pipelines.reports.evaluation_log import finished_run, log_evaluation
 from pipelines.studies.trade_off_scores import read_scores, trade_off_panels
+from rwsa.files import sha256_of
 from rwsa.models import build_model, save_model
 from tests.evaluations import model, synthetic_scores
 from tests.mlflow_server import postgresql, tracking_server
@@ -118,6 +122,74 @@ def test_an_evaluation_is_found_again_and_compared(storage: StorageConfig) -> No
         [tracker.experiment_id], "tags.`rwsa.corpus` = 'out' AND tags.`rwsa.system` = 'b'"
     )
     assert child.data.metrics["gain.csig"] == pytest.approx(corpora[1].gains("b")["csig"])
+
+
+def test_models_are_compared_on_corpora_and_the_best_versions_have_aliases(
+    storage: StorageConfig, tmp_path: Path
+) -> None:
+    tracker, systems = Tracker(storage), []
+    for seed, name in enumerate(("in", "out")):
+        path = tmp_path / f"{name}.safetensors"
+        save_model(path, build_model("nano", seed=10 + seed).eval())
+        about = dataclasses.replace(model(name), weights=str(path), sha256=sha256_of(path))
+        systems.append(about)
+        register(path, storage=storage, name="compared")
+    # Of two systems, the first gains more.
+    corpora = (
+        synthetic_scores("home", 0, ("in", "out")),
+        synthetic_scores("street", 1, ("out", "in")),
+    )
+    summary = EvaluationSummary(name="two", systems=tuple(systems), corpora=corpora, seconds=1)
+    models = logged_models(tracker, summary)
+    assert logged_models(tracker, summary) == models
+    log_evaluation(tracker, summary, statistics_of(summary), [], key="models", models=models)
+    point_aliases(tracker, summary)
+    client = tracker.client
+    aliases = client.get_registered_model("compared").aliases
+    assert {name: int(version) for name, version in aliases.items()} == {
+        "newest": 2,
+        "best-in-domain": 1,
+        "best-out-of-domain": 2,
+    }
+    version = client.get_model_version("compared", "1")
+    assert version.tags["model_id"] == models["in"]
+    (link,) = json.loads(client.get_logged_model(models["in"]).tags["mlflow.modelVersions"])
+    assert (link["name"], str(link["version"])) == ("compared", "1")
+    # What the table of models shows: sorted by a metric on a dataset.
+    for corpus, best in (("home", "in"), ("street", "out")):
+        dataset = corpus_dataset(corpora[0 if corpus == "home" else 1])
+        order = [{"field_name": "metrics.pesq", "ascending": False, "dataset_name": dataset.name}]
+        found = client.search_logged_models([tracker.experiment_id], order_by=order)
+        assert found[0].model_id == models[best]
+        values = {
+            (one.dataset_name, one.dataset_digest): one.value for one in found[0].metrics if one.key == "pesq"
+        }
+        expected = next(one for one in corpora if one.name == corpus).means(best)["pesq"]
+        assert values[dataset.name, dataset.digest] == pytest.approx(expected)
+    (child, *_) = client.search_runs(
+        [tracker.experiment_id],
+        "dataset.name = 'street test' AND tags.`rwsa.system` = 'out'"
+        " AND tags.`rwsa.kind` = 'system-on-corpus'",
+    )
+    (used,) = child.inputs.dataset_inputs
+    assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "test"}
+    assert json.loads(used.dataset.profile)["speakers"] == 8
+    child = client.get_run(child.info.run_id)  # a search leaves out the models
+    assert [one.model_id for one in child.inputs.model_inputs] == [models["out"]]
+
+
+def test_a_model_sent_twice_is_one(storage: StorageConfig, tmp_path: Path) -> None:
+    path = tmp_path / "twice.safetensors"
+    save_model(path, build_model("nano", seed=20).eval())
+    about = LoggedFiles(name="a/b: c", sha256=sha256_of(path), metrics={"valid/best_score": 1.0})
+    with Tracker(storage).run("training") as run:
+        for _ in range(2):
+            run.log_model(about, lambda folder: write_model(folder, path, check=False))
+    made = run.client.get_run(run.run_id).outputs.model_outputs
+    assert len(made) == 1
+    found = run.client.get_logged_model(made[0].model_id)
+    assert (found.status, found.source_run_id, found.name) == ("READY", run.run_id, "a_b_ c")
+    assert [one.value for one in found.metrics] == [1.0]
 
 
 def test_a_registered_model_is_found_by_its_alias_and_enhances(

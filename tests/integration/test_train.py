@@ -7,6 +7,7 @@ import math
 import signal
 from pathlib import Path
 
+import mlflow.data
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -50,6 +51,22 @@ def test_it_logs_every_step_and_leaves_loadable_weights(shards: Path, tmp_path: 
     assert run.data.params["index_sha256"] == index_sha256(shards)
     assert run.data.tags["weights_sha256"] == sha256_of(summary.weights)
     assert run.data.metrics["valid/clips"] == 4
+    assert (run.info.run_name, run.data.tags["rwsa.kind"]) == (
+        "train custom on unnamed data (tiny)",
+        "training",
+    )
+    digest = index_sha256(shards)[:16]
+    used = {one.dataset.name: (one.dataset.digest, one.tags[0].value) for one in run.inputs.dataset_inputs}
+    assert used == {"unnamed train": (digest, "training"), "unnamed valid": (digest, "validation")}
+    source = mlflow.data.get_source(run.inputs.dataset_inputs[0].dataset)
+    assert source.load() == str(shards)
+    (made,) = run.outputs.model_outputs
+    model = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_logged_model(made.model_id)
+    assert (model.status, model.tags["weights_sha256"]) == ("READY", sha256_of(summary.weights))
+    (score,) = model.metrics
+    assert (score.value, score.dataset_name) == (summary.best_score, "unnamed valid")
+    files = Path(model.artifact_location.removeprefix("file://"))
+    assert sha256_of(files / "artifacts/model.safetensors") == sha256_of(summary.weights)
 
 
 def test_sigterm_saves_and_the_same_command_resumes(

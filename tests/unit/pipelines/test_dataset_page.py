@@ -230,10 +230,16 @@ def test_a_run_for_each_index_keeps_the_page(shards: Path, tmp_path: Path) -> No
     storage = StorageConfig(root=str(tmp_path), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     page = tmp_path / "dataset.html"
     facts = write_page(shards, page, report=quiet)
-    run_id = log_page(storage, facts, page)
-    assert log_page(storage, facts, page) == run_id
+    run_id = log_page(storage, facts, page, shards=shards)
+    assert log_page(storage, facts, page, shards=shards) == run_id
     client = Tracker(storage).client
     run = client.get_run(run_id)
     assert run.data.params["index_sha256"] == run.data.tags["rwsa.index_sha256"] == facts.index_sha256
     assert run.data.params["train.examples"] == "30"
     assert [file.path for file in client.list_artifacts(run_id)] == ["dataset.html"]
+    used = run.inputs.dataset_inputs[0].dataset
+    assert (used.name, used.digest) == (f"{facts.corpora[0]} train", facts.index_sha256[:16])
+    profile = json.loads(used.profile)
+    train = facts.splits[0]
+    assert (profile["examples"], profile["speakers"]) == (30, train.speakers)
+    assert RECIPE.min_snr_db <= profile["min_snr_db"] <= profile["max_snr_db"] <= RECIPE.max_snr_db
