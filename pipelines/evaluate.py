@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def evaluate(
         examples: clips per corpus, for quick runs; see `pipelines.evaluation.clips.read_sets`.
         name: of the run; by default see `run_name`.
         parent: id of the MLflow run to nest this one under.
-        json_path: file to write `EvaluationSummary.as_json` to.
+        json_path: file to write `EvaluationSummary.as_json` to, with intervals and the systems' weights.
         workers: CPUs to use; as many as Ray has by default.
         device: `cpu`; `cuda`, every GPU that Ray has; or `auto`, `cuda` where this machine has a GPU.
         audio_clips: audio samples per corpus to log, from worst to best.
@@ -160,7 +161,7 @@ def evaluate(
     finally:  # without MLflow, too
         if json_path is not None:
             # Unsorted: the first corpus is the in-domain one.
-            write_json(json_path, summary.as_json(), sort_keys=False)
+            write_json(json_path, summary.as_json() | _details(summary), sort_keys=False)
     return summary
 
 
@@ -183,6 +184,22 @@ def _shown_name(system: System) -> str:
     if isinstance(system, Model) and system.configuration == ENHANCED:
         return size_name(system.config)
     return system.configuration
+
+
+def _details(summary: EvaluationSummary) -> dict[str, Any]:
+    """What a model card needs besides the means: intervals, what they are over, and the weights' hashes."""
+    statistics = statistics_of(summary)
+    return {
+        "intervals": {
+            corpus: {
+                system: {metric: [one.low, one.high] for metric, one in of_system.items() if one is not None}
+                for system, of_system in found.intervals.items()
+            }
+            for corpus, found in statistics.items()
+        },
+        "units": {corpus: found.units for corpus, found in statistics.items()},
+        "weights": {model.name: model.sha256 for model in summary.models},
+    }
 
 
 def _key(
@@ -277,7 +294,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--audio-clips", type=int, default=3, help="audio samples per corpus to log (default: 3)", metavar="N"
     )
     parser.add_argument(
-        "--json", type=as_location, dest="json_path", help="also write the means to this file", metavar="FILE"
+        "--json",
+        type=as_location,
+        dest="json_path",
+        help="also write means and intervals to this file",
+        metavar="FILE",
     )
     parser.add_argument(
         "--strict", action="store_true", help="stop at the first damaged clip or failed metric"

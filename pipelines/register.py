@@ -1,6 +1,9 @@
 """Register weights in MLflow's Model Registry, from which they can be loaded and served.
 
     python -m pipelines.register --weights FILE … [--name rwsa-xs]
+    python -m pipelines.register --weights rwsa-nano
+
+The second line registers weights that come with the package, by their name in `rwsa info`.
 
 Of the weights of several training runs, those with the highest validation score are registered. Weights that
 are registered under the name already get no second version.
@@ -41,8 +44,9 @@ from pipelines.reports.evaluation_entities import point_best_aliases
 from pipelines.training.best_weights import best_weights
 from rwsa.config import as_mapping
 from rwsa.errors import InputError
-from rwsa.files import StoragePath, absolute_location, location, sha256_of
-from rwsa.models import SIZES, load_model
+from rwsa.files import StoragePath, absolute_location, is_remote, location, sha256_of
+from rwsa.models import SIZES, load_model, weights_file
+from rwsa.shipped import SUFFIX, about, shipped_names
 
 ALIAS = "newest"
 
@@ -57,7 +61,8 @@ def register(
     experiment, and to its shards, corpora, recipe and commit.
 
     Args:
-        weights: a file that `rwsa.load_model` reads; the published format is converted to safetensors.
+        weights: a file that `rwsa.load_model` reads, or the name of shipped weights; the published format is
+            converted to safetensors.
         storage: with MLflow's address.
         name: registered model; `rwsa-` and the size's name by default, if it is a named size.
         alias: alias that moves to the version.
@@ -68,6 +73,9 @@ def register(
     Raises:
         InputError: the weights cannot be read; MLflow does not answer, or refuses the name.
     """
+    if name is None and str(weights) in shipped_names():
+        name = str(weights)
+    weights = weights_file(weights)
     model, sha256 = load_model(weights), sha256_of(weights)
     size = next((known for known, one in SIZES.items() if one == model.config), None)
     if name is None and size is None:
@@ -80,8 +88,10 @@ def register(
         point_best_aliases(tracker.client, name)
         return point_alias(tracker.client, name=name, alias=alias, version=version)
     folder = location(absolute_location(str(weights))).parent
-    lineage = lineage_of(tracker, sha256, folder=folder)
-    tags = {"commit": commit(), WEIGHTS_TAG: sha256, **lineage}
+    # Published weights say which run's weights they are, since their metadata change the hash.
+    published = _published(weights)
+    lineage = lineage_of(tracker, published.get("run_sha256", sha256), folder=folder)
+    tags = {"commit": commit(), WEIGHTS_TAG: sha256, **published, **lineage}
     params = {"weights": str(weights), WEIGHTS_TAG: sha256, "model": as_mapping(model.config), **lineage}
     with (
         tracker.run(f"register {name}", params=params, tags={"rwsa.kind": "model"}) as run,
@@ -112,6 +122,14 @@ def register(
     return registered
 
 
+def _published(weights: StoragePath) -> dict[str, str]:
+    """What published weights say of themselves that a version shows; empty for others."""
+    if is_remote(weights) or weights.suffix != SUFFIX:
+        return {}
+    facts = about(weights)
+    return {name: str(facts[name]) for name in ("run_sha256", "licence", "command") if facts.get(name)}
+
+
 def _record(tracker: Tracker, name: str, version: str) -> None:
     """Record the version as a result of a workflow's step, if this process is one."""
     if (step := step_context()) is not None:
@@ -128,7 +146,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="FILE",
-        help="weights to register; of those of several training runs, the best by validation score",
+        help="weights to register: files, or the name of weights that come with rwsa; of those of several"
+        " training runs, the best by validation score",
     )
     parser.add_argument("--name", help="registered model's name (default: rwsa- and the size, e.g. rwsa-xs)")
     parser.add_argument("--alias", default=ALIAS, help=f"alias that moves to the version (default: {ALIAS})")

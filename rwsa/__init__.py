@@ -1,7 +1,7 @@
 """RWSA-MambaUNet speech enhancement (arXiv 2510.01958): model, data, training loop and metrics.
 
 >>> import rwsa
->>> model = rwsa.load_model("model.safetensors")
+>>> model = rwsa.load_model()  # weights that come with the package; or a file's name
 >>> clean = rwsa.enhance(noisy, sample_rate_hz, model)
 """
 

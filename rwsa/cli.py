@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -54,13 +55,17 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="recordings to enhance; - alone reads stdin to its end and writes to stdout",
     )
     enhance.add_argument(
-        "--out", type=path_argument, metavar="FOLDER", help="where to write; folders keep their structure"
+        "--out",
+        type=path_argument,
+        metavar="FOLDER",
+        help="where to write; folders keep their structure (default: beside each input, NAME-enhanced)",
     )
-    model = enhance.add_mutually_exclusive_group(required=True)
+    model = enhance.add_mutually_exclusive_group()
     model.add_argument(
         "--weights",
         type=text_argument,
-        help="trained weights: safetensors of this project, or published weights",
+        help="trained weights: safetensors of this project, published weights, or the name of weights that"
+        " come with the package, see rwsa info (default: the first of these)",
     )
     model.add_argument(
         "--untrained", metavar="SIZE", help="random weights of a named size, for trying things out"
@@ -112,7 +117,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     info = verbs.add_parser("info", help="show what is installed, the scan backend, and the models' cost")
     info.set_defaults(verb=_info)
     info.add_argument(
-        "--weights", type=text_argument, help="describe these weights instead of the named sizes"
+        "--weights", type=text_argument, help="describe these weights, a file or shipped ones by name"
     )
 
 
@@ -141,7 +146,7 @@ def _enhance(arguments: argparse.Namespace) -> int:
     piped = PIPE in arguments.inputs
     if piped and (len(arguments.inputs) > 1 or arguments.out not in (None, PIPE)):
         raise InputError("- enhances stdin to stdout; give it alone and without --out")
-    if not piped and arguments.out in (None, PIPE):
+    if not piped and arguments.out == PIPE:
         raise InputError("--out: give a folder to write to; only stdin (-) goes to stdout")
     from rwsa.training.memory import explain_out_of_memory
 
@@ -170,12 +175,16 @@ def _enhance_pipe(arguments: argparse.Namespace) -> int:
 
 
 def _enhance_files(arguments: argparse.Namespace) -> int:
-    from rwsa.enhancement.files import enhance_files
+    from rwsa.enhancement.files import beside, enhance_files, output_folders
     from rwsa.lease import exclusive_lock, name_of
 
+    folders = output_folders(arguments.inputs, arguments.out)
     model = _model(arguments)
     # Others may enhance other files into the same folder.
-    with exclusive_lock(arguments.out, name=name_of([path.absolute() for path in arguments.inputs])):
+    name = name_of([path.absolute() for path in arguments.inputs])
+    with ExitStack() as locks:
+        for folder in folders:
+            locks.enter_context(exclusive_lock(folder, name=name))
         failures = enhance_files(
             arguments.inputs,
             arguments.out,
@@ -189,6 +198,9 @@ def _enhance_files(arguments: argparse.Namespace) -> int:
         report(f"skipped: {failure}")
     if failures:
         print(f"{len(failures)} file(s) skipped", file=sys.stderr)
+    if arguments.out is None:
+        for path in filter(Path.exists, map(beside, arguments.inputs)):
+            report(str(path))
     return SOME_FAILED if failures else OK
 
 
@@ -235,6 +247,7 @@ def _info(arguments: argparse.Namespace) -> int:
     from importlib.metadata import version
 
     from rwsa.kernels.scan import choose_backend, missing_backends
+    from rwsa.shipped import SUFFIX, description, shipped_file, shipped_names
     from rwsa.size_rows import SIZE_ROWS
 
     device = _device()
@@ -244,12 +257,20 @@ def _info(arguments: argparse.Namespace) -> int:
     for name, reason in missing_backends(device).items():
         print(f"       not {name}: {reason}")
     print(_application())
-    if arguments.weights is None or arguments.weights in SIZE_ROWS:
-        rows = {name: row for name, row in SIZE_ROWS.items() if arguments.weights in (None, name)}
+    files: Mapping[str, Path] = {}
+    if arguments.weights is None:
+        rows, files = SIZE_ROWS, {name: shipped_file(name) for name in shipped_names()}
+    elif arguments.weights in SIZE_ROWS:
+        rows = {arguments.weights: SIZE_ROWS[arguments.weights]}
     else:
-        from rwsa.models import load_model
+        from rwsa.models import load_model, weights_file
 
         rows = {arguments.weights: cost_row(load_model(arguments.weights))}
+        path = weights_file(arguments.weights)
+        files = {arguments.weights: path} if isinstance(path, Path) and path.suffix == SUFFIX else {}
+    for name, file in files.items():
+        print(f"{name}{' (default)' if arguments.weights is None and name == next(iter(files)) else ''}")
+        print("\n".join(f"       {line}" for line in description(file)))
     print(_cost_table(rows))
     return 0
 

@@ -29,6 +29,7 @@ _NEUTRAL = (
     "rwsa.names",
     "rwsa.process",
     "rwsa.shards",
+    "rwsa.shipped",
 )
 # Fingerprint of today's code -> the fingerprint stored by an earlier commit for code that computes the same
 # numbers, in score caches, data hashes and MLflow tags, with the packages of infra/constraints.txt and the

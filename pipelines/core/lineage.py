@@ -34,7 +34,7 @@ def lineage_of(tracker: Tracker, sha256: str, *, folder: StoragePath) -> dict[st
         sha256: of the weights.
         folder: of the weights, by which runs of earlier versions are found, which did not note the hash.
     """
-    found = _training_run(tracker, sha256, searchable(training_key(folder)))
+    found = training_run(tracker, sha256, folder=folder)
     step = step_context()
     tags = {"workflow": step.workflow, "workflow_run": step.run_id} if step else {}
     if found is None:
@@ -71,7 +71,9 @@ def run_path(experiment_id: str, run_id: str) -> str:
     return f"#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"
 
 
-def _training_run(tracker: Tracker, sha256: str, key: str) -> Run | None:
+def training_run(tracker: Tracker, sha256: str, *, folder: StoragePath) -> Run | None:
+    """The run that trained weights, by their hash, or (of earlier versions) by their folder."""
+    key = searchable(training_key(folder))
     for wanted in (
         *(
             f"tags.`{WEIGHTS_TAG}` = '{sha256}' AND tags.`rwsa.kind` = '{kind}'"

@@ -15,6 +15,7 @@ from rwsa.errors import InputError
 from rwsa.files import StoragePath, absolute_location, location, sha256_of
 from rwsa.models import ModelConfig, Network, load_model, weights_file
 from rwsa.models.cost import cost
+from rwsa.shipped import shipped_names
 
 # The row of a single model without a name.
 ENHANCED = "enhanced"
@@ -77,18 +78,17 @@ def read_systems(
     """The systems, and the network of each model.
 
     Args:
-        weights: `FILE` or `NAME=FILE`. A name given to several files stands for runs of one
-            configuration that differ by seed. A single file without a name is named `enhanced`, several
-            by the part of their paths that differs.
+        weights: `FILE` or `NAME=FILE`, where FILE may be the name of shipped weights (`rwsa.shipped`), which
+            then also names them. A name given to several files stands for runs of one configuration that
+            differ by seed. A single file without a name is named `enhanced`, several by the part of their
+            paths that differs.
         outputs: `NAME=FOLDER`.
 
     Raises:
         InputError: a file or folder is missing or cannot be used, or a name is invalid, `noisy`, or
             taken.
     """
-    named = _named_weights(weights)
-    for _, path in named:
-        weights_file(path)
+    named = [(name, weights_file(path)) for name, path in _named_weights(weights)]
     networks: dict[str, Network] = {}
     systems: list[System] = []
     for name, (configuration, path) in zip(_row_names(named), named, strict=True):
@@ -138,7 +138,8 @@ def _named_weights(weights: Sequence[str | StoragePath]) -> list[tuple[str, Stor
         name, separator, path = str(entry).partition("=")
         # A path may have a '=' in it.
         unnamed = not separator or not isinstance(entry, str) or Path(entry).exists()
-        given.append((None, location(entry)) if unnamed else (name, location(path)))
+        shipped = str(entry) if str(entry) in shipped_names() else None
+        given.append((shipped, location(entry)) if unnamed else (name, location(path)))
     nameless = [path for name, path in given if name is None]
     if len(given) == 1:
         return [(name or ENHANCED, path) for name, path in given]

@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.evaluation.clip_scores import NOISY, ClipAudio, ClipScores
 from pipelines.evaluation.corpus_statistics import ClipGroup, CorpusStatistics, PairedTest, clip_values, mean
 from pipelines.evaluation.metric_labels import column_groups, heading
-from pipelines.evaluation.published_tables import PublishedTable, read_published
+from pipelines.evaluation.published_tables import PublishedTable, published_tables
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.media.audio import common_gain, flac
 from pipelines.reports.cross_corpus import cross_corpus
@@ -55,7 +55,7 @@ def evaluation_html(
     figures: Sequence[ReportFigure],
     gain_figures: Mapping[str, ReportFigure],
     samples: Sequence[ScoredSample],
-    published: PublishedTable | None = None,
+    published: Sequence[PublishedTable] | None = None,
 ) -> str:
     """The report as HTML.
 
@@ -66,7 +66,7 @@ def evaluation_html(
         figures: of the whole evaluation.
         gain_figures: of each corpus, by its name.
         samples: audio samples of all corpora.
-        published: rows to compare with; the paper's Table 1 by default.
+        published: rows to compare with; the paper's Table 1 and public enhancers by default.
     """
     # MLflow stores the complete hash; this much of it identifies the weights.
     weights = {one.name: f"{one.weights} (SHA-256 {one.sha256[:16]}…)" for one in summary.models}
@@ -74,7 +74,7 @@ def evaluation_html(
         TEMPLATE,
         title=summary.name,
         about={**weights, **about},
-        score_blocks=score_blocks(summary, statistics, published or read_published()),
+        score_blocks=score_blocks(summary, statistics, published or published_tables()),
         matrices=cross_corpus(summary),
         remarks=list(remarks(summary, statistics)),
         figures=figures,

@@ -66,9 +66,13 @@ class ScoreBlock:
 
 
 def score_blocks(
-    summary: EvaluationSummary, statistics: StatisticsByCorpus, published: PublishedTable
+    summary: EvaluationSummary, statistics: StatisticsByCorpus, published: Sequence[PublishedTable]
 ) -> list[ScoreBlock]:
-    """The score table in blocks; published corpora that were not evaluated are in a block of their own."""
+    """The score table in blocks, with the published rows of each corpus below.
+
+    Corpora of a published table that were not evaluated are in a block of their own, if its models were all
+    trained on one corpus.
+    """
     side_by_side = [
         summary.corpora[at : at + _CORPORA_SIDE_BY_SIDE]
         for at in range(0, len(summary.corpora), _CORPORA_SIDE_BY_SIDE)
@@ -85,18 +89,21 @@ def score_blocks(
 
     found = [ScoreBlock(tables=tables) for tables in blocks(TABLE1_METRICS)]
     evaluated = {corpus.name for corpus in summary.corpora}
-    if elsewhere := [name for name in published.corpora if name not in evaluated]:
+    for table in published:
+        elsewhere = [name for name in table.corpora if name not in evaluated]
+        if table.in_domain is None or not elsewhere:
+            continue
         found.append(
             ScoreBlock(
                 title="As published",
-                about=f"{published.title}: trained on {published.corpora[published.in_domain]};"
+                about=f"{table.title}: trained on {table.corpora[table.in_domain]};"
                 " mean ± standard deviation over seeds",
                 tables=[
                     CorpusTable(
-                        name=published.corpora[name],
+                        name=table.corpora[name],
                         about="published",
                         columns=_columns(TABLE1_METRICS),
-                        rows=list(published_rows(name, published)),
+                        rows=list(published_rows(name, table)),
                     )
                     for name in elsewhere
                 ],
@@ -120,7 +127,7 @@ def _corpus_table(
     metrics: Sequence[str],
     summary: EvaluationSummary,
     statistics: CorpusStatistics,
-    published: PublishedTable,
+    published: Sequence[PublishedTable],
 ) -> CorpusTable:
     """The table of one corpus, padded so that rows align across corpora."""
     is_table1 = tuple(metrics) == TABLE1_METRICS
@@ -142,8 +149,7 @@ def _corpus_table(
             rows.append(TableRow(name="with the noisy phase", cells=_texts(texts), css="slim"))
     about = f"{len(corpus.clips)} clips"
     if is_table1:
-        if any(one.name in published.corpora for one in side_by_side):
-            rows += published_rows(corpus.name, published, note=", published")
+        rows += rows_beside(corpus.name, [one.name for one in side_by_side], published)
         in_domain = corpus.name == summary.one_domain and len(summary.corpora) > 1
         domain = "in-domain" if in_domain else ""
         verdict = (corpus.verdict() or "").partition(":")[0].replace(" with the published row", "")
@@ -237,6 +243,15 @@ def _notes(name: str, interval: Interval | None, failures: int) -> Iterator[str]
         yield f"{failures} failed"
 
 
+def rows_beside(
+    corpus: str, side_by_side: Sequence[str], published: Sequence[PublishedTable]
+) -> Iterator[TableRow]:
+    """The published rows below the scores of a corpus, aligned with those of the corpora beside it."""
+    for table in published:
+        if any(name in table.corpora for name in side_by_side):
+            yield from published_rows(corpus, table, note=", published" if table.in_domain else "")
+
+
 def published_rows(corpus: str, published: PublishedTable, *, note: str = "") -> Iterator[TableRow]:
     """The published rows of a corpus; empty ones for a corpus that has none."""
     for at, row in enumerate(published.rows):
@@ -249,7 +264,4 @@ def published_rows(corpus: str, published: PublishedTable, *, note: str = "") ->
             else TableCell(text="")
             for name in TABLE1_METRICS
         ]
-        size = ""
-        if row.parameters_millions is not None and row.giga_flops is not None:
-            size = f"{row.parameters_millions:.2f} M · {row.giga_flops:.2f} GFLOPs"
-        yield TableRow(name=f"{row.model}{note}", about=size, cells=cells, css="" if at else "rule")
+        yield TableRow(name=f"{row.model}{note}", about=row.about, cells=cells, css="" if at else "rule")

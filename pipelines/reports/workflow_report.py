@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipelines.evaluation.published_tables import read_published
+from pipelines.evaluation.published_tables import published_tables
 from pipelines.reports.page import fill_template
 from pipelines.reports.workflow_graph import graph_svg
 from pipelines.reports.workflow_scores import ScoreFile, workflow_score_blocks
@@ -54,7 +54,7 @@ class WorkflowPage:
 def workflow_html(page: WorkflowPage, *, links: bool = True) -> str:
     """The page as HTML; without `links` to files, for MLflow's copy, which cannot open them."""
     states = [step.state for step in page.steps]
-    published = read_published() if page.scores else None
+    published = published_tables() if page.scores else None
     return fill_template(
         "workflow_report.html",
         title=f"Workflow {page.name}",

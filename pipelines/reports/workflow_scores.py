@@ -11,12 +11,12 @@ from pipelines.evaluation.clip_scores import NOISY
 from pipelines.evaluation.metric_labels import column_groups, label, unit
 from pipelines.evaluation.published_tables import PublishedTable
 from pipelines.reports.score_table import format_score
-from pipelines.reports.score_table_html import CorpusTable, ScoreBlock, TableCell, TableRow, published_rows
+from pipelines.reports.score_table_html import CorpusTable, ScoreBlock, TableCell, TableRow, rows_beside
 from rwsa.metrics import METRICS, TABLE1_METRICS
 
 _SIDE_BY_SIDE = 3
 _CLIPS = "clips"
-_MOST_PUBLISHED = 12
+_MOST_PUBLISHED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,9 @@ def readable(values: Any) -> bool:
     )
 
 
-def workflow_score_blocks(files: Sequence[ScoreFile], published: PublishedTable) -> list[ScoreBlock]:
+def workflow_score_blocks(
+    files: Sequence[ScoreFile], published: Sequence[PublishedTable]
+) -> list[ScoreBlock]:
     """One table of all evaluations of a step: systems by corpora and metrics."""
     corpora = list(dict.fromkeys(name for file in files for name in file.corpora))
     metrics = [name for name in _metrics(files) if name in METRICS]
@@ -80,7 +82,7 @@ def _table(
     side_by_side: Sequence[str],
     files: Sequence[ScoreFile],
     metrics: Sequence[str],
-    published: PublishedTable,
+    published: Sequence[PublishedTable],
 ) -> CorpusTable:
     rows = [
         TableRow(name=name, cells=_cells(scores, metrics), css="slim")
@@ -106,8 +108,8 @@ def _table(
         else:
             rows.append(TableRow(name=name, cells=cells, css=f"slim{rule}"))
     is_table1 = tuple(metrics) == TABLE1_METRICS
-    if is_table1 and any(name in published.corpora for name in side_by_side):
-        rows += list(published_rows(corpus, published, note=", published"))[:_MOST_PUBLISHED]
+    if is_table1:
+        rows += list(rows_beside(corpus, side_by_side, published))[:_MOST_PUBLISHED]
     clips = next((file.corpora[corpus].get(_CLIPS) for file in files if corpus in file.corpora), None)
     first = domains == {corpus} and len(files[0].corpora) > 1
     about = " · ".join(["in-domain"] * first + ([f"{clips} clips"] if clips is not None else []))

@@ -14,6 +14,7 @@ from pipelines.evaluation.score_cache import ENHANCING, MIXING, SCORING
 from pipelines.workflow.references import nearest
 from rwsa.errors import InputError
 from rwsa.files import StoragePath, location
+from rwsa.shipped import shipped_file, shipped_names
 
 # Options that change how fast a step runs, or where it looks, but not its result.
 RESOURCES = frozenset(
@@ -35,9 +36,10 @@ class WorkflowVerb:
         positional: the option of a workflow that stands for the positional arguments.
         place: option -> where below the step's own folder its value is, unless the step gives it.
         outputs: output -> option whose value it is; empty where the module's function `outputs_of` says it.
-        reads: option -> kind, for options that name what the result depends on: `file`, `folder`, `card`
-            (with its recordings) or `corpus` (also with the recipe of its test mixtures). A module with a
-            function `inputs_of` says itself what its options lead to.
+        reads: option -> kind, for options that name what the result depends on: `file`, `folder`, `weights`
+            (a file, or the name of shipped ones), `card` (with its recordings) or `corpus` (also with the
+            recipe of its test mixtures). A module with a function `inputs_of` says itself what its options
+            lead to.
         code: modules and packages that decide the result.
         storage: `all` for `--storage` and `--set storage.…`, `root` for `--storage` alone, or `none`.
         cpus: of the step's own process; 0 if Ray tasks or workers do its work (but see `own_cpus`).
@@ -98,7 +100,7 @@ VERBS: Mapping[str, WorkflowVerb] = MappingProxyType(
         ),
         "evaluate": WorkflowVerb(
             module="pipelines.evaluate", place={"json": "scores.json"}, outputs={"scores": "json"},
-            reads={"weights": "file", "corpora": "corpus", "system": "folder"},
+            reads={"weights": "weights", "corpora": "corpus", "system": "folder"},
             code=(SCORING, ENHANCING, MIXING),
         ),
         "trade-off": WorkflowVerb(
@@ -106,11 +108,15 @@ VERBS: Mapping[str, WorkflowVerb] = MappingProxyType(
             reads_mlflow=True,
         ),
         "register": WorkflowVerb(
-            module="pipelines.register", outputs={"model": "name"}, reads={"weights": "file"}, cpus=1,
+            module="pipelines.register", outputs={"model": "name"}, reads={"weights": "weights"}, cpus=1,
+        ),
+        "publish": WorkflowVerb(
+            module="pipelines.publish", place={"out": "weights"}, outputs={"folder": "out"},
+            reads={"weights": "file", "scores": "file"}, code=(ENHANCING,), cpus=1,
         ),
         "enhance": WorkflowVerb(
             module="rwsa.cli", subcommand="enhance", positional="inputs", place={"out": "enhanced"},
-            outputs={"folder": "out"}, reads={"inputs": "folder", "weights": "file"}, code=(ENHANCING,),
+            outputs={"folder": "out"}, reads={"inputs": "folder", "weights": "weights"}, code=(ENHANCING,),
             storage="none", cpus=1,
         ),
         "score": WorkflowVerb(
@@ -133,7 +139,11 @@ def inputs_of(verb: WorkflowVerb, options: argparse.Namespace) -> Iterator[tuple
     for option, kind in verb.reads.items():
         found = _value(verb, options, option)
         for value in found if isinstance(found, list) else [] if found is None else [found]:
-            yield kind, location(_without_name(str(value)))
+            path = location(_without_name(str(value)))
+            shipped = kind == "weights" and str(path) in shipped_names()
+            yield kind, shipped_file(str(path)) if shipped else path
+    if verb.subcommand == "enhance" and options.weights is None and options.untrained is None:
+        yield "weights", shipped_file()
 
 
 def outputs_of(verb: WorkflowVerb, options: argparse.Namespace) -> dict[str, tuple[str, bool]]:

@@ -35,7 +35,7 @@ _BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapse
 
 def enhance_files(
     inputs: Sequence[Path],
-    out: Path,
+    out: Path | None,
     model: Network,
     *,
     crossfade: float = DEFAULT_CROSSFADE,
@@ -43,12 +43,14 @@ def enhance_files(
     strict: bool = False,
     workers: int | None = 1,
 ) -> list[str]:
-    """Enhance all audio files of `inputs`, files or folders, into the folder `out`.
+    """Enhance all audio files of `inputs`, files or folders.
 
-    Outputs have the name, format, rate, channels and length of their inputs. Memory use does not grow with
+    Outputs have the format, rate, channels and length of their inputs. Memory use does not grow with
     the length or number of files, and short files share batches.
 
     Args:
+        out: folder for outputs with the names of their inputs; None writes each beside its input, as
+            `beside` names it.
         workers: processes that enhance at the same time, each with its share of torch's threads; outputs are
             the same for any number. None chooses it from the number of threads and the amount of audio. With
             more than one, a script needs `if __name__ == "__main__":`.
@@ -62,16 +64,44 @@ def enhance_files(
             `strict` also the first bad file.
     """
     unlisted: dict[Path, str] = {}
-    files = [AudioFile(source, target) for source, target in _targets(inputs, out, unlisted).items()]
+    targets = _targets(inputs, out, unlisted)
+    files = [AudioFile(source, target) for source, target in targets.items()]
     failures = [f"{shown(folder)}: {reason}" for folder, reason in unlisted.items()]
     if strict and failures:
         raise InputError(failures[0])
-    _make_writable(out)
+    for folder in output_folders(inputs, out):
+        _make_writable(folder)
     for error in _failures(files, model, crossfade, batch_size, workers):
         if strict:
             raise error
         failures.append(str(error))
     return failures
+
+
+def output_folders(inputs: Sequence[Path], out: Path | None) -> list[Path]:
+    """The folders that `enhance_files` writes to.
+
+    Raises:
+        InputError: an input is missing, or has no place beside it.
+    """
+    if out is not None:
+        return [out]
+    for path in inputs:
+        _check_exists(path)
+    return sorted({beside(path) if path.is_dir() else path.parent for path in inputs})
+
+
+def beside(path: Path) -> Path:
+    """Where a file or folder's enhanced version goes by default: `noisy-enhanced.wav` beside `noisy.wav`.
+
+    Raises:
+        InputError: it is the root of a file system.
+    """
+    named = path if path.name not in ("", "..") else path.resolve()
+    if not named.name:
+        raise InputError(f"{shown(path)}: has no folder beside it; give --out")
+    stem, suffix = (named.name, "") if path.is_dir() else (named.stem, named.suffix)
+    return named.with_name(f"{stem}-enhanced{suffix}")
 
 
 def enhance_stream(
@@ -162,16 +192,21 @@ def _worker_count(workers: int | None, groups: int, seconds: float, device: torc
     return max(1, min(workers, groups))
 
 
-def _targets(inputs: Sequence[Path], out: Path, unlisted: dict[Path, str]) -> dict[Path, Path]:
+def _check_exists(path: Path) -> None:
+    if not os.path.lexists(path):
+        raise InputError(f"{shown(path)}: no such file or folder")
+
+
+def _targets(inputs: Sequence[Path], out: Path | None, unlisted: dict[Path, str]) -> dict[Path, Path]:
     """Output path of each source: a file's name, or its path relative to its input folder."""
     targets: dict[Path, Path] = {}
     for path in inputs:
+        _check_exists(path)
         if path.is_dir():
-            targets |= {file: out / file.relative_to(path) for file in find_audio(path, unlisted)}
-        elif os.path.lexists(path):
-            targets[path] = out / path.name
+            folder = beside(path) if out is None else out
+            targets |= {file: folder / file.relative_to(path) for file in find_audio(path, unlisted)}
         else:
-            raise InputError(f"{shown(path)}: no such file or folder")
+            targets[path] = beside(path) if out is None else out / path.name
     sources = {os.path.realpath(source) for source in targets}
     taken: dict[Path, Path] = {}
     for source, target in targets.items():

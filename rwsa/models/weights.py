@@ -31,18 +31,20 @@ from rwsa.models.build import Network, build_model
 from rwsa.models.config import SIZES, ModelConfig
 from rwsa.models.official import is_official, read_official
 from rwsa.models.weight_files import read_tensors, stored_config
+from rwsa.shipped import shipped_file, shipped_names
 
 _GIVE_OTHERS = "give other weights, such as an earlier checkpoint's"
 _SHOWN_CHARACTERS = 100
 
 
-def load_model(source: str | StoragePath, *, device: str | torch.device = "cpu") -> Network:
+def load_model(source: str | StoragePath | None = None, *, device: str | torch.device = "cpu") -> Network:
     """Load a trained model, in eval mode.
 
     Args:
         source: path or URL of a file that `save_model` wrote, of a checkpoint in the paper's published
             format or that of its baselines, or of plain weights of any, also as DDP, torch.compile or
-            Lightning save them.
+            Lightning save them; or the name of weights that come with the package (`rwsa.shipped`), whose
+            default is loaded if it is None.
         device: where to put the model.
 
     Raises:
@@ -139,16 +141,20 @@ def _blocks_in(weights: Mapping[str, Tensor]) -> int:
     return len({match[1] for match in blocks if match})
 
 
-def weights_file(source: str | StoragePath) -> StoragePath:
-    """The location of a weights file that exists.
+def weights_file(source: str | StoragePath | None = None) -> StoragePath:
+    """The location of a weights file that exists; see `load_model`.
 
     Raises:
         InputError: there is no such file, or `source` is the name of a model size.
     """
+    if source is None:
+        return shipped_file()
     path = location(source)
     if is_file(path):
         return path
     name = str(source)
+    if name in shipped_names():
+        return shipped_file(name)
     if name in SIZES:
         raise InputError(
             f"'{name}' is a model size, not a weights file, and an untrained model does not enhance speech;"
@@ -157,10 +163,8 @@ def weights_file(source: str | StoragePath) -> StoragePath:
         )
     if not is_remote(path) and path.is_dir():
         raise InputError(f"{path}: is a folder; give a weights file in it, such as generator.safetensors")
-    sizes = "" if path.suffix else f" (model sizes are {', '.join(SIZES)})"
-    raise InputError(
-        f"{path}: no such file; give weights that training wrote, or a published checkpoint{sizes}"
-    )
+    names = "" if path.suffix else f", or the name of shipped ones ({', '.join(shipped_names()) or 'none'})"
+    raise InputError(f"{path}: no such file; give weights that training wrote, a published checkpoint{names}")
 
 
 def save_model(path: StoragePath, model: Network, about: Mapping[str, Any] | None = None) -> None:

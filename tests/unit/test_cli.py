@@ -79,7 +79,7 @@ def test_a_file_may_have_the_name_of_the_pipe(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a.wav"], "--out: give a folder to write to"),
+        (["none.wav"], "none.wav: no such file or folder"),
         (["a.wav", "--out", "-"], "--out: give a folder to write to"),
         (["-", "--out", "folder"], "- enhances stdin to stdout; give it alone"),
         (["-", "a.wav"], "- enhances stdin to stdout; give it alone"),

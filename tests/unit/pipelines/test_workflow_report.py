@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from pipelines.evaluation.published_tables import read_published
+from pipelines.evaluation.published_tables import published_tables, read_published
 from pipelines.reports.workflow_graph import graph_svg, laid_out, without_implied
 from pipelines.reports.workflow_report import markdown, workflow_html
 from pipelines.reports.workflow_scores import readable, workflow_score_blocks
@@ -129,7 +129,7 @@ def test_evaluations_of_one_step_share_a_table() -> None:
     files = [
         made_up.scores(f"on-{one}", ["net"], [one, *(o for o in corpora if o != one)]) for one in corpora
     ]
-    (block,) = workflow_score_blocks(files, read_published())
+    (block,) = workflow_score_blocks(files, published_tables())
     assert [table.name for table in block.tables] == ["a", "b"]
     rows = [
         [(row.name, row.cells[0].text, row.cells[0].notes) for row in table.rows] for table in block.tables
@@ -147,7 +147,7 @@ def test_evaluations_of_one_step_share_a_table() -> None:
 def test_systems_of_one_evaluation_may_have_corpora_of_their_own() -> None:
     both = made_up.scores(systems=("net-a 1", "net-a 2", "net-b"), corpora=("a", "b"))
     file = dataclasses.replace(both, trained_on={"net-a": "a", "net-b": "b"})
-    (block,) = workflow_score_blocks([file], read_published())
+    (block,) = workflow_score_blocks([file], published_tables())
     marked = [
         [row.name for row in table.rows if row.cells[0].notes == ("in-domain",)] for table in block.tables
     ]
@@ -157,7 +157,7 @@ def test_systems_of_one_evaluation_may_have_corpora_of_their_own() -> None:
 
 def test_published_rows_stand_beside_their_corpora() -> None:
     published = read_published()
-    (block,) = workflow_score_blocks([made_up.scores(corpora=list(published.corpora))], published)
+    (block,) = workflow_score_blocks([made_up.scores(corpora=list(published.corpora))], [published])
     names = [row.name for row in block.tables[0].rows]
     assert names[:2] == ["noisy", "nano"]
     assert "noisy, published" in names
