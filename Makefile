@@ -20,7 +20,7 @@ INSTALL := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check -
 
 .venv: .venv/.installed
 .venv/.installed: .venv/.app
-	$(INSTALL) -e '.[metrics,dnsmos,app,dev]'
+	$(INSTALL) -e '.[metrics,dnsmos,phones,app,dev]'
 	@touch $@
 
 # With recordings in RWSA_DATA the demo; without, the same on recordings that it fetches. Again, it does nothing new.

@@ -104,8 +104,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         nargs="+",
         metavar="NAME",
-        help="default: pesq ssnr estoi si_sdr csig cbak covl; also stoi, and with the extra rwsa[dnsmos]"
-        " dnsmos_sig dnsmos_bak dnsmos_ovrl",
+        help="default: pesq ssnr estoi si_sdr csig cbak covl; also stoi lsd pesq_nb; with the extra"
+        " rwsa[dnsmos] dnsmos_sig dnsmos_bak dnsmos_ovrl dnsmos_p808; with rwsa[phones] phone_error",
     )
     score.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     score.add_argument("--strict", action="store_true", help="stop at the first unreadable file")

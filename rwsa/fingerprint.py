@@ -40,11 +40,11 @@ _NEUTRAL = (
 SAME_NUMBERS: Mapping[str, str] = MappingProxyType(
     {
         # scoring
-        "0bd505a71f9da2cb6f65339f50c74ee340fbe8e8d8196bdaf38bf2aa90ec6789": (
+        "3a010bd8b7d9eb2aef748a60df5fb595b2c60693aef47a609025da48ae38b003": (
             "4c10975764b0918ecae2a7fb63550d48ba1d58c723095478122301ad5758de24"
         ),
         # scoring by Table 1's metrics
-        "1b566cd22224ee5e1d1010eba29c0c91f884c1f891c04a3d0740b19e142aa229": (
+        "a7457189082f05dee96fe734cdb801cdae658db951c5393f486995ceaabc2750": (
             "2d03f76421609ee075a8a98e651e8ebff28fc18f67cf91aa86645e55c15e8f03"
         ),
         # mixing

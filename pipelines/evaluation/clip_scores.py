@@ -14,7 +14,7 @@ from rwsa.audio_facts import clipped_share
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.enhancement import enhance_phases
 from rwsa.errors import InputError
-from rwsa.metrics import TABLE1_METRICS, Failure, Reference, floored_by_silence
+from rwsa.metrics import METRICS, TABLE1_METRICS, Failure, Reference, floored_by_silence
 from rwsa.models import Network
 
 # A metric of models alone: SI-SDR of the model's magnitude with the noisy phase.
@@ -77,9 +77,9 @@ class ClipScores:
         return value if isinstance(value, float) else None
 
     def gain(self, metric: str, system: str) -> float | None:
-        """The system's score minus that of the noisy input; None where either failed."""
+        """By how much the system's score is better than the noisy input's; None where either failed."""
         noisy, value = self.value(NOISY, metric), self.value(system, metric)
-        return None if noisy is None or value is None else value - noisy
+        return None if noisy is None or value is None else sign(metric) * (value - noisy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,11 @@ class ClipAudio:
     """The signals of a clip, name -> float32 `[samples]` at 16 kHz: noisy, then of systems, then clean."""
 
     signals: Mapping[str, np.ndarray]
+
+
+def sign(metric: str) -> int:
+    """1 if a higher score is better, −1 for distances and errors."""
+    return -1 if metric in METRICS and METRICS[metric].lower_is_better else 1
 
 
 def _failed(system: str, values: MetricRow) -> list[str]:

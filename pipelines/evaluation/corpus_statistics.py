@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.evaluation.clip_scores import NOISY, NOISY_PHASE, ClipScores
+from pipelines.evaluation.clip_scores import NOISY, NOISY_PHASE, ClipScores, sign
 from pipelines.evaluation.metric_labels import tie_tolerance
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from rwsa.statistics import (
@@ -143,8 +143,8 @@ def _comparisons(corpus: CorpusScores, configurations: Mapping[str, Sequence[str
     rows = {**configurations, NOISY: [NOISY]}
     results = {
         (first, second, metric): compare_scores(
-            clip_values(corpus, rows[first], metric),
-            clip_values(corpus, rows[second], metric),
+            _better(clip_values(corpus, rows[first], metric), metric),
+            _better(clip_values(corpus, rows[second], metric), metric),
             tie=tie_tolerance(metric),
         )
         for first, second in itertools.combinations(rows, 2)
@@ -160,6 +160,11 @@ def _comparisons(corpus: CorpusScores, configurations: Mapping[str, Sequence[str
         )
         for key, result in results.items()
     ]
+
+
+def _better(values: Sequence[float | None], metric: str) -> list[float | None]:
+    """The scores, distances and errors negated, so that more is better."""
+    return [None if value is None else sign(metric) * value for value in values]
 
 
 def _groups(clips: Sequence[ClipScores]) -> dict[str, tuple[ClipGroup, ...]]:

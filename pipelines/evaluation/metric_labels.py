@@ -15,7 +15,9 @@ _MOS_TIE = 0.005
 
 
 def label(name: str) -> str:
-    """`SI-SDR`, `DNSMOS OVRL`."""
+    """`SI-SDR`, `DNSMOS OVRL`, `phone error`."""
+    if name == "phone_error":
+        return "phone error"
     return name.upper().replace("_", " " if name.startswith("dnsmos") else "-")
 
 

@@ -20,6 +20,7 @@ from pipelines.evaluation.metric_labels import column_groups, heading
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
 from pipelines.media.colours import COLOURS, GREY
 from pipelines.media.figures import MARKERS, series_style, themed_svg
+from pipelines.reports.metric_correlation_figure import correlation_figure
 from pipelines.reports.page import ReportFigure
 from pipelines.reports.score_table import StatisticsByCorpus
 from rwsa.statistics import Interval
@@ -50,6 +51,8 @@ def evaluation_figures(summary: EvaluationSummary, statistics: StatisticsByCorpu
             svg=_distributions(summary),
         ),
     }
+    if (correlations := correlation_figure(summary)) is not None:
+        figures["metric-correlations"] = correlations
     if len(summary.corpora) < 2:
         return figures
     own = summary.one_domain or "the corpus it was trained on"

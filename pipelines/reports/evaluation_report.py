@@ -9,9 +9,10 @@ from typing import Any
 
 from pipelines.evaluation.clip_scores import NOISY, ClipAudio, ClipScores
 from pipelines.evaluation.corpus_statistics import ClipGroup, CorpusStatistics, PairedTest, clip_values, mean
-from pipelines.evaluation.metric_labels import column_groups, heading
+from pipelines.evaluation.metric_labels import column_groups, heading, label
 from pipelines.evaluation.published_tables import PublishedTable, published_tables
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
+from pipelines.evaluation.suspects import Suspect, suspects
 from pipelines.media.audio import common_gain, flac
 from pipelines.reports.cross_corpus import cross_corpus
 from pipelines.reports.evaluation_spectrograms import SpectrogramRow, spectrogram_rows
@@ -22,6 +23,7 @@ from pipelines.reports.score_table import (
     format_score,
     remarks,
     signed_score,
+    suspect_line,
 )
 from pipelines.reports.score_table_html import score_blocks
 from rwsa.constants import SAMPLE_RATE_HZ
@@ -31,6 +33,7 @@ TEMPLATE = "evaluation_report.html"
 _GROUP_METRICS = ("pesq", "si_sdr")
 # Longer tables are folded at first.
 _UNFOLDED_ROWS = 8
+_SUSPECT_CLIPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,7 @@ def evaluation_html(
         score_blocks=score_blocks(summary, statistics, published or published_tables()),
         matrices=cross_corpus(summary),
         remarks=list(remarks(summary, statistics)),
+        suspects=[_suspect(one) for one in suspects(summary)],
         figures=figures,
         min_pairs=MIN_PAIRS,
         tests={one.name: _test_tables(statistics[one.name], summary) for one in summary.corpora}
@@ -198,6 +202,20 @@ def _worst_rows(corpus: CorpusScores, systems: Sequence[str], indices: Sequence[
             clip.speaker or MISSING,
             clip.environment or MISSING,
         ]
+
+
+def _suspect(one: Suspect) -> dict[str, Any]:
+    """The warning about a system on a corpus, and the clips that show it."""
+    what = label(one.metric)
+    return {
+        "text": suspect_line(one),
+        "title": f"The {len(one.clips)} of {one.of_clips} clips",
+        "heads": ["clip", "PESQ gain", f"{what} gain (negative: worse)"],
+        "rows": [
+            [clip.clip_id, signed_score("pesq", clip.pesq_gain), signed_score(one.metric, clip.gain)]
+            for clip in one.clips[:_SUSPECT_CLIPS]
+        ],
+    }
 
 
 def _sample(sample: ScoredSample, system: str) -> dict[str, Any]:

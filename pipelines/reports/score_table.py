@@ -11,6 +11,7 @@ from pipelines.evaluation.clip_scores import NOISY, NOISY_PHASE
 from pipelines.evaluation.corpus_statistics import CorpusStatistics
 from pipelines.evaluation.metric_labels import column_groups, decimals, heading
 from pipelines.evaluation.results import CorpusScores, EvaluationSummary
+from pipelines.evaluation.suspects import Suspect, suspects
 from pipelines.evaluation.systems import Model
 from rwsa.metrics import TABLE1_METRICS, Summary
 from rwsa.statistics import Interval
@@ -77,7 +78,12 @@ def _markdown(table: list[list[str]]) -> str:
 
 
 def remarks(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> Iterator[str]:
-    """Lines about each corpus: published row, intervals, failures, unusable, clipped and extra files."""
+    """Lines about each corpus: published row, intervals, failures, unusable, clipped and extra files.
+
+    Suspects of hallucination come first.
+    """
+    for one in suspects(summary):
+        yield suspect_line(one)
     for corpus in summary.corpora:
         if summary.one_domain is None:
             trained = [name for name in summary.configurations if summary.in_domain(name) == corpus.name]
@@ -93,6 +99,15 @@ def remarks(summary: EvaluationSummary, statistics: StatisticsByCorpus) -> Itera
         yield from _listing(f"{corpus.name}: CSIG and COVL are 1 due to digital silence", corpus.floored())
         for system, files in corpus.extra.items():
             yield from _listing(f"{corpus.name}: extra files of {system} that match no clip", files)
+
+
+def suspect_line(one: Suspect) -> str:
+    """`s may hallucinate on street: PESQ rises by 0.21 …`."""
+    return (
+        f"{one.corpus}: {one.configuration} may invent speech: PESQ rises by {one.pesq_gain:.3f} while"
+        f" {heading(one.metric)} worsens by {-one.gain:.3f}; listen to {len(one.clips)} clips that show both"
+        + (f", such as {one.clips[0].clip_id}" if one.clips else "")
+    )
 
 
 def _tables(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipelines.evaluation.clip_scores import NOISY, NOISY_PHASE
+from pipelines.evaluation.clip_scores import NOISY, NOISY_PHASE, sign
 from pipelines.evaluation.corpus_statistics import CorpusStatistics
 from pipelines.evaluation.metric_labels import column_groups, decimals, label, unit
 from pipelines.evaluation.published_tables import PublishedTable
@@ -192,7 +192,7 @@ def _systems(
 
 
 def _best(corpus: CorpusScores, summary: EvaluationSummary) -> dict[str, str]:
-    """Metric -> the system with the highest mean, where there are several systems."""
+    """Metric -> the system with the best mean, where there are several systems."""
     if len(summary.systems) < 2:
         return {}
     means = {one.name: corpus.means(one.name) for one in summary.systems}
@@ -200,7 +200,11 @@ def _best(corpus: CorpusScores, summary: EvaluationSummary) -> dict[str, str]:
         metric: [(value, name) for name, of in means.items() if (value := of[metric]) is not None]
         for metric in summary.metrics
     }
-    return {metric: max(values)[1] for metric, values in scored.items() if values}
+    return {
+        metric: max((sign(metric) * value, name) for value, name in values)[1]
+        for metric, values in scored.items()
+        if values
+    }
 
 
 def _size(system: System) -> str:

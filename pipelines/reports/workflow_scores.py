@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.evaluation.clip_scores import NOISY
+from pipelines.evaluation.clip_scores import NOISY, sign
 from pipelines.evaluation.metric_labels import column_groups, label, unit
 from pipelines.evaluation.published_tables import PublishedTable
 from pipelines.reports.score_table import format_score
@@ -151,12 +151,16 @@ def _systems(file: ScoreFile) -> list[str]:
 
 
 def _best(rows: Sequence[Mapping[str, Any] | None], metrics: Sequence[str]) -> dict[str, float]:
-    """Metric -> the highest mean, where there are several systems."""
+    """Metric -> the best mean, where there are several systems."""
     scored = {
         metric: [row[metric] for row in rows if row is not None and row.get(metric) is not None]
         for metric in metrics
     }
-    return {metric: max(values) for metric, values in scored.items() if len(values) > 1}
+    return {
+        metric: max(values, key=lambda value: sign(metric) * value)
+        for metric, values in scored.items()
+        if len(values) > 1
+    }
 
 
 def _cells(scores: Mapping[str, Any] | None, metrics: Sequence[str]) -> list[TableCell]:

@@ -5,8 +5,8 @@
 
 All metrics are at 16 kHz and agree with CMGAN's compute_metrics, `pesq`, `pystoi` and `speechmos` on
 published pairs (tests/golden/test_golden_metrics.py). A module per measure: `pesq`, `snr` (SSNR, SI-SDR),
-`stoi` (STOI, ESTOI), `composite` (CSIG, CBAK, COVL), `dnsmos`; `registry` lists them, `reference` scores
-with them.
+`stoi` (STOI, ESTOI), `composite` (CSIG, CBAK, COVL), `dnsmos`, `lsd`, `phones`; `registry` lists them,
+`reference` scores with them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""DNSMOS P.835: opinion scores predicted by a network, without a clean clip.
+"""DNSMOS P.835 and P.808: opinion scores predicted by networks, without a clean clip.
 
-The network is the ONNX file in the package `speechmos`, run as the package does. The package's own function
-is not used, since it imports librosa, starts a thread per core and runs a second network.
+The networks are ONNX files in the package `speechmos`, run as the package does. The package's own function
+is not used, since it imports librosa, starts a thread per core and always runs both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from rwsa.metrics.values import UndefinedError
 
 _WINDOW_SECONDS = 9.01
 _WINDOW_SAMPLES = int(_WINDOW_SECONDS * SAMPLE_RATE_HZ)
-_MODEL = "dnsmos_models/sig_bak_ovr.onnx"
+_MODEL, _P808_MODEL = "dnsmos_models/sig_bak_ovr.onnx", "dnsmos_models/model_v8.onnx"
+# Of the P.808 network: it reads mel spectra of all but the last 160 samples of a window.
+_MELS, _FFT, _HOP, _LEFT_OUT = 120, 321, 160, 160
+_RANGE_DB, _LOWEST_POWER = 80.0, 1e-10
 
 
 class Ratings(NamedTuple):
@@ -53,7 +56,72 @@ def dnsmos(enhanced: np.ndarray) -> Ratings:
 
     Source: Reddy et al., DNSMOS P.835, ICASSP 2022; package speechmos 0.0.1.1, `dnsmos.run`.
     """
-    session = _session()
+    session = _session(_MODEL)
+    raw_N3 = np.stack(
+        [
+            session.run(None, {"input_1": part.astype(np.float32)[None]})[0][0]
+            for part in _windows(_long_enough(enhanced))
+        ]
+    )
+    return Ratings(*(float(fit(column).mean()) for fit, column in zip(_POLYNOMIALS, raw_N3.T, strict=True)))
+
+
+def dnsmos_p808(enhanced: np.ndarray) -> float:
+    """DNSMOS P.808: overall quality as a crowd rates it by ITU-T P.808, MOS, about 1 to 5.
+
+    The mean of the network's output over windows as of `dnsmos`. The level does not matter.
+
+    Args, raises: as of `dnsmos`.
+
+    Source: Reddy et al., DNSMOS, ICASSP 2021; package speechmos 0.0.1.1, `dnsmos.run`.
+    """
+    session = _session(_P808_MODEL)
+    spectra = (log_mel(part[:-_LEFT_OUT]) for part in _windows(_long_enough(enhanced)))
+    scores = [session.run(None, {"input_1": one.astype(np.float32)[None]})[0][0][0] for one in spectra]
+    return float(np.mean(scores))
+
+
+def log_mel(wav: np.ndarray) -> np.ndarray:
+    """The P.808 network's input, `[frames, 120]`: mel spectra in dB below the highest, from −1 to 1.
+
+    As librosa's `melspectrogram` and `power_to_db`, which the package uses: Slaney's mel scale and
+    normalisation, centred Hann windows of 321 samples.
+    """
+    padded = np.pad(wav, _FFT // 2)
+    frames_NT = np.lib.stride_tricks.sliding_window_view(padded, _FFT)[::_HOP]
+    window_T = 0.5 * (1 - np.cos(2 * np.pi * np.arange(_FFT) / _FFT))
+    power_NM = np.square(np.abs(np.fft.rfft(frames_NT * window_T, axis=1))) @ _mel_filters().T
+    level_NM = 10 * np.log10(np.maximum(power_NM, _LOWEST_POWER))
+    level_NM = level_NM - 10 * np.log10(max(power_NM.max(), _LOWEST_POWER))
+    return (np.maximum(level_NM, level_NM.max() - _RANGE_DB) + 40) / 40
+
+
+@functools.cache
+def _mel_filters() -> np.ndarray:
+    """Triangular filters of equal area, `[120, frequencies]`."""
+    frequencies_F = np.fft.rfftfreq(_FFT, 1 / SAMPLE_RATE_HZ)
+    edges = _hertz(np.linspace(0, _mel(SAMPLE_RATE_HZ / 2), _MELS + 2))
+    slopes = edges[:, None] - frequencies_F[None]
+    widths = np.diff(edges)
+    rising, falling = -slopes[:-2] / widths[:-1, None], slopes[2:] / widths[1:, None]
+    return np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
+
+
+# Slaney's scale: linear to 1 kHz, which is 15, then 27 to a factor of 6.4.
+_LINEAR_HZ, _KNEE_HZ, _KNEE_MEL, _LOG_STEP = 200 / 3, 1000.0, 15.0, np.log(6.4) / 27
+
+
+def _mel(hertz: float) -> float:
+    return _KNEE_MEL + np.log(hertz / _KNEE_HZ) / _LOG_STEP if hertz >= _KNEE_HZ else hertz / _LINEAR_HZ
+
+
+def _hertz(mel: np.ndarray) -> np.ndarray:
+    above = _KNEE_HZ * np.exp(_LOG_STEP * (mel - _KNEE_MEL))
+    return np.where(mel >= _KNEE_MEL, above, mel * _LINEAR_HZ)
+
+
+def _long_enough(enhanced: np.ndarray) -> np.ndarray:
+    """The clip, repeated until it fills a window."""
     peak = float(np.abs(enhanced).max(initial=0))
     if peak == 0:
         raise UndefinedError("enhanced is silent")
@@ -65,10 +133,7 @@ def dnsmos(enhanced: np.ndarray) -> Ratings:
     wav = enhanced
     while len(wav) < _WINDOW_SAMPLES:
         wav = np.append(wav, wav)
-    raw_N3 = np.stack(
-        [session.run(None, {"input_1": part.astype(np.float32)[None]})[0][0] for part in _windows(wav)]
-    )
-    return Ratings(*(float(fit(column).mean()) for fit, column in zip(_POLYNOMIALS, raw_N3.T, strict=True)))
+    return wav
 
 
 def _windows(wav: np.ndarray) -> list[np.ndarray]:
@@ -82,10 +147,10 @@ def _windows(wav: np.ndarray) -> list[np.ndarray]:
 
 
 @functools.cache
-def _session() -> Any:
-    """The network on one thread; parallelism is over clips, in worker processes."""
+def _session(model: str) -> Any:
+    """A network on one thread; parallelism is over clips, in worker processes."""
     runtime, package = import_package("onnxruntime"), import_package("speechmos")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    with as_file(files(package) / _MODEL) as path:
+    with as_file(files(package) / model) as path:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

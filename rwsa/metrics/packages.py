@@ -13,11 +13,12 @@ _REMEDIES = {
     "pystoi": "pip install 'rwsa[metrics]'",
     "speechmos": "pip install 'rwsa[dnsmos]'",
     "onnxruntime": "pip install 'rwsa[dnsmos]'",
+    "pocketsphinx": "pip install 'rwsa[phones]'",
 }
 
 
 def import_package(module: str) -> ModuleType:
-    """Import a package of the `metrics` or `dnsmos` extra, or one of its modules.
+    """Import a package of the `metrics`, `dnsmos` or `phones` extra, or one of its modules.
 
     Raises:
         InputError: it is not installed.

@@ -1,4 +1,4 @@
-"""Wide-band PESQ as a program that `pesq_process` runs.
+"""PESQ as a program that `pesq_process` runs, with the mode (`wb` or `nb`) as its argument.
 
 Reads pairs from standard input until its end: the number of samples as a little-endian int64, then clean and
 enhanced as float64. Writes a line of JSON per pair: the score, or the package's error message. Imports
@@ -27,7 +27,7 @@ def main() -> None:
         pair = np.frombuffer(sys.stdin.buffer.read(2 * 8 * samples), dtype=np.float64)
         clean, enhanced = pair.reshape(2, samples)
         try:
-            response = {"pesq": float(pesq(16_000, clean, enhanced, "wb"))}
+            response = {"pesq": float(pesq(16_000, clean, enhanced, sys.argv[1]))}
         except PesqError as error:
             response = {"reason": error.args[0].decode()}
         print(json.dumps(response), flush=True)

@@ -9,13 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from rwsa.constants import SAMPLE_RATE_HZ
 from rwsa.errors import InputError
 from rwsa.metrics.values import UndefinedError
+
+Mode = Literal["wb", "nb"]
 
 _PROGRAM = Path(__file__).with_name("pesq_child.py")
 # Signals that end the process where the package writes past its tables.
@@ -29,12 +31,14 @@ class PesqProcess:
     It starts with the first pair. Use as a context manager, or call `close`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mode: Mode = "wb") -> None:
+        """Wide-band (`wb`) or narrow-band (`nb`) scores."""
+        self._mode = mode
         self._child: subprocess.Popen[bytes] | None = None
         self._exit_message = ""
 
     def score(self, clean: np.ndarray, enhanced: np.ndarray) -> float:
-        """Wide-band PESQ of float64 `[samples]` at 16 kHz.
+        """PESQ of float64 `[samples]` at 16 kHz.
 
         Raises:
             UndefinedError: the package refused the pair, or crashed on it.
@@ -54,7 +58,7 @@ class PesqProcess:
     def _request(self, clean: np.ndarray, enhanced: np.ndarray) -> dict[str, Any] | None:
         """The child's response, None if it ended for another reason than a crash of the package."""
         if self._child is None:
-            self._child = _start()
+            self._child = _start(self._mode)
         stdin, stdout = self._child.stdin, self._child.stdout
         assert stdin is not None
         assert stdout is not None
@@ -92,10 +96,10 @@ class PesqProcess:
         self.close()
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(mode: Mode) -> subprocess.Popen[bytes]:
     # -P keeps this folder, whose modules could shadow packages, off the child's import path.
     return subprocess.Popen(
-        [sys.executable, "-P", str(_PROGRAM)],
+        [sys.executable, "-P", str(_PROGRAM), mode],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

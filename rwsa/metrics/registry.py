@@ -17,9 +17,11 @@ from typing import Literal, get_args
 from rwsa.errors import InputError
 from rwsa.fingerprint import code_fingerprint, installed_version
 from rwsa.metrics.composite import bands, cbak, covl, csig, envelopes, llr, wss
-from rwsa.metrics.dnsmos import dnsmos
+from rwsa.metrics.dnsmos import dnsmos, dnsmos_p808
+from rwsa.metrics.lsd import lsd
 from rwsa.metrics.packages import import_package
-from rwsa.metrics.pesq import pesq
+from rwsa.metrics.pesq import pesq, pesq_nb
+from rwsa.metrics.phones import phone_error, phones
 from rwsa.metrics.snr import si_sdr, ssnr
 from rwsa.metrics.stoi import estoi, segments, stoi
 from rwsa.metrics.values import Metric, MetricStep
@@ -45,6 +47,26 @@ _LISTED = (
         )
         for scale in ("sig", "bak", "ovrl")
     ),
+    # The network's output, which is not clipped.
+    Metric(
+        name="dnsmos_p808",
+        unit="MOS",
+        lowest=-math.inf,
+        highest=math.inf,
+        measure=dnsmos_p808,
+        needs=("enhanced",),
+    ),
+    Metric(name="pesq_nb", unit="MOS-LQO", lowest=1.016, highest=4.549, measure=pesq_nb),
+    Metric(name="lsd", unit="dB", lowest=0, highest=math.inf, measure=lsd, lower_is_better=True),
+    Metric(
+        name="phone_error",
+        unit="1",
+        lowest=0,
+        highest=math.inf,
+        measure=phone_error,
+        needs=("clean phones", "enhanced"),
+        lower_is_better=True,
+    ),
 )
 # Distances (lower is better) that only composites use, and intermediate values that several metrics share.
 _STEPS = (
@@ -57,6 +79,7 @@ _STEPS = (
     MetricStep(name="clean envelopes", measure=envelopes, needs=("clean",)),
     MetricStep(name="clean bands", measure=bands, needs=("clean",)),
     MetricStep(name="clean segments", measure=segments, needs=("clean",)),
+    MetricStep(name="clean phones", measure=phones, needs=("clean",)),
     MetricStep(name="dnsmos", measure=dnsmos, needs=("enhanced",)),
 )
 # The metrics of the paper's Table 1.
@@ -69,6 +92,9 @@ _PACKAGES = {
     "stoi": ("pystoi", "scipy"),
     "clean segments": ("pystoi", "scipy"),
     "dnsmos": ("speechmos", "onnxruntime"),
+    "dnsmos_p808": ("speechmos", "onnxruntime"),
+    "pesq_nb": ("pesq",),
+    "clean phones": ("pocketsphinx",),
 }
 _ROOTS = frozenset({"clean", "enhanced"})
 

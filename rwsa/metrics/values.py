@@ -36,16 +36,18 @@ class MetricStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(MetricStep):
-    """A metric: a step whose value is a float. Higher is better for all in `METRICS`.
+    """A metric: a step whose value is a float.
 
     Attributes:
         unit: of the value.
         lowest, highest: bounds of the definition, infinite if unbounded.
+        lower_is_better: of distances and errors.
     """
 
     unit: str
     lowest: float
     highest: float
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

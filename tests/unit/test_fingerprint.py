@@ -94,7 +94,7 @@ def test_a_docstring_of_a_real_metric_does_not_count_and_its_arithmetic_does(
 @pytest.mark.parametrize(
     ("covered", "most", "includes"),
     [
-        (SCORING, 15, {"rwsa.metrics", "rwsa.metrics.snr", "rwsa.metrics.composite"}),
+        (SCORING, 17, {"rwsa.metrics", "rwsa.metrics.snr", "rwsa.metrics.composite"}),
         (
             ENHANCING,
             51,
@@ -130,7 +130,7 @@ def test_keys_of_scores_cover_few_modules(
 def test_the_key_of_an_evaluation_covers_what_is_made_of_its_scores() -> None:
     found = modules_reached(LOGGING[0], LOGGING[2])
     assert {"pipelines.reports.evaluation_log", "pipelines.evaluation.results", "rwsa.statistics"} <= found
-    assert len(found) <= 30, sorted(found)
+    assert len(found) <= 32, sorted(found)
     assert not [name for name in found if name.startswith(("pipelines.core", "rwsa.models"))]
 
 

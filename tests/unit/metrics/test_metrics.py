@@ -1,6 +1,7 @@
 import dataclasses
 import importlib
 import importlib.metadata
+import importlib.util
 import math
 import re
 import sys
@@ -10,7 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import solve_toeplitz, toeplitz
+from scipy.signal import ShortTimeFFT
+from scipy.signal.windows import hann
 
+from rwsa.audio import read_mono
+from rwsa.audio_folders import find_audio
 from rwsa.errors import InputError
 from rwsa.global_random import seeded_globals
 from rwsa.metrics import (
@@ -26,9 +31,15 @@ from rwsa.metrics import (
     score,
     summarise,
 )
+from rwsa.metrics.pesq_process import PesqProcess
+from rwsa.metrics.phones import edit_distance
 
 DNSMOS = ("dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl")
-INTRUSIVE = tuple(name for name in METRICS if name not in DNSMOS)
+# PocketSphinx is an optional package that `make .venv` need not have.
+AVAILABLE = tuple(
+    name for name in METRICS if name != "phone_error" or importlib.util.find_spec("pocketsphinx") is not None
+)
+INTRUSIVE = tuple(name for name in AVAILABLE if not name.startswith("dnsmos"))
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -61,15 +72,18 @@ NOISY = noisy(CLEAN, 5)
 
 
 def test_every_metric_has_a_value_within_its_bounds():
-    values = score(CLEAN, NOISY, tuple(METRICS))
-    assert list(values) == list(METRICS)
+    values = score(CLEAN, NOISY, AVAILABLE)
+    assert list(values) == list(AVAILABLE)
     for name, value in values.items():
         assert METRICS[name].lowest <= value <= METRICS[name].highest
 
 
 def test_every_metric_prefers_less_noise():
     better, worse = (score(CLEAN, noisy(CLEAN, snr_db), INTRUSIVE) for snr_db in (15, 0))
-    assert [name for name in INTRUSIVE if better[name] <= worse[name]] == []
+    signs = {name: -1 if METRICS[name].lower_is_better else 1 for name in INTRUSIVE}
+    # Noise-like speech has no phones to lose.
+    compared = [name for name in INTRUSIVE if name != "phone_error"]
+    assert [name for name in compared if signs[name] * (better[name] - worse[name]) <= 0] == []
 
 
 def test_shared_values_are_computed_once(monkeypatch):
@@ -82,8 +96,8 @@ def test_shared_values_are_computed_once(monkeypatch):
 
 def test_float32_and_float64_samples_have_equal_scores():
     clean, enhanced = CLEAN.astype(np.float32), NOISY.astype(np.float32)
-    in_double = score(clean.astype(np.float64), enhanced.astype(np.float64), tuple(METRICS))
-    assert score(clean, enhanced, tuple(METRICS)) == in_double
+    in_double = score(clean.astype(np.float64), enhanced.astype(np.float64), AVAILABLE)
+    assert score(clean, enhanced, AVAILABLE) == in_double
 
 
 # Several estimates of one clean clip
@@ -92,15 +106,15 @@ def test_float32_and_float64_samples_have_equal_scores():
 def test_a_reference_scores_each_estimate_independently():
     reference = Reference(CLEAN)
     estimates = [noisy(CLEAN, snr_db) for snr_db in (20, 5, -5)] + [0 * CLEAN, CLEAN]
-    scores = [reference.score(estimate, tuple(METRICS)) for estimate in (*estimates, estimates[0])]
-    assert scores[:-1] == [score(CLEAN, estimate, tuple(METRICS)) for estimate in estimates]
+    scores = [reference.score(estimate, INTRUSIVE) for estimate in (*estimates, estimates[0])]
+    assert scores[:-1] == [score(CLEAN, estimate, INTRUSIVE) for estimate in estimates]
     assert scores[-1] == scores[0]
 
 
 def test_a_reference_computes_clean_values_once(monkeypatch):
     calls = []
     clean_sides = {name for name in registry.STEPS if registry.roots(name) == ("clean",)}
-    assert clean_sides == {"clean envelopes", "clean bands", "clean segments"}
+    assert clean_sides == {"clean envelopes", "clean bands", "clean segments", "clean phones"}
     counted = {
         name: dataclasses.replace(
             step, measure=lambda *inputs, step=step: calls.append(step.name) or step.measure(*inputs)
@@ -254,6 +268,8 @@ def test_dnsmos_equals_the_package_bit_for_bit(samples):
         "dnsmos_bak": expected["bak_mos"],
         "dnsmos_ovrl": expected["ovrl_mos"],
     }
+    # librosa sums in another order.
+    assert score(None, clip, ("dnsmos_p808",))["dnsmos_p808"] == pytest.approx(expected["p808_mos"], abs=1e-4)
 
 
 def test_dnsmos_beyond_full_scale_is_a_failure_with_the_peak():
@@ -262,6 +278,45 @@ def test_dnsmos_beyond_full_scale_is_a_failure_with_the_peak():
     value = score(CLEAN, 1.25 * loud, ("dnsmos_ovrl", "si_sdr"))
     assert isinstance(value["si_sdr"], float)
     assert "beyond, the furthest at 1.250" in value["dnsmos_ovrl"].reason
+
+
+def test_narrow_band_pesq_equals_the_package_also_in_the_child_process():
+    package = importlib.import_module("pesq")
+    assert score(CLEAN, NOISY, ("pesq_nb",))["pesq_nb"] == package.pesq(16_000, CLEAN, NOISY, "nb")
+    with PesqProcess("nb") as process:
+        assert process.score(CLEAN, NOISY) == package.pesq(16_000, CLEAN, NOISY, "nb")
+
+
+def test_log_spectral_distance_agrees_with_scipys_spectra():
+    transform = ShortTimeFFT(hann(512, sym=False), 256, 16_000)
+    powers = [np.square(np.abs(transform.stft(wav, p0=1, p1=len(wav) // 256))) for wav in (CLEAN, NOISY)]
+    clean_db, noisy_db = (10 * np.log10(np.maximum(power, powers[0].max() / 1e5)) for power in powers)
+    expected = np.sqrt(np.square(clean_db - noisy_db).mean(axis=0)).mean()
+    assert score(CLEAN, NOISY, ("lsd",))["lsd"] == pytest.approx(expected, rel=1e-9)
+    assert score(CLEAN, CLEAN, ("lsd",))["lsd"] == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "distance"),
+    [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "abc", 0), ("ab", "ba", 2)],
+)
+def test_edit_distance(first, second, distance):
+    assert edit_distance(first, second) == edit_distance(second, first) == distance
+
+
+def test_lost_and_invented_words_show_in_the_phone_error(recordings):
+    pytest.importorskip("pocketsphinx")
+    path = find_audio(recordings / "pairs/vbdmd/clean")[0]
+    clean = read_mono(path, 16_000)[16_000:48_000].astype(np.float64)
+    lost, invented = clean.copy(), clean.copy()
+    lost[len(clean) // 2 :] *= 1e-3
+    invented[: len(clean) // 2] += clean[-(len(clean) // 2) :]
+    values = [
+        score(clean, wav, ("phone_error",))["phone_error"] for wav in (clean, 0.3 * clean, lost, invented)
+    ]
+    assert values[:2] == [0, pytest.approx(0, abs=0.1)]
+    assert min(values[2:]) > 0.2
+    assert score(clean, 0 * clean, ("phone_error",))["phone_error"] == 1
 
 
 def test_pesq_of_long_clips_is_the_same_in_the_child_process():
@@ -310,7 +365,7 @@ def test_metrics_without_reference_need_no_usable_clean_clip():
 
 
 def test_a_silent_estimate_fails_where_undefined():
-    values = score(CLEAN, 0 * CLEAN, tuple(METRICS))
+    values = score(CLEAN, 0 * CLEAN, AVAILABLE)
     failed = {name for name, value in values.items() if isinstance(value, Failure)}
     assert failed == set(METRICS) - {"ssnr"}
     assert values["csig"] == Failure("needs pesq: enhanced is silent")
@@ -405,7 +460,12 @@ def test_an_unknown_metric_is_refused_with_the_nearest_name():
 
 @pytest.mark.parametrize(
     ("package", "name", "extra"),
-    [("pesq", "covl", "metrics"), ("pystoi", "estoi", "metrics"), ("speechmos", "dnsmos_bak", "dnsmos")],
+    [
+        ("pesq", "covl", "metrics"),
+        ("pystoi", "estoi", "metrics"),
+        ("speechmos", "dnsmos_bak", "dnsmos"),
+        ("pocketsphinx", "phone_error", "phones"),
+    ],
 )
 def test_a_missing_package_is_reported(monkeypatch, package, name, extra):
     monkeypatch.setitem(sys.modules, package, None)
