@@ -90,25 +90,25 @@ def metric_loss(score: Tensor) -> Tensor:
 
 
 def discriminator_losses(
-    clean_score: Tensor, enhanced_score: Tensor, target: Tensor, known: float | None = None
+    clean_score: Tensor, enhanced_score: Tensor, target: Tensor, known: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The discriminator's losses: D(clean, clean) should be 1, D(clean, enhanced) the scaled PESQ.
 
     Args:
         clean_score, enhanced_score: the discriminator's output, `[B]`.
         target: scaled PESQ `[B]`; NaN where PESQ is undefined, which excludes the clip from the mean.
-        known: divisor of that mean, by default the number of clips of `target` that are not NaN. With several
-            ranks, the mean number per rank, so that all clips have equal weight.
+        known: divisor of that mean, a scalar; by default the number of clips of `target` that are not NaN.
+            With several ranks, the mean number per rank, so that all clips have equal weight.
 
     Returns:
         discriminator_clean and discriminator_enhanced. The latter is 0 if PESQ is undefined for all clips.
     """
     scored = torch.isfinite(target)
     errors = torch.where(scored, enhanced_score - torch.where(scored, target, 0.0), 0.0)
-    count = scored.sum().item() if known is None else known
+    count = scored.sum() if known is None else known
     return {
         "discriminator_clean": F.mse_loss(clean_score, torch.ones_like(clean_score)),
-        "discriminator_enhanced": errors.square().sum() / (count or 1),
+        "discriminator_enhanced": errors.square().sum() / torch.where(count > 0, count, 1),
     }
 
 

@@ -14,6 +14,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from rwsa.config import config
 
@@ -103,6 +104,9 @@ def istft(mag_BFT: Tensor, pha_BFT: Tensor, config: SpectralConfig, samples: int
     window = torch.hann_window(config.window_samples, device=mag_BFT.device, dtype=mag_BFT.dtype)
     mag = mag_BFT.pow(1.0 / config.compression)
     spectrum = torch.complex(mag * torch.cos(pha_BFT), mag * torch.sin(pha_BFT))
+    if spectrum.device.type != "cpu":
+        samples = config.samples(spectrum.shape[-1]) if samples is None else samples
+        return overlap_add(spectrum, window, config, samples)
     return torch.istft(
         spectrum,
         config.n_fft,
@@ -112,6 +116,23 @@ def istft(mag_BFT: Tensor, pha_BFT: Tensor, config: SpectralConfig, samples: int
         center=True,
         length=samples,
     )
+
+
+def overlap_add(spectrum_BFT: Tensor, window: Tensor, config: SpectralConfig, samples: int) -> Tensor:
+    """`torch.istft`, which waits for the device to check its window, without that check."""
+    n_fft, hop, frames = config.n_fft, config.hop_samples, spectrum_BFT.shape[-1]
+    edge = n_fft - len(window)
+    window = F.pad(window, (edge // 2, edge - edge // 2)).view(1, -1, 1)
+    length = n_fft + hop * (frames - 1)
+
+    def added(frames_BLT: Tensor) -> Tensor:
+        return F.fold(frames_BLT, (1, length), (1, n_fft), stride=(1, hop)).flatten(1)
+
+    wav = added(torch.fft.irfft(spectrum_BFT, n_fft, dim=1) * window)
+    energy = added(window.square().expand(1, n_fft, frames))
+    start, stop = n_fft // 2, min(n_fft // 2 + samples, length)
+    wav = wav[:, start:stop] / energy[:, start:stop]
+    return F.pad(wav, (0, samples - wav.shape[1]))
 
 
 def complex_parts(mag_BFT: Tensor, pha_BFT: Tensor) -> Tensor:

@@ -89,7 +89,8 @@ class Order:
     def groups(self, epoch: int) -> Iterator[np.ndarray]:
         """The order of one epoch, one group of shards at a time."""
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch]))
-        shards = rng.permutation(len(self.shard_sizes))
+        shards = np.arange(len(self.shard_sizes), dtype=np.int32)  # kept for an epoch
+        rng.shuffle(shards)
         for at in range(0, len(shards), self.open_shards):
             yield rng.permutation(self._rows_of(shards[at : at + self.open_shards]))
 

@@ -25,7 +25,7 @@ from rwsa.shards.sampling import share_of
 from rwsa.training.context import WorkerContext
 from rwsa.training.optimiser import update
 from rwsa.training.pesq_pool import PesqPool, PesqTargets
-from rwsa.training.ranks import concatenated, distributed, summed, world_size
+from rwsa.training.ranks import added, concatenated_on_first, distributed, world_size
 from rwsa.training.state import TrainState
 
 
@@ -60,7 +60,7 @@ class Adversary:
     def _restore(self, tensors: Mapping[str, Tensor]) -> _PendingPair | None:
         if not tensors:
             return None
-        own = {name: tensor[self._share].to(self._device) for name, tensor in tensors.items()}
+        own = {name: tensor.to(self._device) for name, tensor in tensors.items()}
         return _PendingPair(own["clean"], own["enhanced"], own["target"])
 
     def generator_loss(self, clean_BFT: Tensor, enhanced_BFT: Tensor, dropout_mask_BH: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class Adversary:
         clean_score, enhanced_score = scores.chunk(2)
         target = target.to(scores.device)
         scored = torch.isfinite(target).sum()
-        known = summed(scored, self._device).item() / world_size()
+        known = added(scored) / world_size()
         losses = discriminator_losses(clean_score, enhanced_score, target, known)
         total = torch.stack(list(losses.values())).sum()
         update(self._optimiser, total, self._state.config.optimiser.max_gradient_norm)
@@ -102,9 +102,10 @@ class Adversary:
         )
 
     def pending(self) -> dict[str, Tensor]:
-        """The pending pair of all ranks in the order of the global batch, for a checkpoint.
+        """On rank 0 the pending pair of all ranks in the order of the global batch, for a checkpoint.
 
-        Every rank calls it; waits for PESQ.
+        Every rank calls it, sends its part and waits for PESQ. The other ranks get nothing: with 4,096
+        segments of xs the pair takes 2.1 GB.
         """
         if self._pair is None:
             return {}
@@ -115,7 +116,8 @@ class Adversary:
             "enhanced": self._pair.enhanced_BFT,
             "target": target.to(self._device),
         }
-        return {name: concatenated(tensor).cpu() for name, tensor in own.items()}
+        whole = {name: concatenated_on_first(tensor) for name, tensor in own.items()}
+        return {name: tensor.cpu() for name, tensor in whole.items() if tensor is not None}
 
     def _target(self) -> Tensor:
         assert self._pair is not None

@@ -9,10 +9,11 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from rwsa.training.segments import MissingExample, Segment, make_segment
 from rwsa.training.sources import train_source, valid_source
 
 _log = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +71,11 @@ class TrainData:
         Raises:
             InputError: a sample is unusable (see `DataConfig.on_corrupt`), or all are.
         """
-        plan = batches(
+        planner = ThreadPoolExecutor(1, thread_name_prefix="rwsa-order")
+        order = batches(
             self.order, cursor, global_batch_size=global_batch_size, rank=rank, world_size=world_size
         )
+        plan = _ahead(order, planner)
         pool = self._source.executor()
         pending = deque[tuple[Batch, list[Future[Segment | MissingExample]]]]()
         try:
@@ -82,6 +86,7 @@ class TrainData:
                 yield self._collate(pool, *pending.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
+            planner.shutdown(cancel_futures=True)
             self._source.close()
 
     def _submit(self, pool: Executor, ref: SampleRef) -> Future[Segment | MissingExample]:
@@ -120,6 +125,14 @@ class TrainData:
             if not isinstance(segment, MissingExample):
                 return segment
         raise InputError(f"no training example is usable; the last, {missing.shard}: {missing.reason}")
+
+
+def _ahead(items: Iterator[Item], pool: Executor) -> Iterator[Item]:
+    """The items of an endless iterator, each drawn by the pool in advance."""
+    following = pool.submit(next, items)
+    while True:
+        item, following = following.result(), pool.submit(next, items)
+        yield item
 
 
 class _WarnOncePerShard:

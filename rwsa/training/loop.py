@@ -118,9 +118,12 @@ class _Run:
         """Raise if any rank's loss is not finite; returns whether a stop was requested on any rank."""
         # A float16 gradient may overflow: the scaler then skips the step and lowers its scale.
         may_overflow = {"gradient_norm"} if self._config.precision == "float16" else set()
-        bad = [name for name in losses if name not in may_overflow and not torch.isfinite(losses[name])]
-        diverged, stopping = ranks.any_of(bool(bad), self._context.should_stop(), device=self._context.device)
+        checked = {name: value.float() for name, value in losses.items() if name not in may_overflow}
+        finite = torch.stack(list(checked.values())).isfinite()
+        stop = finite.new_tensor(self._context.should_stop())
+        diverged, stopping = ranks.any_of(~finite.all(), stop)  # the only wait for the device in a step
         if diverged:
+            bad = [name for name, known in zip(checked, finite.tolist(), strict=True) if not known]
             local = f"{', '.join(bad)} of clips {', '.join(batch.ids)}" if bad else ""
             everywhere = "; ".join(text for text in ranks.gathered(local) if text)
             raise DivergedError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -39,14 +39,15 @@ class PesqPool:
 
     def submit(self, clean: Tensor, enhanced: Tensor) -> PesqTargets:
         """Start scoring `enhanced` against `clean`, `[B, samples]` each at 16 kHz; returns at once."""
-        pairs = zip(clean.cpu().numpy(), enhanced.cpu().numpy(), strict=True)
-        return PesqTargets([self._threads.submit(self._target, c, e) for c, e in pairs])
+        wait = _copy_to_host(torch.stack((clean, enhanced)))
+        return PesqTargets([self._threads.submit(self._target, wait, at) for at in range(len(clean))])
 
     def measure(self, clean: np.ndarray, enhanced: np.ndarray) -> Future[float]:
         """Start scoring one pair, `[samples]` each at 16 kHz; the future may raise `UndefinedError`."""
         return self._threads.submit(self._score, clean.astype(np.float64), enhanced.astype(np.float64))
 
-    def _target(self, clean: np.ndarray, enhanced: np.ndarray) -> float:
+    def _target(self, wait: Callable[[], np.ndarray], at: int) -> float:
+        clean, enhanced = wait()[:, at]
         try:
             return self._score(_full_scale(clean), _full_scale(enhanced))
         except UndefinedError:
@@ -88,6 +89,22 @@ class PesqTargets:
     def wait(self) -> Tensor:
         """Scaled PESQ `[B]`; NaN where PESQ fails on a segment."""
         return scaled_pesq(torch.tensor([future.result() for future in self._futures]))
+
+
+def _copy_to_host(x: Tensor) -> Callable[[], np.ndarray]:
+    """Start to copy; the result waits for the end of the copy, so that the caller need not."""
+    if not x.is_cuda:
+        array = x.numpy()
+        return lambda: array
+    copy = torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(x.device))
+
+    def wait() -> np.ndarray:
+        copied.synchronize()
+        return copy.numpy()
+
+    return wait
 
 
 def _full_scale(wav: np.ndarray) -> np.ndarray:

@@ -29,12 +29,29 @@ def concatenated(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def summed(values: Tensor, device: torch.device) -> Tensor:
-    """The sum over all ranks; `device` is the one of the process group."""
+def concatenated_on_first(tensor: Tensor) -> Tensor | None:
+    """`concatenated` on rank 0 alone, which needs the memory for it; None on the others."""
+    if not dist.is_initialized():
+        return tensor
+    if dist.get_rank() != 0:
+        dist.gather(tensor.contiguous())
+        return None
+    whole = tensor.new_empty(dist.get_world_size() * len(tensor), *tensor.shape[1:])
+    dist.gather(tensor.contiguous(), list(whole.split(len(tensor))))
+    return whole
+
+
+def added(values: Tensor) -> Tensor:
+    """The sum over all ranks, on the device of `values`, which is that of the process group."""
     if dist.is_initialized():
-        values = values.to(device, copy=True)  # all_reduce writes into it
+        values = values.clone()  # all_reduce writes into it
         dist.all_reduce(values)
-    return values.cpu()
+    return values
+
+
+def summed(values: Tensor, device: torch.device) -> Tensor:
+    """The sum over all ranks, on the CPU: waits for it; `device` is the one of the process group."""
+    return added(values.to(device)).cpu() if dist.is_initialized() else values.cpu()
 
 
 def means(values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -46,9 +63,9 @@ def means(values: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(values, stacked.tolist(), strict=True))
 
 
-def any_of(*flags: bool, device: torch.device) -> tuple[bool, ...]:
-    """For each flag, whether it is true on some rank."""
-    return tuple((summed(torch.tensor(flags, dtype=torch.float32), device) > 0).tolist())
+def any_of(*flags: Tensor) -> tuple[bool, ...]:
+    """For each scalar flag, whether it is true on some rank; waits once, for all of them."""
+    return tuple((added(torch.stack(flags).float()) > 0).tolist())
 
 
 def gathered(text: str) -> list[str]:

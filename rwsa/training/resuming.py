@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from rwsa.errors import InputError
+from rwsa.shards.sampling import share_of
 from rwsa.training import ranks
 from rwsa.training.checkpoints import Checkpoints, DamagedCheckpointError, local_folder
 from rwsa.training.context import WorkerContext
@@ -32,10 +33,11 @@ def resume(state: TrainState, context: WorkerContext, order_identity: str) -> No
         )
     if not found:
         return
+    share = share_of(state.config.global_batch_size, rank=context.rank, world_size=context.world_size)
     chosen, problem = "", ""
     if context.rank == 0:
         try:
-            chosen = str(_load_newest_intact(state, checkpoints, order_identity))
+            chosen = str(_load_newest_intact(state, checkpoints, order_identity, share))
         except InputError as error:
             if ranks.world_size() == 1:
                 raise
@@ -44,18 +46,20 @@ def resume(state: TrainState, context: WorkerContext, order_identity: str) -> No
     if problem:
         raise InputError(problem)
     if context.rank != 0:
-        _load(state, checkpoints, int(chosen), order_identity)
+        _load(state, checkpoints, int(chosen), order_identity, share)
     if state.best_step not in checkpoints.steps():  # it was deleted or damaged
         state.reset_best()
     if context.rank == 0:
         _report(state)
 
 
-def _load_newest_intact(state: TrainState, checkpoints: Checkpoints, order_identity: str) -> int:
+def _load_newest_intact(
+    state: TrainState, checkpoints: Checkpoints, order_identity: str, share: slice
+) -> int:
     damaged: dict[int, str] = {}
     for step in reversed(checkpoints.found()):
         try:
-            _load(state, checkpoints, step, order_identity)
+            _load(state, checkpoints, step, order_identity, share)
         except DamagedCheckpointError as error:
             damaged[step] = str(error)
             continue
@@ -70,9 +74,9 @@ def _load_newest_intact(state: TrainState, checkpoints: Checkpoints, order_ident
     )
 
 
-def _load(state: TrainState, checkpoints: Checkpoints, step: int, order_identity: str) -> None:
+def _load(state: TrainState, checkpoints: Checkpoints, step: int, order_identity: str, share: slice) -> None:
     with local_folder(checkpoints.path(step)) as folder:
-        state.load(folder, order_identity=order_identity)
+        state.load(folder, order_identity=order_identity, share=share)
 
 
 def _report(state: TrainState) -> None:

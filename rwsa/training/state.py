@@ -16,10 +16,10 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -55,6 +55,8 @@ from rwsa.training.saved_state import (
 )
 
 _NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+_ALL = slice(None)
+T = TypeVar("T")
 
 
 def published_weights(checkpoint: Path) -> Path:
@@ -66,8 +68,8 @@ def published_weights(checkpoint: Path) -> Path:
 class TrainState:
     """Models, optimisers, step, sample cursor and best score.
 
-    `pending` is the discriminator's pending pair of a loaded checkpoint, `changed` the settings that differ
-    from its own.
+    `pending` is this rank's part of the discriminator's pending pair of a loaded checkpoint, `changed` the
+    settings that differ from its own.
     """
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
@@ -173,8 +175,8 @@ class TrainState:
             },
         )
 
-    def load(self, folder: Path, *, order_identity: str) -> None:
-        """Load a checkpoint.
+    def load(self, folder: Path, *, order_identity: str, share: slice = _ALL) -> None:
+        """Load a checkpoint; of the pending pair only this rank's `share` of the global batch.
 
         Raises:
             DamagedCheckpointError: a file is missing or damaged, or a tensor missing, unexpected, of the
@@ -187,10 +189,14 @@ class TrainState:
         self._refuse_other(saved, folder, order_identity)
         with damage(folder):
             generator = read_weights(folder / GENERATOR)
-            with utf8_path(folder / TENSORS) as file:
-                tensors = load_file(file)
             check_finite(generator, where=str(folder / GENERATOR))
-        pending = self._checked_pending(_part(tensors, "pending"), folder)
+            with utf8_path(folder / TENSORS) as path, safe_open(path, "pt") as file:
+                names = {name: name.startswith("pending.") for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name, waits in names.items() if not waits}
+                slices = {name: file.get_slice(name) for name, waits in names.items() if waits}
+                shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+                self._check_pending(_part(shapes, "pending"), folder)
+                pending = _part({name: part[share] for name, part in slices.items()}, "pending")
         with damage(folder):
             self._load_tensors(saved, folder, generator, tensors)
         self.pending, self.step, self.cursor = pending, saved.step, Cursor(**vars(saved.cursor))
@@ -238,19 +244,18 @@ class TrainState:
         if saved.scaler:  # float16 only
             self.scaler.load_state_dict(saved.scaler)
 
-    def _checked_pending(self, pending: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    def _check_pending(self, shapes: dict[str, tuple[int, ...]], folder: Path) -> None:
         batch = self.config.global_batch_size
-        if pending and pending.keys() != {"clean", "enhanced", "target"}:
+        if shapes and shapes.keys() != {"clean", "enhanced", "target"}:
             raise DamagedCheckpointError(f"{folder}: the discriminator's pending pair lacks a part")
-        for name, tensor in pending.items():
-            if tensor.dim() == 0:
+        for name, shape in shapes.items():
+            if not shape:
                 raise DamagedCheckpointError(f"{folder}: the discriminator's pending {name} has no segments")
-            if len(tensor) != batch:
+            if shape[0] != batch:
                 raise InputError(
-                    f"{folder}: the discriminator's pending pair ({name}) has {len(tensor)} segments, and"
+                    f"{folder}: the discriminator's pending pair ({name}) has {shape[0]} segments, and"
                     f" global_batch_size is now {batch}; set it back, or give the run another name"
                 )
-        return pending
 
     def optimisers(self) -> dict[str, torch.optim.AdamW]:
         """Both optimisers by their names in a checkpoint."""
@@ -260,5 +265,5 @@ class TrainState:
         return optimisers
 
 
-def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def _part(tensors: dict[str, T], name: str) -> dict[str, T]:
     return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}

@@ -64,7 +64,7 @@ class TrainStep:
 
     def __call__(self, batch: SegmentBatch) -> dict[str, Tensor]:
         """Update both models; returns the losses by name, detached, and the gradient norm."""
-        noisy, clean = batch.noisy.to(self.device), batch.clean.to(self.device)
+        noisy, clean = self._on_device(batch.noisy), self._on_device(batch.clean)
         if self._remix is not None:
             noisy, clean = self._remix(noisy, clean, step=self.state.step)
         seeds_B = self._dropout_seeds()
@@ -77,6 +77,12 @@ class TrainStep:
             enhanced = istft(mag_BFT, pha_BFT, self._spectral, clean.shape[-1])
             self._adversary.enqueue(clean_mag_BFT, mag_BFT, clean, enhanced)
         return {name: value.detach() for name, value in losses.items()}
+
+    def _on_device(self, wav: Tensor) -> Tensor:
+        """Copied while the device works: from memory that is not pinned, a copy waits for it."""
+        if self.device.type != "cuda":
+            return wav.to(self.device)
+        return wav.pin_memory().to(self.device, non_blocking=True)
 
     def _dropout_seeds(self) -> Tensor | None:
         """Seeds of the dropout of this rank's segments, keyed by their places in the global batch."""

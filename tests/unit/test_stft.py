@@ -8,7 +8,7 @@ import torch
 
 from rwsa.config import build
 from rwsa.errors import InputError
-from rwsa.stft import SpectralConfig, complex_parts, istft, stft
+from rwsa.stft import SpectralConfig, complex_parts, istft, overlap_add, stft
 
 PAPER = SpectralConfig()
 CONFIGS = [PAPER, SpectralConfig(n_fft=400, hop_samples=100, window_samples=400, compression=0.5)]
@@ -31,6 +31,16 @@ def test_the_inverse_restores_the_signal(config: SpectralConfig, samples: int) -
     mag_BFT, pha_BFT = stft(wav, config)
     assert mag_BFT.shape == (2, config.bins, config.frames(samples))
     torch.testing.assert_close(istft(mag_BFT, pha_BFT, config, samples), wav, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [2280, 2300, 2399])
+def test_the_inverse_on_gpus_is_torchs_own(samples: int) -> None:
+    config = SpectralConfig(window_samples=400)
+    parts = torch.randn(2, 2, 256, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    spectrum, window = torch.complex(*parts), torch.hann_window(400, dtype=torch.float64)
+    sizes = config.n_fft, config.hop_samples, config.window_samples
+    expected = torch.istft(spectrum, *sizes, window, length=samples)
+    torch.testing.assert_close(overlap_add(spectrum, window, config, samples), expected)
 
 
 def test_inverse_in_double_precision_is_exact() -> None:

@@ -178,6 +178,11 @@ class TestPendingPair:
         state.load(tmp_path / "checkpoints" / "step-000001", order_identity=order_of(tmp_path))
         assert torch.equal(state.pending["target"], pending["pending.target"])
         assert torch.isfinite(state.pending["target"]).any()
+        for rank, part in enumerate((slice(0, 1), slice(1, 2))):  # of two ranks, each reads its own
+            state.load(
+                tmp_path / "checkpoints" / "step-000001", order_identity=order_of(tmp_path), share=part
+            )
+            assert torch.equal(state.pending["clean"], pending["pending.clean"][rank : rank + 1])
 
     def test_another_batch_size_is_refused(self, shards: Path, tmp_path: Path) -> None:
         config = config_of(shards, max_steps=1, loss_weights={"metric": 0.05})
