@@ -97,7 +97,8 @@ def mix(x_BTFC: Tensor, weights: MixerWeights, axis: SequenceAxis, *, reverse: b
     inner, z = (F.linear(normed, w) for w in weights.in_proj.chunk(2))
     u = F.silu(_causal_conv(inner, weights.conv, weights.conv_bias, axis, reverse=reverse))
     rank, states = weights.dt_proj.shape[1], weights.A.shape[1]
-    step, B, C = (F.linear(u, w) for w in weights.x_proj.split([rank, states, states]))
+    # One product reads u once; the scan reads its parts where they are.
+    step, B, C = F.linear(u, weights.x_proj).split([rank, states, states], dim=-1)
     delta = F.softplus(F.linear(step, weights.dt_proj, weights.dt_bias))
     if axis is SequenceAxis.TIME:
         u, delta, B, C, z = (s.transpose(1, 2) for s in (u, delta, B, C, z))

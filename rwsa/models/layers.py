@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from rwsa.kernels.deformable import deform_conv
 from rwsa.kernels.dense import DenseLayer, dense_block, has_dense_kernel
+from rwsa.kernels.dispatch import in_float32
 
 
 def norm_act(channels: int) -> tuple[nn.Module, nn.Module]:
@@ -43,11 +44,10 @@ class DenseBlock(nn.Module):
     def forward(self, x_BCTF: Tensor) -> Tensor:
         if has_dense_kernel(x_BCTF):
             return dense_block(x_BCTF, [_dense_layer(layer) for layer in self.layers])
-        features = new = x_BCTF
-        for layer in self.layers:
-            new = layer(features)
-            features = torch.cat((new, features), dim=1)
-        return new
+        features = x_BCTF
+        for layer in list(self.layers)[:-1]:
+            features = torch.cat((layer(features), features), dim=1)
+        return self.layers[-1](features)
 
 
 class DenseEncoder(nn.Module):
@@ -90,7 +90,7 @@ class PatchEmbed(nn.Module):
         self.mix = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
-        offset = self.offset(x_BCTF).clamp(-1, 1)
+        offset = in_float32(self.offset, x_BCTF).clamp(-1, 1)
         return F.hardswish(self.mix(self.deform(x_BCTF, offset)))
 
 
@@ -163,7 +163,8 @@ class MagnitudeDecoder(nn.Module):
 
     def forward(self, x_BCTF: Tensor) -> Tensor:
         """Returns mask_BFT, between 0 and β."""
-        logits_BFT = self.to_mask(self.upsample(self.dense(x_BCTF))).squeeze(1).transpose(1, 2)
+        logits_BCTF = in_float32(self.to_mask, self.upsample(self.dense(x_BCTF)))
+        logits_BFT = logits_BCTF.squeeze(1).transpose(1, 2)
         return self.beta * torch.sigmoid(self.slope * logits_BFT)
 
 
@@ -191,4 +192,7 @@ class PhaseDecoder(nn.Module):
     def forward(self, x_BCTF: Tensor) -> Tensor:
         """Returns pha_BFT in radians."""
         x = self.norm_act(self.upsample(self.dense(x_BCTF)))
-        return torch.atan2(self.imaginary(x), self.real(x)).squeeze(1).transpose(1, 2)
+        return in_float32(self._angle, x).squeeze(1).transpose(1, 2)
+
+    def _angle(self, x_BCTF: Tensor) -> Tensor:
+        return torch.atan2(self.imaginary(x_BCTF), self.real(x_BCTF))

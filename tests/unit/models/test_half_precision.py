@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rwsa.kernels import attention, deformable, mixer
+from rwsa.kernels import attention, deformable, dense, mixer
 from rwsa.kernels.deformable import deform_conv
 from rwsa.kernels.scan import use_backend
 from rwsa.models import build_model
@@ -28,7 +28,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 @pytest.fixture(autouse=True)
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No operation runs compiled for the CPU."""
-    for module in (attention, deformable, mixer):
+    for module in (attention, deformable, dense, mixer):
         monkeypatch.setattr(module, "has_cpu_kernel", lambda _: False)
     with use_backend("reference"):
         yield
