@@ -71,7 +71,9 @@ def update(optimiser: torch.optim.Optimizer, loss: Tensor, max_norm: float | Non
 def clip(optimiser: torch.optim.Optimizer, max_norm: float | None) -> Tensor:
     """Clip gradients to `max_norm`, if set; returns their norm before clipping."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    return nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)
+    if max_norm is None:
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return nn.utils.clip_grad_norm_(parameters, max_norm)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
