@@ -9,6 +9,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +55,45 @@ def report(parent: str, out: Path, *, storage: StorageConfig) -> StoragePath:
                 f"{parent}: MLflow at {storage.tracking_uri} has no sweep with this run id ({error}); use the"
                 " id that tune.sweep prints at its end"
             ) from error
-        data = read_json(path)
-    where = f"{DATA} of run {parent}"
+        found = parse_sweep(
+            read_json(path),
+            where=f"{DATA} of run {parent}",
+            remedy="use the id that tune.sweep prints at its end",
+        )
+    run = TrackedRun(storage, parent)
+    page = log_report(run, found.sweep, found.results, found.report, out, about=found.about)
+    run.close(status=None)
+    return page
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredSweep:
+    """A sweep as `sweep.json` holds it, with its report."""
+
+    sweep: SweepConfig
+    results: list[TrialResult]
+    report: SweepReport
+    about: Mapping[str, str]
+
+
+def parse_sweep(data: Any, *, where: str, remedy: str) -> StoredSweep:
+    """The sweep in the content of a `sweep.json`, also of earlier versions.
+
+    Raises:
+        InputError: it is not a sweep's.
+    """
     if not isinstance(data, dict):
-        raise InputError(f"{where}: is not of a sweep; use the id that tune.sweep prints at its end")
-    data |= {key: data[earlier] for key, earlier in _EARLIER_KEYS.items() if earlier in data}
+        raise InputError(f"{where}: is not of a sweep; {remedy}")
+    data = data | {key: data[earlier] for key, earlier in _EARLIER_KEYS.items() if earlier in data}
     rows, about, config = (data.get(name) for name in ("results", "about", "sweep"))
     if not (isinstance(rows, list) and isinstance(about, dict) and isinstance(config, dict)):
-        raise InputError(f"{where}: has no results; use the id that tune.sweep prints at its end")
+        raise InputError(f"{where}: has no results; {remedy}")
     if not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{where}: a result is not a mapping; run the sweep again")
     sweep = build(SweepConfig, config, where=f"{where}: sweep")
     results = [build(TrialResult, row, where=f"{where}: result {n}") for n, row in enumerate(rows)]
-    run = TrackedRun(storage, parent)
-    summary = make_report(sweep, results, preregistered_rule=data.get("preregistered_rule"))
-    page = log_report(run, sweep, results, summary, out, about=about)
-    run.close(status=None)
-    return page
+    found = make_report(sweep, results, preregistered_rule=data.get("preregistered_rule"))
+    return StoredSweep(sweep=sweep, results=results, report=found, about=about)
 
 
 def log_report(

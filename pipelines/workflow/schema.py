@@ -13,6 +13,7 @@ from pydantic import Field
 from pipelines.core.storage import StorageConfig
 from rwsa.config import build, config, read_yaml, with_settings
 from rwsa.errors import InputError
+from rwsa.variables import replace_variables
 
 # A dot separates a step from its output, as in `${mix.shards}`.
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -47,7 +48,8 @@ class WorkflowConfig:
     Attributes:
         name: the folder of its state and results, `ROOT/workflows/NAME`.
         description: what it answers or makes.
-        params: values that steps refer to as `${NAME}`, and that `--set NAME=VALUE` changes.
+        params: values that steps refer to as `${NAME}`, and that `--set NAME=VALUE` changes. In them,
+            environment variables `${RWSA_…}` and `${RWSA_…:-default}` are replaced.
         smoke: parameters for a run of minutes on two cores, applied by `--smoke`.
         storage: where results go, and the MLflow experiment that records them.
         steps: by name.
@@ -100,8 +102,15 @@ def _with_params(
     for values in changes:
         for name, value in values.items():
             params[name] = _checked(name, value, params, where=where)
+    params |= _with_variables(params, where=where)
     merged = build(StorageConfig, dataclasses.asdict(workflow.storage) | storage, where=f"{where}: storage")
     return dataclasses.replace(workflow, params=params, storage=merged)
+
+
+def _with_variables(params: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """The parameters that use the project's environment variables, replaced."""
+    used = {name: value for name, value in params.items() if "${RWSA_" in str(value)}
+    return replace_variables(used, [at for name in used for at in ((name,), (name, "*"))], where=where)
 
 
 def _checked(name: str, value: Any, params: dict[str, Any], *, where: str) -> Any:

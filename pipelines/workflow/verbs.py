@@ -110,6 +110,10 @@ VERBS: Mapping[str, WorkflowVerb] = MappingProxyType(
         "register": WorkflowVerb(
             module="pipelines.register", outputs={"model": "name"}, reads={"weights": "weights"}, cpus=1,
         ),
+        "results-page": WorkflowVerb(
+            module="tune.results_page", place={"out": "results"}, outputs={"folder": "out"},
+            reads={"sweeps": "folder", "scores": "file"}, storage="none", cpus=1,
+        ),
         "publish": WorkflowVerb(
             module="pipelines.publish", place={"out": "weights"}, outputs={"folder": "out"},
             reads={"weights": "file", "scores": "file"}, code=(ENHANCING,), cpus=1,

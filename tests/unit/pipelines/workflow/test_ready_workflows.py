@@ -19,8 +19,8 @@ CHECKOUT = Path(__file__).parents[4]
 FOLDER = CHECKOUT / "pipelines" / "workflows"
 # Steps by name in the file: how many in full, and at smoke scale.
 PLANS = {
-    "demo": ({"mix": 1, "page": 1, "train": 1, "evaluate": 1, "sweep": 1},) * 2,
-    "starter": ({"fetch": 1, "mix": 1, "page": 1, "train": 1, "evaluate": 1},) * 2,
+    "demo": ({"mix": 1, "page": 1, "train": 1, "evaluate": 1, "sweep": 1, "enhance": 1},) * 2,
+    "starter": ({"fetch": 1, "mix": 1, "page": 1, "train": 1, "evaluate": 1, "enhance": 1},) * 2,
     "paper": (
         {"import": 1, "verify": 1, "train": 24, "evaluate": 1, "register": 8, "register-best": 1},
         {"import": 1, "verify": 1, "train": 2, "evaluate": 1, "register": 1, "register-best": 1},
@@ -29,6 +29,13 @@ PLANS = {
     "generalise": (
         {"mix": 3, "domain-gap": 1, "train": 18, "evaluate": 1},
         {"mix": 2, "domain-gap": 1, "train": 2, "evaluate": 1},
+    ),
+    "results": tuple(
+        {
+            **{"choose": 1, "train": 2, "train-larger": 1, "evaluate": 1, "publish": 2, "register": 2},
+            **{"ablate": questions, "domain-gap": 1, "page": 1},
+        }
+        for questions in (4, 1)
     ),
     "at-scale": ({"mix": 1, "check": 1, "page": 1},) * 2,
 }
@@ -126,6 +133,20 @@ def test_the_example_of_the_readme_runs_in_its_order(tmp_path: Path) -> None:
     table = text[text.index("| verb | command |") :].partition("\n\n")[0]
     cells = [row.split("|")[1] for row in table.splitlines()[2:]]
     assert set(re.findall(r"`([a-z-]+)`", " ".join(cells))) == set(VERBS)
+
+
+def test_a_parameter_may_use_the_folder_of_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RWSA_DATA", "/recordings")
+    assert read_workflow(FOLDER / "demo.yaml").params["noisy"] == "/recordings/pairs/dns2020/noisy"
+    monkeypatch.delenv("RWSA_DATA")
+    assert read_workflow(FOLDER / "demo.yaml").params["noisy"] == "../shared/data/pairs/dns2020/noisy"
+
+
+def test_the_results_are_published_and_shown_after_the_evaluation() -> None:
+    found = steps("results", smoke=False)
+    assert {"evaluate", "train-esc10"} <= set(found["publish-esc10"].needs)
+    assert "train-esc50" not in found["publish-esc10"].needs
+    assert {"choose", "ablate-sharing", "ablate-mixer", "evaluate"} <= set(found["page"].needs)
 
 
 def test_a_plan_is_shown_without_the_recordings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
