@@ -62,11 +62,13 @@ def beside_peers(
         axes = figure.subplots()
         figure.subplots_adjust(left=0.12, right=0.97, bottom=0.17, top=0.97)
         axes.scatter(*noisy, marker="x", color=GREY, s=45)
-        axes.annotate(" noisy", noisy, fontsize=7)
+        axes.annotate("noisy", noisy, (4, -8), textcoords="offset points", fontsize=7)
         for points, colour, filled in ((theirs, BLUE, False), (ours, VERMILION, True)):
             for name, at in points.items():
                 axes.scatter(*at, s=36, facecolors=colour if filled else "none", edgecolors=colour)
-                axes.annotate(f" {name[:_LONGEST_NAME]}", at, fontsize=7 if filled else 5)
+                axes.annotate(
+                    name[:_LONGEST_NAME], at, (4, 2), textcoords="offset points", fontsize=7 if filled else 5
+                )
         axes.set_xlabel(f"{label(metric)} on {names[0]}", fontsize=9)
         axes.set_ylabel(f"{label(metric)} on {names[1]}", fontsize=9)
         axes.grid(alpha=0.25)
