@@ -67,6 +67,8 @@ bench: .venv
 	$(BIN)/python -m tests.benchmarks.bench_scoring
 	$(BIN)/python -m tests.benchmarks.bench_reading
 	$(BIN)/python -m tests.benchmarks.bench_index
+	$(BIN)/python -m tests.benchmarks.bench_ranks
+	$(BIN)/python -m tests.benchmarks.step_counts
 	$(BIN)/python -m tests.benchmarks.bench_rendering
 	$(BIN)/python -m tests.benchmarks.bench_training
 	$(BIN)/python -m tests.benchmarks.bench_evaluation

@@ -152,7 +152,9 @@ def _training(model: Model) -> list[str]:
         " published peak, with the high and low assumption in brackets;"
         " `python -m tests.benchmarks.bench_gpu` measures a card. CPU times of s and m are those of xs,"
         " scaled by multiply-adds. A step costs"
-        f" {model.step_flops_per_mac / 2:.2f} forward passes, as on the CPU.\n",
+        f" {model.step_flops_per_mac / 2:.2f} forward passes, as on the CPU. By counting (`step_counts`), 8"
+        " segments of xs need more than the L4's 24 GB and 8 of m more than 80 GB in float32: set"
+        " `accumulate`.\n",
         _table(
             (
                 "size",
