@@ -38,15 +38,16 @@ def synthetic_scores(
     systems: tuple[str, ...] = ("enhanced",),
     seconds: float = 1.5,
     further: tuple[str, ...] = (),
+    count: int = 40,
 ) -> CorpusScores:
-    """Scores of forty clips of eight speakers, from −5 to 10 dB, with larger gains at lower SNR.
+    """Scores of forty (or `count`) clips of eight speakers, from −5 to 10 dB, with larger gains at lower SNR.
 
     Each further system gains 1 dB less. In each further metric, noisy has 2, and systems add a tenth of the
     gain.
     """
     rng = np.random.default_rng(seed)
     clips = []
-    for number, snr_db in enumerate(rng.uniform(-5, 10, size=40).tolist()):
+    for number, snr_db in enumerate(rng.uniform(-5, 10, size=count).tolist()):
         noisy = {"pesq": 1.2 + 0.04 * snr_db, "ssnr": snr_db - 3, "estoi": 0.5, "si_sdr": snr_db}
         noisy |= dict.fromkeys(further, 2.0)
         signals = {NOISY: SignalScores(values=noisy, snr_db=snr_db)}
@@ -74,7 +75,7 @@ def synthetic_scores(
     return CorpusScores(
         name=corpus,
         clips=tuple(clips),
-        of_clips=40,
+        of_clips=count,
         data_sha256=f"{seed:064d}",
         metrics=with_table1(further),
     )

@@ -29,6 +29,7 @@ _MARGINS: dict[str, Any] = {"left": 0.06, "right": 0.99}
 # Heights in a grid of panels: a panel, its title, its axis labels, and axis labels and legend at the bottom.
 _PANEL_INCHES, _TITLE_INCHES, _LABELS_INCHES, _BOTTOM_INCHES = 2.7, 0.32, 0.55, 0.98
 _MAX_TICKS = 4
+_MOST_VECTOR_POINTS = 3000  # of a box plot; a bitmap of more outliers is smaller than their list
 _MAX_NAME_CHARACTERS = 9
 _MAX_LEGEND_COLUMNS = 7
 
@@ -247,10 +248,12 @@ def _draw_boxes(
     axes: Axes, columns: Sequence[Sequence[float | None]], positions: Sequence[int], colour: str
 ) -> None:
     values = [[value for value in column if value is not None] for column in columns]
-    axes.boxplot(
+    boxes = axes.boxplot(
         values, positions=positions, widths=0.75, manage_ticks=False, patch_artist=True,
         boxprops={"facecolor": colour, "alpha": 0.45, "edgecolor": colour},
         medianprops={"color": colour, "linewidth": 2},
         whiskerprops={"color": colour}, capprops={"color": colour},
         flierprops={"marker": ".", "markersize": 4, "markerfacecolor": colour, "markeredgecolor": colour},
     )  # fmt: skip
+    for outliers in boxes["fliers"]:
+        outliers.set_rasterized(sum(map(len, values)) > _MOST_VECTOR_POINTS)

@@ -19,6 +19,7 @@ from pipelines.media.figures import series_style, themed_svg
 from pipelines.reports.page import ReportFigure
 
 _MIN_CLIPS_PER_BAND = 3
+_MOST_VECTOR_POINTS = 3000
 _POINT: dict[str, Any] = {"s": 16, "alpha": 0.6, "linewidths": 0}
 
 
@@ -94,7 +95,7 @@ def _draw_before_after(axes: Axes, clips: Mapping[str, Sequence[_ClipSiSdr]], li
     axes.axline((0, 0), slope=1, color=GREY, linewidth=1)
     for number, of_one in enumerate(clips.values()):
         noisy_db, enhanced_db = [p.noisy_db for p in of_one], [p.enhanced_db for p in of_one]
-        axes.scatter(noisy_db, enhanced_db, **_POINT, **series_style(number))
+        axes.scatter(noisy_db, enhanced_db, **_POINT, **series_style(number), rasterized=_many(clips))
     axes.set(xlim=limits.si_sdr_db, ylim=limits.si_sdr_db)
     axes.set(xlabel="noisy SI-SDR (dB)", ylabel="enhanced SI-SDR (dB)")
     axes.set_title("one point per clip; improved above the line", fontsize=9, loc="left")
@@ -105,7 +106,14 @@ def _draw_gains(axes: Axes, clips: Mapping[str, Sequence[_ClipSiSdr]], limits: G
     for number, (name, of_one) in enumerate(clips.items()):
         gains = [(p.input_snr_db, p.gain_db) for p in of_one if p.input_snr_db is not None]
         style = series_style(number)
-        axes.scatter([snr for snr, _ in gains], [gain for _, gain in gains], label=name, **_POINT, **style)
+        axes.scatter(
+            [snr for snr, _ in gains],
+            [gain for _, gain in gains],
+            label=name,
+            rasterized=_many(clips),
+            **_POINT,
+            **style,
+        )
         if medians := _band_medians(gains):
             axes.plot(
                 *zip(*medians, strict=True), linewidth=1.6, markersize=6, markeredgecolor="white", **style
@@ -119,6 +127,11 @@ def _draw_gains(axes: Axes, clips: Mapping[str, Sequence[_ClipSiSdr]], limits: G
     )
     if clips:
         axes.legend(fontsize=8, loc="best", frameon=False)
+
+
+def _many(clips: Mapping[str, Sequence[_ClipSiSdr]]) -> bool:
+    """Whether a bitmap of the points is smaller than their list."""
+    return sum(map(len, clips.values())) > _MOST_VECTOR_POINTS
 
 
 def _band_medians(gains: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -17,6 +17,9 @@ from pipelines.reports.score_table import format_score
 from pipelines.studies.trade_off_scores import TradeOffPanel, TradeOffPoint
 from rwsa.statistics import MIN_RANKED
 
+# Of more systems only those on the Pareto front are numbered.
+_MOST_NUMBERED = 40
+
 
 def trade_off_html(panels: Sequence[TradeOffPanel], storage: StorageConfig) -> str:
     """The report as HTML, with one section per pair of corpora."""
@@ -71,12 +74,19 @@ def _figure(panels: Sequence[TradeOffPanel]) -> bytes:
 
 def _draw_panel(axes: Axes, panel: TradeOffPanel) -> None:
     axes.scatter([panel.noisy.in_domain], [panel.noisy.out_of_domain], marker="x", color=GREY, s=45)
+    for best, colour in ((False, BLUE), (True, VERMILION)):
+        of_kind = [point for point in panel.points if point.best == best]
+        axes.scatter(
+            [point.in_domain for point in of_kind],
+            [point.out_of_domain for point in of_kind],
+            s=40,
+            facecolors=colour if best else "none",
+            edgecolors=colour,
+        )
     for at, point in enumerate(panel.points, 1):
-        colour = VERMILION if point.best else BLUE
-        face = colour if point.best else "none"
-        axes.scatter([point.in_domain], [point.out_of_domain], s=40, facecolors=face, edgecolors=colour)
-        position = (point.in_domain, point.out_of_domain)
-        axes.annotate(str(at), position, xytext=(5, 4), textcoords="offset points", fontsize=8)
+        if point.best or len(panel.points) <= _MOST_NUMBERED:
+            position = (point.in_domain, point.out_of_domain)
+            axes.annotate(str(at), position, xytext=(5, 4), textcoords="offset points", fontsize=8)
     front = sorted((point.in_domain, point.out_of_domain) for point in panel.points if point.best)
     axes.plot(*zip(*front, strict=True), color=VERMILION, linewidth=1, alpha=0.6)
     correlation = "" if panel.correlation is None else f" · ρ {panel.correlation:+.2f}"

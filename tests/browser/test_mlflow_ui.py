@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -14,10 +16,13 @@ from pipelines.core.storage import StorageConfig
 from pipelines.core.tracking import Tracker
 from pipelines.evaluate import statistics_of
 from pipelines.evaluation.results import EvaluationSummary
+from pipelines.reports.evaluation_entities import logged_models
 from pipelines.reports.evaluation_log import log_evaluation
 from pipelines.reports.evaluation_report import ScoredSample
+from rwsa.files import sha256_of
+from rwsa.models import build_model, save_model
 from tests.evaluations import audio, model, synthetic_scores
-from tests.mlflow_server import PATIENCE_SECONDS, tracking_server
+from tests.mlflow_server import PATIENCE_SECONDS, postgresql, tracking_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -51,23 +56,34 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
     folder = tmp_path_factory.mktemp("store")
     storage = StorageConfig(root=str(folder), tracking_uri=f"sqlite:///{folder}/mlflow.db")
     tracker = Tracker(storage)
-    summary = EvaluationSummary(
+    summary = evaluated(folder)
+    samples = [
+        ScoredSample(label=label, scores=corpus.clips[index], audio=audio(index, SYSTEMS, CLIP_SECONDS))
+        for corpus in summary.corpora
+        for label, index in corpus.select_clips(SYSTEMS[0], 3)
+    ]
+    models = logged_models(tracker, summary)
+    run_id = log_evaluation(tracker, summary, statistics_of(summary), samples, key="0", models=models)
+    page = tracker.client.download_artifacts(run_id, "report.html", str(folder))
+    return Logged(storage=storage, experiment_id=tracker.experiment_id, run_id=run_id, page=Path(page))
+
+
+def evaluated(folder: Path) -> EvaluationSummary:
+    """Two models with made-up scores on three corpora."""
+    systems = []
+    for seed, name in enumerate(SYSTEMS):
+        path = folder / f"{name}.safetensors"
+        save_model(path, build_model("nano", seed=seed).eval())
+        systems.append(dataclasses.replace(model(name), weights=str(path), sha256=sha256_of(path)))
+    return EvaluationSummary(
         name="nano evaluated",
-        systems=tuple(map(model, SYSTEMS)),
+        systems=tuple(systems),
         corpora=tuple(
             synthetic_scores(name, seed, SYSTEMS, CLIP_SECONDS, FURTHER) for seed, name in enumerate(CORPORA)
         ),
         seconds=12.0,
         cpu_seconds={"enhancing": 10.0, "scoring": 13.0},
     )
-    samples = [
-        ScoredSample(label=label, scores=corpus.clips[index], audio=audio(index, SYSTEMS, CLIP_SECONDS))
-        for corpus in summary.corpora
-        for label, index in corpus.select_clips(SYSTEMS[0], 3)
-    ]
-    run_id = log_evaluation(tracker, summary, statistics_of(summary), samples, key="0")
-    page = tracker.client.download_artifacts(run_id, "report.html", str(folder))
-    return Logged(storage=storage, experiment_id=tracker.experiment_id, run_id=run_id, page=Path(page))
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +151,36 @@ def test_a_person_finds_a_system_on_a_corpus_and_its_clips(
     page.screenshot(path=tmp_path / "7-clips.png")
 
 
+def test_a_person_filters_by_dataset_and_sorts_models_by_a_corpus(
+    page: Page, address: str, logged: Logged, tmp_path: Path
+) -> None:
+    look_for_datasets_and_models(page, address, logged.experiment_id, tmp_path)
+
+
+def test_datasets_and_models_also_show_on_postgresql(page: Page, tmp_path: Path) -> None:
+    with postgresql() as database, tracking_server(tmp_path, database) as url:
+        tracker = Tracker(StorageConfig(root=str(tmp_path), tracking_uri=url))
+        summary = evaluated(tmp_path)
+        models = logged_models(tracker, summary)
+        log_evaluation(tracker, summary, statistics_of(summary), [], key="0", models=models)
+        look_for_datasets_and_models(page, url, tracker.experiment_id, tmp_path)
+
+
+def look_for_datasets_and_models(page: Page, address: str, experiment_id: str, tmp_path: Path) -> None:
+    page.set_viewport_size({"width": 2400, "height": 900})
+    wanted = quote("dataset.name = 'street test' AND tags.`rwsa.system` = 'nano'")
+    page.goto(f"{address}/#/experiments/{experiment_id}/runs?searchFilter={wanted}")
+    page.get_by_text("street test (").first.wait_for()
+    page.get_by_role("button", name="Close").first.click()
+    page.screenshot(path=tmp_path / "8-datasets.png")
+    page.goto(f"{address}/#/experiments/{experiment_id}/models")
+    page.get_by_text("out_of_domain.pesq").first.wait_for()
+    page.get_by_text("street + station test").first.wait_for()
+    for name in SYSTEMS:
+        page.get_by_role("link", name=name, exact=True).first.wait_for()
+    page.screenshot(path=tmp_path / "9-models.png")
+
+
 def test_the_report_stands_alone(page: Page, logged: Logged, tmp_path: Path) -> None:
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
@@ -142,8 +188,8 @@ def test_the_report_stands_alone(page: Page, logged: Logged, tmp_path: Path) -> 
     _await_durations(page.evaluate)
     assert [url for url in requests if not url.startswith("data:")] == [logged.page.as_uri()]
     page.wait_for_function(LOADED)
-    # Three of all, one of each corpus, two rows of spectrograms of each clip.
-    assert page.locator("img").count() == 3 + len(CORPORA) + 2 * 3 * len(CORPORA)
+    # Four of all, one of each corpus, two rows of spectrograms of each clip.
+    assert page.locator("img").count() == 4 + len(CORPORA) + 2 * 3 * len(CORPORA)
     page.screenshot(path=tmp_path / "report-1280.png", full_page=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
     with tracker.run(sweep.name) as parent:
         for row in rows:
             params = {axis_name(name): value for name, value in row.point.items()} | {"seed": row.seed}
-            with tracker.run(row.trial, parent=parent.run_id, params=params) as child:
+            tags = {"rwsa.kind": "trial", "rwsa.sweep": sweep.name}
+            with tracker.run(row.trial, parent=parent.run_id, params=params, tags=tags) as child:
                 child.log_metrics(row.step, flat_means(row.means))
             children.append(child.run_id)
         found = make_report(sweep, rows)
@@ -82,6 +84,27 @@ def test_trials_compare_in_parallel_coordinates(
     plot.wait_for()
     labels = page.locator(".js-plotly-plot .axis-title").all_text_contents()
     assert any("axis.sharing" in label for label in labels), labels
+    values = set(page.locator(".js-plotly-plot .parcoords text").all_text_contents())
+    assert {"resolution", "none", "off"} <= values, values
+
+
+def test_trials_group_by_an_axis_in_the_chart_view(
+    page: Page, address: str, logged: Logged, tmp_path: Path
+) -> None:
+    wanted = quote("tags.`rwsa.kind` = 'trial' AND tags.`rwsa.sweep` = 'made-up'")
+    page.set_viewport_size({"width": 1500, "height": 1000})
+    page.goto(
+        f"{address}/#/experiments/{logged.experiment_id}/runs?searchFilter={wanted}&compareRunsMode=CHART"
+    )
+    page.get_by_role("button", name="Group by").click()
+    page.get_by_text("axis.sharing").last.click()
+    for name in ("resolution", "none", "off"):
+        page.get_by_text(f"Group: {name}").first.wait_for()
+    page.get_by_text("near.pesq").first.scroll_into_view_if_needed()
+    page.locator(".js-plotly-plot .ytick").first.wait_for()
+    page.screenshot(path=tmp_path / "3-grouped.png")
+    ticks = page.locator(".js-plotly-plot .ytick").all_text_contents()
+    assert all(re.fullmatch(r"[−-]?[\d.]+", tick) for tick in ticks), ticks
 
 
 def test_the_report_page_opens_in_mlflow(page: Page, address: str, logged: Logged, tmp_path: Path) -> None:
