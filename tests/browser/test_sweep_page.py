@@ -96,11 +96,12 @@ def test_trials_group_by_an_axis_in_the_chart_view(
     page.goto(
         f"{address}/#/experiments/{logged.experiment_id}/runs?searchFilter={wanted}&compareRunsMode=CHART"
     )
+    # MLflow's assistant covers a quarter of the window at the first visit.
+    page.get_by_role("button", name="Close").first.click()
     page.get_by_role("button", name="Group by").click()
     page.get_by_text("axis.sharing").last.click()
     for name in ("resolution", "none", "off"):
         page.get_by_text(f"Group: {name}").first.wait_for()
-    page.get_by_text("near.pesq").first.scroll_into_view_if_needed()
     page.locator(".js-plotly-plot .ytick").first.wait_for()
     page.screenshot(path=tmp_path / "3-grouped.png")
     ticks = page.locator(".js-plotly-plot .ytick").all_text_contents()
