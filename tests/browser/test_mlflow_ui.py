@@ -174,10 +174,10 @@ def look_for_datasets_and_models(page: Page, address: str, experiment_id: str, t
     page.get_by_role("button", name="Close").first.click()
     page.screenshot(path=tmp_path / "8-datasets.png")
     page.goto(f"{address}/#/experiments/{experiment_id}/models")
-    page.get_by_text("out_of_domain.pesq").first.wait_for()
-    page.get_by_text("street + station test").first.wait_for()
+    page.get_by_text("Ready").first.wait_for()
+    page.get_by_text("in-domain test").first.wait_for()
     for name in SYSTEMS:
-        page.get_by_role("link", name=name, exact=True).first.wait_for()
+        page.get_by_text(name, exact=True).first.wait_for()
     page.screenshot(path=tmp_path / "9-models.png")
 
 
