@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rwsa.kernels.plane_loops import PAIR
+from rwsa.kernels.planes import PAIR
 from rwsa.kernels.simd import (
     LANES,
     broadcast,

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from rwsa.kernels import deformable_loops as loops
 from rwsa.kernels.dispatch import has_cpu_kernel, runs_directly, without_autocast
-from rwsa.kernels.layout import flat, padded_size, zero_padded
-from rwsa.kernels.simd import LANES
+from rwsa.kernels.layout import flat
+from rwsa.kernels.planes import PlaneShape, from_planes, new_planes, plane_shape, to_planes
 from rwsa.kernels.threads import run_in_parts
 
 
@@ -26,7 +26,8 @@ def deform_conv(x_BCTF: Tensor, offset_BKTF: Tensor, weight_C9: Tensor) -> Tenso
 
     Args:
         x_BCTF: input, sampled bilinearly and zero outside.
-        offset_BKTF: channels 2k and 2k+1 are dy (along T) and dx (along F) of tap k, taps in row-major order.
+        offset_BKTF: channels 2k and 2k+1 are dy (along T) and dx (along F) of tap k, taps in row-major order,
+            within ±1.
         weight_C9: one 3×3 kernel per channel.
 
     Returns:
@@ -74,16 +75,29 @@ def _channels_last(x_BCTF: Tensor) -> Tensor:
     return x_BCTF.permute(0, 2, 3, 1).contiguous()
 
 
+def _planes_of(x_BTFC: Tensor) -> tuple[np.ndarray, int]:
+    """The tensor in channel planes, and where they begin."""
+    planes, starts = new_planes(1, _rows(x_BTFC), _shape(x_BTFC))
+    to_planes(x_BTFC, _shape(x_BTFC), planes, starts[0])
+    return planes, starts[0]
+
+
+def _shape(x_BTFC: Tensor) -> PlaneShape:
+    _, frames, bins, channels = x_BTFC.shape
+    return plane_shape(frames, channels, bins)
+
+
+def _rows(x_BTFC: Tensor) -> int:
+    return x_BTFC.shape[0] * x_BTFC.shape[1]
+
+
 def _convolve(x_BTFC: Tensor, offset_BTFK: Tensor, weight_C9: Tensor) -> Tensor:
-    batch, *shape = x_BTFC.shape
-    out = torch.empty_like(x_BTFC)
-    arrays = (
-        _flat_with_spare_vector(x_BTFC),
-        flat(offset_BTFK),
-        zero_padded(weight_C9.t(), padded_size(weight_C9.shape[0])),
-    )
+    shape, rows, out = _shape(x_BTFC), _rows(x_BTFC), torch.empty_like(x_BTFC)
+    planes, starts = new_planes(1, rows, shape)
+    arrays = *_planes_of(x_BTFC), *_planes_of(offset_BTFK), flat(weight_C9)
     forward: Callable[..., None] = loops.deform_forward
-    run_in_parts(batch * shape[0], lambda _, *span: forward(*arrays, tuple(shape), flat(out), *span))
+    run_in_parts(rows, lambda _, *span: forward(*arrays, shape, planes, starts[0], *span))
+    from_planes(planes, starts[0], shape, out)
     return out
 
 
@@ -99,23 +113,24 @@ def _(x_BTFC, offset_BTFK, weight_C9):  # type: ignore[no-untyped-def]
 def _deform_backward(
     dout_BTFC: Tensor, x_BTFC: Tensor, offset_BTFK: Tensor, weight_C9: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch, *shape = x_BTFC.shape
-    weight = zero_padded(weight_C9.t(), padded_size(weight_C9.shape[0]))
-    doffset = torch.empty_like(offset_BTFK)
-    dx = np.zeros(x_BTFC.numel() + LANES, np.float32)
+    batch, shape, rows = x_BTFC.shape[0], _shape(x_BTFC), _rows(x_BTFC)
+    dx, starts = new_planes(1, rows, shape)
+    dx[:] = 0
+    doffset, _ = new_planes(1, rows, _shape(offset_BTFK))
     # Parallel over images, since taps stay within one; each image has its own row of dweight.
-    dweight = np.zeros((batch, weight.size), np.float32)
-    inputs = _flat_with_spare_vector(x_BTFC), flat(offset_BTFK), weight, flat(dout_BTFC), tuple(shape)
+    dweight = np.zeros((batch, weight_C9.numel()), np.float32)
+    inputs = *_planes_of(x_BTFC), *_planes_of(offset_BTFK), flat(weight_C9), *_planes_of(dout_BTFC), shape
     backward: Callable[..., None] = loops.deform_backward
 
     def run(_: int, first: int, last: int) -> None:
         for image in range(first, last):
-            backward(*inputs, dx, flat(doffset), dweight[image], image, image + 1)
+            backward(*inputs, dx, doffset, dweight[image], image, image + 1)
 
     run_in_parts(batch, run)
-    summed = torch.from_numpy(dweight.sum(axis=0)).view(loops.TAPS, -1)
-    dx_BTFC = torch.from_numpy(dx)[: x_BTFC.numel()].view(x_BTFC.shape)
-    return dx_BTFC.clone(), doffset, summed[:, : x_BTFC.shape[-1]].t().contiguous()
+    dx_BTFC, doffset_BTFK = torch.empty_like(x_BTFC), torch.empty_like(offset_BTFK)
+    from_planes(dx, starts[0], shape, dx_BTFC)
+    from_planes(doffset, starts[0], _shape(offset_BTFK), doffset_BTFK)
+    return dx_BTFC, doffset_BTFK, torch.from_numpy(dweight.sum(axis=0)).view_as(weight_C9)
 
 
 @_deform_backward.register_fake
@@ -132,8 +147,3 @@ def _gradients(ctx, dout):  # type: ignore[no-untyped-def]
 
 
 _deform.register_autograd(_gradients, setup_context=_save_context)
-
-
-def _flat_with_spare_vector(x: Tensor) -> np.ndarray:
-    """Flat, with one vector of zeros appended, since loads of the last position read past it."""
-    return F.pad(x.detach().reshape(-1), (0, LANES)).numpy()

@@ -1,107 +1,149 @@
-"""Compiled loops of the depthwise deformable 3×3 convolution for the CPU, forward and backward.
+"""Compiled loops of the depthwise deformable 3×3 convolution on channel planes, for the CPU.
 
-Arrays are flat float32; x and out are `[B, T, F, C]`, offsets `[B, T, F, 18]`, weights `[9, W]`, where W is
-C padded to whole vectors. x has one spare vector at its end, since the last position is read in whole
-vectors.
+An offset d within ±1 leaves a tap between its own position and the next ones, so bilinear sampling weighs
+nine positions, each by the product of two hats: max(0, -d), 1 - |d| and max(0, d) for the position before,
+its own and the one after. All taps together read 5×5 positions, at the same places for all bins, so that
+nothing is gathered.
+
+Legend: B batch, C channels, T frames, P pitch (see `planes`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from rwsa.kernels.simd import LANES, kernel, load, part_of_kernel, splat, store, total
+from rwsa.kernels.deformable_taps import SHARES, SPAN, TAPS, add_gradients, sample
+from rwsa.kernels.simd import (
+    LANES,
+    kernel,
+    load,
+    maximum,
+    part_of_kernel,
+    splat,
+    store,
+    total,
+    where_positive,
+)
 
-TAPS = 9
+_REACH = SPAN // 2
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 @part_of_kernel()
-def _corners(t, f, tap, offsets, at, shape, rows, shares):  # type: ignore[no-untyped-def]
-    """The four positions around a displaced tap and their bilinear weights, 0 outside.
+def _hats(offset, hats, at):  # type: ignore[no-untyped-def]
+    """Weights of the position before, at, and after a tap; three vectors from `at` on."""
+    before, after = maximum(splat(_ZERO) - offset, splat(_ZERO)), maximum(offset, splat(_ZERO))
+    store(hats, at, before)
+    store(hats, at + LANES, splat(_ONE) - before - after)
+    store(hats, at + 2 * LANES, after)
 
-    rows: [4], row numbers of upper left, upper right, lower left and lower right; shares: [10], their four
-    bilinear weights, the tap's offset down and right from the upper left, and per corner 1 inside or 0
-    outside.
-    """
-    frames, bins = shape
-    y = np.float32(t + tap // 3 - 1) + offsets[at + 2 * tap]
-    x = np.float32(f + tap % 3 - 1) + offsets[at + 2 * tap + 1]
-    top, left = np.floor(y), np.floor(x)
-    down, right = y - top, x - left
-    for corner in range(4):
-        i, j = int(top) + corner // 2, int(left) + corner % 2
-        inside = 0 <= i < frames and 0 <= j < bins
-        rows[corner] = min(max(i, 0), frames - 1) * bins + min(max(j, 0), bins - 1)
-        share = (down if corner // 2 else _ONE - down) * (right if corner % 2 else _ONE - right)
-        shares[corner] = share if inside else _ZERO
-        shares[6 + corner] = _ONE if inside else _ZERO
-    shares[4], shares[5] = down, right
+
+@part_of_kernel()
+def _shares(offsets, at, pitch, hats, shares):  # type: ignore[no-untyped-def]
+    """Bilinear weights of 16 bins: `[tap, 3, 3]` vectors; offsets begin at `at`, `pitch` floats apart."""
+    for tap in range(TAPS):
+        _hats(load(offsets, at + 2 * tap * pitch), hats, 0)
+        _hats(load(offsets, at + (2 * tap + 1) * pitch), hats, 3 * LANES)
+        for j in range(3):
+            for k in range(3):
+                share = load(hats, j * LANES) * load(hats, (3 + k) * LANES)
+                store(shares, (tap * 9 + j * 3 + k) * LANES, share)
+
+
+@part_of_kernel()
+def _rows(t, frames, at, distance, rows, inside):  # type: ignore[no-untyped-def]
+    """Where the rows around frame t begin, and whether they are frames; `at`: the first bin of row t."""
+    for r in range(SPAN):
+        other = min(max(t + r - _REACH, 0), frames - 1)
+        rows[r] = at + (other - t) * distance - _REACH
+        inside[r] = _ONE if other == t + r - _REACH else _ZERO
 
 
 @kernel()
-def deform_forward(x, offsets, weight, shape, out, first, last):  # type: ignore[no-untyped-def]
-    """Convolve rows first…last-1 of `[B·T]`, written to `out`; shape: (T, F, C)."""
-    frames, bins, channels = shape
-    width = weight.size // TAPS
-    rows, shares = np.empty(4, np.int64), np.empty(10, np.float32)
-    line = np.empty(width, np.float32)
+def deform_forward(  # type: ignore[no-untyped-def]
+    x, begin, offsets, offsets_begin, weight, shape, out, out_begin, first, last
+):
+    """Convolve rows first…last-1 of `[B·T]` of the planes x.
+
+    Args:
+        x: `[B, T, C, P]`, zero beyond the last bin, begins at `begin`.
+        offsets: `[B, T, 18, P]`, each tap's along T and along F, within ±1; begin at `offsets_begin`.
+        weight: `[C, 9]`.
+        shape: `PlaneShape` of x.
+        out: `[B, T, C, P]`, begins at `out_begin`; beyond the last bin it is not zero.
+    """
+    frames, channels, pitch = shape.frames, shape.channels, shape.pitch
+    hats, shares = np.empty(6 * LANES, np.float32), np.empty(SHARES * LANES, np.float32)
+    rows, inside = np.empty(SPAN, np.int64), np.empty(SPAN, np.float32)
     for row in range(first, last):
-        image = (row // frames) * frames * bins
-        for f in range(bins):
-            position = row * bins + f
-            line[:] = _ZERO
-            for tap in range(TAPS):
-                _corners(row % frames, f, tap, offsets, position * 2 * TAPS, (frames, bins), rows, shares)
-                at0, at1 = (image + rows[0]) * channels, (image + rows[1]) * channels
-                at2, at3 = (image + rows[2]) * channels, (image + rows[3]) * channels
-                s0, s1 = splat(shares[0]), splat(shares[1])
-                s2, s3 = splat(shares[2]), splat(shares[3])
-                for c in range(0, width, LANES):
-                    value = s0 * load(x, at0 + c) + s1 * load(x, at1 + c)
-                    value = value + s2 * load(x, at2 + c) + s3 * load(x, at3 + c)
-                    store(line, c, load(line, c) + load(weight, tap * width + c) * value)
+        t = row % frames
+        for f in range(0, shape.bins, LANES):
+            _shares(offsets, offsets_begin + row * 2 * TAPS * pitch + f, pitch, hats, shares)
             for c in range(channels):
-                out[position * channels + c] = line[c]
+                _rows(t, frames, begin + (row * channels + c) * pitch + f, channels * pitch, rows, inside)
+                value = sample(weight, c * TAPS, shares, x, rows, inside)
+                store(out, out_begin + (row * channels + c) * pitch + f, value)
 
 
 @kernel()
-def deform_backward(x, offsets, weight, dout, shape, dx, doffsets, dweight, first, last):  # type: ignore[no-untyped-def]
-    """Gradients for images first…last-1: doffsets is written, dx and dweight are added to.
+def deform_backward(  # type: ignore[no-untyped-def]
+    x, begin, offsets, offsets_begin, weight, dout, dout_begin, shape, dx, doffsets, dweight, first, last
+):
+    """Gradients for images first…last-1; other arguments as in `deform_forward`.
 
-    dout: [B, T, F, C]; dx has a spare vector at its end, as x.
+    Args:
+        dout: as `out` there, zero beyond the last bin.
+        dx: as x, added to.
+        doffsets: as offsets, written.
+        dweight: `[C, 9]`, added to.
     """
-    frames, bins, channels = shape
-    width = weight.size // TAPS
-    rows, shares = np.empty(4, np.int64), np.empty(10, np.float32)
-    line, keep = np.zeros(width, np.float32), np.zeros(width, np.float32)
+    frames, channels, pitch = shape.frames, shape.channels, shape.pitch
+    hats, shares = np.empty(6 * LANES, np.float32), np.empty(SHARES * LANES, np.float32)
+    rows, inside = np.empty(SPAN, np.int64), np.empty(SPAN, np.float32)
+    dshares = np.empty(SHARES * LANES, np.float32)
+    lanes = np.zeros(dweight.size * LANES, np.float32)
     for row in range(first * frames, last * frames):
-        image = (row // frames) * frames * bins
-        for f in range(bins):
-            position = row * bins + f
+        t = row % frames
+        for f in range(0, shape.bins, LANES):
+            offsets_at = offsets_begin + row * 2 * TAPS * pitch + f
+            _shares(offsets, offsets_at, pitch, hats, shares)
+            dshares[:] = _ZERO
             for c in range(channels):
-                keep[c] = dout[position * channels + c]
+                slope = load(dout, dout_begin + (row * channels + c) * pitch + f)
+                _rows(t, frames, begin + (row * channels + c) * pitch + f, channels * pitch, rows, inside)
+                add_gradients(slope, weight, c * TAPS, shares, x, rows, inside, dshares, dx, lanes)
             for tap in range(TAPS):
-                _corners(row % frames, f, tap, offsets, position * 2 * TAPS, (frames, bins), rows, shares)
-                at0, at1 = (image + rows[0]) * channels, (image + rows[1]) * channels
-                at2, at3 = (image + rows[2]) * channels, (image + rows[3]) * channels
-                down, right = splat(shares[4]), splat(shares[5])
-                up, left = splat(_ONE) - down, splat(_ONE) - right
-                by_y, by_x = splat(_ZERO), splat(_ZERO)
-                for c in range(0, width, LANES):
-                    x0, x1 = load(x, at0 + c) * splat(shares[6]), load(x, at1 + c) * splat(shares[7])
-                    x2, x3 = load(x, at2 + c) * splat(shares[8]), load(x, at3 + c) * splat(shares[9])
-                    value = up * (left * x0 + right * x1) + down * (left * x2 + right * x3)
-                    dweight_at = tap * width + c
-                    store(dweight, dweight_at, load(dweight, dweight_at) + load(keep, c) * value)
-                    dvalue = load(weight, dweight_at) * load(keep, c)
-                    by_y = by_y + dvalue * (left * (x2 - x0) + right * (x3 - x1))
-                    by_x = by_x + dvalue * (up * (x1 - x0) + down * (x3 - x2))
-                    store(line, c, dvalue)
-                doffsets[position * 2 * TAPS + 2 * tap] = total(by_y)
-                doffsets[position * 2 * TAPS + 2 * tap + 1] = total(by_x)
-                for corner in range(4):
-                    if shares[corner] != _ZERO:
-                        at, share = (image + rows[corner]) * channels, splat(shares[corner])
-                        # The padding lanes add zeros to the next position.
-                        for c in range(0, width, LANES):
-                            store(dx, at + c, load(dx, at + c) + share * load(line, c))
+                _offset_gradients(offsets, offsets_at + 2 * tap * pitch, pitch, hats, dshares, tap, doffsets)
+    for i in range(dweight.size):
+        dweight[i] += total(load(lanes, i * LANES))
+
+
+@part_of_kernel()
+def _offset_gradients(offsets, at, pitch, hats, dshares, tap, doffsets):  # type: ignore[no-untyped-def]
+    """Gradients of a tap's two offsets, at `at` and `pitch` after it, from those of its bilinear weights.
+
+    A hat's slope is that of the side on which the offset lies.
+    """
+    down, right = load(offsets, at), load(offsets, at + pitch)
+    _hats(down, hats, 0)
+    _hats(right, hats, 3 * LANES)
+    by_down, by_right = splat(_ZERO), splat(_ZERO)
+    own = tap * 9 * LANES
+    for i in range(3):
+        column, line = own + i * LANES, own + 3 * i * LANES
+        above, middle, below = (
+            load(dshares, column),
+            load(dshares, column + 3 * LANES),
+            load(dshares, column + 6 * LANES),
+        )
+        rise = where_positive(splat(_ZERO) - down, middle - above, below - middle)
+        by_down = by_down + load(hats, (3 + i) * LANES) * rise
+        left, centre, after = (
+            load(dshares, line),
+            load(dshares, line + LANES),
+            load(dshares, line + 2 * LANES),
+        )
+        rise = where_positive(splat(_ZERO) - right, centre - left, after - centre)
+        by_right = by_right + load(hats, i * LANES) * rise
+    store(doffsets, at, by_down)
+    store(doffsets, at + pitch, by_right)

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwsa.kernels.layout import flat
-from rwsa.kernels.plane_loops import PAIR, planes_from_rows, rows_from_planes
 from rwsa.kernels.simd import LANES
-from rwsa.kernels.threads import run_in_parts
+
+PAIR = 2 * LANES
 
 
 class PlaneShape(NamedTuple):
@@ -57,17 +56,18 @@ def new_planes(count: int, rows: int, shape: PlaneShape) -> tuple[np.ndarray, np
 
 def to_planes(x_BTFC: Tensor, shape: PlaneShape, planes: np.ndarray, start: int) -> None:
     """Copy a contiguous tensor into planes."""
-    source = flat(x_BTFC)
-    run_in_parts(
-        x_BTFC.shape[0] * shape.frames,
-        lambda _, *span: planes_from_rows(source, shape, planes, start, *span),
-    )
+    view = _view(planes, start, shape, x_BTFC)
+    view[..., : shape.bins].copy_(x_BTFC.detach().transpose(2, 3))
+    view[..., shape.bins :] = 0
 
 
 def from_planes(planes: np.ndarray, start: int, shape: PlaneShape, x_BTFC: Tensor) -> None:
-    """Copy planes into a contiguous tensor."""
-    target = flat(x_BTFC)
-    run_in_parts(
-        x_BTFC.shape[0] * shape.frames,
-        lambda _, *span: rows_from_planes(planes, start, shape, target, *span),
-    )
+    """Copy planes into a tensor."""
+    x_BTFC.copy_(_view(planes, start, shape, x_BTFC)[..., : shape.bins].transpose(2, 3))
+
+
+def _view(planes: np.ndarray, start: int, shape: PlaneShape, x_BTFC: Tensor) -> Tensor:
+    """The planes of a tensor, `[B, T, C, P]`."""
+    rows = x_BTFC.shape[:2]
+    part = planes[start : start + plane_size(rows.numel(), shape)]
+    return torch.from_numpy(part).view(*rows, shape.channels, shape.pitch)
