@@ -174,7 +174,9 @@ def test_scores_equal_those_of_the_library(bench: Bench, done: Done) -> None:
 
 def test_json_has_the_means_in_the_order_given(bench: Bench, done: Done) -> None:
     values = json.loads((bench.root / "out/means.json").read_text())
-    assert values == done.summary.as_json()
+    assert values.items() >= done.summary.as_json().items()
+    assert values.keys() - done.summary.as_json().keys() == {"intervals", "units", "weights"}
+    assert values["weights"] == {model.name: model.sha256 for model in done.summary.models}
     assert list(values["corpora"]) == ["pairs", "mixed"]
     mixed = values["corpora"]["mixed"]
     assert mixed["clips"] == 3

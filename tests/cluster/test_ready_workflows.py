@@ -58,7 +58,8 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         f"rwsa enhance noisy.wav --out enhanced --weights {results}/train/weights" in capsys.readouterr().out
     )
     assert main(arguments("demo", tmp_path)) == 0
-    assert "demo: 5 done in " in capsys.readouterr().out
+    assert "demo: 6 done in " in capsys.readouterr().out
+    assert list((results / "enhance" / "enhanced").glob("*.flac"))
 
 
 def test_starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +73,7 @@ def test_starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "it_IT_m_Carlo",
         "ru_RU_f_IvrvoiceRU",
     ):
-        for name, seconds in (("menu", 3.0), ("digits/7", 0.5)):
+        for name, seconds in (("vm-intro", 3.0), ("digits/7", 0.5)):
             path = tmp_path / "sounds" / voice / f"{name}.g722"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(rng.bytes(int(8000 * seconds)))
