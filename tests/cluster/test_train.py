@@ -91,12 +91,13 @@ def test_two_ray_workers_mix_for_themselves_as_one_process_does(
     for name, workers in (("alone", 0), ("ray", 2)):
         root = tmp_path / name
         settings = [*TINY, f"name={name}", "max_steps=4", "checkpoint_every_steps=4", f"storage.root={root}"]
-        settings.append(f"storage.tracking_uri=sqlite:///{root}/mlflow.db")
+        # AdamW's first steps are as long for gradients of rounding; small ones let the curve show the data.
+        settings += [f"storage.tracking_uri=sqlite:///{root}/mlflow.db", "optimiser.learning_rate=1e-5"]
         config = read_config(TrainRunConfig, [*config_paths(["base"]), tmp_path / "mix.yaml"], settings)
         curve = loss_curve(root, train(config, workers=workers).run_id)
         assert sorted(curve) == [1, 2, 3, 4]
         curves.append(torch.tensor([curve[step] for step in sorted(curve)]))
-    torch.testing.assert_close(curves[1], curves[0], rtol=1e-3, atol=0)
+    torch.testing.assert_close(curves[1], curves[0], rtol=1e-4, atol=0)
 
 
 @pytest.mark.full
