@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from rwsa.kernels import deformable_loops as loops
 from rwsa.kernels.dispatch import has_cpu_kernel, runs_directly, without_autocast
 from rwsa.kernels.layout import flat
-from rwsa.kernels.planes import PlaneShape, from_planes, new_planes, plane_shape, to_planes
+from rwsa.kernels.planes import from_planes, new_planes, plane_shape, to_planes
 from rwsa.kernels.threads import run_in_parts
 
 
@@ -77,14 +77,9 @@ def _channels_last(x_BCTF: Tensor) -> Tensor:
 
 def _planes_of(x_BTFC: Tensor) -> tuple[np.ndarray, int]:
     """The tensor in channel planes, and where they begin."""
-    planes, starts = new_planes(1, _rows(x_BTFC), _shape(x_BTFC))
-    to_planes(x_BTFC, _shape(x_BTFC), planes, starts[0])
+    planes, starts = new_planes(1, _rows(x_BTFC), plane_shape(x_BTFC))
+    to_planes(x_BTFC, planes, starts[0])
     return planes, starts[0]
-
-
-def _shape(x_BTFC: Tensor) -> PlaneShape:
-    _, frames, bins, channels = x_BTFC.shape
-    return plane_shape(frames, channels, bins)
 
 
 def _rows(x_BTFC: Tensor) -> int:
@@ -92,12 +87,12 @@ def _rows(x_BTFC: Tensor) -> int:
 
 
 def _convolve(x_BTFC: Tensor, offset_BTFK: Tensor, weight_C9: Tensor) -> Tensor:
-    shape, rows, out = _shape(x_BTFC), _rows(x_BTFC), torch.empty_like(x_BTFC)
+    shape, rows, out = plane_shape(x_BTFC), _rows(x_BTFC), torch.empty_like(x_BTFC)
     planes, starts = new_planes(1, rows, shape)
     arrays = *_planes_of(x_BTFC), *_planes_of(offset_BTFK), flat(weight_C9)
     forward: Callable[..., None] = loops.deform_forward
     run_in_parts(rows, lambda _, *span: forward(*arrays, shape, planes, starts[0], *span))
-    from_planes(planes, starts[0], shape, out)
+    from_planes(planes, starts[0], out)
     return out
 
 
@@ -113,10 +108,10 @@ def _(x_BTFC, offset_BTFK, weight_C9):  # type: ignore[no-untyped-def]
 def _deform_backward(
     dout_BTFC: Tensor, x_BTFC: Tensor, offset_BTFK: Tensor, weight_C9: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch, shape, rows = x_BTFC.shape[0], _shape(x_BTFC), _rows(x_BTFC)
+    batch, shape, rows = x_BTFC.shape[0], plane_shape(x_BTFC), _rows(x_BTFC)
     dx, starts = new_planes(1, rows, shape)
     dx[:] = 0
-    doffset, _ = new_planes(1, rows, _shape(offset_BTFK))
+    doffset, _ = new_planes(1, rows, plane_shape(offset_BTFK))
     # Parallel over images, since taps stay within one; each image has its own row of dweight.
     dweight = np.zeros((batch, weight_C9.numel()), np.float32)
     inputs = *_planes_of(x_BTFC), *_planes_of(offset_BTFK), flat(weight_C9), *_planes_of(dout_BTFC), shape
@@ -128,8 +123,8 @@ def _deform_backward(
 
     run_in_parts(batch, run)
     dx_BTFC, doffset_BTFK = torch.empty_like(x_BTFC), torch.empty_like(offset_BTFK)
-    from_planes(dx, starts[0], shape, dx_BTFC)
-    from_planes(doffset, starts[0], _shape(offset_BTFK), doffset_BTFK)
+    from_planes(dx, starts[0], dx_BTFC)
+    from_planes(doffset, starts[0], doffset_BTFK)
     return dx_BTFC, doffset_BTFK, torch.from_numpy(dweight.sum(axis=0)).view_as(weight_C9)
 
 

@@ -69,19 +69,19 @@ def dense_block(x_BCTF: Tensor, layers: list[DenseLayer]) -> Tensor:
 
 def _run_layers(x: Tensor, tensors: list[Tensor], save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Output; where `save`, also the convolutions' outputs in planes, and their statistics `[L, 2, B, C]`."""
-    layers, shape, rows = _layers(tensors), _shape(x), x.shape[0] * x.shape[1]
+    layers, shape, rows = _layers(tensors), plane_shape(x), x.shape[0] * x.shape[1]
     # The block's input, then each layer's output; without gradients, it replaces the convolution's.
     planes, starts = new_planes(len(layers) + 1, rows, shape)
     values, values_starts = new_planes(len(layers), rows, shape) if save else (planes, starts[1:])
     statistics = np.empty((len(layers), 2, x.shape[0], shape.channels), np.float32)
-    to_planes(x, shape, planes, starts[0])
+    to_planes(x, planes, starts[0])
     for number, layer in enumerate(layers):
         convolved = _Planes(values, values_starts[number])
         moments = convolve(_sources(planes, starts, number), layer.conv, shape, rows, *convolved)
         statistics[number] = _merged(moments.reshape(x.shape[0], shape.frames, shape.channels, 2), shape.bins)
         _normalise(layer, statistics[number], shape, convolved, _Planes(planes, starts[number + 1]))
     out = torch.empty_like(x)
-    from_planes(planes, starts[-1], shape, out)
+    from_planes(planes, starts[-1], out)
     if not np.isfinite(statistics).all():
         out.fill_(torch.nan)  # the loops' arithmetic may drop what is not finite
     if not save:
@@ -96,7 +96,7 @@ _dense = torch.library.custom_op("rwsa::dense_cpu", _run_layers, mutates_args=()
 def _(x, tensors, save):  # type: ignore[no-untyped-def]
     if not save:
         return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
-    layers, shape = len(_layers(tensors)), _shape(x)
+    layers, shape = len(_layers(tensors)), plane_shape(x)
     saved = LANES + layers * plane_size(x.shape[0] * x.shape[1], shape)
     return torch.empty_like(x), x.new_empty(saved), x.new_empty(layers, 2, x.shape[0], shape.channels)
 
@@ -106,18 +106,18 @@ def _dense_backward(
     dout: Tensor, x: Tensor, tensors: list[Tensor], saved: Tensor, saved_statistics: Tensor
 ) -> list[Tensor]:
     """Gradients of x and of the layers' parameters."""
-    layers, shape, rows = _layers(tensors), _shape(x), x.shape[0] * x.shape[1]
+    layers, shape, rows = _layers(tensors), plane_shape(x), x.shape[0] * x.shape[1]
     values, statistics = saved.numpy(), saved_statistics.numpy()
     values_starts = starts_of_planes(len(layers), rows, shape)
     convolved = [_Planes(values, start) for start in values_starts]
     planes, starts = new_planes(len(layers), rows, shape)
-    to_planes(x, shape, planes, starts[0])
+    to_planes(x, planes, starts[0])
     for number, layer in enumerate(layers[:-1]):
         to = _Planes(planes, starts[number + 1])
         _normalise(layer, statistics[number], shape, convolved[number], to)
     # Gradients of the block's input, then of the layers' outputs, which those of the convolutions' replace.
     slopes, slopes_starts = new_planes(len(layers) + 1, rows, shape)
-    to_planes(dout, shape, slopes, slopes_starts[-1])
+    to_planes(dout, slopes, slopes_starts[-1])
     gradients: list[Tensor] = []
     for number in reversed(range(len(layers))):
         own = _Planes(slopes, slopes_starts[number + 1])
@@ -135,7 +135,7 @@ def _dense_backward(
         )
         convolve(later, weight, shape, rows, slopes, slopes_starts[number])
     dx = torch.empty_like(x)
-    from_planes(slopes, slopes_starts[0], shape, dx)
+    from_planes(slopes, slopes_starts[0], dx)
     return [dx, *gradients]
 
 
@@ -161,11 +161,6 @@ _dense.register_autograd(_gradients, setup_context=_save_context)
 def _layers(tensors: list[Tensor]) -> list[DenseLayer]:
     count = len(DenseLayer._fields)
     return [DenseLayer(*tensors[i : i + count]) for i in range(0, len(tensors), count)]
-
-
-def _shape(x_BTFC: Tensor) -> PlaneShape:
-    _, frames, bins, channels = x_BTFC.shape
-    return plane_shape(frames, channels, bins)
 
 
 def _sources(planes: np.ndarray, starts: np.ndarray, layer: int) -> Sources:

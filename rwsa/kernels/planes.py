@@ -30,7 +30,8 @@ class PlaneShape(NamedTuple):
     pitch: int
 
 
-def plane_shape(frames: int, channels: int, bins: int) -> PlaneShape:
+def plane_shape(x_BTFC: Tensor) -> PlaneShape:
+    _, frames, bins, channels = x_BTFC.shape
     width = -(-bins // PAIR) * PAIR
     return PlaneShape(frames, channels, bins, width, width + LANES)
 
@@ -54,20 +55,21 @@ def new_planes(count: int, rows: int, shape: PlaneShape) -> tuple[np.ndarray, np
     return planes, starts
 
 
-def to_planes(x_BTFC: Tensor, shape: PlaneShape, planes: np.ndarray, start: int) -> None:
+def to_planes(x_BTFC: Tensor, planes: np.ndarray, start: int) -> None:
     """Copy a contiguous tensor into planes."""
-    view = _view(planes, start, shape, x_BTFC)
-    view[..., : shape.bins].copy_(x_BTFC.detach().transpose(2, 3))
-    view[..., shape.bins :] = 0
+    view, bins = _view(planes, start, x_BTFC), x_BTFC.shape[2]
+    view[..., :bins].copy_(x_BTFC.detach().transpose(2, 3))
+    view[..., bins:] = 0
 
 
-def from_planes(planes: np.ndarray, start: int, shape: PlaneShape, x_BTFC: Tensor) -> None:
+def from_planes(planes: np.ndarray, start: int, x_BTFC: Tensor) -> None:
     """Copy planes into a tensor."""
-    x_BTFC.copy_(_view(planes, start, shape, x_BTFC)[..., : shape.bins].transpose(2, 3))
+    x_BTFC.copy_(_view(planes, start, x_BTFC)[..., : x_BTFC.shape[2]].transpose(2, 3))
 
 
-def _view(planes: np.ndarray, start: int, shape: PlaneShape, x_BTFC: Tensor) -> Tensor:
+def _view(planes: np.ndarray, start: int, x_BTFC: Tensor) -> Tensor:
     """The planes of a tensor, `[B, T, C, P]`."""
+    shape = plane_shape(x_BTFC)
     rows = x_BTFC.shape[:2]
     part = planes[start : start + plane_size(rows.numel(), shape)]
     return torch.from_numpy(part).view(*rows, shape.channels, shape.pitch)
