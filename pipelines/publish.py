@@ -24,7 +24,7 @@ from pipelines.core.tracking import Tracker
 from pipelines.evaluation.published_tables import PEERS, read_published
 from pipelines.publishing.card import CardFacts, card_text, curve_svg
 from pipelines.publishing.data_facts import DataFacts, data_facts
-from pipelines.publishing.scores import scores_of, seconds_per_second
+from pipelines.publishing.scores import real_time_factor, scores_of
 from pipelines.publishing.training_facts import TrainingFacts, training_facts
 from pipelines.train import config_paths
 from rwsa.command_line import path_argument
@@ -77,8 +77,9 @@ def publish(
             f"{weights}: was not trained on a card whose file is still there (data.mix.card), so its data and"
             " their licences cannot be described; restore the card, or train on one instead of shards"
         )
-    data, speed = data_facts(training.card), seconds_per_second(model)
-    save_model(target, model, _about(name, model, training, data, found, speed["real_time_factor"]))
+    data, speed = data_facts(training.card), real_time_factor(model)
+    about = _about(name, model, training, data, found, speed)
+    save_model(target, model, about)
     target.chmod(0o644)  # safetensors lets only the owner read
     if default:
         _write(out / DEFAULT, f"{name}\n".encode())
@@ -86,12 +87,12 @@ def publish(
         name=name,
         default=default,
         summary=model.config.summary,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=about["parameters"],
         sha256=sha256_of(target),
         training=training,
         data=data,
         scores=found,
-        real_time_factor=speed["real_time_factor"],
+        real_time_factor=speed,
         recipe=str(training.settings.get("data.mix.recipe")),
     )
     _write(out / f"{name}.svg", curve_svg(training))
@@ -105,7 +106,7 @@ def _about(
     training: TrainingFacts,
     data: DataFacts,
     scores: dict[str, Any],
-    real_time_factor: float,
+    speed: float,
 ) -> dict[str, Any]:
     """The metadata of the published file, which `rwsa info` shows."""
     return {
@@ -122,7 +123,7 @@ def _about(
         "core_hours": round(training.core_hours, 2),
         "validation": {"metric": training.metric, "score": round(training.best_score, 4)},
         "run_sha256": training.sha256,
-        "real_time_factor": real_time_factor,
+        "real_time_factor": speed,
         "scores": scores,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -73,6 +73,11 @@ def short_digest(sha256: str) -> str:
 def digest_of(values: Any) -> str:
     """Digest of values that JSON can hold."""
     return short_digest(hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest())
+
+
+def snr_range(snr_db: Sequence[float]) -> dict[str, float]:
+    """The range of SNRs as a profile has it; empty without any."""
+    return {"min_snr_db": round(min(snr_db), 2), "max_snr_db": round(max(snr_db), 2)} if snr_db else {}
 
 
 def dataset_input(record: Mapping[str, str]) -> DatasetInput:

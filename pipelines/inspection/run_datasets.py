@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.core.datasets import Context, LoggedDataset, dataset_name, digest_of, short_digest
+from pipelines.core.datasets import Context, LoggedDataset, dataset_name, digest_of, short_digest, snr_range
 from pipelines.inspection.dataset_facts import DatasetFacts
 from pipelines.mixing.plan_table import UNREADABLE, plan_path, planned_recipe
 from rwsa.config import as_mapping
@@ -49,7 +49,7 @@ def shard_datasets(facts: DatasetFacts, folder: str) -> list[LoggedDataset]:
                 "examples": split.examples,
                 "hours": round(split.hours, 3),
                 "speakers": split.speakers or None,
-                **_range([one for one in split.snr_db if math.isfinite(one)]),
+                **snr_range([one for one in split.snr_db if math.isfinite(one)]),
             },
         )
         for split in facts.splits
@@ -94,13 +94,9 @@ def _plan_profile(folder: StoragePath, split: str) -> dict[str, Any]:
         return {}
     speakers = {name for name in table["speaker"].unique().to_pylist() if name is not None}
     found = pc.min_max(table["snr_db"]).as_py().values()
-    return {"speakers": len(speakers) or None, **_range([one for one in found if one is not None])}
+    return {"speakers": len(speakers) or None, **snr_range([one for one in found if one is not None])}
 
 
 def _planned_range(recipe: Recipe) -> dict[str, float]:
     values = recipe.snr_grid_db or (recipe.min_snr_db, recipe.max_snr_db)
-    return _range([one for one in values if one is not None])
-
-
-def _range(snr_db: list[float]) -> dict[str, float]:
-    return {"min_snr_db": round(min(snr_db), 2), "max_snr_db": round(max(snr_db), 2)} if snr_db else {}
+    return snr_range([one for one in values if one is not None])

@@ -62,7 +62,7 @@ def _rounded(value: float) -> float:
     return round(float(value), 4)
 
 
-def seconds_per_second(model: Network) -> dict[str, float]:
+def real_time_factor(model: Network) -> float:
     """Processor seconds per second of audio, from file to file, on one thread: the least of several runs.
 
     They do not depend on what else runs, as seconds on the clock would (`tests.benchmarks.bench_enhance`).
@@ -82,4 +82,4 @@ def seconds_per_second(model: Network) -> dict[str, float]:
                 times.append(time.process_time() - started)
     finally:
         torch.set_num_threads(threads)
-    return {"real_time_factor": round(min(times[1:]) / _CLIP_SECONDS, 4), "threads": 1}
+    return round(min(times[1:]) / _CLIP_SECONDS, 4)

@@ -15,7 +15,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Metric
 
-from pipelines.core.datasets import LoggedDataset, dataset_name, digest_of, short_digest
+from pipelines.core.datasets import LoggedDataset, dataset_name, digest_of, short_digest, snr_range
 from pipelines.core.logged_models import (
     MODEL_FOLDER,
     WEIGHTS_TAG,
@@ -51,8 +51,7 @@ def corpus_dataset(corpus: CorpusScores) -> LoggedDataset:
             "examples": len(clips),
             "hours": round(math.fsum(clip.seconds for clip in corpus.clips) / 3600, 4),
             "speakers": len(speakers) or None,
-            "min_snr_db": round(min(snr_db), 2) if snr_db else None,
-            "max_snr_db": round(max(snr_db), 2) if snr_db else None,
+            **snr_range(snr_db),
         },
     )
 
